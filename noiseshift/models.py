@@ -1,0 +1,287 @@
+"""Models: what a network says about a state at a level, in one canonical pair, with or without its conditions.
+
+For a fixed (x, t) every parametrisation is an affine map of every other, so a `Prediction` stores (x0, eps) and
+derives the rest. A `Branch` names which conditions a prediction knew; `Guidance` is a set of branch weights that sum
+to 1; `Guided` mixes the branches in one batched forward and is itself a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from noiseshift.schedules import Level, Schedule
+
+Predicts = Literal["velocity", "epsilon", "x0", "score"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The pair (x0, eps) with x = alpha x0 + sigma eps, at a level broadcast to their shape (B, …)."""
+
+    x0: Tensor
+    eps: Tensor
+    level: Level
+
+    @classmethod
+    def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From a denoiser's output; sigma must not be 0."""
+        level = level.like(x)
+        return cls(value, (x - level.alpha * value) / level.sigma, level)
+
+    @classmethod
+    def from_eps(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From a noise prediction; alpha must not be 0, where the noise says nothing about the data."""
+        level = level.like(x)
+        return cls((x - level.sigma * value) / level.alpha, value, level)
+
+    @classmethod
+    def from_velocity(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From v = dalpha x0 + dsigma eps; regular at both ends of a flow."""
+        alpha, sigma, dalpha, dsigma = level = level.like(x)
+        wronskian = alpha * dsigma - sigma * dalpha
+        return cls((dsigma * x - sigma * value) / wronskian, (alpha * value - dalpha * x) / wronskian, level)
+
+    @classmethod
+    def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From the score s = -eps / sigma."""
+        level = level.like(x)
+        return cls.from_eps(-level.sigma * value, x, level)
+
+    @property
+    def velocity(self) -> Tensor:
+        return self.level.dalpha * self.x0 + self.level.dsigma * self.eps
+
+    @property
+    def score(self) -> Tensor:
+        return -self.eps / self.level.sigma
+
+
+READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
+    "velocity": Prediction.from_velocity,
+    "epsilon": Prediction.from_eps,
+    "x0": Prediction.from_x0,
+    "score": Prediction.from_score,
+}
+
+
+@dataclass(frozen=True)
+class GuidedPrediction(Prediction):
+    """A mixture of branches, and the branches it was mixed from; estimators take `unguided`."""
+
+    branches: Mapping[Branch, Prediction] = field(default_factory=dict)
+
+    @property
+    def unguided(self) -> Prediction:
+        return self.branches[FULL]
+
+
+class Branch(NamedTuple):
+    """Which conditions a prediction knows: the noise level, the class; `model` 0 is the model itself."""
+
+    noise: bool = True
+    condition: bool = True
+    model: int = 0
+
+
+FULL = Branch()
+NOISE_BLIND = Branch(noise=False)
+CLASS_BLIND = Branch(condition=False)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything that predicts (x0, eps) from a state and a level."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        """The branches that the model was trained for."""
+        ...
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The nearest times the model knows; the identity for a continuous model."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        """The full branch; x (B, …), t () or (B,), cond (B,) or None."""
+        ...
+
+    def predict(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
+    ) -> tuple[Prediction, ...]:
+        """Several branches at once, in one forward where the network allows."""
+        ...
+
+
+def require(model: Model, branches: Collection[Branch]) -> None:
+    """Raise ValueError, naming the missing branch and the remedy, unless `model` was trained for all of `branches`."""
+    missing = [branch for branch in branches if branch not in model.branches]
+    if not missing:
+        return
+    blind = [what for what, knows in (("noise", missing[0].noise), ("class", missing[0].condition)) if not knows]
+    name = "-and-".join(blind) + "-blind" if blind else "conditional"
+    raise ValueError(
+        f"the model has no {name} branch: train or fine-tune it with {name.removesuffix('-blind')}-condition dropout, "
+        "or choose a method that does without"
+    )
+
+
+def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
+    """Each t moved to the nearest of the sorted `levels` (K,); the identity for None."""
+    if levels is None:
+        return t
+    levels = levels.to(t)
+    right = torch.searchsorted(levels, t.contiguous()).clamp(1, len(levels) - 1)
+    low, high = levels[right - 1], levels[right]
+    return torch.where(t - low < high - t, low, high)
+
+
+class _Wrapped:
+    """See `wrap`."""
+
+    def __init__(
+        self,
+        fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        schedule: Schedule,
+        predicts: Predicts,
+        blind: Callable[[Tensor, Tensor | None], Tensor] | None,
+        levels: Tensor | None,
+        unconditional: bool,
+    ):
+        self.fn, self.schedule, self.blind, self.levels = fn, schedule, blind, levels
+        self.read = READ[predicts]
+        noise = [True] if blind is None else [True, False]
+        condition = [True, False] if unconditional else [True]
+        self.branches = frozenset(Branch(n, c) for n in noise for c in condition)
+
+    def snap(self, t: Tensor) -> Tensor:
+        return nearest(self.levels, t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        return self.predict(x, t, cond, (FULL,))[0]
+
+    def predict(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
+    ) -> tuple[Prediction, ...]:
+        require(self, branches)
+        level = self.schedule(t).like(x)
+        return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
+
+    def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
+        cond = cond if branch.condition else None
+        if branch.noise:
+            return self.fn(x, t.to(x).expand(len(x)), cond)
+        assert self.blind is not None  # `require` saw to it
+        return self.blind(x, cond)
+
+
+def wrap(
+    fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    schedule: Schedule,
+    *,
+    predicts: Predicts = "velocity",
+    blind: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+    levels: Tensor | None = None,
+    unconditional: bool = False,
+) -> Model:
+    """Make a model of any callable `fn(x, t, cond)`, x (B, …), t (B,) in [0, 1] with t = 0 data → Tensor like x.
+
+    `predicts` names what comes back; `blind(x, cond)` answers in the same space without being told t; `levels` (K,)
+    lists the only times the network knows; `unconditional=True` says that cond=None asks for the class-blind branch.
+    Raises KeyError for an unknown `predicts`.
+    """
+    levels = None if levels is None else torch.as_tensor(levels).sort().values
+    return _Wrapped(fn, schedule, predicts, blind, levels, unconditional)
+
+
+Scale = float | Callable[[Tensor], float]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Directions away from weaker branches: `terms[branch] = w` adds w (full - branch). Add guidances to combine them.
+
+    **Scale 0 = unguided**: the full branch weighs 1 + Σ w, each other branch -w, so the weights sum to 1. A scale may
+    be a function of t; a weight that is 0 at some t costs no forward there.
+    """
+
+    terms: Mapping[Branch, tuple[Scale, ...]] = field(default_factory=dict)
+
+    def __add__(self, other: Guidance) -> Guidance:
+        merged = {b: self.terms.get(b, ()) + other.terms.get(b, ()) for b in {**self.terms, **other.terms}}
+        return Guidance(merged)
+
+    def weights(self, t: Tensor | float = 0.5) -> dict[Branch, float]:
+        """Weight of every branch at time t, the full one first; they sum to 1."""
+        now = torch.as_tensor(t).flatten()[0]
+        scales = {b: sum(float(s(now)) if callable(s) else s for s in parts) for b, parts in self.terms.items()}
+        return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
+
+
+def classifier_free(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)); **scale 0 = unguided**, here as everywhere.
+
+    diffusers' `guidance_scale` is 1 + scale. Active for t inside `interval` (Kynkäänniemi et al., arXiv 2404.07724).
+    """
+    return Guidance({CLASS_BLIND: (_within(scale, interval),)})
+
+
+def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """Noise awareness guidance (arXiv 2510.12497): + scale (s(x|t,c) - s(x|c)); **scale 0 = unguided**.
+
+    The blind branch is mixed in the space it was trained in, read at the scheduled t.
+    """
+    return Guidance({NOISE_BLIND: (_within(scale, interval),)})
+
+
+def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
+    low, high = interval
+    if (low, high) == (0.0, 1.0):
+        return scale
+    return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
+
+
+class Guided:
+    """A model under guidance: one batched forward a call, `GuidedPrediction` out; unguided branches pass through.
+
+    Raises ValueError at construction when the model lacks a branch that the guidance names.
+    """
+
+    def __init__(self, model: Model, guidance: Guidance):
+        require(model, guidance.terms.keys())
+        self.model, self.guidance = model, guidance
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.model.schedule
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        return self.model.branches
+
+    def snap(self, t: Tensor) -> Tensor:
+        return self.model.snap(t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        """The mixture at t, which must be the same for the whole batch."""
+        weights = self.guidance.weights(t)
+        parts = dict(zip(weights, self.model.predict(x, t, cond, tuple(weights)), strict=True))
+        full = parts[FULL]
+        if len(parts) == 1:
+            return GuidedPrediction(full.x0, full.eps, full.level, parts)
+        x0 = sum(w * parts[b].x0 for b, w in weights.items())
+        eps = sum(w * parts[b].eps for b, w in weights.items())
+        return GuidedPrediction(x0, eps, full.level, parts)
+
+    def predict(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
+    ) -> tuple[Prediction, ...]:
+        """The model's own branches, unguided."""
+        return self.model.predict(x, t, cond, branches)

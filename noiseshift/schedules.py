@@ -1,0 +1,163 @@
+"""Noise schedules: `x_t = alpha x_0 + sigma eps`; t = 0 is data, t = 1 is noise.
+
+A schedule writes one method, `coefficients`; slopes follow by forward-mode differentiation and inverses by bisection.
+`log_snr = 2 log(alpha / sigma)` decreases with t. Conventions of other frameworks are converted where a checkpoint is
+loaded, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """Signal and noise scale at a time, and their slopes d/dt; all of the shape of t."""
+
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor
+    dsigma: Tensor
+
+    def like(self, x: Tensor) -> Level:
+        """The same level with trailing axes, dtype and device of `x` (B, …), ready to broadcast.
+
+        Raises ValueError when the level is neither one number nor one number a row of `x`.
+        """
+        if self.alpha.ndim > 1 or (self.alpha.ndim == 1 and len(self.alpha) not in (1, len(x))):
+            raise ValueError(f"t must be () or ({len(x)},), got {tuple(self.alpha.shape)}")
+        shape = self.alpha.shape + (1,) * (x.ndim - self.alpha.ndim)
+        return Level(*(part.to(x).reshape(shape) for part in self))
+
+
+class Schedule(ABC):
+    """A path between data and noise. Subclasses define `coefficients`; alpha must decrease and sigma increase."""
+
+    @abstractmethod
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at times t in [0, 1], any shape, differentiable."""
+
+    def __call__(self, t: Tensor | float) -> Level:
+        """alpha, sigma and their slopes at t, any shape."""
+        t = _as_time(t)
+        (alpha, sigma), (dalpha, dsigma) = torch.func.jvp(self.coefficients, (t,), (torch.ones_like(t),))
+        return Level(alpha, sigma, dalpha, dsigma)
+
+    def log_snr(self, t: Tensor | float) -> Tensor:
+        """2 log(alpha / sigma); finite at both ends, where it saturates at the dtype's smallest normal number."""
+        alpha, sigma = self.coefficients(_as_time(t))
+        tiny = torch.finfo(alpha.dtype).tiny
+        return 2 * (alpha.clamp_min(tiny).log() - sigma.clamp_min(tiny).log())
+
+    def time_of_sigma(self, sigma: Tensor | float) -> Tensor:
+        """The time whose noise scale is `sigma`, float64. Raises ValueError outside the schedule's range."""
+        return _invert(lambda t: self.coefficients(t)[1], _as_float64(sigma), name="sigma")
+
+    def time_of_log_snr(self, log_snr: Tensor | float) -> Tensor:
+        """The time whose log-SNR is `log_snr`, float64. Raises ValueError outside the schedule's range."""
+        return _invert(lambda t: -self.log_snr(t), -_as_float64(log_snr), name="-log_snr")
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{k}={v}" for k, v in vars(self).items() if isinstance(v, int | float))
+        return f"{type(self).__name__}({values})"
+
+
+class Linear(Schedule):
+    """Rectified flow / SiT "Linear": alpha = 1 - t, sigma = t (Liu et al., arXiv 2209.03003)."""
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - t, 1 * t
+
+
+class Cosine(Schedule):
+    """SiT "GVP": alpha = cos(pi t / 2), sigma = sin(pi t / 2); variance preserving (arXiv 2401.08740)."""
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # sin of the complement: cos(pi / 2) is not 0 in floating point, and t = 1 must be pure noise.
+        return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
+
+
+class VariancePreserving(Schedule):
+    """Continuous DDPM: beta(t) = beta_min + t (beta_max - beta_min), alpha = exp(-½ ∫beta) (Song et al., 2011.13456).
+
+    sigma ~ √t at t = 0 has no finite slope; a floor of 1e-12 in sigma² gives it one and is invisible elsewhere.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+        return log_alpha.exp(), (1e-12 - torch.expm1(2 * log_alpha)).sqrt()
+
+
+class VarianceExploding(Schedule):
+    """alpha = 1, sigma geometric from sigma_min (t = 0) to sigma_max (t = 1) (Song et al., arXiv 2011.13456)."""
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
+
+
+class Discrete(Schedule):
+    """A variance-preserving table `alphas_cumprod` (N,), step i at t = (i + 1) / N, linear in log-SNR between steps.
+
+    Below the first step sigma²/alpha² falls linearly to data at t = 0. A zero-terminal-SNR table is accepted: its last
+    entry is read as 1e-20. Raises ValueError unless the table decreases within [0, 1].
+    """
+
+    def __init__(self, alphas_cumprod: Tensor):
+        table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all() and table[0] < 1 and table[-1] >= 0):
+            raise ValueError("alphas_cumprod must be one decreasing row of numbers in [0, 1)")
+        self.alphas_cumprod = table
+        self._log_snr = torch.logit(table.clamp_min(1e-20))
+
+    @classmethod
+    def from_betas(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> Discrete:
+        """The linear-beta table of DDPM (Ho et al., arXiv 2006.11239)."""
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        return cls((1 - betas).cumprod(0))
+
+    @property
+    def times(self) -> Tensor:
+        """The N times of the table, ascending, float64: what a model trained on it knows."""
+        return torch.arange(1, len(self._log_snr) + 1, dtype=torch.float64) / len(self._log_snr)
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        knots = self._log_snr.to(t)
+        position = t * len(knots) - 1
+        low = position.detach().floor().clamp(0, len(knots) - 2).long()
+        inside = torch.lerp(knots[low], knots[low + 1], position - low)
+        below = knots[0] - torch.log(t * len(knots) + 1e-12)
+        log_snr = torch.where(position < 0, below, inside)
+        return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+
+
+def _as_time(t: Tensor | float) -> Tensor:
+    t = torch.as_tensor(t)
+    return t if t.is_floating_point() else t.to(torch.get_default_dtype())
+
+
+def _as_float64(value: Tensor | float) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def _invert(increasing, value: Tensor, *, name: str) -> Tensor:
+    """The root t in [0, 1] of increasing(t) = value, by bisection to the last bit of float64."""
+    low, high = torch.zeros_like(value), torch.ones_like(value)
+    first, last = increasing(low), increasing(high)
+    slack = 1e-9 * (1 + value.abs())
+    if bool(((value < first - slack) | (value > last + slack)).any()):
+        raise ValueError(f"{name} must lie in [{first.min():.4g}, {last.max():.4g}] for this schedule")
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = increasing(middle) > value
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return (low + high) / 2
