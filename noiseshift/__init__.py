@@ -1,0 +1,1 @@
+"""noiseshift: measure, explain and correct the noise shift of diffusion and flow models."""

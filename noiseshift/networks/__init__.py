@@ -1,0 +1,1 @@
+"""Networks: the DiT/SiT transformer and the small networks that read noise levels and classes."""
