@@ -83,9 +83,17 @@ class Estimator(Protocol):
     """Reads the noise level off states: x (B, …), cond (B,) or None → a posterior over t.
 
     `step` is the Step that the states came from, so that an estimator can reuse the network's answer; an estimator that
-    does not need it ignores it.
+    does not need it ignores it. `times` (K,) is the grid of its posteriors.
     """
 
     schedule: Schedule
+    times: Tensor
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior: ...
+
+
+def time_grid(schedule: Schedule, points: int = 400, low: float = 0.002, high: float = 0.998) -> Tensor:
+    """(points,) ascending float64 times from `low` to `high`, even in log-SNR: fine where the level is well resolved."""
+    first, last = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (low, high))
+    inside = schedule.time_of_log_snr(torch.linspace(first, last, points, dtype=torch.float64)[1:-1])
+    return torch.cat([torch.tensor([low]).double(), inside, torch.tensor([high]).double()])

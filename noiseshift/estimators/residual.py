@@ -1,0 +1,78 @@
+"""The level from the size of the predicted noise, which the sampler has already computed.
+
+u = ‖eps_hat(x, t)‖² / d on real states of level s told t is a smooth monotone function of s near t. Its line is fitted
+once on real data for every told t; at sampling time u is read off the step's own prediction, at no network call.
+Ning et al. (ADM-ES, arXiv 2308.15321) compare the same norms; this turns them into a level.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from noiseshift.estimators.posterior import Posterior, time_grid
+from noiseshift.models import FULL, GuidedPrediction, Model, Prediction
+
+if TYPE_CHECKING:
+    from noiseshift.samplers import Step
+
+
+class Residual:
+    """Posterior over t from ‖eps_hat‖²/d, for the told times it was fitted at.
+
+    data (N, …) real samples and cond (N,) their classes or None; times (K,) the told times of the sampler. Noise for
+    the fit comes from `generator`. Calling it needs the `step` (for the told time); a step without a prediction costs
+    one forward. Raises ValueError for a step at a time that was not fitted.
+    """
+
+    def __init__(
+        self, model: Model, data: Tensor, times: Tensor, *, generator: torch.Generator, cond: Tensor | None = None
+    ):
+        self.model, self.schedule = model, model.schedule
+        self.times = time_grid(model.schedule)
+        self.told = times.double().cpu()
+        fits = [self._fit(data, cond, t, generator) for t in self.told]
+        self.level, self.slope, self.spread = torch.tensor(fits, dtype=torch.float64).T
+
+    def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
+        if step is None:
+            raise ValueError("the residual estimator needs the step that the states came from: pass step=…")
+        k = self._index(step.t)
+        prediction = step.prediction or self.model.predict(x, step.t.to(x), cond, (FULL,))[0]
+        read = self.told[k] + (statistic(prediction) - self.level[k]) / self.slope[k]
+        width = (self.spread[k] / self.slope[k]).abs().clamp_min(1e-4)
+        return Posterior.from_log_density(self.times, -0.5 * ((self.times - read[:, None]) / width) ** 2)
+
+    def _index(self, t: Tensor) -> int:
+        distance = (self.told - t.double().cpu()).abs()
+        if float(distance.min()) > 1e-6:
+            raise ValueError(f"the residual estimator was not fitted at t = {float(t):.4f}: fit it at the sampler's times")
+        return int(distance.argmin())
+
+    @torch.inference_mode()
+    def _fit(
+        self, data: Tensor, cond: Tensor | None, t: Tensor, generator: torch.Generator
+    ) -> tuple[float, float, float]:
+        """Mean of u at level t, its slope in the level, and its spread, from states a little below and above t."""
+        reach = float(torch.minimum(t, 1 - t).clamp_min(2e-3)) / 4
+        eps = torch.randn(data.shape, generator=generator).to(data)
+        read = []
+        for s in (float(t) - reach, float(t) + reach):
+            level = self.schedule(torch.tensor(s)).like(data)
+            x = level.alpha * data + level.sigma * eps
+            parts = [
+                statistic(self.model.predict(rows, t.to(x), None if cond is None else cond[i : i + len(rows)], (FULL,))[0])
+                for i, rows in zip(range(0, len(x), 256), x.split(256), strict=True)
+            ]
+            read.append(torch.cat(parts))
+        low, high = read
+        slope = float((high - low).mean()) / (2 * reach)
+        return float((low + high).mean()) / 2, slope, float(((low + high) / 2).std())
+
+
+def statistic(prediction: Prediction) -> Tensor:
+    """(B,) ‖eps_hat‖²/d in float64, of the unguided branch: a guided prediction is no conditional expectation."""
+    plain = prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction
+    return plain.eps.flatten(1).double().square().mean(-1).cpu()
