@@ -1,0 +1,309 @@
+"""The main job from end to end: sample a checkpoint, read the shift of its states, run the controls.
+
+A `Protocol` says everything that decides the numbers; `run` turns a checkpoint and a protocol into a `Run`. Batches are
+kept as they finish when a folder is given, so an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift import controls as control
+from noiseshift import randomness
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images
+from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
+from noiseshift.estimators.calibration import Calibration, calibrate
+from noiseshift.estimators.posterior import Estimator, time_grid
+from noiseshift.models import Guidance, Guided, Model
+from noiseshift.runs import Run, Shards, versions
+from noiseshift.samplers import Step, Update, per_sample_noise, sample
+from noiseshift.schedules import describe
+from noiseshift.shift import BatchReadings, ShiftReport, assemble, read_run
+
+ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A sampler as it is named on the command line: `grid(model)` gives its times, or None where the update brings
+    its own; `update()` makes a fresh update, since some keep a history."""
+
+    name: str
+    update: Callable[[], Update]
+    grid: Callable[[Model], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What decides a run's numbers. Sizes are sample counts; `estimators` maps names to how many samples each reads
+    (None: all); `points` is how many of the sampler's steps are read."""
+
+    solver: Solver
+    samples: int = 512
+    estimators: Mapping[str, int | None] = field(default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None})
+    guidance: Guidance | None = None
+    points: int = 10
+    calibration_rows: int = 400
+    controls: bool = False
+    batch: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ValueError(f"a shift needs at least 2 samples, got {self.samples}")
+        unknown = set(self.estimators) - set(ESTIMATORS)
+        if unknown or not self.estimators:
+            raise ValueError(f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}")
+
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) while a run goes on."""
+
+
+def run(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images,
+    *,
+    shards: Shards | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Run:
+    """Measure the noise shift of `checkpoint` under `protocol` against held-out real images `data`.
+
+    Half of `data` calibrates, the other half serves the controls. Raises ValueError when the data do not fit the
+    checkpoint or an estimator cannot be had.
+    """
+    started = time.time()
+    held_out = _split(data, checkpoint)
+    model = checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
+    times = read_times(model, protocol)
+    estimators = build(checkpoint, protocol, held_out[0], times)
+    calibrations = _calibrate(estimators, held_out[0], times, protocol, progress)
+    reports, finals = _measure(model, checkpoint, estimators, calibrations, protocol, shards, progress)
+    found = None
+    if protocol.controls:
+        found = _controls(checkpoint, estimators, calibrations, reports, held_out, protocol, progress)
+    return Run(
+        manifest=_manifest(checkpoint, protocol, time.time() - started),
+        reports=reports,
+        controls=found,
+        pictures=finals,
+        labels=labels(checkpoint, range(len(finals))),
+    )
+
+
+def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
+    """Balanced classes: sample i is of class i mod classes, so that two runs differ in nothing but what is compared."""
+    classes = checkpoint.classes
+    return None if not classes else torch.tensor([i % classes for i in indices])
+
+
+def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: int) -> Tensor:
+    """x at t = 1 for samples `indices`: sigma(1) eps, each row from its own generator."""
+    eps = randomness.normal(randomness.generators(indices, seed=seed, stream=randomness.INITIAL), shape)
+    return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
+
+
+def sampler_run(
+    model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range, device: torch.device | str = "cpu"
+) -> Iterator[Step]:
+    """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
+    guided or not, or another (the exact one) to be sent through the same times from the same noise."""
+    noise = per_sample_noise(randomness.generators(indices, seed=protocol.seed, stream=randomness.SAMPLING))
+    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(device)
+    cond = labels(checkpoint, indices)
+    times = protocol.solver.grid(checkpoint.model)
+    return sample(model, x, times, update=protocol.solver.update(), cond=None if cond is None else cond.to(device), noise=noise)
+
+
+def read_times(model: Model, protocol: Protocol) -> Tensor:
+    """Which of the sampler's told times are read: `points` of them, even in step index, strictly between 0 and 1."""
+    grid = protocol.solver.grid(model)
+    if grid is None:
+        raise ValueError(f"{protocol.solver.name} gives no times to read")
+    inside = grid.double()[(grid > 0) & (grid < 1)]
+    if not len(inside):
+        raise ValueError(f"{protocol.solver.name} passes through no level between noise and data: take at least 2 steps")
+    keep = np.unique(np.linspace(0, len(inside) - 1, min(protocol.points, len(inside))).round().astype(int))
+    return inside[torch.from_numpy(keep)]
+
+
+def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor) -> dict[str, Estimator]:
+    """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
+    makers: dict[str, Callable[[], Estimator]] = {
+        "network": lambda: _network(checkpoint),
+        "residual": lambda: _residual(checkpoint, data, times, protocol.seed),
+        "constant-pixel": lambda: ConstantPixel(data.floats, checkpoint.model.schedule),
+        "fokker-planck": lambda: FokkerPlanck(checkpoint.model, time_grid(checkpoint.model.schedule, 32, 0.01, 0.99)),
+        "score-mixture": lambda: ScoreMixture(checkpoint.model, time_grid(checkpoint.model.schedule, 48, 0.01, 0.99)),
+    }
+    return {name: makers[name]() for name in protocol.estimators}
+
+
+def _network(checkpoint: Checkpoint) -> Estimator:
+    if checkpoint.estimator is None:
+        raise ValueError("this checkpoint's card names no level estimator: train one, or use --estimator residual")
+    return Network.load(checkpoint.estimator)
+
+
+def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, seed: int) -> Residual:
+    rows = data[:128]
+    generator = randomness.generators([0], seed=seed, stream=randomness.FITTING)[0]
+    return Residual(checkpoint.model, rows.floats, times, generator=generator, cond=_cond(checkpoint, rows))
+
+
+def _cond(checkpoint: Checkpoint, data: Images) -> Tensor | None:
+    return data.labels if checkpoint.classes else None
+
+
+def _split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
+    """Even rows calibrate, odd rows test: both halves have the same mix of classes."""
+    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
+        raise ValueError(
+            f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
+            "give --data of its own size"
+        )
+    if checkpoint.classes and data.labels is None:
+        raise ValueError("the checkpoint is class-conditional: give --data with labels")
+    if len(data) < 8:
+        raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
+    return data[::2], data[1::2]
+
+
+def _calibrate(
+    estimators: Mapping[str, Estimator], data: Images, times: Tensor, protocol: Protocol, progress: Progress
+) -> dict[str, Calibration]:
+    calibrations = {}
+    for done, (name, estimator) in enumerate(estimators.items()):
+        progress("calibrating", done, len(estimators))
+        rows = data[: protocol.estimators[name] or protocol.calibration_rows]
+        calibrations[name] = calibrate(
+            estimator, rows.floats, times, cond=rows.labels, seed=protocol.seed, slope_rows=64
+        )
+    progress("calibrating", len(estimators), len(estimators))
+    return calibrations
+
+
+def _measure(
+    model: Model,
+    checkpoint: Checkpoint,
+    estimators: Mapping[str, Estimator],
+    calibrations: Mapping[str, Calibration],
+    protocol: Protocol,
+    shards: Shards | None,
+    progress: Progress,
+    stage: str = "sampling",
+) -> tuple[dict[str, ShiftReport], Tensor]:
+    """Sample and read all batches; also the finals of the first 64 samples."""
+    limits = {name: limit for name, limit in protocol.estimators.items() if limit is not None}
+    batches: list[BatchReadings] = []
+    pictures: list[Tensor] = []
+    for start in range(0, protocol.samples, protocol.batch):
+        progress(stage, start, protocol.samples)
+        indices = range(start, min(start + protocol.batch, protocol.samples))
+        kept = shards.load(start) if shards else None
+        if kept is None:
+            last = _Last(sampler_run(model, checkpoint, protocol, indices))
+            whole = labels(checkpoint, range(protocol.samples))
+            read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
+            kept = read, last.x[: max(0, 64 - start)]
+            if shards:
+                shards.save(start, *kept)
+        batches.append(kept[0])
+        pictures.append(kept[1])
+    progress(stage, protocol.samples, protocol.samples)
+    return assemble(batches, estimators, calibrations), torch.cat(pictures)
+
+
+class _Last:
+    """Passes a run's steps through and remembers the last state, which is the sample."""
+
+    def __init__(self, steps: Iterator[Step]):
+        self.steps = steps
+        self.x = torch.empty(0)
+
+    def __iter__(self) -> Iterator[Step]:
+        for step in self.steps:
+            self.x = step.x
+            yield step
+
+
+def _controls(
+    checkpoint: Checkpoint,
+    estimators: Mapping[str, Estimator],
+    calibrations: Mapping[str, Calibration],
+    reports: Mapping[str, ShiftReport],
+    held_out: tuple[Images, Images],
+    protocol: Protocol,
+    progress: Progress,
+) -> control.Controls:
+    rows = held_out[1][: protocol.calibration_rows]
+    cheap = {name: e for name, e in estimators.items() if protocol.estimators[name] is None}
+    progress("controls", 0, 3)
+    null, null_check = control.null_control(cheap, calibrations, rows.floats, rows.labels, seed=protocol.seed)
+    progress("controls", 1, 3)
+    level, level_check = control.level_control(cheap, calibrations, rows.floats, rows.labels, seed=protocol.seed)
+    progress("controls", 2, 3)
+    solver = _solver_reports(checkpoint, cheap, calibrations, held_out, protocol, progress)
+    checks = (null_check, level_check, control.solver_check(reports, solver), control.content_check(reports))
+    return control.Controls(checks, null, level, solver)
+
+
+def _solver_reports(
+    checkpoint: Checkpoint,
+    estimators: Mapping[str, Estimator],
+    calibrations: Mapping[str, Calibration],
+    held_out: tuple[Images, Images],
+    protocol: Protocol,
+    progress: Progress,
+) -> dict[str, ShiftReport]:
+    """The exact denoiser of the held-out images, unguided, through the same solver from the same noise and classes."""
+    from noiseshift.targets import Empirical
+
+    images = torch.cat([part.floats for part in held_out])
+    classes = None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
+    exact = Empirical(images, classes).model(checkpoint.model.schedule)
+    batches = []
+    for start in range(0, protocol.samples, protocol.batch):
+        progress("exact model", start, protocol.samples)
+        indices = range(start, min(start + protocol.batch, protocol.samples))
+        # Estimators that use a prediction want the checkpoint's, not the exact model's.
+        bare = (replace(step, prediction=None) for step in sampler_run(exact, checkpoint, protocol, indices))
+        whole = labels(checkpoint, range(protocol.samples))
+        batches.append(read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False))
+    return assemble(batches, estimators, calibrations)
+
+
+def _manifest(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:
+    """Everything needed to repeat the run."""
+    return {
+        **fingerprint(checkpoint, protocol),
+        "noise": "one generator a sample index; classes balanced, sample i of class i mod classes",
+        "versions": versions(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def fingerprint(checkpoint: Checkpoint, protocol: Protocol) -> dict[str, object]:
+    """What makes two runs the same run: a folder with another fingerprint is not resumed."""
+    guidance = protocol.guidance
+    return {
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
+        "schedule": describe(checkpoint.model.schedule),
+        "sampler": protocol.solver.name,
+        "samples": protocol.samples,
+        "batch": protocol.batch,
+        "guidance": None if guidance is None else {str(tuple(b)): w for b, w in guidance.weights().items()},
+        "estimators": dict(protocol.estimators),
+        "points": protocol.points,
+        "calibration_rows": protocol.calibration_rows,
+        "controls": protocol.controls,
+        "seed": protocol.seed,
+    }
