@@ -1,1 +1,120 @@
-"""noiseshift: measure, explain and correct the noise shift of diffusion and flow models."""
+"""noiseshift: measure, explain and correct the noise shift of diffusion and flow models.
+
+    import noiseshift as ns
+
+t = 0 is data, t = 1 is noise; `x_t = alpha x_0 + sigma eps`; images are floats in [-1, 1], (B, C, H, W). Names are
+imported when first used, so that `import noiseshift` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from noiseshift import data, estimators, targets
+    from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
+    from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
+    from noiseshift.models import (
+        Branch,
+        Guidance,
+        Guided,
+        Model,
+        Prediction,
+        classifier_free,
+        noise_awareness,
+        wrap,
+    )
+    from noiseshift.protocol import Protocol, Solver, run
+    from noiseshift.runs import Run
+    from noiseshift.samplers import (
+        Step,
+        ancestral,
+        ddim,
+        euler,
+        euler_maruyama,
+        from_diffusers,
+        heun,
+        sample,
+        time_grid,
+    )
+    from noiseshift.schedules import (
+        Cosine,
+        Discrete,
+        Level,
+        Linear,
+        Schedule,
+        VarianceExploding,
+        VariancePreserving,
+    )
+    from noiseshift.shift import PairedDifference, ShiftReport, measure
+
+_HOMES = {
+    "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
+    "noiseshift.estimators": "Calibration Estimator Posterior calibrate",
+    "noiseshift.models": "Branch Guidance Guided Model Prediction classifier_free noise_awareness wrap",
+    "noiseshift.protocol": "Protocol Solver run",
+    "noiseshift.runs": "Run",
+    "noiseshift.samplers": "Step ancestral ddim euler euler_maruyama from_diffusers heun sample time_grid",
+    "noiseshift.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
+    "noiseshift.shift": "PairedDifference ShiftReport measure",
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_MODULES = ("data", "estimators", "targets")
+
+__all__ = [
+    "Branch",
+    "Calibration",
+    "Card",
+    "Checkpoint",
+    "CheckpointError",
+    "Cosine",
+    "Discrete",
+    "Estimator",
+    "Guidance",
+    "Guided",
+    "Level",
+    "Linear",
+    "Model",
+    "PairedDifference",
+    "Posterior",
+    "Prediction",
+    "Protocol",
+    "Run",
+    "Schedule",
+    "ShiftReport",
+    "Solver",
+    "Step",
+    "VarianceExploding",
+    "VariancePreserving",
+    "ancestral",
+    "calibrate",
+    "classifier_free",
+    "data",
+    "ddim",
+    "estimators",
+    "euler",
+    "euler_maruyama",
+    "from_diffusers",
+    "heun",
+    "load",
+    "measure",
+    "noise_awareness",
+    "run",
+    "sample",
+    "targets",
+    "time_grid",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"noiseshift.{name}")
+    raise AttributeError(f"module 'noiseshift' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
