@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -140,6 +141,41 @@ class Discrete(Schedule):
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
+def describe(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as plain values, for cards and run folders; `build` is its inverse. Raises ValueError if unknown."""
+    kind = next((name for name, cls in _KINDS.items() if type(schedule) is cls), None)
+    if kind is None:
+        raise ValueError(f"a {type(schedule).__name__} cannot be written to a card: only {', '.join(_KINDS)} can")
+    if isinstance(schedule, Discrete):
+        return {"kind": kind, "alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    return {"kind": kind, **vars(schedule)}
+
+
+def build(description: Mapping[str, Any]) -> Schedule:
+    """The schedule that a card describes: {"kind": "linear"}, {"kind": "discrete", "beta_start": …, "beta_end": …,
+    "steps": …} or with "alphas_cumprod", … Raises ValueError naming the kinds or the wrong value."""
+    values = dict(description)
+    kind = values.pop("kind", None)
+    if kind not in _KINDS:
+        raise ValueError(f"unknown schedule kind {kind!r}: choose from {', '.join(_KINDS)}")
+    make: Callable[..., Schedule] = _KINDS[kind]
+    if kind == "discrete" and "alphas_cumprod" not in values:
+        make = Discrete.from_betas
+    try:
+        return make(**values)
+    except TypeError:
+        raise ValueError(f"a {kind} schedule does not take {', '.join(values)}") from None
+
+
+_KINDS: dict[str, type[Schedule]] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "variance-preserving": VariancePreserving,
+    "variance-exploding": VarianceExploding,
+    "discrete": Discrete,
+}
+
+
 def _as_time(t: Tensor | float) -> Tensor:
     t = torch.as_tensor(t)
     return t if t.is_floating_point() else t.to(torch.get_default_dtype())
@@ -149,7 +185,7 @@ def _as_float64(value: Tensor | float) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def _invert(increasing, value: Tensor, *, name: str) -> Tensor:
+def _invert(increasing: Callable[[Tensor], Tensor], value: Tensor, *, name: str) -> Tensor:
     """The root t in [0, 1] of increasing(t) = value, by bisection to the last bit of float64."""
     low, high = torch.zeros_like(value), torch.ones_like(value)
     first, last = increasing(low), increasing(high)

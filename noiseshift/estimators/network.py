@@ -1,0 +1,183 @@
+"""The reference estimator: a small network trained on forward-noised *real* data to read the level (the paper's g_phi).
+
+Zhong, Jiang, Tao et al., arXiv 2510.12497. It is trained with t uniform, so its posterior is under a flat prior on t.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from noiseshift.data import Images, to_float
+from noiseshift.estimators.posterior import Posterior, time_grid
+from noiseshift.networks.level import (
+    LevelConfig,
+    LevelNetwork,
+    image_to_channels,
+    mixture_log_density,
+    negative_log_likelihood,
+)
+from noiseshift.schedules import Schedule, build, describe
+
+if TYPE_CHECKING:
+    from noiseshift.samplers import Step
+
+
+class Network:
+    """Posterior over t from a trained level network, on a grid even in log-SNR.
+
+    `log_prob` is differentiable in x: its gradient is the classifier-based noise-awareness direction.
+    """
+
+    def __init__(self, network: LevelNetwork, schedule: Schedule, *, card: dict[str, Any] | None = None):
+        self.network, self.schedule, self.card = network.eval().requires_grad_(False), schedule, card or {}
+        self.times = time_grid(schedule)
+        self._log_snr = schedule.log_snr(self.times)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
+        """x (B, C, H, W). Raises ValueError for another number of channels."""
+        log_density = mixture_log_density(self._parts(x), self._log_snr).double().cpu()
+        # The network's density is per log-SNR; the grid is nearly even in it, and its cells are weighed as they are.
+        weight = torch.gradient(self._log_snr)[0].abs().log()
+        return Posterior(self.times, torch.log_softmax(log_density + weight, dim=-1))
+
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """(B,) log p(t | x), a density in t, at times t () or (B,); differentiable in x."""
+        t = t.double().cpu().expand(len(x))
+        slope = torch.func.jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),))[1]
+        log_snr = self.schedule.log_snr(t)[:, None]
+        return mixture_log_density(self._parts(x), log_snr)[:, 0] + slope.abs().log().to(x)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.network(image_to_channels(x.float(), self.network.config.channels))
+
+    def save(self, path: str | Path) -> None:
+        """Write float16 weights with the schedule, shape and card in the safetensors header."""
+        from safetensors.torch import save_file
+
+        state = {k: v.half().contiguous() for k, v in self.network.state_dict().items()}
+        about = {"schedule": describe(self.schedule), "config": self.network.config.as_dict(), "card": self.card}
+        save_file(state, path, metadata={"noiseshift.level": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Network:
+        """Read what `save` wrote. Raises FileNotFoundError or ValueError naming the remedy."""
+        from safetensors import SafetensorError, safe_open
+
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no level estimator at {path}: train one with train_estimator")
+        try:
+            with safe_open(path, "pt") as file:
+                header = (file.metadata() or {}).get("noiseshift.level")
+                state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 not a dict
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a safetensors file ({error})") from None
+        if header is None:
+            raise ValueError(f"{path} is no level estimator: give a file that Network.save wrote")
+        about = json.loads(header)
+        network = LevelNetwork(LevelConfig(**about["config"]))
+        network.load_state_dict(state)
+        return cls(network, build(about["schedule"]), card=about["card"])
+
+
+@dataclass(frozen=True)
+class EstimatorTraining:
+    """How to train a level network; the rate rises over the first 2 % and falls to 0 as a cosine."""
+
+    steps: int = 4000
+    batch: int = 128
+    learning_rate: float = 2e-3
+    width: int = 32
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+
+
+def train_estimator(
+    images: Images,
+    schedule: Schedule,
+    config: EstimatorTraining | None = None,
+    *,
+    folder: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> Network:
+    """Train a level network on real images noised to uniform times of `schedule`.
+
+    With a `folder` the state is kept there every 500 steps and resumed from. Each step draws from its own seed, so a
+    resumed training is the uninterrupted one. Raises ValueError when the loss is not finite.
+    """
+    config = config or EstimatorTraining()
+    torch.manual_seed(config.seed)
+    network = LevelNetwork(LevelConfig(images.pixels.shape[1], config.width)).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    rate = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.02, cycle_momentum=False
+    )
+    kept = None if folder is None else Path(folder) / "state.pt"
+    first = _resume(kept, network, optimizer, rate)
+    for step in range(first, config.steps):
+        loss = _loss(network, images, schedule, config, step, device)
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(f"the level network's loss is {loss.item()} at step {step}: lower the learning rate")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        report(step, loss.item())
+        if kept is not None and ((step + 1) % 500 == 0 or step + 1 == config.steps):
+            _keep(kept, network, optimizer, rate, step + 1)
+    return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
+
+
+def _loss(
+    network: LevelNetwork,
+    images: Images,
+    schedule: Schedule,
+    config: EstimatorTraining,
+    step: int,
+    device: str | torch.device,
+) -> Tensor:
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=generator)])
+    # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
+    t = torch.rand(config.batch, generator=generator).clamp(1e-3, 1 - 1e-3)
+    level = schedule(t).like(x0)
+    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
+        parts = network(x.to(device))
+    return negative_log_likelihood(parts, schedule.log_snr(t).to(device))
+
+
+def _resume(
+    path: Path | None,
+    network: LevelNetwork,
+    optimizer: torch.optim.Optimizer,
+    rate: torch.optim.lr_scheduler.LRScheduler,
+) -> int:
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    for part, key in ((network, "network"), (optimizer, "optimizer"), (rate, "rate")):
+        part.load_state_dict(state[key])
+    return int(state["step"])
+
+
+def _keep(
+    path: Path,
+    network: LevelNetwork,
+    optimizer: torch.optim.Optimizer,
+    rate: torch.optim.lr_scheduler.LRScheduler,
+    step: int,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {"network": network, "optimizer": optimizer, "rate": rate}
+    torch.save({**{k: part.state_dict() for k, part in parts.items()}, "step": step}, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
