@@ -1,12 +1,28 @@
-"""Samplers as generators of states: `for step in sample(model, x, times): ...`; t runs from 1 (noise) to 0 (data)."""
+"""Samplers as generators of states: `for step in sample(model, x, times): ...`; t runs from 1 (noise) to 0 (data).
+
+An update takes a step to the next time; whoever wants to look at states, predictions or levels just looks at the steps.
+`Step.t` is the level that the network was *told*; what a state really carries is what this library measures.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor
 
-from noiseshift.models import Prediction
+from noiseshift import randomness
+from noiseshift.models import Model, Prediction
+from noiseshift.schedules import Level, Schedule
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+Noise = Callable[[Tensor], Tensor]
+"""Called with a state (B, …); returns fresh standard normal noise like it."""
 
 
 @dataclass(frozen=True)
@@ -19,3 +35,276 @@ class Step:
     x: Tensor
     prediction: Prediction | None = None
     internal: bool = False
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What an update may look at: the step it starts from, the time it goes to, the model and its condition."""
+
+    model: Model
+    step: Step
+    prediction: Prediction
+    t_next: Tensor
+    cond: Tensor | None
+    noise: Noise
+
+    @property
+    def level(self) -> Level:
+        return self.prediction.level
+
+    @property
+    def next_level(self) -> Level:
+        return self.model.schedule(self.t_next).like(self.step.x)
+
+
+class Update(Protocol):
+    """Takes the state to the next time."""
+
+    def __call__(self, transition: Transition) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PerSampleNoise:
+    """Noise for `sample`: row i always draws from generator i, so its noise does not depend on the batch around it."""
+
+    generators: Sequence[torch.Generator]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return randomness.normal(self.generators, x.shape[1:]).to(x)
+
+
+def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
+    """See `PerSampleNoise`."""
+    return PerSampleNoise(generators)
+
+
+def _no_noise(x: Tensor) -> Tensor:
+    raise ValueError("this sampler is stochastic: pass noise=per_sample_noise(generators), one generator a sample")
+
+
+def time_grid(model: Model, steps: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
+    """(steps + 1,) float64 times, even from `start` down to `end`, moved to levels that the model knows.
+
+    The last time stays where it is: no call is made there. Levels that fall together are taken once. Raises ValueError
+    for fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"a sampler takes at least 1 step, got {steps}")
+    grid = torch.linspace(start, end, steps + 1, dtype=torch.float64)
+    known = torch.unique(model.snap(grid[:-1]).double()).flip(0)
+    return torch.cat([known[known > end], grid[-1:]])
+
+
+def sample(
+    model: Model,
+    x: Tensor,
+    times: Tensor | None,
+    *,
+    update: Update | Scheduled | None = None,
+    cond: Tensor | None = None,
+    noise: Noise | None = None,
+) -> Iterator[Step]:
+    """Walk x (B, …) at times[0] down `times` (N,), yielding N steps; the last has no prediction.
+
+    `update` is one of this module (`euler` when None); `from_diffusers(…)` brings its own times: pass times=None.
+    `noise(x)` makes the randomness that stochastic updates need. Raises ValueError when times do not fall.
+    """
+    noise = noise or _no_noise
+    if isinstance(update, Scheduled):
+        if times is not None:
+            raise ValueError("a diffusers scheduler brings its own times: pass times=None")
+        yield from update.run(model, x, cond, noise)
+        return
+    if times is None or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
+        raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
+    move = update or euler
+    times = times.double().cpu()
+    for index, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        with torch.no_grad():
+            prediction = model(x, t.to(x), cond)
+        step = Step(index, t, x, prediction)
+        yield step
+        with torch.no_grad():
+            x = move(Transition(model, step, prediction, t_next, cond, noise))
+    yield Step(len(times) - 1, times[-1], x)
+
+
+def euler(transition: Transition) -> Tensor:
+    """First order in the probability-flow ODE: x + (t' - t) v."""
+    return transition.step.x + _span(transition) * transition.prediction.velocity
+
+
+def heun(transition: Transition) -> Tensor:
+    """Second order (trapezoid); the last step, into t = 0, is Euler's, where no model is asked (EDM, 2206.00364, Alg. 1)."""
+    x = euler(transition)
+    if float(transition.t_next) == 0:
+        return x
+    there = transition.model(x, transition.t_next.to(x), transition.cond)
+    slope = (transition.prediction.velocity + there.velocity) / 2
+    return transition.step.x + _span(transition) * slope
+
+
+def ddim(eta: float = 0.0) -> Update:
+    """DDIM (Song et al., arXiv 2010.02502) for any alpha, sigma: x' = alpha' x0 + sqrt(sigma'² - s²) eps + s z.
+
+    s is eta times the spread of the exact posterior, `posterior_sigma`; eta = 0 is deterministic, eta = 1 ancestral.
+    """
+
+    def update(transition: Transition) -> Tensor:
+        now, then, prediction = transition.level, transition.next_level, transition.prediction
+        spread = eta * posterior_sigma(now, then)
+        x = then.alpha * prediction.x0 + (then.sigma**2 - spread**2).clamp_min(0).sqrt() * prediction.eps
+        return x + spread * transition.noise(x) if eta else x
+
+    return update
+
+
+def posterior_sigma(now: Level, then: Level) -> Tensor:
+    """Standard deviation of x' given x and x0: sigma' sqrt(1 - (alpha sigma' / alpha' sigma)²) (DDPM, 2006.11239, eq. 7)."""
+    ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
+    return then.sigma * (1 - ratio**2).clamp_min(0).sqrt()
+
+
+def ancestral(transition: Transition) -> Tensor:
+    """DDPM's sampler for any alpha, sigma: the exact posterior of x' given x and the predicted x0."""
+    return ddim(1.0)(transition)
+
+
+def euler_maruyama(diffusion: Callable[[Level], Tensor] | None = None) -> Update:
+    """First order in the reverse SDE dx = [v - ½ w s] dt + sqrt(w) dW̄, w = `diffusion(level)` (SiT, arXiv 2401.08740, eq. 7).
+
+    w = sigma by default, SiT's choice, which vanishes with the noise. The last step, into t = 0, is deterministic and
+    takes the denoiser's mean: the score is singular there.
+    """
+
+    def update(transition: Transition) -> Tensor:
+        if float(transition.t_next) == 0:
+            return transition.next_level.alpha * transition.prediction.x0
+        x, level = transition.step.x, transition.level
+        w = level.sigma if diffusion is None else diffusion(level)
+        drift = transition.prediction.velocity - w / 2 * transition.prediction.score
+        span = _span(transition)
+        return x + span * drift + (w * abs(span)).sqrt() * transition.noise(x)
+
+    return update
+
+
+def _span(transition: Transition) -> float:
+    return float(transition.t_next - transition.step.t)
+
+
+def from_diffusers(scheduler: SchedulerMixin | Any, steps: int) -> Scheduled:
+    """Any diffusers scheduler as a sampler of `steps` steps, run by its own code; see `Scheduled`."""
+    return Scheduled(scheduler, steps)
+
+
+class Scheduled:
+    """A diffusers scheduler driven step by step, its states translated to the model's schedule and back.
+
+    States of DDPM, DDIM, DPM++ and the like are variance preserving, (sqrt(abar), sqrt(1 - abar)); of Euler, Heun, EDM,
+    LMS, KDPM2 variance exploding, (1, sigma); of flow-matching schedulers (1 - sigma, sigma). The network is told the
+    level of the scheduler's *timestep label*; where the scheduler's arithmetic lands elsewhere (DDIM with a stride that
+    does not divide its 1000 steps), that is a shift, and it is left in for the measurement to find.
+    """
+
+    def __init__(self, scheduler: Any, steps: int):
+        if steps < 1:
+            raise ValueError(f"a sampler takes at least 1 step, got {steps}")
+        self.scheduler, self.steps = type(scheduler).from_config(scheduler.config), steps
+
+    def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
+        """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
+        scheduler, schedule = self.scheduler, model.schedule
+        scheduler.set_timesteps(self.steps)
+        levels = self.levels()
+        told = schedule_times(schedule, levels)
+        first = model.schedule(torch.tensor(1.0)).like(x)
+        state = x / first.sigma * self._initial_scale(levels[0])
+        order = _internal(scheduler)
+        for index, label in enumerate(scheduler.timesteps):
+            alpha, sigma = (float(part) for part in levels[index])
+            here = schedule(told[index]).like(state)
+            # Same log-SNR, so one factor turns their state into ours.
+            factor = here.sigma / sigma
+            with torch.no_grad():
+                prediction = model(state * factor, told[index].to(state), cond)
+            yield Step(index, told[index], state * factor, prediction, internal=order[index])
+            with torch.no_grad():
+                if hasattr(scheduler, "scale_model_input"):
+                    scheduler.scale_model_input(state, label)  # some only count their steps here
+                output = self._output(prediction, alpha, sigma)
+                state = scheduler.step(output, label, state, return_dict=False, **_generator(scheduler, noise))[0]
+        yield Step(len(told), torch.tensor(0.0, dtype=torch.float64), state)
+
+    def levels(self) -> list[tuple[float, float]]:
+        """(alpha, sigma) of the scheduler's states at each timestep label, in its own scaling."""
+        scheduler = self.scheduler
+        if self._is_flow():
+            return [(1 - float(s), float(s)) for s in scheduler.sigmas[: len(scheduler.timesteps)]]
+        if self._is_exploding():
+            sigmas = [float(s) for s in scheduler.sigmas[: len(scheduler.timesteps)]]
+            if hasattr(scheduler, "sigmas_interpol"):  # KDPM2 evaluates at midpoints of its own
+                sigmas[1::2] = [float(s) for s in scheduler.sigmas_interpol[1 : len(sigmas) : 2]]
+            return [(1.0, s) for s in sigmas]
+        cumulative = scheduler.alphas_cumprod.double()
+        picked = [float(cumulative[int(label)]) for label in scheduler.timesteps]
+        return [(a**0.5, (1 - a) ** 0.5) for a in picked]
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """(n,) float64 told times on a model's schedule, without the final 0 and without internal evaluations."""
+        self.scheduler.set_timesteps(self.steps)
+        told = schedule_times(schedule, self.levels())
+        return told[~torch.tensor(_internal(self.scheduler))]
+
+    def _is_flow(self) -> bool:
+        return "FlowMatch" in type(self.scheduler).__name__
+
+    def _is_exploding(self) -> bool:
+        # Those that scale the network's input keep their state unscaled.
+        name = type(self.scheduler).__name__
+        return any(key in name for key in ("Euler", "Heun", "LMS", "KDPM2", "EDM")) and not self._is_flow()
+
+    def _initial_scale(self, level: tuple[float, float]) -> float:
+        return float(getattr(self.scheduler, "init_noise_sigma", 1.0)) if not self._is_flow() else 1.0
+
+    def _output(self, prediction: Prediction, alpha: float, sigma: float) -> Tensor:
+        """The model's answer in the form that the scheduler expects."""
+        if self._is_flow():
+            return prediction.eps - prediction.x0
+        kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
+        if hasattr(self.scheduler, "precondition_outputs"):
+            # EDM's schedulers expect the raw network F of D = c_skip x + c_out F (Karras et al., 2206.00364, eq. 7).
+            data = self.scheduler.config.sigma_data
+            total = (sigma**2 + data**2) ** 0.5
+            state = prediction.x0 + sigma * prediction.eps
+            return (prediction.x0 - (data / total) ** 2 * state) * total / (sigma * data)
+        if kind == "epsilon":
+            return prediction.eps
+        if kind == "sample":
+            return prediction.x0
+        if kind == "v_prediction":
+            norm = (alpha**2 + sigma**2) ** 0.5
+            return (alpha * prediction.eps - sigma * prediction.x0) / norm
+        raise ValueError(f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction")
+
+
+def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) -> Tensor:
+    """The times of a schedule that have the log-SNR of each (alpha, sigma); those beyond its ends go to the ends."""
+    log_snr = torch.tensor([2 * (torch.tensor(a).clamp_min(1e-30) / s).log() for a, s in levels], dtype=torch.float64)
+    low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
+    return schedule.time_of_log_snr(log_snr.clamp(low, high))
+
+
+def _internal(scheduler: Any) -> list[bool]:
+    """Which evaluations are inside a step: every other one of a second-order scheduler; PNDM's repeated label."""
+    n = len(scheduler.timesteps)
+    if getattr(scheduler, "order", 1) == 2:
+        return [i % 2 == 1 for i in range(n)]
+    labels = [float(label) for label in scheduler.timesteps]
+    return ["PNDM" in type(scheduler).__name__ and i + 1 < n and labels[i] == labels[i + 1] for i in range(n)]
+
+
+def _generator(scheduler: Any, noise: Noise) -> dict[str, Any]:
+    """Schedulers draw their own noise: hand them the per-sample generators where they take any."""
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": list(noise.generators)} if takes and isinstance(noise, PerSampleNoise) else {}
