@@ -1,85 +1,428 @@
-"""Exact models: data whose score, noise-blind branch and posterior over t are known in closed form.
+"""Exact models: laws of the data whose every prediction, density and posterior over t is known in closed form.
 
-They are the oracle that every estimator, sampler and correction is tested against. All computation is in float64;
-predictions come back in the dtype of x and in its shape, (B, d) or (B, C, H, W).
+With x = alpha x0 + sigma eps and x0 ~ N(mean, C), the precision-weighted residual
+
+    r = (alpha² C + sigma² I)^-1 (x - alpha mean)
+
+gives everything: score = -r, E[eps | x] = sigma r and E[x0 | x] = mean + alpha C r, finite at both ends. A mixture
+averages these over its components, a finite data set is a mixture of points. With a flat prior on t the noise-blind
+prediction is E[f | x] = Σ_i p(t_i | x) f(x | t_i) for whichever target f a network would have been trained on.
+States may be (B, d) or (B, C, H, W); the arithmetic is in float64, the answer in the state's own dtype.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, READ, Branch, Prediction, require
+from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, READ, Branch, Prediction, Predicts, require
 from noiseshift.schedules import Level, Schedule
 
 if TYPE_CHECKING:
     from noiseshift.samplers import Step
 
-Space = Literal["velocity", "epsilon", "score"]
+_ENTRIES = 1 << 22
+"""Float64 numbers in the largest temporary of one row block: 32 MB."""
+
+_FLOOR = 1e-30
+"""Variance below which a direction counts as exactly known: keeps 0/0 at sigma = 0 finite."""
+
+_NEGLIGIBLE = 1e-14
+"""Posterior mass of a level below which, for every state of a batch, a blind average leaves it out."""
+
+Self = TypeVar("Self", bound="Target")
 
 
-class Exact(NamedTuple):
-    """log p_t(x) (B,), and the conditional means x0, eps (B, d)."""
+class LowRank(NamedTuple):
+    """K covariances F Fᵀ + variance I: factors (K, d, r), variance (K,). No d × d matrix is ever formed."""
 
-    log_prob: Tensor
-    x0: Tensor
-    eps: Tensor
+    factors: Tensor
+    variance: Tensor
 
 
 class Target(ABC):
-    """A data distribution with an exact answer at every level."""
+    """A law of the data. Subclasses write the density and the weighted predictions over a set of levels."""
 
-    conditional = False
-
-    @abstractmethod
-    def exact(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Exact:
-        """Everything at once for flat float64 x (B, d) at a level whose parts are () or (B,)."""
+    dim: int
+    branches: frozenset[Branch] = frozenset({FULL, NOISE_BLIND})
 
     @abstractmethod
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n data points."""
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, …) independent draws of x0."""
+
+    @abstractmethod
+    def _log_density(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Tensor:
+        """log p_t(x), (B, T), of flat float64 states (B, d)."""
+
+    @abstractmethod
+    def _weighted(
+        self, x: Tensor, levels: _Levels, x0: Tensor, eps: Tensor, cond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(Σ_t x0[:, t] E[x0 | x, t], Σ_t eps[:, t] E[eps | x, t]), each (B, d); the weights are (B, T)."""
+
+    @abstractmethod
+    def _row_entries(self, levels: int) -> int:
+        """Numbers that one state needs in the largest temporary, for so many levels."""
 
     def log_prob(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
-        """(B,) exact log density of x_t = alpha x_0 + sigma eps, float64; level parts () or (B,)."""
-        return self.exact(x.flatten(1).double(), level, cond).log_prob
+        """log density of x_t = alpha x0 + sigma eps at `level` (parts () or (B,)), in nats: float64 (B,).
 
-    def model(self, schedule: Schedule, *, blind: Space = "velocity", times: Tensor | None = None) -> ExactModel:
-        """The exact model on a schedule. Its noise-blind branch averages `blind` predictions over p(t | x) on `times`
-        (a grid even in log-SNR by default), the prior on t being flat."""
-        return ExactModel(self, schedule, blind, time_grid(schedule) if times is None else times)
+        Raises ValueError when x does not hold vectors of the target's size or the level fits no row of x.
+        """
+        return self._log_densities(x, _Levels.of(level, x), cond)[:, 0]
 
-    def estimator(self, schedule: Schedule, times: Tensor) -> ExactPosterior:
-        """The exact posterior over t under a flat prior, on `times` (K,) ascending."""
-        return ExactPosterior(self, schedule, times)
+    def model(self, schedule: Schedule, *, blind: Predicts = "velocity", times: Tensor | None = None) -> ExactModel:
+        """The exact model on `schedule`. Its noise-blind branch is the average of the target `blind` over p(t | x) on
+        the grid `times` (T,) (ascending; by default fine enough for the target's dimension)."""
+        return ExactModel(self, schedule, blind, self.estimator(schedule, times))
+
+    def estimator(self, schedule: Schedule, times: Tensor | None = None) -> ExactPosterior:
+        """The exact posterior p(t | x) under a flat prior on t, on the grid `times` (T,)."""
+        return ExactPosterior(self, schedule, _grid_for(schedule, self.dim) if times is None else times.double())
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        """A copy on `device`."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device))
+        return moved
+
+    def _flat(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1).double()
+        if flat.shape[1] != self.dim:
+            raise ValueError(f"states of this target have {self.dim} numbers each, got {tuple(x.shape)}: reshape them")
+        return flat
+
+    def _blocks(self, rows: int, levels: _Levels) -> list[slice]:
+        """Rows of a batch, few enough at a time to bound memory."""
+        size = max(1, _ENTRIES // self._row_entries(1 if levels.paired else len(levels.alpha)))
+        return [slice(start, start + size) for start in range(0, rows, size)]
+
+    def _log_densities(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Tensor:
+        """log p_t(x) of a batch (B, …): (B, T) float64."""
+        flat = self._flat(x)
+        parts = [self._log_density(flat[b], levels.rows(b), _rows(cond, b)) for b in self._blocks(len(x), levels)]
+        return torch.cat(parts)
+
+    def _predictions(
+        self, x: Tensor, levels: _Levels, x0: Tensor, eps: Tensor, cond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`_weighted` of a batch (B, …), in the shape of x: float64."""
+        flat = self._flat(x)
+        parts = [
+            self._weighted(flat[b], levels.rows(b), x0[b], eps[b], _rows(cond, b)) for b in self._blocks(len(x), levels)
+        ]
+        of_x0, of_eps = zip(*parts, strict=True)
+        return torch.cat(of_x0).reshape(x.shape), torch.cat(of_eps).reshape(x.shape)
+
+
+def _rows(cond: Tensor | None, part: slice) -> Tensor | None:
+    return None if cond is None else cond[part]
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """T levels asked of every state, or (`paired`) one level a state: alpha and sigma (T,) float64."""
+
+    alpha: Tensor
+    sigma: Tensor
+    paired: bool
+
+    @classmethod
+    def of(cls, level: Level, x: Tensor) -> _Levels:
+        """One level for all of x, or one a row. Raises ValueError (from `Level.like`) for anything else."""
+        level.like(x)
+        alpha, sigma = (part.to(x.device, torch.float64).reshape(-1) for part in level[:2])
+        return cls(alpha, sigma, paired=len(alpha) > 1)
+
+    @classmethod
+    def grid(cls, level: Level) -> _Levels:
+        return cls(level.alpha, level.sigma, paired=False)
+
+    def rows(self, part: slice) -> _Levels:
+        return _Levels(self.alpha[part], self.sigma[part], True) if self.paired else self
+
+    def each(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(alpha, sigma) to broadcast against (B, N), one level at a time; paired levels come at once."""
+        if self.paired:
+            yield self.alpha[:, None], self.sigma[:, None]
+        else:
+            yield from zip(self.alpha, self.sigma, strict=True)
+
+    def pair(self, values: Tensor, gains: Tensor) -> Tensor:
+        """Σ_j values[:, b, j] gains[:, t, j]: (K, B, r) with (K, T, r) → (K, B, T)."""
+        return (values * gains).sum(-1, keepdim=True) if self.paired else values @ gains.mT
+
+    def mix(self, weights: Tensor, gains: Tensor) -> Tensor:
+        """Σ_t weights[:, b, t] gains[:, t, j]: (K, B, T) with (K, T, r) → (K, B, r)."""
+        return weights * gains if self.paired else weights @ gains
+
+    def outer(self, values: Tensor, gains: Tensor) -> Tensor:
+        """values[:, b] gains[:, t]: (K, B) with (K, T) → (K, B, T)."""
+        return (values * gains)[..., None] if self.paired else values[..., None] * gains[:, None]
+
+
+class GaussianMixture(Target):
+    """Σ_k weights[k] N(means[k], covs[k]): weights (K,) positive, means (K, d).
+
+    covs: full (K, d, d), diagonal (K, d), isotropic variances (K,), or `LowRank`. Weights are normalised. Samples have
+    the dtype of `means`. Raises ValueError for shapes that do not fit or a covariance with a negative eigenvalue.
+    """
+
+    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | LowRank):
+        self.dtype = means.dtype
+        self.means = means.double()
+        if means.ndim != 2 or weights.shape != means.shape[:1]:
+            raise ValueError(f"weights must be (K,), means (K, d): got {tuple(weights.shape)} and {tuple(means.shape)}")
+        if not bool((weights > 0).all()):
+            raise ValueError("weights must be positive: drop the components that have none")
+        self.weights = weights.double() / weights.double().sum()
+        self.dim = means.shape[1]
+        self.basis, self.values, self.rest = _spectrum(covs, *means.shape)
+        spread = self.values.amax(-1, keepdim=True) if self.values.shape[-1] else self.values
+        if bool((self.values < -1e-8 * spread.abs()).any()) or (self.rest is not None and bool((self.rest < 0).any())):
+            raise ValueError("a covariance must be symmetric and positive semi-definite: check covs")
+        self.values = self.values.clamp_min(0)
+        self.mean_coordinates = self._coordinates(self.means[:, None])
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        device = self.means.device
+        which = torch.multinomial(self.weights.to(generator.device), n, replacement=True, generator=generator).to(
+            device
+        )
+        z = torch.randn(n, self.dim, dtype=torch.float64, generator=generator, device=generator.device).to(device)
+        x0 = self.means[which]
+        for k in which.unique().tolist():
+            x0[which == k] += self._root(k, z[which == k])
+        return x0.to(self.dtype)
+
+    def _root(self, k: int, z: Tensor) -> Tensor:
+        """C_k^½ z for white z (n, d)."""
+        values = self.values[k].sqrt()
+        if self.basis is None:
+            return z * values
+        if self.rest is None:
+            return z @ self.basis[k] * values @ self.basis[k].T
+        rest = self.rest[k].sqrt()
+        return rest * z + (z @ self.basis[k]) * (values - rest) @ self.basis[k].T
+
+    def _coordinates(self, x: Tensor) -> Tensor:
+        """(…, d) in each component's eigenbasis: (K, …, r)."""
+        return x if self.basis is None else x @ self.basis
+
+    def _row_entries(self, levels: int) -> int:
+        return len(self.means) * max(levels, self.values.shape[-1], 1) + self.dim
+
+    def _variances(self, levels: _Levels) -> tuple[Tensor, Tensor | None]:
+        """Eigenvalues of alpha² C + sigma² I: (K, T, r), and (K, T) for the directions outside the basis."""
+        signal, noise = levels.alpha**2, levels.sigma**2
+        inside = (signal[:, None] * self.values[:, None] + noise[:, None]).clamp_min(_FLOOR)
+        rest = None if self.rest is None else (signal * self.rest[:, None] + noise).clamp_min(_FLOOR)
+        return inside, rest
+
+    def _joint(self, x: Tensor, levels: _Levels) -> Tensor:
+        """log weights[k] + log N(x; alpha mean_k, …): (K, B, T)."""
+        inside, rest = self._variances(levels)
+        alpha, y, mu = levels.alpha[:, None], self._coordinates(x), self.mean_coordinates
+        if self.basis is None:
+            y = y[None]
+        constant = (alpha**2 * mu**2 / inside + inside.log()).sum(-1)
+        distance = levels.pair(y**2, 1 / inside) - 2 * levels.pair(y * mu, alpha / inside)
+        if rest is not None:
+            outside = self.dim - self.values.shape[-1]
+            xx, xm, mm = self._outside(x, y)
+            constant = constant + levels.alpha**2 * mm / rest + outside * rest.log()
+            distance = distance + levels.outer(xx, 1 / rest) - 2 * levels.outer(xm, levels.alpha / rest)
+        constant = constant[..., None] if levels.paired else constant[:, None]
+        log_density = -0.5 * (distance + constant + self.dim * math.log(2 * math.pi))
+        return self.weights.log()[:, None, None] + log_density
+
+    def _outside(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inner products of x and the means outside the basis, by Pythagoras: xx (K, B), xm (K, B), mm (K, 1)."""
+        mu = self.mean_coordinates
+        xx = (x**2).sum(-1) - (y**2).sum(-1)
+        xm = self.means @ x.T - (y * mu).sum(-1)
+        mm = (self.means**2).sum(-1, keepdim=True) - (mu**2).sum(-1)
+        return xx, xm, mm
+
+    def _log_density(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Tensor:
+        return self._joint(x, levels).logsumexp(0)
+
+    def _weighted(
+        self, x: Tensor, levels: _Levels, x0: Tensor, eps: Tensor, cond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        share = self._joint(x, levels).softmax(0)
+        inside, rest = self._variances(levels)
+        alpha, sigma = levels.alpha, levels.sigma
+        rest_x0 = None if rest is None or self.rest is None else alpha * self.rest[:, None] / rest
+        rest_eps = None if rest is None else sigma / rest
+        from_x0 = self._filter(x, levels, share * x0, alpha[:, None] * self.values[:, None] / inside, rest_x0)
+        from_eps = self._filter(x, levels, share * eps, sigma[:, None] / inside, rest_eps)
+        return from_x0 + (share * x0).sum(-1).T @ self.means, from_eps
+
+    def _filter(self, x: Tensor, levels: _Levels, weights: Tensor, gains: Tensor, rest: Tensor | None) -> Tensor:
+        """Σ_kt weights[k, :, t] g_kt(C_k) (x - alpha_t mean_k), for a function g of the covariance given by its
+        eigenvalues `gains` (K, T, r) and `rest` (K, T): (B, d)."""
+        alpha = levels.alpha
+        on_x, on_mean = levels.mix(weights, gains), levels.mix(weights, alpha[:, None] * gains)
+        if self.basis is None:
+            return (on_x * x - on_mean * self.mean_coordinates).sum(0)
+        if rest is not None:
+            rest_x = levels.mix(weights, rest[..., None])
+            rest_mean = levels.mix(weights, (alpha * rest)[..., None])
+            on_x, on_mean = on_x - rest_x, on_mean - rest_mean
+        inside = on_x * self._coordinates(x) - on_mean * self.mean_coordinates
+        total = torch.einsum("kbr,kdr->bd", inside, self.basis)
+        if rest is not None:
+            total = total + rest_x.sum(0) * x - rest_mean[..., 0].T @ self.means
+        return total
+
+
+class Gaussian(GaussianMixture):
+    """N(mean, cov): mean (d,), cov (d,) variances, (d, d), () isotropic, or `LowRank` with factors (d, r)."""
+
+    def __init__(self, mean: Tensor, cov: Tensor | LowRank):
+        covs = LowRank(*(part[None] for part in cov)) if isinstance(cov, LowRank) else cov[None]
+        super().__init__(torch.ones(1, dtype=mean.dtype, device=mean.device), mean[None], covs)
+
+    def moments(self, level: Level) -> tuple[Tensor, Tensor]:
+        """Mean (d,) of x at `level` (parts ()), and the d eigenvalues of its covariance, unordered, float64."""
+        alpha, sigma = (part.to(self.means) for part in level[:2])
+        outside = self.dim - self.values.shape[-1]
+        rest = self.values.new_zeros(0) if self.rest is None else self.rest.expand(outside)
+        return alpha * self.means[0], alpha**2 * torch.cat([self.values[0], rest]) + sigma**2
+
+
+def _spectrum(covs: Tensor | LowRank, k: int, d: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Eigenvectors (K, d, r) or None for the axes, eigenvalues (K, r), and the one eigenvalue (K,) of all directions
+    outside the eigenvectors, or None when there are none."""
+    if isinstance(covs, LowRank):
+        if covs.factors.shape[:2] != (k, d) or covs.variance.shape != (k,):
+            raise ValueError(f"LowRank must have factors ({k}, {d}, r) and variance ({k},)")
+        variance = covs.variance.double()
+        basis, root, _ = torch.linalg.svd(covs.factors.double(), full_matrices=False)
+        # With r ≥ d the basis is complete and nothing is left outside it.
+        return basis, root**2 + variance[:, None], variance if basis.shape[-1] < d else None
+    covs = covs.double()
+    if covs.shape == (k, d, d):
+        values, basis = torch.linalg.eigh(covs)
+        return basis, values, None
+    if covs.shape == (k, d):
+        return None, covs, None
+    if covs.shape == (k,):
+        return None, covs[:, None].expand(k, d), None
+    raise ValueError(f"covs must be ({k}, {d}, {d}), ({k}, {d}), ({k},) or LowRank, got {tuple(covs.shape)}")
+
+
+class Empirical(Target):
+    """A finite data set (N, …), each point as likely as the others: the denoiser that a perfect network would learn.
+
+    Images stay in their own dtype and memory; float64 copies are made a block at a time. With `labels` (N,) a state
+    given a class sees only that class's points, and the model has class-blind branches; cond=None sees all.
+    Raises ValueError when labels and data differ in number or a state asks for a class without points.
+    """
+
+    def __init__(self, data: Tensor, labels: Tensor | None = None):
+        if labels is not None and labels.shape != data.shape[:1]:
+            raise ValueError(f"labels must be ({len(data)},), one a data point, got {tuple(labels.shape)}")
+        self.data, self.labels = data, labels
+        self.dim = data[0].numel()
+        self.norms = torch.cat([rows.double().square().sum(1) for rows in self._data_blocks()])
+        if labels is not None:
+            self.branches = self.branches | {CLASS_BLIND, Branch(noise=False, condition=False)}
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, …) points of the data set, drawn with replacement."""
+        which = torch.randint(len(self.data), (n,), generator=generator, device=generator.device)
+        return self.data[which.to(self.data.device)]
+
+    def _row_entries(self, levels: int) -> int:
+        return len(self.data)
+
+    def _data_blocks(self) -> Iterator[Tensor]:
+        yield from self.data.flatten(1).split(max(1, _ENTRIES // (4 * self.dim)))
+
+    def _products(self, x: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x · y_n (B, N), and the log prior of each point for each state, (B, N) or (1, 1)."""
+        products = torch.cat([x @ rows.double().T for rows in self._data_blocks()], dim=1)
+        if cond is None or self.labels is None:
+            return products, products.new_full((1, 1), -math.log(len(self.data)))
+        seen = cond.to(self.labels)[:, None] == self.labels
+        if not bool(seen.any(1).all()):
+            raise ValueError("a state's class has no point in this data set: give data of every class, or cond=None")
+        prior = -seen.sum(1, keepdim=True).double().log()
+        return products, torch.where(seen, prior, -math.inf)
+
+    def _joint(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Iterator[Tensor]:
+        """log p(y_n) + log N(x; alpha y_n, sigma² I), (B, N), a level at a time."""
+        products, prior = self._products(x, cond)
+        square = x.square().sum(1, keepdim=True)
+        for alpha, sigma in levels.each():
+            variance = (sigma**2).clamp_min(_FLOOR)
+            distance = square - 2 * alpha * products + alpha**2 * self.norms
+            yield prior - 0.5 * (distance / variance + self.dim * (2 * math.pi * variance).log())
+
+    def _log_density(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Tensor:
+        return torch.stack([joint.logsumexp(1) for joint in self._joint(x, levels, cond)], dim=1)
+
+    def _weighted(
+        self, x: Tensor, levels: _Levels, x0: Tensor, eps: Tensor, cond: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        # At sigma = 0 the noise of a state off the data set is infinite; 0 is its value on the data set.
+        inverse = torch.where(levels.sigma > 0, 1 / levels.sigma.clamp_min(_FLOOR), 0.0)
+        eps_x = eps * (inverse[:, None] if levels.paired else inverse)
+        eps_y = eps_x * (levels.alpha[:, None] if levels.paired else levels.alpha)
+        on_x0 = on_eps = torch.zeros((), dtype=torch.float64, device=x.device)
+        for t, joint in enumerate(self._joint(x, levels, cond)):
+            share = joint.softmax(1)
+            on_x0 = on_x0 + x0[:, t, None] * share
+            on_eps = on_eps + eps_y[:, t, None] * share
+        return self._average(on_x0), eps_x.sum(1, keepdim=True) * x - self._average(on_eps)
+
+    def _average(self, weights: Tensor) -> Tensor:
+        """Σ_n weights[:, n] y_n: (B, d)."""
+        blocks = list(self._data_blocks())
+        parts = weights.split([len(rows) for rows in blocks], dim=1)
+        total = parts[0] @ blocks[0].double()
+        for part, rows in zip(parts[1:], blocks[1:], strict=True):
+            total = total + part @ rows.double()
+        return total
 
 
 class ExactPosterior:
-    """p(t | x) by Bayes: the oracle of all estimators. Follows the `Estimator` protocol."""
+    """p(t | x) of a target under a flat prior on t: an `Estimator` without error. See `Target.estimator`."""
 
     def __init__(self, target: Target, schedule: Schedule, times: Tensor):
-        self.target, self.schedule, self.times = target, schedule, times.double()
+        self.target, self.schedule, self.times = target, schedule, times
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
-        """x (B, …)."""
-        cond = cond if self.target.conditional else None
-        columns = [self.target.log_prob(x, self.schedule(t), cond) for t in self.times]
-        return Posterior.from_log_density(self.times, torch.stack(columns, dim=-1))
+        """x (B, …), cond (B,) or None; `step` is not needed."""
+        times = self.times.to(x.device)
+        return Posterior.from_log_density(
+            times, self.target._log_densities(x, _Levels.grid(self.schedule(times)), cond)
+        )
 
 
 class ExactModel:
-    """The exact prediction of a target, with an exact noise-blind branch; see `Target.model`."""
+    """A target as a `Model`: exact predictions of every branch. See `Target.model`."""
 
-    def __init__(self, target: Target, schedule: Schedule, blind: Space, times: Tensor):
-        self.target, self.schedule, self.blind, self.times = target, schedule, blind, times.double()
-        class_blind = {CLASS_BLIND, Branch(False, False)} if target.conditional else set()
-        self.branches = frozenset({FULL, NOISE_BLIND, *class_blind})
+    def __init__(self, target: Target, schedule: Schedule, blind: Predicts, posterior: ExactPosterior):
+        if blind not in READ:
+            raise ValueError(f"blind must be one of {', '.join(READ)}, got {blind!r}")
+        self.target, self.schedule, self.blind, self.posterior = target, schedule, blind, posterior
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        return self.target.branches
 
     def snap(self, t: Tensor) -> Tensor:
         return t
@@ -87,176 +430,42 @@ class ExactModel:
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         return self.predict(x, t, cond, (FULL,))[0]
 
-    def predict(
-        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
-    ) -> tuple[Prediction, ...]:
-        """x (B, …), t () or (B,)."""
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        """Branches at x (B, …), t () or (B,). A blind branch read in epsilon or score is singular where alpha = 0."""
         require(self, branches)
-        return tuple(self._branch(x, t, cond, branch) for branch in branches)
+        level = self.schedule(t.to(x.device, torch.float64))
+        return tuple(
+            (self._full if branch.noise else self._blind)(x, level, cond if branch.condition else None)
+            for branch in branches
+        )
 
-    def _branch(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Prediction:
-        flat = x.flatten(1).double()
-        cond = cond if branch.condition and self.target.conditional else None
-        level = self.schedule(t.double())
-        if branch.noise:
-            exact = self.target.exact(flat, level, cond)
-            return Prediction(exact.x0.to(x).view_as(x), exact.eps.to(x).view_as(x), level.like(x))
-        return READ[self.blind](self._average(flat, cond).to(x).view_as(x), x, level)
+    def _full(self, x: Tensor, level: Level, cond: Tensor | None) -> Prediction:
+        once = torch.ones(len(x), 1, dtype=torch.float64, device=x.device)
+        x0, eps = self.target._predictions(x, _Levels.of(level, x), once, once, cond)
+        return Prediction(x0.to(x.dtype), eps.to(x.dtype), level.like(x))
 
-    def _average(self, x: Tensor, cond: Tensor | None) -> Tensor:
-        """E[f | x] = Σ p(t_i | x) f(x | t_i), streamed over the grid with a running maximum."""
-        cells = torch.gradient(self.times)[0]
-        top = torch.full_like(x[:, :1], -math.inf)
-        total, weighted = torch.zeros_like(top), torch.zeros_like(x)
-        for t, cell in zip(self.times, cells, strict=True):
-            level = self.schedule(t)
-            exact = self.target.exact(x, level, cond)
-            log_weight = exact.log_prob[:, None] + cell.log()
-            higher = torch.maximum(top, log_weight)
-            weight, decay = (log_weight - higher).exp(), (top - higher).exp()
-            total = total * decay + weight
-            weighted = weighted * decay + weight * self._value(exact, level)
-            top = higher
-        return weighted / total
-
-    def _value(self, exact: Exact, level: Level) -> Tensor:
-        if self.blind == "velocity":
-            return level.dalpha * exact.x0 + level.dsigma * exact.eps
-        return exact.eps if self.blind == "epsilon" else -exact.eps / level.sigma
+    def _blind(self, x: Tensor, level: Level, cond: Tensor | None) -> Prediction:
+        """E[f | x] = Σ_i p(t_i | x) f(x | t_i), read as a prediction at `level`."""
+        posterior = self.posterior(x, cond)
+        likely = (posterior.prob > _NEGLIGIBLE).any(0)
+        prob, levels = posterior.prob[:, likely], self.schedule(posterior.times[likely])
+        of_x0, of_eps = _COEFFICIENTS[self.blind](levels)
+        x0, eps = self.target._predictions(x, _Levels.grid(levels), prob * of_x0, prob * of_eps, cond)
+        read = READ[self.blind](x0 + eps, x.double(), level)
+        return Prediction(read.x0.to(x.dtype), read.eps.to(x.dtype), level.like(x))
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """Covariances F Fᵀ + variance I: factors (K, d, r), variance (K,)."""
-
-    factors: Tensor
-    variance: Tensor
-
-
-class GaussianMixture(Target):
-    """Weights (K,), means (K, d), covs: full (K, d, d), diagonal (K, d), isotropic (K,), or `LowRank`.
-
-    Every covariance is kept as U diag(l) Uᵀ + v I, so that a low rank never costs d². Raises ValueError when the shapes
-    do not fit or a covariance is not positive.
-    """
-
-    def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | LowRank):
-        self.means = torch.as_tensor(means).double()
-        if self.means.ndim != 2 or len(weights) != len(self.means):
-            raise ValueError(f"means must be ({len(weights)}, d), one row a weight, got {tuple(self.means.shape)}")
-        weights = torch.as_tensor(weights).double()
-        self.log_weights = (weights / weights.sum()).log()
-        self.basis, self.spectrum, self.floor = _eigen(covs, self.means)
-        if bool((self.spectrum < 0).any() or (self.floor < 0).any()):
-            raise ValueError("a covariance has a negative eigenvalue")
-
-    def exact(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Exact:
-        alpha, sigma = (part.double().reshape(-1, 1) for part in level[:2])
-        offset = x[None] - alpha * self.means[:, None]
-        inside = self._project(offset)
-        base = (alpha**2 * self.floor[:, None, None] + sigma**2).clamp_min(1e-30)
-        spread = alpha**2 * self.spectrum[:, None]
-        # Σ⁻¹ y = (y - U diag(s / (base + s)) Uᵀ y) / base, s = alpha² l
-        solved = (offset - self._lift(spread / (base + spread) * inside)) / base
-        rest = self.means.shape[1] - self.spectrum.shape[1]
-        log_det = rest * base.log().sum(-1) + (base + spread).log().sum(-1)
-        energy = (offset * solved).sum(-1)
-        joint = self.log_weights[:, None] - 0.5 * (energy + log_det + x.shape[1] * math.log(2 * math.pi))
-        share = joint.softmax(0)[..., None]
-        # E[x0 | x, k] = mean + alpha C Σ⁻¹ y, with C w = U diag(l) Uᵀ w + v w
-        moved = self._lift(self.spectrum[:, None] * self._project(solved)) + self.floor[:, None, None] * solved
-        x0 = (share * (self.means[:, None] + alpha * moved)).sum(0)
-        return Exact(joint.logsumexp(0), x0, (share * sigma * solved).sum(0))
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """(n, d) float64."""
-        k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
-        inner = torch.randn(n, self.spectrum.shape[1], generator=generator, dtype=torch.float64) * self.spectrum[k].sqrt()
-        if self.basis is not None:
-            inner = torch.stack([self.basis[i] @ z for i, z in zip(k.tolist(), inner, strict=True)])
-        outer = torch.randn(n, self.means.shape[1], generator=generator, dtype=torch.float64)
-        return self.means[k] + inner + outer * self.floor[k, None].sqrt()
-
-    def _project(self, y: Tensor) -> Tensor:
-        return y if self.basis is None else y @ self.basis
-
-    def _lift(self, z: Tensor) -> Tensor:
-        return z if self.basis is None else z @ self.basis.mT
+_COEFFICIENTS: Mapping[Predicts, Callable[[Level], tuple[Tensor, Tensor]]] = {
+    "velocity": lambda level: (level.dalpha, level.dsigma),
+    "epsilon": lambda level: (torch.zeros_like(level.alpha), torch.ones_like(level.alpha)),
+    "x0": lambda level: (torch.ones_like(level.alpha), torch.zeros_like(level.alpha)),
+    "score": lambda level: (torch.zeros_like(level.alpha), -1 / level.sigma),
+}
+"""Each training target as a combination of (x0, eps)."""
 
 
-class Gaussian(GaussianMixture):
-    """One Gaussian: mean (d,), cov (d,) diagonal or (d, d)."""
-
-    def __init__(self, mean: Tensor, cov: Tensor):
-        super().__init__(torch.ones(1), torch.as_tensor(mean)[None], torch.as_tensor(cov)[None])
-
-
-def _eigen(covs: Tensor | LowRank, means: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    """(basis (K, d, r) or None for the coordinate axes, spectrum (K, r), floor (K,)) of U diag(l) Uᵀ + v I."""
-    components, d = means.shape
-    if isinstance(covs, LowRank):
-        u, s, _ = torch.linalg.svd(covs.factors.double(), full_matrices=False)
-        return u, s**2, torch.as_tensor(covs.variance).double()
-    covs = torch.as_tensor(covs).double()
-    if covs.shape == (components, d, d):
-        spectrum, basis = torch.linalg.eigh(covs)
-        return basis, *_split_floor(spectrum)
-    if covs.shape == (components, d):
-        return None, *_split_floor(covs)
-    if covs.shape == (components,):
-        return torch.zeros(components, d, 0, dtype=torch.float64), covs.new_zeros(components, 0), covs
-    raise ValueError(f"covs must be ({components},), ({components}, {d}) or ({components}, {d}, {d}), got {tuple(covs.shape)}")
-
-
-def _split_floor(spectrum: Tensor) -> tuple[Tensor, Tensor]:
-    """Half of the least eigenvalue goes into the floor, so that Σ can be inverted at sigma = 0."""
-    floor = spectrum.amin(1) / 2
-    return spectrum - floor[:, None], floor
-
-
-class Empirical(Target):
-    """The exact denoiser of a finite data set: a softmax over its points. data (N, …), labels (N,) or None.
-
-    With labels a class-conditional call sees only its class. Works through the data in chunks: 10,000 images of 28×28
-    and a batch of 256 take about 0.1 GB.
-    """
-
-    def __init__(self, data: Tensor, labels: Tensor | None = None, *, chunk: int = 2048):
-        if len(data) < 1 or (labels is not None and len(labels) != len(data)):
-            raise ValueError(f"an empirical target needs data and one label a row, got {len(data)} rows")
-        self.data, self.labels, self.chunk = data, labels, chunk
-        self.flat = data.flatten(1)
-        self.squares = torch.cat([rows.double().square().sum(1) for rows in self.flat.split(chunk)])
-        self.conditional = labels is not None
-
-    def exact(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Exact:
-        return Exact(*(torch.cat(parts) for parts in zip(*self._batches(x, level, cond), strict=True)))
-
-    def _batches(self, x: Tensor, level: Level, cond: Tensor | None) -> list[Exact]:
-        alpha, sigma = (part.double().reshape(-1, 1).expand(len(x), 1) for part in level[:2])
-        rows = range(0, len(x), 256)
-        return [
-            self._exact(x[i : i + 256], alpha[i : i + 256], sigma[i : i + 256], None if cond is None else cond[i : i + 256])
-            for i in rows
-        ]
-
-    def _exact(self, x: Tensor, alpha: Tensor, sigma: Tensor, cond: Tensor | None) -> Exact:
-        # At sigma = 0 this is the nearest point; the floor keeps its weights finite.
-        sigma = sigma.clamp_min(1e-9)
-        chunks = self.flat.split(self.chunk)
-        cross = torch.cat([x @ rows.double().T for rows in chunks], dim=1)
-        distance = x.square().sum(1, keepdim=True) - 2 * alpha * cross + alpha**2 * self.squares
-        logits = -0.5 * distance / sigma**2
-        if cond is not None and self.labels is not None:
-            logits = logits.masked_fill(self.labels[None] != cond[:, None], -math.inf)
-        seen = torch.isfinite(logits).sum(1)
-        share = logits.softmax(1)
-        x0 = torch.zeros_like(x)
-        for weights, rows in zip(share.split(self.chunk, dim=1), chunks, strict=True):
-            x0 = x0 + weights @ rows.double()
-        log_prob = logits.logsumexp(1) - seen.log() - x.shape[1] * (sigma[:, 0].log() + 0.5 * math.log(2 * math.pi))
-        return Exact(log_prob, x0, (x - alpha * x0) / sigma)
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n points of the data, drawn with replacement, in its shape and dtype."""
-        return self.data[torch.randint(len(self.data), (n,), generator=generator)]
+def _grid_for(schedule: Schedule, dim: int) -> Tensor:
+    """Times fine enough for the narrowest posterior: `dim` coordinates of noise fix log-SNR to within √(2 / dim)."""
+    first, last = schedule.log_snr(torch.tensor([0.002, 0.998], dtype=torch.float64)).tolist()
+    points = math.ceil((first - last) / (0.7 * math.sqrt(2 / dim)))
+    return time_grid(schedule, min(max(points, 200), 4000))
