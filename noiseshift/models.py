@@ -49,8 +49,7 @@ class Prediction:
     @classmethod
     def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
         """From the score s = -eps / sigma."""
-        level = level.like(x)
-        return cls.from_eps(-level.sigma * value, x, level)
+        return cls.from_eps(-level.like(x).sigma * value, x, level)
 
     @property
     def velocity(self) -> Tensor:
