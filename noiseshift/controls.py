@@ -55,9 +55,9 @@ def real_report(
 ) -> ShiftReport:
     """Real data (N, …) noised to t + offset in place of a sampler that is told t: offset 0 is the null control."""
     sources = randomness.generators(range(len(data)), seed=seed, stream=stream)
-    levels = torch.from_numpy(calibration.times + offset)
+    levels = torch.tensor(calibration.times + offset)
     columns = []
-    for k, told in enumerate(torch.from_numpy(calibration.times)):
+    for k, told in enumerate(torch.tensor(calibration.times)):
         eps = randomness.normal(sources, data.shape[1:])
         columns.append(forward_noise(data, cond, estimator, level=levels[k], told=told, index=k, eps=eps))
     steps = np.arange(len(levels))

@@ -72,7 +72,7 @@ class ShiftReport:
         frame = pd.DataFrame({name: np.where(blind, np.nan, values) for name, values in columns.items()})
         frame.insert(0, "step", self.steps)
         frame.insert(1, "t", self.times)
-        frame.insert(2, "log_snr", self.schedule.log_snr(torch.from_numpy(self.times)).numpy())
+        frame.insert(2, "log_snr", self.schedule.log_snr(torch.tensor(self.times)).numpy())
         frame["raw"] = self.sampled.t.mean(0) - self.times
         frame["bias"] = self.calibration.bias
         frame["slope"] = self.calibration.slope
@@ -150,7 +150,9 @@ class PairedDifference:
         """step, t, difference, low, high (bootstrap over pairs, in t) and whether the interval excludes 0."""
         pairs = self.first.sampled.t - self.second.sampled.t
         slope = self.first.calibration.slope
-        low, high = _interval(resampled_means(pairs, np.random.default_rng(0)) / slope, level)
+        rng = np.random.default_rng(0)
+        draws = resampled_means(pairs, rng) / resampled_means(self.first.calibration.slopes, rng)
+        low, high = _interval(draws, level)
         usable = slope >= USABLE_SLOPE
         frame = pd.DataFrame({"step": self.first.steps, "t": self.first.times, "difference": pairs.mean(0) / slope})
         frame["low"], frame["high"] = low, high
@@ -171,7 +173,7 @@ def _interval(draws: Array, level: float) -> tuple[Array, Array]:
 
 
 def _sigma(schedule: Schedule, times: Array) -> Array:
-    return schedule(torch.from_numpy(times)).sigma.numpy()
+    return schedule(torch.tensor(times)).sigma.numpy()
 
 
 @overload
@@ -269,7 +271,7 @@ def read_run(
     limits: Mapping[str, int] | None = None,
 ) -> BatchReadings:
     """Read one sampler run of samples start, start + 1, …; an estimator with a limit reads only samples below it."""
-    times = torch.from_numpy(next(iter(calibrations.values())).times)
+    times = torch.tensor(next(iter(calibrations.values())).times)
     columns: dict[str, list[Readings]] = {name: [] for name in estimators}
     indices, final, size = [], None, 0
     for step in steps:

@@ -1,5 +1,21 @@
 """Estimators of the posterior p(t | x) over the noise level of a state; all share one interface, `Estimator`."""
 
-from noiseshift.estimators.posterior import Estimator, Posterior
+from noiseshift.estimators.calibration import Calibration, Readings, calibrate
+from noiseshift.estimators.constant_pixel import ConstantPixel
+from noiseshift.estimators.network import EstimatorTraining, Network, train_estimator
+from noiseshift.estimators.posterior import Estimator, Posterior, time_grid
+from noiseshift.estimators.residual import Residual
 
-__all__ = ["Estimator", "Posterior"]
+__all__ = [
+    "Calibration",
+    "ConstantPixel",
+    "Estimator",
+    "EstimatorTraining",
+    "Network",
+    "Posterior",
+    "Readings",
+    "Residual",
+    "calibrate",
+    "time_grid",
+    "train_estimator",
+]
