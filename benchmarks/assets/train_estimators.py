@@ -39,8 +39,8 @@ def check(network: Network, schedule: Schedule, images: Images) -> dict[float, t
 @click.argument("which", type=click.Choice(list(SCHEDULES)))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--data", default="/usr/share/datasets/fashion-mnist", show_default=True)
-@click.option("--steps", default=4000, show_default=True)
-@click.option("--width", default=32, show_default=True)
+@click.option("--steps", default=5000, show_default=True)
+@click.option("--width", default=16, show_default=True)
 @click.option("--threads", default=1, show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", show_default=True)
 def main(which: str, out: Path, data: str, steps: int, width: int, threads: int, precision: str) -> None:

@@ -6,7 +6,8 @@ Zhong, Jiang, Tao et al., arXiv 2510.12497. It is trained with t uniform, so its
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.networks.level import (
     LevelConfig,
     LevelNetwork,
-    image_to_channels,
+    check_images,
     mixture_log_density,
     negative_log_likelihood,
 )
@@ -56,7 +57,7 @@ class Network:
         return mixture_log_density(self._parts(x), log_snr)[:, 0] + slope.abs().log().to(x)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.network(image_to_channels(x.float(), self.network.config.channels))
+        return self.network(check_images(x.float(), self.network.config.channels))
 
     def save(self, path: str | Path) -> None:
         """Write float16 weights with the schedule, shape and card in the safetensors header."""
@@ -89,12 +90,12 @@ class Network:
 
 @dataclass(frozen=True)
 class EstimatorTraining:
-    """How to train a level network; the rate rises over the first 2 % and falls to 0 as a cosine."""
+    """How to train a level network; the rate rises over the first 5 % and falls to 0 as a cosine."""
 
     steps: int = 4000
     batch: int = 128
-    learning_rate: float = 2e-3
-    width: int = 32
+    learning_rate: float = 3e-3
+    width: int = 16
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
 
@@ -110,31 +111,44 @@ def train_estimator(
 ) -> Network:
     """Train a level network on real images noised to uniform times of `schedule`.
 
-    With a `folder` the state is kept there every 500 steps and resumed from. Each step draws from its own seed, so a
-    resumed training is the uninterrupted one. Raises ValueError when the loss is not finite.
+    images (N, C, H, W) with H, W ≥ 4; their labels are not used. With a `folder`, `state.pt` is kept there every 500
+    steps and resumed from, and `log.jsonl` grows. Each step draws from its own seed, so a resumed training is the
+    uninterrupted one. `report(step, loss)` is called every step. Raises ValueError for smaller images, a loss that is
+    not finite, or a folder that holds another training.
     """
     config = config or EstimatorTraining()
-    torch.manual_seed(config.seed)
-    network = LevelNetwork(LevelConfig(images.pixels.shape[1], config.width)).to(device)
+    check_images(images.pixels[:1], images.pixels.shape[1])
+    network = _fresh(LevelConfig(images.pixels.shape[1], config.width), config.seed).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.02, cycle_momentum=False
+        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05, cycle_momentum=False
     )
-    kept = None if folder is None else Path(folder) / "state.pt"
-    first = _resume(kept, network, optimizer, rate)
+    kept = None if folder is None else Path(folder)
+    parts = {"network": network, "optimizer": optimizer, "rate": rate}
+    first = _resume(kept, parts, config)
+    losses: list[float] = []
     for step in range(first, config.steps):
         loss = _loss(network, images, schedule, config, step, device)
-        if not bool(torch.isfinite(loss)):
-            raise ValueError(f"the level network's loss is {loss.item()} at step {step}: lower the learning rate")
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        report(step, loss.item())
+        report(step, losses[-1])
         if kept is not None and ((step + 1) % 500 == 0 or step + 1 == config.steps):
-            _keep(kept, network, optimizer, rate, step + 1)
+            _keep(kept, parts, config, step + 1, losses)
+            losses = []
     return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
+
+
+def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LevelNetwork(config)
+    return network.to(memory_format=torch.channels_last)  # a third faster on CPU
 
 
 def _loss(
@@ -156,28 +170,21 @@ def _loss(
     return negative_log_likelihood(parts, schedule.log_snr(t).to(device))
 
 
-def _resume(
-    path: Path | None,
-    network: LevelNetwork,
-    optimizer: torch.optim.Optimizer,
-    rate: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    if path is None or not path.exists():
+def _resume(folder: Path | None, parts: Mapping[str, Any], config: EstimatorTraining) -> int:
+    if folder is None or not (folder / "state.pt").exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    for part, key in ((network, "network"), (optimizer, "optimizer"), (rate, "rate")):
-        part.load_state_dict(state[key])
+    state = torch.load(folder / "state.pt", weights_only=True)
+    if state.get("config") != asdict(config):
+        raise ValueError(f"{folder} holds a training with other settings: give another folder, or remove that one")
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
     return int(state["step"])
 
 
-def _keep(
-    path: Path,
-    network: LevelNetwork,
-    optimizer: torch.optim.Optimizer,
-    rate: torch.optim.lr_scheduler.LRScheduler,
-    step: int,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts = {"network": network, "optimizer": optimizer, "rate": rate}
-    torch.save({**{k: part.state_dict() for k, part in parts.items()}, "step": step}, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+def _keep(folder: Path, parts: Mapping[str, Any], config: EstimatorTraining, step: int, losses: list[float]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: part.state_dict() for name, part in parts.items()}
+    torch.save({**state, "config": asdict(config), "step": step}, folder / "state.tmp")
+    (folder / "state.tmp").replace(folder / "state.pt")  # atomic: an interrupted save loses nothing
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "loss": sum(losses) / len(losses)}) + "\n")

@@ -1,6 +1,8 @@
 """The network behind the paper's g_phi: it looks at a noisy image and says how noisy it is.
 
-It answers with a mixture of Gaussians in log-SNR, where the level's uncertainty is nearly the same at every level.
+Noise is read where the image is flat, so the scale of local detail is measured first and turned into a logarithm, and
+only then is it decided where to look. The answer is a mixture of Gaussians in log-SNR, in which the level's uncertainty
+is nearly the same at every level.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SMALLEST = 4  # pixels a side: a 3×3 filter and one halving must fit
+
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """Shape of a level network: input channels, width of the first stage (doubled, tripled after), mixture components."""
+    """Shape of a level network: input channels, number of detail filters (its width), mixture components."""
 
     channels: int = 1
-    width: int = 32
+    width: int = 16
     components: int = 4
 
     def as_dict(self) -> dict[str, Any]:
@@ -27,40 +31,70 @@ class LevelConfig:
 
 
 class LevelNetwork(nn.Module):
-    """Three convolutional stages, pooled by mean and by mean square: (B, C, H, W) → log-weights, means, log-sds (B, M)."""
+    """(B, C, H, W) → log-weights, means and log-sds of a mixture over log-SNR, (B, components) each.
+
+    Any H, W ≥ 4; below 100,000 parameters at the default width.
+    """
 
     def __init__(self, config: LevelConfig):
         super().__init__()
         self.config = config
         w = config.width
-        self.stages = nn.ModuleList(
-            [
-                _stage(config.channels, w, stride=1),
-                _stage(w, 2 * w, stride=2),
-                _stage(2 * w, 3 * w, stride=2),
-            ]
-        )
-        self.head = nn.Sequential(nn.Linear(2 * 6 * w, 4 * w), nn.SiLU(), nn.Linear(4 * w, 3 * config.components))
+        self.filters = nn.Conv2d(config.channels, w, 3, bias=False)
+        self.look = nn.Conv2d(config.channels, w, 3)
+        self.fine = _block(2 * w, 2 * w, stride=1)
+        self.coarse = _block(2 * w, 4 * w, stride=2)
+        self.fine_gate, self.coarse_gate = nn.Conv2d(2 * w, 2 * w, 1), nn.Conv2d(4 * w, 4 * w, 1)
+        self.head = nn.Sequential(nn.Linear(9 * w + 1, 8 * w), nn.SiLU(), nn.Linear(8 * w, 3 * config.components))
         # Spread the components over the log-SNRs that occur, so that each finds its own range.
         with torch.no_grad():
-            bias = self.head[-1].bias.view(3, config.components)
-            bias[1] = torch.linspace(-6, 6, config.components)
+            self.head[-1].bias.view(3, config.components)[1] = torch.linspace(-6, 6, config.components)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pooled, h = [], x
-        for stage in self.stages:
-            h = stage(h)
-            # The mean square is what a noise scale shows in; the log keeps it in range from 1e-4 to 1.
-            pooled += [h.mean((2, 3)), (h.square().mean((2, 3)) + 1e-6).log()]
-        raw = self.head(torch.cat(pooled, dim=1)).float().view(-1, 3, self.config.components)
+        # Logarithms of energies from 1e-6 to 1 lose the level in half precision: full precision but for the blocks.
+        with torch.autocast(x.device.type, enabled=False):
+            energy = self._energy(x)
+            scale = x.square().mean((1, 2, 3), keepdim=True) + 1e-6
+            view = F.avg_pool2d(F.silu(self.look(x / scale.sqrt())), 2)
+            maps = torch.cat([_log(F.avg_pool2d(energy, 2)), view], dim=1)
+        fine = self.fine(maps)
+        coarse = self.coarse(fine)
+        pooled = [
+            maps.mean((2, 3)),
+            _log(energy.mean((2, 3))),
+            _attend(fine, self.fine_gate(fine)),
+            _attend(coarse, self.coarse_gate(coarse)),
+            scale.log().flatten(1),
+        ]
+        with torch.autocast(x.device.type, enabled=False):
+            raw = self.head(torch.cat(pooled, dim=1)).view(-1, 3, self.config.components)
         return raw[:, 0].log_softmax(-1), raw[:, 1], raw[:, 2].clamp(-5, 3)
 
+    def _energy(self, x: Tensor) -> Tensor:
+        # Filters without a mean: a flat background must leave nothing, or its brightness would hide a low level.
+        weight = self.filters.weight - self.filters.weight.mean((2, 3), keepdim=True)
+        return F.conv2d(x, weight).square()
 
-def _stage(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+
+def _block(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
     # No normalisation over space: it would divide away the very scale that is asked for.
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride), nn.SiLU(), nn.Conv2d(outputs, outputs, 3, padding=1), nn.SiLU()
+        nn.Conv2d(inputs, outputs, 3, padding=1, stride=stride),
+        nn.SiLU(),
+        nn.Conv2d(outputs, outputs, 3, padding=1),
+        nn.SiLU(),
     )
+
+
+def _log(energy: Tensor) -> Tensor:
+    """Log energy brought to about ±1 over the levels that occur; the floor keeps noiseless flat regions finite."""
+    return ((energy + 1e-7).log() + 4) / 4
+
+
+def _attend(values: Tensor, gate: Tensor) -> Tensor:
+    """Each channel's mean over the places that its gate chooses, (B, C, H, W) → (B, C) float32."""
+    weight = gate.float().flatten(2).softmax(-1)
+    return (weight * values.float().flatten(2)).sum(-1)
 
 
 def mixture_log_density(parts: tuple[Tensor, Tensor, Tensor], log_snr: Tensor) -> Tensor:
@@ -75,8 +109,9 @@ def negative_log_likelihood(parts: tuple[Tensor, Tensor, Tensor], log_snr: Tenso
     return -mixture_log_density(parts, log_snr[:, None]).mean()
 
 
-def image_to_channels(x: Tensor, channels: int) -> Tensor:
-    """Check the shape (B, C, H, W) and pad to the network's least size. Raises ValueError for other channels."""
-    if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"the level network reads (B, {channels}, H, W), got {tuple(x.shape)}: train one for this data")
-    return x if min(x.shape[2:]) >= 4 else F.pad(x, (0, 4, 0, 4))
+def check_images(x: Tensor, channels: int) -> Tensor:
+    """`x` itself. Raises ValueError unless it is (B, channels, H, W) with H, W ≥ 4."""
+    if x.ndim != 4 or x.shape[1] != channels or min(x.shape[2:]) < SMALLEST:
+        expected = f"(B, {channels}, H, W) with H, W ≥ {SMALLEST}"
+        raise ValueError(f"the level network reads {expected}, got {tuple(x.shape)}: train one for this data")
+    return x
