@@ -25,10 +25,12 @@ class Level(NamedTuple):
     dsigma: Tensor
 
     def like(self, x: Tensor) -> Level:
-        """The same level with trailing axes, dtype and device of `x` (B, …), ready to broadcast.
+        """The same level with trailing axes, dtype and device of `x` (B, …), ready to broadcast; twice is as good as once.
 
         Raises ValueError when the level is neither one number nor one number a row of `x`.
         """
+        if self.alpha.ndim == x.ndim > 1:
+            return Level(*(part.to(x) for part in self))
         if self.alpha.ndim > 1 or (self.alpha.ndim == 1 and len(self.alpha) not in (1, len(x))):
             raise ValueError(f"t must be () or ({len(x)},), got {tuple(self.alpha.shape)}")
         shape = self.alpha.shape + (1,) * (x.ndim - self.alpha.ndim)
