@@ -29,8 +29,8 @@ from noiseshift.schedules import Level, Schedule
 if TYPE_CHECKING:
     from noiseshift.samplers import Step
 
-_ENTRIES = 1 << 22
-"""Float64 numbers in the largest temporary of one row block: 32 MB."""
+_ENTRIES = 1 << 21
+"""Float64 numbers in the largest temporary of one row block: 16 MB."""
 
 _FLOOR = 1e-30
 """Variance below which a direction counts as exactly known: keeps 0/0 at sigma = 0 finite."""
@@ -175,7 +175,7 @@ class GaussianMixture(Target):
     """Σ_k weights[k] N(means[k], covs[k]): weights (K,) positive, means (K, d).
 
     covs: full (K, d, d), diagonal (K, d), isotropic variances (K,), or `LowRank`. Weights are normalised. Samples have
-    the dtype of `means`. Raises ValueError for shapes that do not fit or a covariance with a negative eigenvalue.
+    the dtype of `means`. Raises ValueError for shapes that do not fit or a covariance that is none.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | LowRank):
@@ -190,7 +190,7 @@ class GaussianMixture(Target):
         self.basis, self.values, self.rest = _spectrum(covs, *means.shape)
         spread = self.values.amax(-1, keepdim=True) if self.values.shape[-1] else self.values
         if bool((self.values < -1e-8 * spread.abs()).any()) or (self.rest is not None and bool((self.rest < 0).any())):
-            raise ValueError("a covariance must be symmetric and positive semi-definite: check covs")
+            raise ValueError("a covariance must be positive semi-definite: check covs")
         self.values = self.values.clamp_min(0)
         self.mean_coordinates = self._coordinates(self.means[:, None])
 
@@ -314,6 +314,8 @@ def _spectrum(covs: Tensor | LowRank, k: int, d: int) -> tuple[Tensor | None, Te
         return basis, root**2 + variance[:, None], variance if basis.shape[-1] < d else None
     covs = covs.double()
     if covs.shape == (k, d, d):
+        if not torch.allclose(covs, covs.mT):
+            raise ValueError("a covariance must be symmetric: check covs")
         values, basis = torch.linalg.eigh(covs)
         return basis, values, None
     if covs.shape == (k, d):
@@ -328,10 +330,13 @@ class Empirical(Target):
 
     Images stay in their own dtype and memory; float64 copies are made a block at a time. With `labels` (N,) a state
     given a class sees only that class's points, and the model has class-blind branches; cond=None sees all.
-    Raises ValueError when labels and data differ in number or a state asks for a class without points.
+    Raises ValueError when there is no data, when labels and data differ in number, or when a state asks for a class
+    without points.
     """
 
     def __init__(self, data: Tensor, labels: Tensor | None = None):
+        if not data.numel():
+            raise ValueError("an empirical target needs at least one data point")
         if labels is not None and labels.shape != data.shape[:1]:
             raise ValueError(f"labels must be ({len(data)},), one a data point, got {tuple(labels.shape)}")
         self.data, self.labels = data, labels
@@ -348,8 +353,8 @@ class Empirical(Target):
     def _row_entries(self, levels: int) -> int:
         return len(self.data)
 
-    def _data_blocks(self) -> Iterator[Tensor]:
-        yield from self.data.flatten(1).split(max(1, _ENTRIES // (4 * self.dim)))
+    def _data_blocks(self) -> Sequence[Tensor]:
+        return self.data.flatten(1).split(max(1, _ENTRIES // (4 * self.dim)))
 
     def _products(self, x: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor]:
         """x · y_n (B, N), and the log prior of each point for each state, (B, N) or (1, 1)."""
@@ -362,17 +367,19 @@ class Empirical(Target):
         prior = -seen.sum(1, keepdim=True).double().log()
         return products, torch.where(seen, prior, -math.inf)
 
-    def _joint(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Iterator[Tensor]:
-        """log p(y_n) + log N(x; alpha y_n, sigma² I), (B, N), a level at a time."""
+    def _logits(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """log p(y_n) + log N(x; alpha y_n, sigma² I), a level at a time, as a part (B, N) and a part (B, 1) that all
+        points share."""
         products, prior = self._products(x, cond)
         square = x.square().sum(1, keepdim=True)
         for alpha, sigma in levels.each():
             variance = (sigma**2).clamp_min(_FLOOR)
-            distance = square - 2 * alpha * products + alpha**2 * self.norms
-            yield prior - 0.5 * (distance / variance + self.dim * (2 * math.pi * variance).log())
+            shared = -0.5 * (square / variance + self.dim * (2 * math.pi * variance).log())
+            yield products * (alpha / variance) + (prior - 0.5 * alpha**2 / variance * self.norms), shared
 
     def _log_density(self, x: Tensor, levels: _Levels, cond: Tensor | None) -> Tensor:
-        return torch.stack([joint.logsumexp(1) for joint in self._joint(x, levels, cond)], dim=1)
+        columns = [logits.logsumexp(1, keepdim=True) + shared for logits, shared in self._logits(x, levels, cond)]
+        return torch.cat(columns, dim=1)
 
     def _weighted(
         self, x: Tensor, levels: _Levels, x0: Tensor, eps: Tensor, cond: Tensor | None
@@ -381,20 +388,22 @@ class Empirical(Target):
         inverse = torch.where(levels.sigma > 0, 1 / levels.sigma.clamp_min(_FLOOR), 0.0)
         eps_x = eps * (inverse[:, None] if levels.paired else inverse)
         eps_y = eps_x * (levels.alpha[:, None] if levels.paired else levels.alpha)
+        shares = (logits.softmax(1) for logits, _ in self._logits(x, levels, cond))
+        if x0.shape[1] == 1:
+            mean = self._average(next(shares))
+            return x0 * mean, eps_x * x - eps_y * mean
         on_x0 = on_eps = torch.zeros((), dtype=torch.float64, device=x.device)
-        for t, joint in enumerate(self._joint(x, levels, cond)):
-            share = joint.softmax(1)
+        for t, share in enumerate(shares):
             on_x0 = on_x0 + x0[:, t, None] * share
             on_eps = on_eps + eps_y[:, t, None] * share
         return self._average(on_x0), eps_x.sum(1, keepdim=True) * x - self._average(on_eps)
 
     def _average(self, weights: Tensor) -> Tensor:
         """Σ_n weights[:, n] y_n: (B, d)."""
-        blocks = list(self._data_blocks())
-        parts = weights.split([len(rows) for rows in blocks], dim=1)
-        total = parts[0] @ blocks[0].double()
-        for part, rows in zip(parts[1:], blocks[1:], strict=True):
-            total = total + part @ rows.double()
+        total, start = torch.zeros((), dtype=torch.float64, device=weights.device), 0
+        for rows in self._data_blocks():
+            total = total + weights[:, start : start + len(rows)] @ rows.double()
+            start += len(rows)
         return total
 
 
