@@ -6,6 +6,8 @@ Images are kept as uint8 (N, C, H, W) and become floats in [-1, 1] only where th
 from __future__ import annotations
 
 import gzip
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,18 +66,32 @@ def load_images(source: str | Path) -> Images:
 
 
 def load_idx(folder: str | Path, split: str) -> Images:
-    """MNIST-style files of `folder`: `split` is "train" or "t10k". Raises FileNotFoundError when they are missing."""
+    """MNIST-style files of `folder`, gzipped or not: `split` is "train" or "t10k".
+
+    Raises FileNotFoundError when they are missing, ValueError when they are damaged.
+    """
     arrays = []
-    for kind, offset in (("images-idx3", 16), ("labels-idx1", 8)):
+    for kind in ("images-idx3", "labels-idx1"):
         path = next(Path(folder).glob(f"{split}-{kind}-ubyte*"), None)
         if path is None:
             raise FileNotFoundError(f"no {split}-{kind}-ubyte[.gz] in {folder}")
+        arrays.append(_read_idx(path))
+    pixels, labels = arrays
+    if len(pixels) != len(labels):
+        raise ValueError(f"{folder} has {len(pixels)} {split} images but {len(labels)} labels: get both again")
+    return Images(torch.from_numpy(pixels[:, None].copy()), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _read_idx(path: Path) -> np.ndarray:
+    """The idx format: two zero bytes, 8 for uint8, the number of axes; each axis's length, big-endian; the values."""
+    try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        arrays.append(np.frombuffer(raw, np.uint8, offset=offset))
-    images, labels = arrays
-    side = int((len(images) // len(labels)) ** 0.5)
-    pixels = torch.from_numpy(images.reshape(-1, 1, side, side).copy())
-    return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("its first bytes are wrong")
+        shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole idx file of bytes ({error}): get it again") from None
 
 
 def reference() -> Images:
@@ -87,18 +103,27 @@ def _load_npz(path: Path) -> Images:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
+    # A lone .npy is an array, which has neither files nor a context.
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable .npz of plain arrays ({error})") from None
     pixels = arrays.get("images", arrays.get("arr_0"))
     labels = arrays.get("labels", arrays.get("arr_1"))
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) == 0:
         raise ValueError(f"{path} needs uint8 images (N, H, W, C) or (N, C, H, W) under 'images' or 'arr_0'")
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.shape[1] not in (1, 3):
-        pixels = pixels.transpose(0, 3, 1, 2)
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
+    if labels is not None and labels.size != len(pixels):
+        raise ValueError(f"{path} has {len(pixels)} images but {labels.size} labels: give one label an image, or none")
+    tensor = torch.from_numpy(np.ascontiguousarray(_channels_first(pixels, path)))
     return Images(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64).reshape(-1)))
+
+
+def _channels_first(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    if pixels.shape[1] in (1, 3):
+        return pixels
+    if pixels.shape[3] in (1, 3):
+        return pixels.transpose(0, 3, 1, 2)
+    raise ValueError(f"{path} holds images of shape {pixels.shape[1:]}: give them 1 or 3 channels")
 
 
 def _load_folder(folder: Path) -> Images:
@@ -111,13 +136,24 @@ def _load_folder(folder: Path) -> Images:
 
 
 def _read_pictures(files: Sequence[Path]) -> Tensor:
+    arrays = [_read_picture(path) for path in files]
+    channels = max(array.shape[2] for array in arrays)
+    for path, array in zip(files, arrays, strict=True):
+        if array.shape[:2] != arrays[0].shape[:2]:
+            sizes = f"{array.shape[:2]}, the first picture {arrays[0].shape[:2]}"
+            raise ValueError(f"{path} has size {sizes}: resize them alike")
+    # A grey picture among coloured ones is a coloured one whose channels agree.
+    stacked = np.stack([np.broadcast_to(array, (*array.shape[:2], channels)) for array in arrays])
+    return torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy())
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """(H, W, 1) for a grey picture, (H, W, 3) for any other."""
     from PIL import Image
 
-    arrays = []
-    for path in files:
+    try:
         with Image.open(path) as picture:
             array = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
-        arrays.append(array[:, :, None] if array.ndim == 2 else array)
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(f"{path} is {arrays[-1].shape}, the first picture is {arrays[0].shape}: resize them alike")
-    return torch.from_numpy(np.stack(arrays).transpose(0, 3, 1, 2).copy())
+    except OSError as error:
+        raise ValueError(f"{path} is not a readable picture ({error}): repair or remove it") from None
+    return array[:, :, None] if array.ndim == 2 else array
