@@ -31,33 +31,45 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Posterior over t from a trained level network, on a grid even in log-SNR.
+    """Posterior over t from a trained level network, on `points` times even in log-SNR.
 
-    `log_prob` is differentiable in x: its gradient is the classifier-based noise-awareness direction.
+    `log_prob` is differentiable in x: its gradient is the classifier-based noise-awareness direction. `card` says what
+    the network was trained on, as far as whoever trained it wrote that down.
     """
 
-    def __init__(self, network: LevelNetwork, schedule: Schedule, *, card: dict[str, Any] | None = None):
+    def __init__(
+        self, network: LevelNetwork, schedule: Schedule, *, card: dict[str, Any] | None = None, points: int = 512
+    ):
         self.network, self.schedule, self.card = network.eval().requires_grad_(False), schedule, card or {}
-        self.times = time_grid(schedule)
+        self.times = time_grid(schedule, points)
         self._log_snr = schedule.log_snr(self.times)
+        # The network's density is per log-SNR: a grid point's mass is that times the width of its cell.
+        self._log_width = torch.gradient(self._log_snr)[0].abs().log()
 
     @torch.no_grad()
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
-        """x (B, C, H, W). Raises ValueError for another number of channels."""
+        """Read states x (B, C, H, W), any device; `cond` and `step` are not used: the level does not hang on them.
+
+        Raises ValueError for another number of channels, images under 4×4, or states that are not finite.
+        """
+        if not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+            raise ValueError(f"{bad} of {len(x)} states hold NaN or infinity: the model or the sampler diverged")
         log_density = mixture_log_density(self._parts(x), self._log_snr).double().cpu()
-        # The network's density is per log-SNR; the grid is nearly even in it, and its cells are weighed as they are.
-        weight = torch.gradient(self._log_snr)[0].abs().log()
-        return Posterior(self.times, torch.log_softmax(log_density + weight, dim=-1))
+        return Posterior(self.times, torch.log_softmax(log_density + self._log_width, dim=-1))
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B,) log p(t | x), a density in t, at times t () or (B,); differentiable in x."""
+        """(B,) log p(t | x), a density in t under the flat prior, at times t () or (B,); differentiable in x.
+
+        Its gradient in x is the classifier-based direction of Zhong, Jiang, Tao et al., arXiv 2510.12497.
+        """
         t = t.double().cpu().expand(len(x))
         slope = torch.func.jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),))[1]
         log_snr = self.schedule.log_snr(t)[:, None]
         return mixture_log_density(self._parts(x), log_snr)[:, 0] + slope.abs().log().to(x)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.network(check_images(x.float(), self.network.config.channels))
+        return self.network.to(x.device)(check_images(x.float(), self.network.config.channels))
 
     def save(self, path: str | Path) -> None:
         """Write float16 weights with the schedule, shape and card in the safetensors header."""
@@ -84,7 +96,10 @@ class Network:
             raise ValueError(f"{path} is no level estimator: give a file that Network.save wrote")
         about = json.loads(header)
         network = LevelNetwork(LevelConfig(**about["config"]))
-        network.load_state_dict(state)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError:
+            raise ValueError(f"the weights in {path} are of another shape than its card says: train it again") from None
         return cls(network, build(about["schedule"]), card=about["card"])
 
 
@@ -107,14 +122,15 @@ def train_estimator(
     *,
     folder: str | Path | None = None,
     device: str | torch.device = "cpu",
+    every: int = 500,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Network:
     """Train a level network on real images noised to uniform times of `schedule`.
 
-    images (N, C, H, W) with H, W ≥ 4; their labels are not used. With a `folder`, `state.pt` is kept there every 500
-    steps and resumed from, and `log.jsonl` grows. Each step draws from its own seed, so a resumed training is the
-    uninterrupted one. `report(step, loss)` is called every step. Raises ValueError for smaller images, a loss that is
-    not finite, or a folder that holds another training.
+    images (N, C, H, W) with H, W ≥ 4; their labels are not used. With a `folder`, `state.pt` is kept there after each
+    `every` steps and resumed from, and `log.jsonl` grows. Each step draws from its own seed, so a resumed training is
+    the uninterrupted one. `report(step, loss)` is called every step. Raises ValueError for smaller images, a loss that
+    is not finite, or a folder that holds another training.
     """
     config = config or EstimatorTraining()
     check_images(images.pixels[:1], images.pixels.shape[1])
@@ -138,7 +154,7 @@ def train_estimator(
         optimizer.step()
         rate.step()
         report(step, losses[-1])
-        if kept is not None and ((step + 1) % 500 == 0 or step + 1 == config.steps):
+        if kept is not None and ((step + 1) % every == 0 or step + 1 == config.steps):
             _keep(kept, parts, config, step + 1, losses)
             losses = []
     return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
@@ -147,8 +163,7 @@ def train_estimator(
 def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = LevelNetwork(config)
-    return network.to(memory_format=torch.channels_last)  # a third faster on CPU
+        return LevelNetwork(config)
 
 
 def _loss(

@@ -45,10 +45,11 @@ class LevelNetwork(nn.Module):
         self.fine = _block(2 * w, 2 * w, stride=1)
         self.coarse = _block(2 * w, 4 * w, stride=2)
         self.fine_gate, self.coarse_gate = nn.Conv2d(2 * w, 2 * w, 1), nn.Conv2d(4 * w, 4 * w, 1)
-        self.head = nn.Sequential(nn.Linear(9 * w + 1, 8 * w), nn.SiLU(), nn.Linear(8 * w, 3 * config.components))
+        answer = nn.Linear(8 * w, 3 * config.components)
+        self.head = nn.Sequential(nn.Linear(9 * w + 1, 8 * w), nn.SiLU(), answer)
         # Spread the components over the log-SNRs that occur, so that each finds its own range.
         with torch.no_grad():
-            self.head[-1].bias.view(3, config.components)[1] = torch.linspace(-6, 6, config.components)
+            answer.bias.view(3, config.components)[1] = torch.linspace(-6, 6, config.components)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Logarithms of energies from 1e-6 to 1 lose the level in half precision: full precision but for the blocks.
