@@ -86,7 +86,7 @@ def _read_idx(path: Path) -> np.ndarray:
     """The idx format: two zero bytes, 8 for uint8, the number of axes; each axis's length, big-endian; the values."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if raw[:3] != b"\0\0\x08":
+        if len(raw) < 4 or raw[:3] != b"\0\0\x08":
             raise ValueError("its first bytes are wrong")
         shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
         return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
@@ -101,7 +101,8 @@ def reference() -> Images:
 
 def _load_npz(path: Path) -> Images:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a damaged archive open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     # A lone .npy is an array, which has neither files nor a context.
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:

@@ -1,0 +1,144 @@
+"""Reading image sets: every format gives the same pixels back, and what is damaged is named in one line."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from noiseshift.data import load_idx, load_images, reference, to_float, to_uint8
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 5, 7), dtype=np.uint8)
+
+
+def write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape)
+    raw = header + array.tobytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def test_every_byte_survives_the_trip_to_floats():
+    every = torch.arange(256, dtype=torch.uint8)
+    floats = to_float(every)
+    assert floats[0] == -1
+    assert floats[255] == 1
+    assert torch.equal(to_uint8(floats), every)
+    assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_idx_files_are_read_by_their_header(tmp_path, pixels, ending):
+    labels = np.array([3, 1, 4, 1, 5, 9], dtype=np.uint8)
+    write_idx(tmp_path / f"t10k-images-idx3-ubyte{ending}", pixels)
+    write_idx(tmp_path / f"t10k-labels-idx1-ubyte{ending}", labels)
+    images = load_idx(tmp_path, "t10k")
+    assert images.pixels.shape == (6, 1, 5, 7)
+    assert np.array_equal(images.pixels[:, 0].numpy(), pixels)
+    assert images.labels.tolist() == labels.tolist()
+    assert images.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"PK" + raw[2:], lambda raw: raw[:3]])
+def test_a_damaged_idx_file_is_named(tmp_path, pixels, damage):
+    path = tmp_path / "train-images-idx3-ubyte"
+    write_idx(path, pixels)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte is not a whole idx file.*get it again"):
+        load_images(tmp_path)
+
+
+def test_idx_files_that_disagree_are_refused(tmp_path, pixels):
+    write_idx(tmp_path / "train-images-idx3-ubyte", pixels)
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(4, np.uint8))
+    with pytest.raises(ValueError, match="6 train images but 4 labels"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images", "arr_0"])
+@pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW"])
+def test_npz_in_any_layout(tmp_path, pixels, name, layout):
+    array = {"NHW": pixels, "NHWC": pixels[..., None].repeat(3, 3), "NCHW": pixels[:, None]}[layout]
+    np.savez(tmp_path / "set.npz", **{name: array})
+    images = load_images(tmp_path / "set.npz")
+    assert images.pixels.shape == (6, 3 if layout == "NHWC" else 1, 5, 7)
+    assert np.array_equal(images.pixels[:, 0].numpy(), pixels)
+    assert images.labels is None
+    assert len(images[:2]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 4, 4), np.float32)}, "needs uint8 images"),
+        ({"pictures": np.zeros((2, 4, 4), np.uint8)}, "under 'images' or 'arr_0'"),
+        ({"images": np.zeros((0, 4, 4), np.uint8)}, "needs uint8 images"),
+        ({"images": np.zeros((2, 4, 4, 4), np.uint8)}, "1 or 3 channels"),
+        ({"images": np.zeros((2, 4, 4), np.uint8), "labels": np.zeros(3, int)}, "2 images but 3 labels"),
+    ],
+)
+def test_npz_that_does_not_fit_is_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_images(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\3\4 cut short"])
+def test_a_file_that_is_no_npz_is_one_line(tmp_path, content):
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not a readable \.npz") as caught:
+        load_images(tmp_path / "set.npz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lone_npy_is_refused(tmp_path, pixels):
+    np.save(tmp_path / "set.npy", pixels)
+    with pytest.raises(ValueError, match=r"is not a readable \.npz"):
+        load_images(tmp_path / "set.npy")
+
+
+def test_a_folder_of_pictures_takes_its_classes_from_its_folders(tmp_path, pixels):
+    for row, (folder, name) in enumerate([("ankle", "b.png"), ("ankle", "a.png"), ("bag", "a.png")]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(pixels[row]).save(tmp_path / folder / name)
+    images = load_images(tmp_path)
+    assert images.labels.tolist() == [0, 0, 1]
+    assert np.array_equal(images.pixels[:, 0].numpy(), pixels[[1, 0, 2]])
+
+
+def test_grey_pictures_among_coloured_ones_become_coloured(tmp_path, pixels):
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    Image.fromarray(np.stack([pixels[1], pixels[2], pixels[3]], -1)).save(tmp_path / "b.png")
+    images = load_images(tmp_path)
+    assert images.labels is None
+    assert np.array_equal(images.pixels[0].numpy(), pixels[[0, 0, 0]])
+    assert np.array_equal(images.pixels[1].numpy(), pixels[1:4])
+
+
+def test_pictures_of_two_sizes_are_refused(tmp_path, pixels):
+    Image.fromarray(pixels[0]).save(tmp_path / "a.png")
+    Image.fromarray(pixels[1].T.copy()).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png has size \(7, 5\).*resize"):
+        load_images(tmp_path)
+
+
+def test_folders_without_pictures_and_missing_paths(tmp_path):
+    with pytest.raises(ValueError, match="no pictures"):
+        load_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="give a folder of pictures"):
+        load_images(tmp_path / "nowhere")
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png is not a readable picture"):
+        load_images(tmp_path)
+
+
+def test_the_reference_set_is_balanced_in_every_stretch():
+    images = reference()
+    assert images.pixels.shape == (2000, 1, 28, 28)
+    assert images.labels.reshape(-1, 10).tolist() == [list(range(10))] * 200
+    assert images.floats.min() == -1
+    assert len(images.pixels.flatten(1).unique(dim=0)) == 2000
