@@ -2,7 +2,8 @@
 
     python benchmarks/assets/reference.py
 
-Writes `noiseshift/assets/fashion-heldout.npz` (images uint8 (2000, 1, 28, 28), labels), its card, and the data's licence.
+The data are Debian's package `dataset-fashion-mnist` (MIT). Writes `noiseshift/assets/fashion-heldout.npz` (images uint8
+(2000, 1, 28, 28), labels), its card, and the data's licence.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import click
 import numpy as np
 import torch
-import yaml
+from provenance import card, write_card
 
 from noiseshift.data import ASSETS, load_idx
 
@@ -45,14 +46,11 @@ def main(data: str, per_class: int) -> None:
     chosen = torch.stack([torch.where(images.labels == c)[0][:per_class] for c in range(10)], dim=1).flatten()
     part = images[chosen]
     assert part.labels is not None
-    np.savez_compressed(ASSETS / "fashion-heldout.npz", images=part.pixels.numpy(), labels=part.labels.numpy())
-    card = {
-        "what": f"{len(part)} held-out images, {per_class} of each class in turn, for calibration and controls",
-        "data": "Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), test split; no bundled network saw it",
-        "made by": "python benchmarks/assets/reference.py",
-        "licence": "MIT, see LICENSE-fashion-mnist",
-    }
-    (ASSETS / "fashion-heldout.yaml").write_text(yaml.safe_dump(card, sort_keys=False, width=110))
+    packed = ASSETS / "fashion-heldout.npz"
+    np.savez_compressed(packed, images=part.pixels.numpy(), labels=part.labels.numpy())
+    what = f"{len(part)} held-out images, {per_class} of each class in turn, for calibration and controls"
+    command = f"python benchmarks/assets/reference.py --per-class {per_class}"
+    write_card(packed, card(what, "test split: no bundled network was trained on it", command))
     (ASSETS / "LICENSE-fashion-mnist").write_text(LICENSE)
 
 
