@@ -142,6 +142,13 @@ def test_a_direction_without_variance_is_finite_at_the_data():
     assert bool((prediction.x0[:, 1] == 0).all() and (prediction.eps == 0).all())
 
 
+def test_a_complete_low_rank_basis_leaves_nothing_outside():
+    target, x = Gaussian(torch.zeros(DIM), LowRank(FACTORS["complete-rank"][0], torch.tensor(0.0))), draw(ROWS, DIM)
+    cov = FACTORS["complete-rank"][0] @ FACTORS["complete-rank"][0].T
+    law = MultivariateNormal(torch.zeros(DIM, dtype=torch.float64), cov)
+    torch.testing.assert_close(target.log_prob(x, Linear()(0.0)), law.log_prob(x), rtol=1e-9, atol=1e-9)
+
+
 def test_posterior_over_t_is_bayes_rule():
     target, x = make("full"), draw(ROWS, DIM, seed=5)
     times = torch.linspace(0.1, 0.9, 31, dtype=torch.float64) ** 2
@@ -241,7 +248,7 @@ def test_empirical_is_a_mixture_of_vanishing_width():
 def test_a_state_given_a_class_sees_only_its_points():
     data, labels = draw(40, DIM, seed=4), torch.arange(40) % 3
     # Enough noise that points of every class matter.
-    x, t, cond = draw(4, DIM, seed=5), torch.tensor(0.7, dtype=torch.float64), torch.tensor([0, 2, 1, 2])
+    x, t, cond = draw(4, DIM, seed=5), torch.tensor([0.7, 0.6, 0.8, 0.5]).double(), torch.tensor([0, 2, 1, 2])
     every = (FULL, CLASS_BLIND, NOISE_BLIND, Branch(noise=False, condition=False))
     target = Empirical(data, labels)
     model = target.model(Linear())
@@ -251,11 +258,11 @@ def test_a_state_given_a_class_sees_only_its_points():
     torch.testing.assert_close((answers[1].x0, answers[3].x0), (plain[0].x0, plain[1].x0))
     for row, label in enumerate(cond.tolist()):
         own = Empirical(data[labels == label])
-        alone = own.model(Linear()).predict(x[row : row + 1], t, None, (FULL, NOISE_BLIND))
+        alone = own.model(Linear()).predict(x[row : row + 1], t[row], None, (FULL, NOISE_BLIND))
         torch.testing.assert_close(answers[0].x0[row], alone[0].x0[0])
         torch.testing.assert_close(answers[2].eps[row], alone[1].eps[0])
-        read = target.log_prob(x[row : row + 1], Linear()(t), cond[row : row + 1])
-        torch.testing.assert_close(read, own.log_prob(x[row : row + 1], Linear()(t)))
+        read = target.log_prob(x[row : row + 1], Linear()(t[row]), cond[row : row + 1])
+        torch.testing.assert_close(read, own.log_prob(x[row : row + 1], Linear()(t[row])))
     guided = Guided(model, classifier_free(1.0) + noise_awareness(0.5))(x, t, cond)
     mixed = 2.5 * answers[0].x0 - answers[1].x0 - 0.5 * answers[2].x0
     torch.testing.assert_close(guided.x0, mixed)
@@ -292,6 +299,11 @@ def test_forward_derivative_is_the_posterior_covariance(form):
     torch.testing.assert_close(slope, difference, rtol=1e-6, atol=1e-6)
     (_, back) = torch.func.vjp(velocity, x)
     torch.testing.assert_close(back(probe)[0], slope, rtol=1e-9, atol=1e-9)
+
+
+def test_a_copy_on_a_device_answers_alike(target):
+    x, level = draw(ROWS, DIM, seed=5), Linear()(torch.tensor(0.4))
+    torch.testing.assert_close(target.to("cpu").log_prob(x, level), target.log_prob(x, level))
 
 
 @pytest.mark.parametrize("kind", ["mixture", "empirical"])
