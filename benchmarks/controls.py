@@ -79,7 +79,13 @@ def main(target: str, data: str, repeats: int, rows: int, out: str | None) -> No
             offset = np.minimum(times, 1 - times) / 8
             null = real_report(name, estimator, calibration, halves[1][0], cond=halves[1][1], seed=r).table()
             known = real_report(
-                name, estimator, calibration, halves[1][0], cond=halves[1][1], offset=offset, seed=r,
+                name,
+                estimator,
+                calibration,
+                halves[1][0],
+                cond=halves[1][1],
+                offset=offset,
+                seed=r,
                 stream=randomness.POSITIVE,
             ).table()
             covered = (known.low <= offset) & (offset <= known.high)
@@ -89,7 +95,9 @@ def main(target: str, data: str, repeats: int, rows: int, out: str | None) -> No
     frame = pd.concat(cells)
     if out:
         frame.to_csv(out, index=False)
-    click.echo(f"{'estimator':16s} {'cells':>5s} {'false alarms (99 % band)':>28s} {'covered (99 % band)':>26s} {'error':>7s}")
+    click.echo(
+        f"{'estimator':16s} {'cells':>5s} {'false alarms (99 % band)':>28s} {'covered (99 % band)':>26s} {'error':>7s}"
+    )
     for name, rows_ in frame[frame.slope >= USABLE_SLOPE].groupby("estimator"):
         n = len(rows_)
         alarm, hit = stats.binom(n, 0.05), stats.binom(n, 0.95)

@@ -14,11 +14,11 @@ import click
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from noiseshift.analysis import plots
+from noiseshift.cli.parse import parse_solver
 from rich.progress import Progress
 
 import noiseshift as ns
-from noiseshift.analysis import plots
-from noiseshift.cli.parse import parse_solver
 from noiseshift.runs import Run
 
 MATRIX = {
@@ -44,7 +44,9 @@ def measure_all(out: Path, samples: int) -> None:
                 folder = folder_of(out, name, solver)
                 if folder.exists():
                     continue
-                protocol = ns.Protocol(parse_solver(solver), samples=samples, estimators=ESTIMATORS, points=8, controls=True)
+                protocol = ns.Protocol(
+                    parse_solver(solver), samples=samples, estimators=ESTIMATORS, points=8, controls=True
+                )
                 ns.run(checkpoint, protocol, data).save(folder)
 
 

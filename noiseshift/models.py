@@ -112,9 +112,7 @@ class Model(Protocol):
         """The full branch; x (B, …), t () or (B,), cond (B,) or None."""
         ...
 
-    def predict(
-        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
-    ) -> tuple[Prediction, ...]:
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """Several branches at once, in one forward where the network allows."""
         ...
 
@@ -166,9 +164,7 @@ class _Wrapped:
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         return self.predict(x, t, cond, (FULL,))[0]
 
-    def predict(
-        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
-    ) -> tuple[Prediction, ...]:
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         require(self, branches)
         level = self.schedule(t).like(x)
         return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
@@ -279,8 +275,6 @@ class Guided:
         eps = sum(w * parts[b].eps for b, w in weights.items())
         return GuidedPrediction(x0, eps, full.level, parts)
 
-    def predict(
-        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
-    ) -> tuple[Prediction, ...]:
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """The model's own branches, unguided."""
         return self.model.predict(x, t, cond, branches)

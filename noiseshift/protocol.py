@@ -47,7 +47,9 @@ class Protocol:
 
     solver: Solver
     samples: int = 512
-    estimators: Mapping[str, int | None] = field(default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None})
+    estimators: Mapping[str, int | None] = field(
+        default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
+    )
     guidance: Guidance | None = None
     points: int = 10
     calibration_rows: int = 400
@@ -60,7 +62,9 @@ class Protocol:
             raise ValueError(f"a shift needs at least 2 samples, got {self.samples}")
         unknown = set(self.estimators) - set(ESTIMATORS)
         if unknown or not self.estimators:
-            raise ValueError(f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}")
+            raise ValueError(
+                f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}"
+            )
 
 
 Progress = Callable[[str, int, int], None]
@@ -120,7 +124,9 @@ def sampler_run(
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(device)
     cond = labels(checkpoint, indices)
     times = protocol.solver.grid(checkpoint.model)
-    return sample(model, x, times, update=protocol.solver.update(), cond=None if cond is None else cond.to(device), noise=noise)
+    return sample(
+        model, x, times, update=protocol.solver.update(), cond=None if cond is None else cond.to(device), noise=noise
+    )
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
@@ -130,7 +136,9 @@ def read_times(model: Model, protocol: Protocol) -> Tensor:
         raise ValueError(f"{protocol.solver.name} gives no times to read")
     inside = grid.double()[(grid > 0) & (grid < 1)]
     if not len(inside):
-        raise ValueError(f"{protocol.solver.name} passes through no level between noise and data: take at least 2 steps")
+        raise ValueError(
+            f"{protocol.solver.name} passes through no level between noise and data: take at least 2 steps"
+        )
     keep = np.unique(np.linspace(0, len(inside) - 1, min(protocol.points, len(inside))).round().astype(int))
     return inside[torch.from_numpy(keep)]
 
@@ -268,7 +276,9 @@ def _solver_reports(
     from noiseshift.targets import Empirical
 
     images = torch.cat([part.floats for part in held_out])
-    classes = None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
+    classes = (
+        None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
+    )
     exact = Empirical(images, classes).model(checkpoint.model.schedule)
     batches = []
     for start in range(0, protocol.samples, protocol.batch):
@@ -277,7 +287,9 @@ def _solver_reports(
         # Estimators that use a prediction want the checkpoint's, not the exact model's.
         bare = (replace(step, prediction=None) for step in sampler_run(exact, checkpoint, protocol, indices))
         whole = labels(checkpoint, range(protocol.samples))
-        batches.append(read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False))
+        batches.append(
+            read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False)
+        )
     return assemble(batches, estimators, calibrations)
 
 

@@ -137,7 +137,11 @@ class Shards:
 
     def save(self, start: int, batch: BatchReadings, finals: Tensor) -> None:
         """Keep the readings and first finals of the batch that begins at sample `start`."""
-        arrays: dict[str, np.ndarray] = {"finals": finals.cpu().numpy(), "steps": batch.steps, "size": np.array(batch.size)}
+        arrays: dict[str, np.ndarray] = {
+            "finals": finals.cpu().numpy(),
+            "steps": batch.steps,
+            "size": np.array(batch.size),
+        }
         for kind, readings in (("sampled", batch.sampled), ("content", batch.content)):
             for name, part in readings.items():
                 arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}

@@ -7,6 +7,7 @@ An update takes a step to the next time; whoever wants to look at states, predic
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -119,7 +120,7 @@ def sample(
         raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
     move = update or euler
     times = times.double().cpu()
-    for index, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for index, (t, t_next) in enumerate(itertools.pairwise(times)):
         with torch.no_grad():
             prediction = model(x, t.to(x), cond)
         step = Step(index, t, x, prediction)
@@ -285,7 +286,9 @@ class Scheduled:
         if kind == "v_prediction":
             norm = (alpha**2 + sigma**2) ** 0.5
             return (alpha * prediction.eps - sigma * prediction.x0) / norm
-        raise ValueError(f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction")
+        raise ValueError(
+            f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction"
+        )
 
 
 def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) -> Tensor:

@@ -68,7 +68,11 @@ class ShiftReport:
         }
         if self.content is not None:
             content_low, content_high = _interval(self._content_draws(), level)
-            columns |= {"content_shift": self._content_shift(), "content_low": content_low, "content_high": content_high}
+            columns |= {
+                "content_shift": self._content_shift(),
+                "content_low": content_low,
+                "content_high": content_high,
+            }
         frame = pd.DataFrame({name: np.where(blind, np.nan, values) for name, values in columns.items()})
         frame.insert(0, "step", self.steps)
         frame.insert(1, "t", self.times)
@@ -279,7 +283,9 @@ def read_run(
         if step.internal or not _told(step, times[len(indices)] if len(indices) < len(times) else None):
             continue
         if not bool(torch.isfinite(step.x).all()):
-            raise ValueError(f"the sampler's states are not finite at t = {float(step.t):.4f}: try --precision fp32 or more steps")
+            raise ValueError(
+                f"the sampler's states are not finite at t = {float(step.t):.4f}: try --precision fp32 or more steps"
+            )
         indices.append(step.index)
         _read_all(step, estimators, columns, cond, start, limits)
     if len(indices) < len(times) or final is None:
@@ -381,7 +387,9 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
     about = json.loads((folder / "report.json").read_text())
     schedule = build(about["schedule"])
     with np.load(folder / "posteriors.npz") as densities:
-        return {name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]}
+        return {
+            name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]
+        }
 
 
 def _parts(report: ShiftReport) -> list[tuple[str, Readings]]:
@@ -418,4 +426,6 @@ def _report(frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mappi
     }
     times = first.t.to_numpy()
     calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], parts["slope"].t, parts["slope"].log_snr)
-    return ShiftReport(name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content"))
+    return ShiftReport(
+        name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")
+    )

@@ -174,9 +174,7 @@ def _descend(
         optimizer.step()
 
 
-def _resume(
-    path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average
-) -> int:
+def _resume(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)

@@ -41,7 +41,12 @@ def main(
     torch.manual_seed(0)
     network = Transformer(TransformerConfig())
     config = TrainingConfig(steps=steps, batch=batch, learning_rate=rate, precision=precision)
-    bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]:.4f}"))
+    bar = Progress(
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]:.4f}"),
+    )
     with bar:
         task = bar.add_task(which, total=steps, loss=float("nan"))
         train(

@@ -64,7 +64,9 @@ class Card:
         known = {f.name for f in fields(cls)}
         unknown = set(values) - known
         if unknown:
-            raise CheckpointError(f"card: unknown key {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+            raise CheckpointError(
+                f"card: unknown key {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            )
         if "family" not in values:
             raise CheckpointError("card: family is missing (sit, dit or repa)")
         values = dict(values)

@@ -96,7 +96,9 @@ def _resolve(path: str | Path | None) -> Path:
     if found.is_dir():
         raise CheckpointError(f"{found} is a folder: give a .pt or .safetensors file")
     if not found.exists():
-        raise CheckpointError(f"no checkpoint at {name}: give a .pt or .safetensors file, or one of {', '.join(BUNDLED)}")
+        raise CheckpointError(
+            f"no checkpoint at {name}: give a .pt or .safetensors file, or one of {', '.join(BUNDLED)}"
+        )
     return found
 
 

@@ -94,7 +94,9 @@ def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Re
     log_snr = estimator.schedule.log_snr(posterior.times.double().cpu())
     mean = posterior.mean.double().cpu()
     if not bool(torch.isfinite(mean).all()):
-        raise ValueError(f"an estimator returned NaN at t = {float(step.t):.4f}: are the states finite and of its shape?")
+        raise ValueError(
+            f"an estimator returned NaN at t = {float(step.t):.4f}: are the states finite and of its shape?"
+        )
     return Readings(
         mean.numpy()[:, None],
         posterior.expect(log_snr.to(posterior.prob)).double().cpu().numpy()[:, None],
@@ -160,4 +162,3 @@ def calibrate(
         np.concatenate(slopes, axis=1),
         np.concatenate(slopes_log_snr, axis=1),
     )
-

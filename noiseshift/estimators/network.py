@@ -89,7 +89,7 @@ class Network:
         try:
             with safe_open(path, "pt") as file:
                 header = (file.metadata() or {}).get("noiseshift.level")
-                state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 not a dict
+                state = {key: file.get_tensor(key).float() for key in file.keys()}
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file ({error})") from None
         if header is None:

@@ -48,7 +48,9 @@ class Residual:
     def _index(self, t: Tensor) -> int:
         distance = (self.told - t.double().cpu()).abs()
         if float(distance.min()) > 1e-6:
-            raise ValueError(f"the residual estimator was not fitted at t = {float(t):.4f}: fit it at the sampler's times")
+            raise ValueError(
+                f"the residual estimator was not fitted at t = {float(t):.4f}: fit it at the sampler's times"
+            )
         return int(distance.argmin())
 
     @torch.inference_mode()
@@ -63,7 +65,9 @@ class Residual:
             level = self.schedule(torch.tensor(s)).like(data)
             x = level.alpha * data + level.sigma * eps
             parts = [
-                statistic(self.model.predict(rows, t.to(x), None if cond is None else cond[i : i + len(rows)], (FULL,))[0])
+                statistic(
+                    self.model.predict(rows, t.to(x), None if cond is None else cond[i : i + len(rows)], (FULL,))[0]
+                )
                 for i, rows in zip(range(0, len(x), 256), x.split(256), strict=True)
             ]
             read.append(torch.cat(parts))

@@ -85,7 +85,7 @@ def load_classifier(path: str | Path | None = None) -> Classifier:
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 not a dict
+            state = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from None
     if header is None:

@@ -48,9 +48,7 @@ class NetworkModel:
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         return self.predict(x, t, cond, (FULL,))[0]
 
-    def predict(
-        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]
-    ) -> tuple[Prediction, ...]:
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """x (B, C, H, W), t () or (B,). Raises ValueError for a branch the network lacks, classes out of range, or a
         batch of another shape than the network's."""
         require(self, branches)
