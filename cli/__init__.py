@@ -1,1 +1,65 @@
 """The `noiseshift` command; each command lives in a file of its own and is imported only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "measure": "Measure the noise shift of a checkpoint: the main job.",
+    "sample": "Draw samples from a checkpoint into a picture or an .npz.",
+    "info": "Say what a checkpoint is, how it was recognised and what it can do.",
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and first lines, and imports one only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"noiseshift.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The help page must not import what the commands need.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Expected errors become one line and exit code 1; NOISESHIFT_DEBUG=1 shows where they come from."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, MemoryError) as error:
+            if os.environ.get("NOISESHIFT_DEBUG"):
+                raise
+            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted: finished batches are kept, the same command goes on from there", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="noiseshift")
+def main() -> None:
+    """Measure, explain and correct the noise shift of diffusion and flow models.
+
+    \b
+    noiseshift measure                                   the bundled model, two minutes at most
+    noiseshift measure model.pt --family sit --sampler heun:25
+    noiseshift info model.pt --family dit
+
+    Scales of guidance count from 0 = unguided. Set NOISESHIFT_DEBUG=1 to see tracebacks.
+    """
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,12 +23,14 @@ from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual
 from noiseshift.estimators.calibration import Calibration, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
 from noiseshift.models import Guidance, Guided, Model
-from noiseshift.runs import Run, Shards, versions
-from noiseshift.samplers import Step, Update, per_sample_noise, sample
+from noiseshift.runs import Run, Shards, pictures_of, versions
+from noiseshift.samplers import Scheduled, Step, Update, per_sample_noise, sample
 from noiseshift.schedules import describe
 from noiseshift.shift import BatchReadings, ShiftReport, assemble, read_run
 
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
+EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
+"""Estimators that ask the network many times a state, and how many samples they read unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Solver:
     its own; `update()` makes a fresh update, since some keep a history."""
 
     name: str
-    update: Callable[[], Update]
+    update: Callable[[], Update | Scheduled]
     grid: Callable[[Model], Tensor | None]
 
 
@@ -56,10 +59,12 @@ class Protocol:
     controls: bool = False
     batch: int = 128
     seed: int = 0
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise ValueError(f"a shift needs at least 2 samples, got {self.samples}")
+        if self.samples < 1:
+            raise ValueError(f"there is nothing to do for {self.samples} samples: ask for at least 1")
         unknown = set(self.estimators) - set(ESTIMATORS)
         if unknown or not self.estimators:
             raise ValueError(
@@ -84,9 +89,12 @@ def run(
     Half of `data` calibrates, the other half serves the controls. Raises ValueError when the data do not fit the
     checkpoint or an estimator cannot be had.
     """
+    if protocol.samples < 2:
+        raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.time()
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = _split(data, checkpoint)
-    model = checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
+    model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
     estimators = build(checkpoint, protocol, held_out[0], times)
     calibrations = _calibrate(estimators, held_out[0], times, protocol, progress)
@@ -98,9 +106,32 @@ def run(
         manifest=_manifest(checkpoint, protocol, time.time() - started),
         reports=reports,
         controls=found,
-        pictures=finals,
+        pictures=pictures_of(checkpoint.decode(finals)),
         labels=labels(checkpoint, range(len(finals))),
     )
+
+
+def draw(
+    checkpoint: Checkpoint, protocol: Protocol, *, progress: Progress = lambda stage, done, total: None
+) -> tuple[Tensor, Tensor | None]:
+    """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    model, parts = guided(checkpoint, protocol), []
+    for start in range(0, protocol.samples, protocol.batch):
+        progress("sampling", start, protocol.samples)
+        *_, last = sampler_run(model, checkpoint, protocol, _indices(protocol, start))
+        parts.append(pictures_of(checkpoint.decode(last.x)))
+    progress("sampling", protocol.samples, protocol.samples)
+    return torch.cat(parts), labels(checkpoint, range(protocol.samples))
+
+
+def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
+    """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch."""
+    return checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
+
+
+def _indices(protocol: Protocol, start: int) -> range:
+    return range(start, min(start + protocol.batch, protocol.samples))
 
 
 def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
@@ -115,25 +146,24 @@ def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: in
     return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
 
 
-def sampler_run(
-    model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range, device: torch.device | str = "cpu"
-) -> Iterator[Step]:
+def sampler_run(model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range) -> Iterator[Step]:
     """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
     guided or not, or another (the exact one) to be sent through the same times from the same noise."""
     noise = per_sample_noise(randomness.generators(indices, seed=protocol.seed, stream=randomness.SAMPLING))
-    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(device)
+    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
     cond = labels(checkpoint, indices)
+    cond = None if cond is None else cond.to(protocol.device)
     times = protocol.solver.grid(checkpoint.model)
-    return sample(
-        model, x, times, update=protocol.solver.update(), cond=None if cond is None else cond.to(device), noise=noise
-    )
+    return sample(model, x, times, update=protocol.solver.update(), cond=cond, noise=noise)
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
     """Which of the sampler's told times are read: `points` of them, even in step index, strictly between 0 and 1."""
     grid = protocol.solver.grid(model)
     if grid is None:
-        raise ValueError(f"{protocol.solver.name} gives no times to read")
+        update = protocol.solver.update()
+        assert isinstance(update, Scheduled)  # only a scheduler brings its own times
+        grid = update.times(model.schedule)
     inside = grid.double()[(grid > 0) & (grid < 1)]
     if not len(inside):
         raise ValueError(
@@ -147,7 +177,7 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
     """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
     makers: dict[str, Callable[[], Estimator]] = {
         "network": lambda: _network(checkpoint),
-        "residual": lambda: _residual(checkpoint, data, times, protocol.seed),
+        "residual": lambda: _residual(checkpoint, data, times, protocol),
         "constant-pixel": lambda: ConstantPixel(data.floats, checkpoint.model.schedule),
         "fokker-planck": lambda: FokkerPlanck(checkpoint.model, time_grid(checkpoint.model.schedule, 32, 0.01, 0.99)),
         "score-mixture": lambda: ScoreMixture(checkpoint.model, time_grid(checkpoint.model.schedule, 48, 0.01, 0.99)),
@@ -161,14 +191,15 @@ def _network(checkpoint: Checkpoint) -> Estimator:
     return Network.load(checkpoint.estimator)
 
 
-def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, seed: int) -> Residual:
-    rows = data[:128]
-    generator = randomness.generators([0], seed=seed, stream=randomness.FITTING)[0]
-    return Residual(checkpoint.model, rows.floats, times, generator=generator, cond=_cond(checkpoint, rows))
+def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
+    generator = randomness.generators([0], seed=protocol.seed, stream=randomness.FITTING)[0]
+    x0, cond = _on(protocol.device, data[:128])
+    return Residual(checkpoint.model, x0, times, generator=generator, cond=cond if checkpoint.classes else None)
 
 
-def _cond(checkpoint: Checkpoint, data: Images) -> Tensor | None:
-    return data.labels if checkpoint.classes else None
+def _on(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
+    """Images as floats, and their classes, on a device."""
+    return data.floats.to(device), None if data.labels is None else data.labels.to(device)
 
 
 def _split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
@@ -192,9 +223,8 @@ def _calibrate(
     for done, (name, estimator) in enumerate(estimators.items()):
         progress("calibrating", done, len(estimators))
         rows = data[: protocol.estimators[name] or protocol.calibration_rows]
-        calibrations[name] = calibrate(
-            estimator, rows.floats, times, cond=rows.labels, seed=protocol.seed, slope_rows=64
-        )
+        x0, cond = _on(protocol.device, rows)
+        calibrations[name] = calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=64)
     progress("calibrating", len(estimators), len(estimators))
     return calibrations
 
@@ -211,15 +241,15 @@ def _measure(
 ) -> tuple[dict[str, ShiftReport], Tensor]:
     """Sample and read all batches; also the finals of the first 64 samples."""
     limits = {name: limit for name, limit in protocol.estimators.items() if limit is not None}
+    whole = _all_labels(checkpoint, protocol)
     batches: list[BatchReadings] = []
     pictures: list[Tensor] = []
     for start in range(0, protocol.samples, protocol.batch):
         progress(stage, start, protocol.samples)
-        indices = range(start, min(start + protocol.batch, protocol.samples))
+        indices = _indices(protocol, start)
         kept = shards.load(start) if shards else None
         if kept is None:
             last = _Last(sampler_run(model, checkpoint, protocol, indices))
-            whole = labels(checkpoint, range(protocol.samples))
             read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
             kept = read, last.x[: max(0, 64 - start)]
             if shards:
@@ -228,6 +258,11 @@ def _measure(
         pictures.append(kept[1])
     progress(stage, protocol.samples, protocol.samples)
     return assemble(batches, estimators, calibrations), torch.cat(pictures)
+
+
+def _all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
+    every = labels(checkpoint, range(protocol.samples))
+    return None if every is None else every.to(protocol.device)
 
 
 class _Last:
@@ -255,9 +290,10 @@ def _controls(
     rows = held_out[1][: protocol.calibration_rows]
     cheap = {name: e for name, e in estimators.items() if protocol.estimators[name] is None}
     progress("controls", 0, 3)
-    null, null_check = control.null_control(cheap, calibrations, rows.floats, rows.labels, seed=protocol.seed)
+    x0, cond = _on(protocol.device, rows)
+    null, null_check = control.null_control(cheap, calibrations, x0, cond, seed=protocol.seed)
     progress("controls", 1, 3)
-    level, level_check = control.level_control(cheap, calibrations, rows.floats, rows.labels, seed=protocol.seed)
+    level, level_check = control.level_control(cheap, calibrations, x0, cond, seed=protocol.seed)
     progress("controls", 2, 3)
     solver = _solver_reports(checkpoint, cheap, calibrations, held_out, protocol, progress)
     checks = (null_check, level_check, control.solver_check(reports, solver), control.content_check(reports))
@@ -280,13 +316,13 @@ def _solver_reports(
         None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
     )
     exact = Empirical(images, classes).model(checkpoint.model.schedule)
+    whole = _all_labels(checkpoint, protocol)
     batches = []
     for start in range(0, protocol.samples, protocol.batch):
         progress("exact model", start, protocol.samples)
-        indices = range(start, min(start + protocol.batch, protocol.samples))
+        indices = _indices(protocol, start)
         # Estimators that use a prediction want the checkpoint's, not the exact model's.
         bare = (replace(step, prediction=None) for step in sampler_run(exact, checkpoint, protocol, indices))
-        whole = labels(checkpoint, range(protocol.samples))
         batches.append(
             read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False)
         )
@@ -318,4 +354,5 @@ def fingerprint(checkpoint: Checkpoint, protocol: Protocol) -> dict[str, object]
         "calibration_rows": protocol.calibration_rows,
         "controls": protocol.controls,
         "seed": protocol.seed,
+        "precision": protocol.precision,
     }

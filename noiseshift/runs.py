@@ -132,8 +132,7 @@ class Shards:
         about = self.folder / "fingerprint.json"
         if self.folder.exists() and (not about.exists() or about.read_text() != wanted):
             self.clear()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        about.write_text(wanted)
+        self.fingerprint = wanted
 
     def save(self, start: int, batch: BatchReadings, finals: Tensor) -> None:
         """Keep the readings and first finals of the batch that begins at sample `start`."""
@@ -145,6 +144,8 @@ class Shards:
         for kind, readings in (("sampled", batch.sampled), ("content", batch.content)):
             for name, part in readings.items():
                 arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "fingerprint.json").write_text(self.fingerprint)
         unfinished = self.folder / "unfinished.npz"
         np.savez(unfinished, **arrays)
         unfinished.replace(self.folder / f"{start:08d}.npz")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from noiseshift.schedules import Schedule, build
+if TYPE_CHECKING:
+    from noiseshift.models import Predicts
+    from noiseshift.schedules import Schedule
 
 PREDICTIONS = ("velocity", "epsilon", "x0", "score")
 
@@ -20,7 +22,10 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class TimeInput:
-    """How the network counts time: it is handed `scale` * u + `offset`, where u is t, or 1 - t when zero means noise."""
+    """How the network counts time: it is handed `scale` * u + `offset`, where u is t, or 1 - t when zero means noise.
+
+    A velocity is read as the slope in the direction that the network counts: zero = noise turns its sign.
+    """
 
     zero: str = "data"
     scale: float = 1.0
@@ -29,19 +34,27 @@ class TimeInput:
     def __post_init__(self) -> None:
         if self.zero not in ("data", "noise"):
             raise CheckpointError(f"card: time.zero must be data or noise, got {self.zero!r}")
+        for name in ("scale", "offset"):
+            _check(f"time.{name}", getattr(self, name), int | float, "a number")
 
 
 @dataclass(frozen=True)
 class Card:
-    """family: sit, dit or repa; schedule as `noiseshift.schedules.build` takes it; prediction: what the network outputs;
-    time: how it counts; heads: attention heads where the width is no official one; estimator: file of a level estimator,
-    beside the card; data: name of the matching held-out set; class_names, provenance: for people."""
+    """What the tensors of a checkpoint do not tell.
+
+    family: sit, dit or repa (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
+    prediction: velocity, epsilon, x0 or score; time: how the network counts; heads: attention heads, where the width is
+    no official one; classes: only where the network has no null class; estimator: file of a level estimator beside
+    the card; data: name of the matching held-out set; class_names, provenance: for people.
+    Raises CheckpointError on a value of the wrong kind.
+    """
 
     family: str
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"kind": "linear"})
     prediction: str = "velocity"
     time: TimeInput = field(default_factory=TimeInput)
     heads: int | None = None
+    classes: int | None = None
     estimator: str | None = None
     data: str | None = None
     class_names: tuple[str, ...] = ()
@@ -50,53 +63,91 @@ class Card:
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise CheckpointError(f"card: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
+        _check("schedule", self.schedule, Mapping, "a mapping such as {kind: linear}")
+        _check("provenance", self.provenance, Mapping, "a mapping")
+        for name in ("heads", "classes"):
+            value = getattr(self, name)
+            _check(name, value, int | None, "a whole number above 0")
+            if value is not None and value < 1:
+                raise CheckpointError(f"card: {name} must be a whole number above 0, got {value}")
+        for name in ("estimator", "data"):
+            _check(name, getattr(self, name), str | None, "a name")
+        if self.estimator is not None and Path(self.estimator).name != self.estimator:
+            raise CheckpointError(f"card: estimator must be the name of a file beside the card, got {self.estimator!r}")
+
+    @property
+    def predicts(self) -> Predicts:
+        """`prediction`, checked."""
+        return cast("Predicts", self.prediction)
 
     def build_schedule(self) -> Schedule:
-        """The schedule. Raises CheckpointError when the card describes none."""
+        """The schedule. Raises CheckpointError when the card describes none, or one whose noise does not grow."""
+        import torch
+
+        from noiseshift.schedules import build
+
         try:
-            return build(self.schedule)
-        except ValueError as error:
+            schedule = build(self.schedule)
+            log_snr = schedule.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64))
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise CheckpointError(f"card: {error}") from None
+        if not bool((log_snr.diff() < 0).all()):
+            raise CheckpointError(f"card: noise must grow from t = 0 to t = 1, it does not in {schedule!r}")
+        return schedule
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
-        """Raises CheckpointError on unknown or missing keys."""
-        known = {f.name for f in fields(cls)}
-        unknown = set(values) - known
+        """A card from plain values; keys that are left out are what the family's own code means by them.
+
+        Raises CheckpointError on unknown keys, an unknown family or a value of the wrong kind.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(str(key) for key in set(values) - set(known))
         if unknown:
-            raise CheckpointError(
-                f"card: unknown key {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
-            )
-        if "family" not in values:
-            raise CheckpointError("card: family is missing (sit, dit or repa)")
-        values = dict(values)
-        try:
-            values["time"] = TimeInput(**values.get("time", {}))
-        except TypeError:
-            raise CheckpointError("card: time takes zero (data or noise), scale and offset") from None
-        values["class_names"] = tuple(values.get("class_names", ()))
-        return cls(**values)
+            raise CheckpointError(f"card: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+        family = values.get("family")
+        if family not in FAMILIES:
+            said = "is missing" if family is None else f"{family!r} is unknown"
+            raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
+        usual = FAMILIES[family]
+        given = {"schedule": usual.schedule, "prediction": usual.prediction, "time": usual.time, **values}
+        if isinstance(given["time"], Mapping):
+            given["time"] = _time(given["time"])
+        _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
+        _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
+        given["class_names"] = tuple(str(name) for name in given.get("class_names", ()))
+        return cls(**given)
 
     @classmethod
     def read(cls, path: str | Path) -> Card:
         """Read a YAML card. Raises CheckpointError when it is missing or no mapping."""
         try:
-            values = yaml.safe_load(Path(path).read_text())
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError:
-            raise CheckpointError(f"no card at {path}") from None
+            raise CheckpointError(f"no card at {path}: give the path of a YAML file") from None
         except (yaml.YAMLError, UnicodeDecodeError):
-            raise CheckpointError(f"{path} is not YAML") from None
+            raise CheckpointError(f"{path} is not YAML: write it as lines of key: value, family first") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is no card: it must hold keys and values, family first")
         return cls.from_dict(values)
+
+
+def _check(name: str, value: object, kind: Any, what: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CheckpointError(f"card: {name} must be {what}, got {value!r}")
+
+
+def _time(values: Mapping[str, Any]) -> TimeInput:
+    try:
+        return TimeInput(**values)
+    except TypeError:
+        raise CheckpointError("card: time takes zero (data or noise), scale and offset") from None
 
 
 # What the official code bases mean when there is no card.
 FAMILIES: Mapping[str, Card] = {
     # SiT counts 0 = noise, 1 = data, hands the raw time to the embedding and predicts data - noise (arXiv 2401.08740).
     "sit": Card("sit", {"kind": "linear"}, "velocity", TimeInput("noise")),
-    # REPA keeps SiT's network but counts 0 = data and predicts noise - data (arXiv 2410.06940).
-    "repa": Card("repa", {"kind": "linear"}, "velocity", TimeInput("data")),
     # DiT is handed the integer step 0 … 999 of DDPM's linear betas and predicts the noise (arXiv 2212.09748).
     "dit": Card(
         "dit",
@@ -104,4 +155,6 @@ FAMILIES: Mapping[str, Card] = {
         "epsilon",
         TimeInput("data", 1000.0, -1.0),
     ),
+    # REPA keeps SiT's network but counts 0 = data and predicts noise - data (arXiv 2410.06940).
+    "repa": Card("repa", {"kind": "linear"}, "velocity", TimeInput("data")),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.data import ASSETS
-from noiseshift.models import Model, Predicts
+from noiseshift.models import Predicts
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, config_from_state
 from noiseshift.schedules import Discrete
@@ -28,13 +28,17 @@ class Checkpoint:
     the file; estimator: a level estimator's file, or None; decode: states → images in [-1, 1]."""
 
     name: str
-    model: Model
+    model: NetworkModel
     card: Card
     hash: str
     shape: tuple[int, ...]
     classes: int
     estimator: Path | None
     decode: Callable[[Tensor], Tensor]
+
+    def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
+        """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32)."""
+        return replace(self, model=self.model.to(device, precision))
 
 
 def load(

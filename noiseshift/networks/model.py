@@ -15,8 +15,9 @@ class NetworkModel:
     """Wraps a network called as network(x, time, label, known) -> (B, C or 2C, H, W), such as `Transformer`.
 
     `time_input` maps t (B,), t = 0 data, to the number that the network's embedding was trained on; `sign` -1 turns a
-    velocity that points from noise to data around; `levels` (K,) are the only times that the network knows. A second half
-    of output channels (a learned variance) is dropped. cond: integer classes (B,), or None for the null class.
+    velocity that points from noise to data around; `levels` (K,) are the only times that the network knows; `shape`
+    (C, H, W) is what it works on, None where any size goes. A second half of output channels (a learned variance, as
+    DiT's) is dropped. cond: integer classes (B,), or None for the null class; a network of 0 classes ignores it.
     """
 
     def __init__(
@@ -29,12 +30,14 @@ class NetworkModel:
         classes: int,
         class_dropout: bool,
         noise_dropout: bool,
+        shape: tuple[int, ...] | None = None,
         sign: float = 1.0,
         levels: Tensor | None = None,
     ):
         self.network, self.schedule, self.time_input = network.eval().requires_grad_(False), schedule, time_input
         self.classes, self.class_dropout, self.noise_dropout = classes, class_dropout, noise_dropout
-        self.predicts, self.sign, self.levels = predicts, sign, levels
+        self.shape, self.predicts, self.sign, self.levels = shape, predicts, sign, levels
+        self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     @property
     def branches(self) -> frozenset[Branch]:
@@ -49,23 +52,33 @@ class NetworkModel:
         return self.predict(x, t, cond, (FULL,))[0]
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """x (B, C, H, W), t () or (B,). Raises ValueError for a branch the network lacks, classes out of range, or a
-        batch of another shape than the network's."""
+        """x (B, C, H, W), t () or (B,). Raises ValueError for a branch the network lacks, a class it has not, or a
+        batch of another shape than its own."""
         require(self, branches)
+        if self.shape is not None and tuple(x.shape[1:]) != tuple(self.shape):
+            raise ValueError(f"this network works on (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
+        level = self.schedule(t.double()).like(x)
         copies, rows = len(branches), len(x)
         labels = torch.cat([self._labels(cond, branch, x) for branch in branches])
         known = torch.tensor([b.noise for b in branches], device=x.device).repeat_interleave(rows)
-        time = self.time_input(t.to(torch.float64)).to(x).expand(rows).repeat(copies)
-        output = self.network(x.repeat(copies, *[1] * (x.ndim - 1)), time, labels, known)
+        # Steps and the network's own time are computed in float64: 1000 t - 1 of a float32 t is no whole number.
+        time = self.time_input(t.double()).to(x.device, self._dtype).expand(rows).repeat(copies)
+        output = self.network(x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1)), time, labels, known)
         values = self.sign * output[:, : x.shape[1]].to(x.dtype)
-        level = self.schedule(t.double()).like(x)
         return tuple(READ[self.predicts](value, x, level) for value in values.split(rows))
 
     def _labels(self, cond: Tensor | None, branch: Branch, x: Tensor) -> Tensor:
-        if cond is None and not self.class_dropout:
-            raise ValueError(f"this network needs a class: pass cond, integers 0 … {self.classes - 1}")
-        if cond is None or not branch.condition:
+        """(B,) class ids for one branch; `classes` is the null class, which the network's last embedding row stands for."""
+        if not self.classes or not branch.condition:
             return torch.full((len(x),), self.classes, device=x.device)
-        if not torch.compiler.is_compiling() and (int(cond.min()) < 0 or int(cond.max()) > self.classes):
-            raise ValueError(f"classes must lie in 0 … {self.classes - 1} ({self.classes} is the null class)")
+        if cond is None:
+            if not self.class_dropout:
+                raise ValueError(f"this network needs a class: pass cond, integers 0 … {self.classes - 1}")
+            return torch.full((len(x),), self.classes, device=x.device)
+        if cond.shape != (len(x),) or cond.is_floating_point():
+            raise ValueError(f"cond must be ({len(x)},) integers, got {tuple(cond.shape)} of {cond.dtype}")
+        last = self.classes if self.class_dropout else self.classes - 1
+        if bool(((cond < 0) | (cond > last)).any()):
+            null = f" ({self.classes} is the null class)" if self.class_dropout else ""
+            raise ValueError(f"classes must lie in 0 … {self.classes - 1}{null}, got {cond.min()} … {cond.max()}")
         return cond.to(x.device)

@@ -1,0 +1,230 @@
+"""Figures of a measurement: a report in, Axes out. Nothing here computes; every number comes from `report.table()`.
+
+Time runs from noise (t = 1) on the left to data (t = 0) on the right, as sampling does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from noiseshift.runs import Run
+from noiseshift.shift import ShiftReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+Reports = ShiftReport | Mapping[str, ShiftReport]
+
+# Okabe–Ito, safe for colour-blind readers; one colour an estimator, in every figure.
+COLOURS = {
+    "network": "#0072B2",
+    "residual": "#D55E00",
+    "constant-pixel": "#009E73",
+    "fokker-planck": "#CC79A7",
+    "score-mixture": "#E69F00",
+}
+REAL, SAMPLED, CONTENT = "#777777", "#0072B2", "#56B4E9"
+
+
+def plot_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
+    """delta(t) of each estimator with its 95 % band; grey: the first one's detection floor; hollow: not resolved."""
+    return _curves(reports, ("shift", "low", "high"), "noise shift δ (in t)", ax)
+
+
+def plot_content_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
+    """The same against the run's own finals, noised again: what generated content does to an estimator is taken out."""
+    columns = ("content_shift", "content_low", "content_high")
+    return _curves(reports, columns, "content-controlled δ (in t)", ax, floor=False)
+
+
+def plot_shift_log_snr(reports: Reports, *, ax: Axes | None = None) -> Axes:
+    """The shift in log-SNR: below zero means noisier than told."""
+    columns = ("shift_log_snr", "log_snr_low", "log_snr_high")
+    return _curves(reports, columns, "noise shift Δλ (in log-SNR)", ax, floor=False)
+
+
+def plot_encoded(reports: Reports, *, ax: Axes | None = None) -> Axes:
+    """Encoded against scheduled level: (t + delta) / t, 1 where the state carries what the network is told."""
+    ax = _axes(ax)
+    ax.axhline(1, color="black", linewidth=0.8)
+    for name, report in _named(reports).items():
+        table = report.table()
+        colour = COLOURS.get(name, "black")
+        ax.fill_between(
+            table.t, 1 + table.low / table.t, 1 + table.high / table.t, color=colour, alpha=0.18, linewidth=0
+        )
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker="o", color=colour, label=name)
+    ax.set_ylabel("encoded / scheduled level, (t + δ) / t")
+    _finish(ax)
+    return ax
+
+
+def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
+    """Where the states' readings lie, sampled against forward-noised real states, at `panels` of the steps read."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
+    chosen = np.unique(np.linspace(0, len(report.times) - 1, panels).round().astype(int))
+    _figure, axes = plt.subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.3), squeeze=False)
+    for ax, k in zip(axes[0], chosen, strict=True):
+        for states, colour, label in _states(report):
+            sns.kdeplot(x=states[:, k], ax=ax, color=colour, fill=True, alpha=0.25, linewidth=1.2, label=label)
+        ax.axvline(report.times[k], color="black", linewidth=0.8, linestyle=":")
+        ax.set_title(f"told t = {report.times[k]:.2f}")
+        ax.set(xlabel="reading of t", ylabel="", yticks=[])
+        ax.spines["left"].set_visible(False)
+    axes[0, 0].set_ylabel("density of states")
+    axes[0, 0].figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return axes[0]
+
+
+def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = None) -> Axes:
+    """The whole shift, what the solver makes with an exact model, and the network's share, as one estimator reads them.
+
+    Raises ValueError for a run without controls.
+    """
+    if run.controls is None or not run.controls.solver:
+        raise ValueError("this run has no exact-model control: measure with --controls")
+    name = estimator or next(iter(run.controls.solver))
+    total, alone = run.reports[name], run.controls.solver[name]
+    ax = _axes(ax)
+    ax.axhline(0, color="black", linewidth=0.8)
+    share = (total - alone).table().rename(columns={"difference": "shift"})
+    for table, colour, label in (
+        (total.table(), "#0072B2", "whole shift"),
+        (alone.table(), "#E69F00", "solver alone (exact model)"),
+        (share, "#009E73", "network's share"),
+    ):
+        ax.fill_between(table.t, table.low, table.high, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(table.t, table["shift"], marker="o", color=colour, label=label)
+    ax.set_ylabel(f"noise shift δ (in t), by {name}")
+    _finish(ax)
+    return ax
+
+
+def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None) -> Axes:
+    """A grid of uint8 pictures (N, C, H, W), row by row."""
+    n, channels, height, width = pictures.shape
+    columns = min(columns, n)
+    rows = n // columns
+    grid = pictures[: rows * columns].reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    ax = _axes(ax)
+    image = grid.reshape(rows * height, columns * width, channels).numpy()
+    ax.imshow(image[..., 0] if channels == 1 else image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
+    """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".png":
+        arrays = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+        np.savez_compressed(path, **arrays, **({} if labels is None else {"arr_1": labels.numpy()}))
+        return
+    from PIL import Image
+
+    n, channels, height, width = pictures.shape
+    columns = min(10, n)
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * height, columns * width, channels), np.uint8)
+    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+        top, left = height * (i // columns), width * (i % columns)
+        sheet[top : top + height, left : left + width] = picture
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).resize(
+        (3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST
+    ).save(path)
+
+
+def save_figures(run: Run, folder: str | Path) -> list[Path]:
+    """Write every figure of a run as PNG and PDF; returns the files."""
+    import matplotlib.pyplot as plt
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(run.reports.values()))
+    figures = {
+        "shift": lambda: plot_shift(run.reports),
+        "shift-content": lambda: plot_content_shift(run.reports),
+        "shift-log-snr": lambda: plot_shift_log_snr(run.reports),
+        "encoded": lambda: plot_encoded(run.reports),
+        "posteriors": lambda: plot_posteriors(first)[0],
+        "samples": lambda: plot_samples(run.pictures),
+    }
+    if run.controls is not None and run.controls.solver:
+        figures["solver"] = lambda: plot_solver(run)
+    written = []
+    with style():
+        for name, draw in figures.items():
+            figure = draw().figure
+            for suffix in ("png", "pdf"):
+                written.append(folder / f"{name}.{suffix}")
+                figure.savefig(written[-1])
+            plt.close(figure)
+    return written
+
+
+def style():  # type: ignore[no-untyped-def] # matplotlib's own context type is private
+    """The project's matplotlib style, as a context."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    # Figures go to files; a window system is never needed.
+    matplotlib.use("Agg", force=False)
+    with as_file(files("noiseshift.analysis") / "noiseshift.mplstyle") as path:
+        return plt.style.context(str(path))
+
+
+def _curves(
+    reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
+) -> Axes:
+    ax = _axes(ax)
+    ax.axhline(0, color="black", linewidth=0.8)
+    for index, (name, report) in enumerate(_named(reports).items()):
+        table, colour = report.table(), COLOURS.get(name, "black")
+        if columns[0] not in table:
+            continue
+        if floor and index == 0:
+            ax.fill_between(
+                table.t, -table.floor, table.floor, color="#dddddd", alpha=0.6, linewidth=0, label="under the floor"
+            )
+        value, low, high = (table[column] for column in columns)
+        ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
+        ax.plot(table.t, value, color=colour, label=name)
+        resolved = table.resolved if floor else (low > 0) | (high < 0)
+        ax.scatter(table.t, value, s=18, zorder=3, edgecolors=colour, facecolors=np.where(resolved, colour, "white"))
+    ax.set_ylabel(label)
+    _finish(ax)
+    return ax
+
+
+def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
+    states = [
+        (report.calibration.real.t, REAL, "real, forward-noised"),
+        (report.sampled.t, SAMPLED, "sampling"),
+    ]
+    return states + ([(report.content.t, CONTENT, "own finals, noised again")] if report.content is not None else [])
+
+
+def _named(reports: Reports) -> Mapping[str, ShiftReport]:
+    return {reports.estimator: reports} if isinstance(reports, ShiftReport) else reports
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots()[1]
+
+
+def _finish(ax: Axes) -> None:
+    ax.set_xlabel("told time t: noise 1 → 0 data")
+    ax.set_xlim(1, 0)
+    ax.legend(loc="best")

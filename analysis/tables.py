@@ -1,0 +1,87 @@
+"""Tables of a measurement for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from noiseshift.runs import Run
+from noiseshift.shift import ShiftReport
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def print_run(run: Run) -> None:
+    """What a run found, for people: a line on what ran, a table an estimator, the controls, and the answer in words."""
+    from rich.console import Console
+
+    console = Console()
+    about = run.manifest
+    console.print(
+        f"[bold]{about['checkpoint']['name']}[/bold]  {about['sampler']}, {about['samples']} samples, seed {about['seed']}, "
+        f"{'unguided' if not about['guidance'] else about['guidance']}, {about['seconds']} s"
+    )
+    for name, report in run.reports.items():
+        console.print(shift_table(report, name))
+    if run.controls is not None:
+        for check in run.controls.checks:
+            mark = {True: "[green]pass[/green]", False: "[red]FAIL[/red]", None: "[dim]note[/dim]"}[check.passed]
+            console.print(f"{mark}  {check.name}: {check.sentence}")
+    for line in conclusions(run):
+        console.print(line)
+
+
+def shift_table(report: ShiftReport, title: str) -> Table:
+    """One row a step read; a dim row is not resolved."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"{title} (n = {len(report.sampled)}, calibrated on {len(report.calibration.real)})", title_justify="left"
+    )
+    for heading in ("step", "t", "log-SNR", "δ", "95 % interval", "floor", "own content δ", "Δλ", "σ_e²", "slope", ""):
+        table.add_column(heading, justify="right")
+    for row in report.table().itertuples():
+        content = getattr(row, "content_shift", float("nan"))
+        table.add_row(
+            f"{row.step}",
+            f"{row.t:.3f}",
+            f"{row.log_snr:+.2f}",
+            _signed(row.shift),
+            f"{_signed(row.low)} … {_signed(row.high)}",
+            _plain(row.floor),
+            _signed(content),
+            _signed(row.shift_log_snr, 3),
+            _signed(row.sigma_e2, 5),
+            f"{row.slope:.2f}",
+            "resolved" if row.resolved else "–",
+            style=None if row.resolved else "dim",
+        )
+    return table
+
+
+def conclusions(run: Run) -> list[str]:
+    """The answer in plain words, a sentence an estimator."""
+    lines = []
+    for name, report in run.reports.items():
+        table = report.table()
+        seen = table[table.resolved]
+        if seen.empty:
+            lines.append(f"{name}: no shift is resolved at any of {len(table)} steps.")
+            continue
+        worst = seen.loc[seen["shift"].abs().idxmax()]
+        side = "noisier" if worst["shift"] > 0 else "cleaner"
+        lines.append(
+            f"{name}: resolved at {len(seen)} of {len(table)} steps; largest δ = {worst['shift']:+.4f} at t = {worst.t:.3f} "
+            f"(states {side} than told)."
+        )
+    return lines
+
+
+def _signed(value: float, digits: int = 4) -> str:
+    return "·" if pd.isna(value) else f"{value:+.{digits}f}"
+
+
+def _plain(value: float) -> str:
+    return "·" if pd.isna(value) else f"{value:.4f}"

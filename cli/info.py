@@ -1,0 +1,41 @@
+"""`noiseshift info`: what a checkpoint is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from noiseshift.cli.options import checkpoint_options
+
+
+@click.command()
+@checkpoint_options
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def command(checkpoint: str | None, family: str | None, card: str | None, as_json: bool) -> None:
+    """Say what CHECKPOINT is: family, schedule, what it predicts, which branches it has, where it came from.
+
+    \b
+    noiseshift info
+    noiseshift info fashion-ddpm
+    noiseshift info DiT-XL-2-256x256.pt --family dit
+    """
+    from noiseshift.checkpoints import load
+
+    loaded = load(checkpoint, family=family, card=card)
+    found = {
+        "name": loaded.name,
+        "sha256": loaded.hash,
+        "states": list(loaded.shape),
+        "classes": loaded.classes,
+        "parameters": sum(p.numel() for p in loaded.model.network.parameters()),
+        "branches": sorted("noise" * b.noise + "+class" * b.condition or "blind" for b in loaded.model.branches),
+        "estimator": None if loaded.estimator is None else str(loaded.estimator.name),
+        "card": asdict(loaded.card),
+    }
+    if as_json:
+        click.echo(json.dumps(found, default=str))
+        return
+    card_fields = found.pop("card")
+    for key, value in {**found, **card_fields}.items():
+        click.echo(f"{key:12s} {value}")

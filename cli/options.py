@@ -1,0 +1,64 @@
+"""Options that several commands share, and the progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from noiseshift.cli import parse
+
+
+def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """CHECKPOINT, --family, --card."""
+    for wrap in (
+        click.option(
+            "--card", type=click.Path(), help="YAML card of the checkpoint; <stem>.yaml beside it by default."
+        ),
+        click.option("--family", metavar="sit|dit|repa", help="What the state dict is, when it has no card."),
+        click.argument("checkpoint", required=False),
+    ):
+        function = wrap(function)
+    return function
+
+
+def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--sampler, --guidance, --seed, --batch, --device, --precision, --threads, --config, --no-progress."""
+    for wrap in (
+        click.option("--progress/--no-progress", default=True, help="Progress bar on stderr."),
+        click.option(
+            "--config",
+            type=click.Path(exists=True),
+            callback=parse.config,
+            is_eager=True,
+            expose_value=False,
+            help="YAML file of option values; the command line wins.",
+        ),
+        click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
+        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--guidance", type=parse.GUIDANCE, help="cfg=1.5,nag=0.5; scale 0 = unguided."),
+        click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
+    ):
+        function = wrap(function)
+    return function
+
+
+@contextmanager
+def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A callback (stage, done, total) that draws one bar a stage on stderr."""
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not show, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield update

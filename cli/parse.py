@@ -1,0 +1,119 @@
+"""Words of the command line become objects here, and nowhere else."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+SAMPLERS = "euler:N, heun:N, ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N"
+
+
+def parse_solver(text: str) -> Any:
+    """`euler:50` and the like → `noiseshift.protocol.Solver`. Raises ValueError naming what exists."""
+    from noiseshift import samplers
+    from noiseshift.protocol import Solver
+
+    name, *numbers = text.split(":")
+    try:
+        steps, *rest = int(numbers[0]), *map(float, numbers[1:])
+    except (IndexError, ValueError):
+        raise ValueError(f"{text!r} is no sampler: write NAME:STEPS, one of {SAMPLERS}") from None
+    if steps < 2:
+        raise ValueError(f"{text!r}: take at least 2 steps, or there is no state between noise and data to read")
+    if name.startswith("diffusers/"):
+        return _scheduled(text, name.removeprefix("diffusers/"), steps)
+    makers = {
+        "euler": lambda: samplers.euler,
+        "heun": lambda: samplers.heun,
+        "ddim": lambda: samplers.ddim(*rest),
+        "ddpm": lambda: samplers.ancestral,
+        "em": lambda: samplers.euler_maruyama(),
+    }
+    if name not in makers or len(rest) > (name == "ddim"):
+        raise ValueError(f"{text!r} is no sampler: choose from {SAMPLERS}")
+    return Solver(text, makers[name], lambda model: samplers.time_grid(model, steps))
+
+
+def _scheduled(text: str, name: str, steps: int) -> Any:
+    from noiseshift import samplers
+    from noiseshift.protocol import Solver
+
+    diffusers = importlib.import_module("diffusers")
+    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if kind is None:
+        raise ValueError(f"{text!r}: diffusers has no scheduler {name!r}; write for example diffusers/DDIMScheduler:50")
+
+    def update() -> samplers.Scheduled:
+        # The DDPM table of the bundled and official DiT models; a scheduler with another one is left as it is.
+        table = {"beta_start": 1e-4, "beta_end": 0.02} if "Flow" not in name else {}
+        return samplers.from_diffusers(kind(**table), steps)
+
+    return Solver(text, update, lambda model: None)
+
+
+def parse_estimators(text: str) -> dict[str, int | None]:
+    """`network,fokker-planck:32` → {"network": None, "fokker-planck": 32}: how many samples each reads, None for all."""
+    from noiseshift.protocol import ESTIMATORS, EXPENSIVE
+
+    found: dict[str, int | None] = {}
+    for word in text.split(","):
+        name, _, rows = word.strip().partition(":")
+        if name not in ESTIMATORS:
+            raise ValueError(f"unknown estimator {name!r}: choose from {', '.join(ESTIMATORS)}")
+        if rows and (not rows.isdigit() or int(rows) < 8):
+            raise ValueError(f"{word!r}: after the colon comes how many samples it reads, at least 8")
+        found[name] = int(rows) if rows else EXPENSIVE.get(name)
+    return found
+
+
+def parse_guidance(text: str) -> Any:
+    """`cfg=1.5,nag=0.5` → Guidance; scale 0 = unguided. Raises ValueError naming what exists."""
+    from noiseshift.models import Guidance, classifier_free, noise_awareness
+
+    kinds = {"cfg": classifier_free, "nag": noise_awareness}
+    guidance = Guidance()
+    for word in text.split(","):
+        name, _, scale = word.strip().partition("=")
+        try:
+            guidance = guidance + kinds[name](float(scale))
+        except (KeyError, ValueError):
+            raise ValueError(
+                f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas"
+            ) from None
+    return guidance
+
+
+class Parsed(click.ParamType):
+    """A command-line word that one of the functions above understands; bad usage is exit code 2."""
+
+    def __init__(self, name: str, function: Any):
+        self.name, self.function = name, function
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.function(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SOLVER = Parsed("NAME:STEPS", parse_solver)
+ESTIMATOR = Parsed("NAMES", parse_estimators)
+GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
+
+
+def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """`--config file.yaml` sets defaults; options on the command line win. Unknown keys are bad usage."""
+    if path is None:
+        return
+    import yaml
+
+    values = yaml.safe_load(open(path).read()) or {}
+    known = {option for param in ctx.command.params for option in (param.name, (param.name or "").replace("_", "-"))}
+    unknown = set(values) - known if isinstance(values, dict) else {"(not a mapping)"}
+    if unknown:
+        raise click.BadParameter(f"{path}: unknown {', '.join(sorted(map(str, unknown)))}")
+    ctx.default_map = {key.replace("-", "_"): value for key, value in values.items()} | dict(ctx.default_map or {})

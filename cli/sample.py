@@ -1,0 +1,53 @@
+"""`noiseshift sample`: draw samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
+
+
+@click.command()
+@checkpoint_options
+@run_options
+@click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True, help=".png or .npz")
+def command(
+    checkpoint: str | None,
+    family: str | None,
+    card: str | None,
+    sampler: Any,
+    guidance: Any,
+    seed: int,
+    batch: int,
+    device: str,
+    precision: str,
+    progress: bool,
+    samples: int,
+    out: Path,
+) -> None:
+    """Draw samples from CHECKPOINT (the bundled model by default) into a picture, or an .npz as ADM's evaluator reads it.
+
+    Sample i depends on the seed and on i alone, and is of class i mod classes.
+
+    \b
+    noiseshift sample --sampler heun:25
+    noiseshift sample fashion-ddpm --sampler ddpm:250 --samples 2000 --out samples.npz
+    """
+    from noiseshift.analysis.plots import save_samples
+
+    from noiseshift.checkpoints import load
+    from noiseshift.protocol import Protocol, draw
+
+    if out.suffix not in (".png", ".npz"):
+        raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
+    loaded = load(checkpoint, family=family, card=card)
+    protocol = Protocol(
+        sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
+    )
+    with progress_bar(progress) as update:
+        pictures, labels = draw(loaded, protocol, progress=update)
+    save_samples(pictures, labels, out)
+    click.echo(f"written: {out} ({len(pictures)} samples)")
