@@ -2,8 +2,8 @@
 
     python benchmarks/assets/reference.py
 
-The data are Debian's package `dataset-fashion-mnist` (MIT). Writes `noiseshift/assets/fashion-heldout.npz` (images uint8
-(2000, 1, 28, 28), labels), its card, and the data's licence.
+The data are Debian's package `dataset-fashion-mnist` (MIT). Writes `noiseshift/assets/fashion-heldout.npz` (images
+uint8 (2000, 1, 28, 28), labels), its card, and the data's licence.
 """
 
 from __future__ import annotations
