@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from noiseshift.models import FULL, READ, Branch, Prediction, Predicts, nearest, require
 from noiseshift.schedules import Schedule
+
+Precision = Literal["fp32", "bf16"]
 
 
 class NetworkModel:
@@ -37,7 +41,18 @@ class NetworkModel:
         self.network, self.schedule, self.time_input = network.eval().requires_grad_(False), schedule, time_input
         self.classes, self.class_dropout, self.noise_dropout = classes, class_dropout, noise_dropout
         self.shape, self.predicts, self.sign, self.levels = shape, predicts, sign, levels
+        self.precision: Precision = "fp32"
         self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
+
+    def to(self, device: torch.device | str, precision: str = "fp32") -> NetworkModel:
+        """The same model computing on `device` in "fp32" or "bf16" (autocast: times, states and predictions keep their
+        own precision). The weights are moved, not copied: both models share them. Raises ValueError otherwise."""
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
+        moved = copy.copy(self)
+        moved.network = self.network.to(device)
+        moved.precision = cast("Precision", precision)
+        return moved
 
     @property
     def branches(self) -> frozenset[Branch]:
@@ -63,7 +78,9 @@ class NetworkModel:
         known = torch.tensor([b.noise for b in branches], device=x.device).repeat_interleave(rows)
         # Steps and the network's own time are computed in float64: 1000 t - 1 of a float32 t is no whole number.
         time = self.time_input(t.double()).to(x.device, self._dtype).expand(rows).repeat(copies)
-        output = self.network(x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1)), time, labels, known)
+        states = x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.network(states, time, labels, known)
         values = self.sign * output[:, : x.shape[1]].to(x.dtype)
         return tuple(READ[self.predicts](value, x, level) for value in values.split(rows))
 
