@@ -104,6 +104,11 @@ class Model(Protocol):
         """The branches that the model was trained for."""
         ...
 
+    @property
+    def predicts(self) -> Predicts:
+        """The space it was trained in; a noise-blind answer means what it means only there."""
+        ...
+
     def snap(self, t: Tensor) -> Tensor:
         """The nearest times the model knows; the identity for a continuous model."""
         ...
@@ -153,7 +158,7 @@ class _Wrapped:
         unconditional: bool,
     ):
         self.fn, self.schedule, self.blind, self.levels = fn, schedule, blind, levels
-        self.read = READ[predicts]
+        self.predicts, self.read = predicts, READ[predicts]
         noise = [True] if blind is None else [True, False]
         condition = [True, False] if unconditional else [True]
         self.branches = frozenset(Branch(n, c) for n in noise for c in condition)
@@ -260,6 +265,10 @@ class Guided:
     @property
     def branches(self) -> frozenset[Branch]:
         return self.model.branches
+
+    @property
+    def predicts(self) -> Predicts:
+        return self.model.predicts
 
     def snap(self, t: Tensor) -> Tensor:
         return self.model.snap(t)

@@ -46,7 +46,7 @@ class Schedule(ABC):
 
     def __call__(self, t: Tensor | float) -> Level:
         """alpha, sigma and their slopes at t, any shape."""
-        t = _as_time(t)
+        t = _as_time(t).contiguous()  # an expanded t cannot carry a tangent
         (alpha, sigma), (dalpha, dsigma) = torch.func.jvp(self.coefficients, (t,), (torch.ones_like(t),))
         return Level(alpha, sigma, dalpha, dsigma)
 

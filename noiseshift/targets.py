@@ -454,6 +454,10 @@ class ExactModel:
     def branches(self) -> frozenset[Branch]:
         return self.target.branches
 
+    @property
+    def predicts(self) -> Predicts:
+        return self.blind
+
     def snap(self, t: Tensor) -> Tensor:
         return t
 

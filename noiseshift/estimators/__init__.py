@@ -2,19 +2,24 @@
 
 from noiseshift.estimators.calibration import Calibration, Readings, calibrate
 from noiseshift.estimators.constant_pixel import ConstantPixel
+from noiseshift.estimators.fokker_planck import FokkerPlanck, FokkerPlanckMode
 from noiseshift.estimators.network import EstimatorTraining, Network, train_estimator
 from noiseshift.estimators.posterior import Estimator, Posterior, time_grid
 from noiseshift.estimators.residual import Residual
+from noiseshift.estimators.score_mixture import ScoreMixture
 
 __all__ = [
     "Calibration",
     "ConstantPixel",
     "Estimator",
     "EstimatorTraining",
+    "FokkerPlanck",
+    "FokkerPlanckMode",
     "Network",
     "Posterior",
     "Readings",
     "Residual",
+    "ScoreMixture",
     "calibrate",
     "time_grid",
     "train_estimator",

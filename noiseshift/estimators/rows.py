@@ -1,0 +1,26 @@
+"""Many states at many levels as one long batch, in chunks that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CHUNK = 1024
+
+
+def over_levels(
+    ask: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, times: Tensor, cond: Tensor | None
+) -> Tensor:
+    """ask(x, t, cond) for every state x (B, …) at every one of its times (B, G), rows in one batch after another;
+    what it returns a row, (rows, …), comes back as (B, G, …)."""
+    rows, levels = times.shape
+    state = torch.arange(rows, device=x.device).repeat_interleave(levels)
+    t = times.reshape(-1).to(x.device)
+    parts = []
+    for part in torch.arange(rows * levels, device=x.device).split(CHUNK):
+        chosen = state[part]
+        parts.append(ask(x[chosen], t[part], None if cond is None else cond.to(x.device)[chosen]))
+    joined = torch.cat(parts)
+    return joined.reshape(rows, levels, *joined.shape[1:])
