@@ -204,31 +204,39 @@ def _sincos_grid(width: int, grid: int) -> Tensor:
     return torch.cat([columns, rows], dim=-1).reshape(grid * grid, width).float()
 
 
-def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None) -> TransformerConfig:
+def config_from_state(
+    state: Mapping[str, Tensor], *, heads: int | None = None, classes: int | None = None
+) -> TransformerConfig:
     """Read the shape of a DiT/SiT network off its state dict.
 
-    Raises ValueError when keys of the family are missing, or when the number of heads, which no tensor shows, is not
-    one of the official sizes' (384/768/1024/1152 → 6/12/16/16) and was not given.
+    The last row of the class embedding is the null class, unless `classes` says that all rows are classes. Raises
+    ValueError when keys of the family are missing or of other shapes, or when the number of heads, which no tensor
+    shows, is not one of the official sizes' (384/768/1024/1152 → 6/12/16/16) and was not given.
     """
     try:
         proj, table = state["x_embedder.proj.weight"], state["y_embedder.embedding_table.weight"]
-        tokens, width = state["pos_embed"].shape[1:]
-        final = state["final_layer.linear.weight"]
+        positions, final = state["pos_embed"], state["final_layer.linear.weight"]
     except KeyError as error:
-        raise ValueError(f"not a DiT/SiT state dict: {error.args[0]} is missing") from None
-    patch = proj.shape[-1]
+        raise ValueError(f"not a DiT/SiT state dict: {error.args[0]} is missing, give another file") from None
+    if (proj.ndim, table.ndim, positions.ndim, final.ndim) != (4, 2, 3, 2):
+        raise ValueError("not a DiT/SiT state dict: its embeddings have other shapes, give another file")
+    (tokens, width), patch, rows = positions.shape[1:], proj.shape[-1], table.shape[0]
     heads = heads or {384: 6, 768: 12, 1024: 16, 1152: 16}.get(width)
-    if heads is None:
-        raise ValueError(f"width {width} is not an official size: give the number of heads in the card")
-    depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    if heads is None or width % heads:
+        why = "is not an official size" if heads is None else f"cannot be split among {heads} heads"
+        raise ValueError(f"width {width} {why}: give the number of heads in the card")
+    if classes not in (None, rows, rows - 1):
+        raise ValueError(f"the file has {rows} class embeddings, the card {classes} classes: correct the card")
     return TransformerConfig(
         size=math.isqrt(tokens) * patch,
         channels=proj.shape[1],
         patch=patch,
         width=width,
-        depth=depth,
+        # Counted, not read off the highest number: a stray key must not ask for a billion blocks.
+        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
         heads=heads,
-        classes=table.shape[0] - 1,
+        classes=rows if classes == rows else rows - 1,
         out_channels=final.shape[0] // patch**2,
+        class_dropout=classes != rows,
         noise_dropout="t_embedder.null" in state,
     )

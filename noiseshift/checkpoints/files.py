@@ -1,0 +1,68 @@
+"""Tensors from a file, without ever running what else is in it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints.card import CheckpointError
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in `path`: averaged weights where a training checkpoint holds both, keys without wrappers' prefixes.
+
+    `.safetensors` hold nothing but tensors; any other suffix is read by torch's restricted unpickler. Raises
+    CheckpointError when the file is damaged, holds code, or holds no tensors.
+    """
+    content: Mapping[Any, Any] = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    state = {_bare(str(k)): v for k, v in content.items() if isinstance(v, Tensor)}
+    if not state:
+        raise CheckpointError(f"{path.name} holds no tensors: give a file with a model's state dict")
+    return state
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, KeyError):
+        raise CheckpointError(f"{path.name} is damaged or no safetensors file: fetch it again") from None
+
+
+def _pickled(path: Path) -> Mapping[Any, Any]:
+    try:
+        # Training scripts keep their command line in the file; a Namespace of plain values is harmless.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's unpickler trips over, the file is not to be used
+        refused = "unsupported global" in str(error).lower()
+        why = "holds code, which is never run" if refused else "is damaged or no PyTorch checkpoint"
+        raise CheckpointError(f"{path.name} {why}: give a plain state dict or a .safetensors file") from None
+    for key in ("ema", "model", "state_dict", "network"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
+            return content[key]
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
+    return content
+
+
+def _bare(key: str) -> str:
+    """The key without what DistributedDataParallel and torch.compile put before it."""
+    return key.removeprefix("module.").removeprefix("_orig_mod.")
