@@ -63,7 +63,7 @@ class Network:
 
         Its gradient in x is the classifier-based direction of Zhong, Jiang, Tao et al., arXiv 2510.12497.
         """
-        t = t.double().cpu().expand(len(x))
+        t = t.double().cpu().expand(len(x)).contiguous()  # an expanded t cannot carry a tangent
         slope = torch.func.jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),))[1]
         log_snr = self.schedule.log_snr(t)[:, None]
         return mixture_log_density(self._parts(x), log_snr)[:, 0] + slope.abs().log().to(x)
