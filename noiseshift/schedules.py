@@ -47,8 +47,8 @@ class Schedule(ABC):
     def __call__(self, t: Tensor | float) -> Level:
         """alpha, sigma and their slopes at t, any shape."""
         t = _as_time(t).contiguous()  # an expanded t cannot carry a tangent
-        (alpha, sigma), (dalpha, dsigma) = torch.func.jvp(self.coefficients, (t,), (torch.ones_like(t),))
-        return Level(alpha, sigma, dalpha, dsigma)
+        values, slopes = torch.func.jvp(self.coefficients, (t,), (torch.ones_like(t),))[:2]
+        return Level(*values, *slopes)
 
     def log_snr(self, t: Tensor | float) -> Tensor:
         """2 log(alpha / sigma); finite at both ends, where it saturates at the dtype's smallest normal number."""
@@ -58,11 +58,11 @@ class Schedule(ABC):
 
     def time_of_sigma(self, sigma: Tensor | float) -> Tensor:
         """The time whose noise scale is `sigma`, float64. Raises ValueError outside the schedule's range."""
-        return _invert(lambda t: self.coefficients(t)[1], _as_float64(sigma), name="sigma")
+        return _invert(lambda t: self.coefficients(t)[1], sigma, name="sigma")
 
     def time_of_log_snr(self, log_snr: Tensor | float) -> Tensor:
         """The time whose log-SNR is `log_snr`, float64. Raises ValueError outside the schedule's range."""
-        return _invert(lambda t: -self.log_snr(t), -_as_float64(log_snr), name="-log_snr")
+        return _invert(self.log_snr, log_snr, name="log_snr")
 
     def __repr__(self) -> str:
         values = ", ".join(f"{k}={v}" for k, v in vars(self).items() if isinstance(v, int | float))
@@ -156,17 +156,26 @@ def describe(schedule: Schedule) -> dict[str, Any]:
 def build(description: Mapping[str, Any]) -> Schedule:
     """The schedule that a card describes: {"kind": "linear"}, {"kind": "discrete", "beta_start": …, "beta_end": …,
     "steps": …} or with "alphas_cumprod", … Raises ValueError naming the kinds or the wrong value."""
-    values = dict(description)
+    values = _mapping(description)
     kind = values.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"unknown schedule kind {kind!r}: choose from {', '.join(_KINDS)}")
     make: Callable[..., Schedule] = _KINDS[kind]
     if kind == "discrete" and "alphas_cumprod" not in values:
         make = Discrete.from_betas
+    words = [name for name, value in values.items() if name != "alphas_cumprod" and not isinstance(value, int | float)]
+    if words:
+        raise ValueError(f"a {kind} schedule takes numbers, got {words[0]} = {values[words[0]]!r}")
     try:
         return make(**values)
     except TypeError:
         raise ValueError(f"a {kind} schedule does not take {', '.join(values)}") from None
+
+
+def _mapping(description: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(description, Mapping):
+        raise ValueError(f"a schedule is described by a mapping such as {{kind: linear}}, got {description!r}")
+    return dict(description)
 
 
 _KINDS: dict[str, type[Schedule]] = {
@@ -183,19 +192,18 @@ def _as_time(t: Tensor | float) -> Tensor:
     return t if t.is_floating_point() else t.to(torch.get_default_dtype())
 
 
-def _as_float64(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def _invert(increasing: Callable[[Tensor], Tensor], value: Tensor, *, name: str) -> Tensor:
-    """The root t in [0, 1] of increasing(t) = value, by bisection to the last bit of float64."""
-    low, high = torch.zeros_like(value), torch.ones_like(value)
-    first, last = increasing(low), increasing(high)
+def _invert(monotone: Callable[[Tensor], Tensor], value: Tensor | float, *, name: str) -> Tensor:
+    """The root t in [0, 1] of monotone(t) = value, by bisection to the last bit of float64."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    ends = monotone(torch.tensor([0.0, 1.0], dtype=torch.float64, device=value.device))
+    least, most, rising = ends.min(), ends.max(), bool(ends[1] > ends[0])
     slack = 1e-9 * (1 + value.abs())
-    if bool(((value < first - slack) | (value > last + slack)).any()):
-        raise ValueError(f"{name} must lie in [{first.min():.4g}, {last.max():.4g}] for this schedule")
+    # Asked this way round so that NaN is outside too.
+    if not bool(((value >= least - slack) & (value <= most + slack)).all()):
+        raise ValueError(f"{name} must lie in [{least:.4g}, {most:.4g}] for this schedule")
+    low, high = torch.zeros_like(value), torch.ones_like(value)
     for _ in range(60):
         middle = (low + high) / 2
-        above = increasing(middle) > value
+        above = (monotone(middle) > value) == rising
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     return (low + high) / 2
