@@ -195,8 +195,10 @@ def wrap(
 
     `predicts` names what comes back; `blind(x, cond)` answers in the same space without being told t; `levels` (K,)
     lists the only times the network knows; `unconditional=True` says that cond=None asks for the class-blind branch.
-    Raises KeyError for an unknown `predicts`.
+    Raises ValueError for an unknown `predicts`.
     """
+    if predicts not in READ:
+        raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
     levels = None if levels is None else torch.as_tensor(levels).sort().values
     return _Wrapped(fn, schedule, predicts, blind, levels, unconditional)
 
@@ -219,8 +221,14 @@ class Guidance:
         return Guidance(merged)
 
     def weights(self, t: Tensor | float = 0.5) -> dict[Branch, float]:
-        """Weight of every branch at time t, the full one first; they sum to 1."""
-        now = torch.as_tensor(t).flatten()[0]
+        """Weight of every branch at time t, the full one first; they sum to 1.
+
+        Raises ValueError when a scale depends on t and a batch brings several times.
+        """
+        times = torch.as_tensor(t).flatten()
+        now, varies = times[0], any(callable(scale) for parts in self.terms.values() for scale in parts)
+        if varies and bool((times != now).any()):
+            raise ValueError("this guidance depends on t: give every row of a batch the same t")
         scales = {b: sum(float(s(now)) if callable(s) else s for s in parts) for b, parts in self.terms.items()}
         return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
 
@@ -243,8 +251,11 @@ def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0))
 
 def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
     low, high = interval
+    if not low <= high:
+        raise ValueError(f"the guidance interval must run from low to high t, got {low} … {high}")
     if (low, high) == (0.0, 1.0):
         return scale
+    low, high = low - 1e-6, high + 1e-6  # an end is inside, in float32 too, where 0.6 is more than 0.6
     return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
 
 
@@ -280,8 +291,9 @@ class Guided:
         full = parts[FULL]
         if len(parts) == 1:
             return GuidedPrediction(full.x0, full.eps, full.level, parts)
-        x0 = sum(w * parts[b].x0 for b, w in weights.items())
-        eps = sum(w * parts[b].eps for b, w in weights.items())
+        x0, eps = weights[FULL] * full.x0, weights[FULL] * full.eps
+        for branch, weight in list(weights.items())[1:]:
+            x0, eps = x0 + weight * parts[branch].x0, eps + weight * parts[branch].eps
         return GuidedPrediction(x0, eps, full.level, parts)
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
