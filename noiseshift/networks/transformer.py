@@ -162,15 +162,16 @@ class Transformer(nn.Module):
 
     def _zero_gates(self) -> None:
         """adaLN-Zero: every block starts as the identity and the output starts at 0 (arXiv 2212.09748, §3.2)."""
-        for embedder in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(embedder.weight, std=0.02)
+        for weight in (
+            self.y_embedder.embedding_table.weight,
+            *(w for w in self.t_embedder.parameters() if w.ndim == 2),
+        ):
+            nn.init.normal_(weight, std=0.02)
         if self.t_embedder.null is not None:
             nn.init.normal_(self.t_embedder.null, std=0.02)
-        for module in [*(block.adaLN_modulation[-1] for block in self.blocks), self.final_layer.adaLN_modulation[-1]]:
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.final_layer.linear.weight)
-        nn.init.zeros_(self.final_layer.linear.bias)
+        for name, parameter in self.named_parameters():
+            if ".adaLN_modulation." in name or name.startswith("final_layer."):
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         c = self.t_embedder(t, known) + self.y_embedder(label)
