@@ -106,10 +106,10 @@ class Card:
         if unknown:
             raise CheckpointError(f"card: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
         family = values.get("family")
-        if family not in FAMILIES:
+        usual = FAMILIES.get(family) if isinstance(family, str) else None
+        if usual is None:
             said = "is missing" if family is None else f"{family!r} is unknown"
             raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
-        usual = FAMILIES[family]
         given = {"schedule": usual.schedule, "prediction": usual.prediction, "time": usual.time, **values}
         if isinstance(given["time"], Mapping):
             given["time"] = _time(given["time"])

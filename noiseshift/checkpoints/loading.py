@@ -55,14 +55,14 @@ def load(
     """
     if vae is not None or trust:
         raise CheckpointError("autoencoders and trusted code are not supported yet: load a pixel-space DiT or SiT file")
-    path = _resolve(path)
-    state = read_state(path)
-    card = _card(path, family, card, repa=is_repa(state))
+    file = _resolve(path)
+    state = read_state(file)
+    convention = _card(file, family, card, repa=is_repa(state))
     try:
-        model = transformer_model(state, card)
+        model = transformer_model(state, convention)
     except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error}") from None
-    return _checkpoint(path, path, model, card)
+        raise CheckpointError(f"{file.name}: {error}") from None
+    return _checkpoint(file, file, model, convention)
 
 
 def _checkpoint(path: Path, weights: Path, model: NetworkModel, card: Card) -> Checkpoint:
