@@ -184,7 +184,7 @@ def style():  # type: ignore[no-untyped-def] # matplotlib's own context type is 
 def _curves(
     reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
 ) -> Axes:
-    ax = _axes(ax)
+    ax, reach = _axes(ax), 1e-4
     ax.axhline(0, color="black", linewidth=0.8)
     for index, (name, report) in enumerate(_named(reports).items()):
         table, colour = report.table(), COLOURS.get(name, "black")
@@ -197,8 +197,11 @@ def _curves(
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
         ax.plot(table.t, value, color=colour, label=name)
+        reach = max(reach, float(np.nanmax(np.abs(value), initial=0)), float(table.floor.min()) if floor else 0.0)
         resolved = table.resolved if floor else (low > 0) | (high < 0)
         ax.scatter(table.t, value, s=18, zorder=3, edgecolors=colour, facecolors=np.where(resolved, colour, "white"))
+    # The values decide the scale: a wide band may leave the frame, a narrow one must stay readable.
+    ax.set_ylim(-1.8 * reach, 1.8 * reach)
     ax.set_ylabel(label)
     _finish(ax)
     return ax

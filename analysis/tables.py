@@ -34,28 +34,25 @@ def print_run(run: Run) -> None:
 
 
 def shift_table(report: ShiftReport, title: str) -> Table:
-    """One row a step read; a dim row is not resolved."""
+    """One row a step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=f"{title} (n = {len(report.sampled)}, calibrated on {len(report.calibration.real)})", title_justify="left"
-    )
-    for heading in ("step", "t", "log-SNR", "δ", "95 % interval", "floor", "own content δ", "Δλ", "σ_e²", "slope", ""):
-        table.add_column(heading, justify="right")
+    title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("step", "t", "δ", "95 % interval", "floor", "own content", "Δλ", "slope", "resolved"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report.table().itertuples():
-        content = getattr(row, "content_shift", float("nan"))
         table.add_row(
             f"{row.step}",
             f"{row.t:.3f}",
-            f"{row.log_snr:+.2f}",
             _signed(row.shift),
-            f"{_signed(row.low)} … {_signed(row.high)}",
+            f"{_signed(row.low)} {_signed(row.high)}",
             _plain(row.floor),
-            _signed(content),
+            _signed(getattr(row, "content_shift", float("nan"))),
             _signed(row.shift_log_snr, 3),
-            _signed(row.sigma_e2, 5),
             f"{row.slope:.2f}",
-            "resolved" if row.resolved else "–",
+            "●" if row.resolved else "",
             style=None if row.resolved else "dim",
         )
     return table
@@ -80,8 +77,8 @@ def conclusions(run: Run) -> list[str]:
 
 
 def _signed(value: float, digits: int = 4) -> str:
-    return "·" if pd.isna(value) else f"{value:+.{digits}f}"
+    return "·" if pd.isna(value) else f"{value:+.{digits}f}".replace("0.", ".", 1)
 
 
 def _plain(value: float) -> str:
-    return "·" if pd.isna(value) else f"{value:.4f}"
+    return "·" if pd.isna(value) else f"{value:.4f}".replace("0.", ".", 1)

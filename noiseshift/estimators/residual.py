@@ -1,7 +1,8 @@
 """The level from the size of the predicted noise, which the sampler has already computed.
 
-u = ‖eps_hat(x, t)‖² / d on real states of level s told t is a smooth monotone function of s near t. Its line is fitted
-once on real data for every told t; at sampling time u is read off the step's own prediction, at no network call.
+u = ‖eps_hat(x, t)‖ / √d on real states of level s told t is a smooth monotone function of s near t; where the noise is
+resolved it is s/t, a straight line. The line is fitted once on real data for every told t; at sampling time u is read off
+the step's own prediction, at no network call.
 Ning et al. (ADM-ES, arXiv 2308.15321) compare the same norms; this turns them into a level.
 """
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Residual:
-    """Posterior over t from ‖eps_hat‖²/d, for the told times it was fitted at.
+    """Posterior over t from the rms of the predicted noise, for the told times it was fitted at.
 
     data (N, …) real samples and cond (N,) their classes or None; times (K,) the told times of the sampler. Noise for
     the fit comes from `generator`. Calling it needs the `step` (for the told time); a step without a prediction costs
@@ -77,6 +78,6 @@ class Residual:
 
 
 def statistic(prediction: Prediction) -> Tensor:
-    """(B,) ‖eps_hat‖²/d in float64, of the unguided branch: a guided prediction is no conditional expectation."""
+    """(B,) ‖eps_hat‖/√d in float64, of the unguided branch: a guided prediction is no conditional expectation."""
     plain = prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction
-    return plain.eps.flatten(1).double().square().mean(-1).cpu()
+    return plain.eps.flatten(1).double().square().mean(-1).sqrt().cpu()

@@ -87,8 +87,11 @@ def _simplex(levels: Tensor, blind: Tensor) -> Tensor:
     offset = (levels - blind[:, None]).cpu()
     scale = offset.square().sum(-1).mean(-1).sqrt().clamp_min(1e-300)[:, None, None]
     matrix = torch.cat([offset.mT / scale, torch.ones_like(offset[:, None, :, 0])], dim=1)
-    # Thin QR first: G numbers a column instead of d.
+    # Thin QR first: G numbers a column instead of d. A touch of ridge: neighbouring levels are nearly parallel.
     q, r = torch.linalg.qr(matrix)
-    rows = [nnls(part.numpy(), target.numpy())[0] for part, target in zip(r, q[:, -1], strict=True)]
+    count = r.shape[-1]
+    r = torch.cat([r, 1e-8 * torch.eye(count, dtype=r.dtype).expand_as(r)], dim=1).numpy()
+    targets = torch.cat([q[:, -1], torch.zeros_like(q[:, -1])], dim=1).numpy()
+    rows = [nnls(part, target, maxiter=300 * count)[0] for part, target in zip(r, targets, strict=True)]
     weights = torch.from_numpy(np.stack(rows)).clamp_min(1e-300)
     return weights / weights.sum(1, keepdim=True)

@@ -1,0 +1,208 @@
+"""Samplers against the exact flow of a Gaussian, diffusers' schedulers against ours, and the known mismatch of DDIM."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import noiseshift as ns
+from noiseshift import randomness
+from noiseshift.samplers import per_sample_noise, posterior_sigma, sample, time_grid
+from noiseshift.targets import Gaussian
+
+MEAN, VARIANCE = torch.linspace(-1, 1, 8, dtype=torch.float64), torch.logspace(-2, 0.5, 8, dtype=torch.float64)
+TARGET = Gaussian(MEAN, VARIANCE)
+
+
+def moments(schedule, t):
+    level = schedule(torch.tensor(t, dtype=torch.float64))
+    return level.alpha * MEAN, (level.alpha**2 * VARIANCE + level.sigma**2).sqrt()
+
+
+def flow(schedule, x, start, end):
+    """The probability flow of a Gaussian keeps every coordinate's standardised value."""
+    (mean_a, sd_a), (mean_b, sd_b) = moments(schedule, start), moments(schedule, end)
+    return mean_b + (x - mean_a) * sd_b / sd_a
+
+
+def last_of(steps):
+    *_, last = steps
+    return last.x
+
+
+@pytest.mark.parametrize("schedule", [ns.Linear(), ns.VariancePreserving()], ids=["linear", "vp"])
+@pytest.mark.parametrize(
+    ("update", "order"), [(ns.euler, 1), (ns.heun, 2), (ns.ddim(0.0), 1)], ids=["euler", "heun", "ddim"]
+)
+def test_convergence_order(schedule, update, order):
+    model = TARGET.model(schedule)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    errors = []
+    for n in (40, 80, 160):
+        times = torch.linspace(0.9, 0.1, n + 1, dtype=torch.float64)
+        errors.append(float((last_of(sample(model, x, times, update=update)) - flow(schedule, x, 0.9, 0.1)).norm()))
+    rates = np.log2(np.array(errors[:-1]) / errors[1:])
+    np.testing.assert_allclose(rates, order, atol=0.25)
+
+
+@pytest.mark.parametrize("update", [ns.euler_maruyama(), ns.ancestral], ids=["em", "ancestral"])
+def test_stochastic_samplers_reach_the_data_in_distribution(update):
+    schedule = ns.Linear() if update is not ns.ancestral else ns.VariancePreserving()
+    model, n = TARGET.model(schedule), 2000
+    noise = per_sample_noise([torch.Generator().manual_seed(7)] * n)
+    errors = []
+    for steps in (40, 160):
+        x = torch.randn(n, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        final = last_of(sample(model, x, torch.linspace(1, 0, steps + 1), update=update, noise=noise))
+        errors.append((final.var(0) / VARIANCE).log().abs().mean())
+        assert ((final.mean(0) - MEAN).abs() / VARIANCE.sqrt()).max() < 0.12
+    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.16
+
+
+def test_noise_belongs_to_the_sample_and_not_to_the_batch():
+    model = TARGET.model(ns.Linear())
+    x = randomness.normal(randomness.generators(range(6), seed=0, stream=0), (8,)).double()
+    times = torch.linspace(1, 0, 6)
+
+    def run(rows):
+        noise = per_sample_noise(randomness.generators(rows, seed=0, stream=1))
+        return last_of(sample(model, x[rows.start : rows.stop], times, update=ns.euler_maruyama(), noise=noise))
+
+    torch.testing.assert_close(run(range(6)), torch.cat([run(range(4)), run(range(4, 6))]))
+
+
+def test_a_stochastic_sampler_without_noise_names_the_remedy():
+    with pytest.raises(ValueError, match="pass noise="):
+        last_of(
+            sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.linspace(1, 0, 4), update=ns.euler_maruyama())
+        )
+
+
+def test_times_must_fall():
+    with pytest.raises(ValueError, match="falling"):
+        next(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.tensor([0.0, 1.0])))
+
+
+def test_steps_are_paired_with_what_the_model_said_of_them():
+    model = TARGET.model(ns.Linear())
+    steps = list(sample(model, torch.zeros(2, 8, dtype=torch.float64), torch.linspace(1, 0, 5)))
+    assert [step.index for step in steps] == list(range(5))
+    assert steps[-1].prediction is None
+    for step in steps[:-1]:
+        torch.testing.assert_close(step.prediction.x0, model(step.x, step.t).x0)
+
+
+def test_grid_is_snapped_to_known_levels_before_the_loop():
+    schedule = ns.Discrete.from_betas(steps=50)
+    model = ns.wrap(lambda x, t, cond: x, schedule, predicts="epsilon", levels=schedule.times)
+    grid = time_grid(model, 7)
+    assert torch.isin(grid[:-1], schedule.times).all()
+    assert grid[-1] == 0
+    assert len(time_grid(model, 400)) == 51  # levels that fall together are taken once
+
+
+def test_posterior_spread_is_ddpms():
+    table = ns.Discrete.from_betas()
+    abar, i = table.alphas_cumprod, 500
+    now, then = table(table.times[i]), table(table.times[i - 1])
+    beta = 1 - abar[i] / abar[i - 1]
+    expected = ((1 - abar[i - 1]) / (1 - abar[i]) * beta).sqrt()
+    torch.testing.assert_close(posterior_sigma(now, then), expected)
+
+
+def scheduler(name, **values):
+    import diffusers
+
+    return getattr(diffusers, name)(**values)
+
+
+TABLE = {"beta_start": 1e-4, "beta_end": 0.02}
+STOCHASTIC_FREE = ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler", "KDPM2DiscreteScheduler"]
+PRESERVING = ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "PNDMScheduler", "DEISMultistepScheduler"]
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")  # KDPM2 hands tensors to numpy
+@pytest.mark.parametrize("name", STOCHASTIC_FREE + PRESERVING)
+def test_diffusers_schedulers_follow_the_exact_flow(name):
+    extra = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    schedule = ns.Discrete.from_betas()
+    model = TARGET.model(schedule)
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    final = last_of(sample(model, x, None, update=ns.from_diffusers(scheduler(name, **TABLE, **extra), 60)))
+    start = float(next(iter(ns.from_diffusers(scheduler(name, **TABLE, **extra), 60).times(schedule))))
+    expected = flow(schedule, x.double() * float(schedule(start).sigma), start, 0.0)
+    assert float((final - expected).norm() / expected.norm()) < 0.08
+
+
+@pytest.mark.parametrize("kind", ["table", "edm"])
+def test_levels_of_schedulers_are_those_of_their_own_noising(kind):
+    names = [
+        *STOCHASTIC_FREE[:1],
+        "DDIMScheduler",
+        "DDPMScheduler",
+        "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    ]
+    for each in ["EDMEulerScheduler"] if kind == "edm" else [*names, "LMSDiscreteScheduler", "HeunDiscreteScheduler"]:
+        update = ns.from_diffusers(scheduler(each), 9)
+        update.scheduler.set_timesteps(9)
+        x0, eps = torch.randn(2, 500, generator=torch.Generator().manual_seed(0)).split(1)
+        for k in (0, 4):
+            noisy = update.scheduler.add_noise(x0, eps, update.scheduler.timesteps[k : k + 1])
+            fit = torch.linalg.lstsq(torch.cat([x0, eps]).T, noisy.T).solution.flatten()
+            np.testing.assert_allclose(fit.numpy(), update.levels()[k], rtol=2e-3, atol=1e-4)
+
+
+def test_flow_matching_scheduler_is_euler_on_its_own_sigmas():
+    for shift in (1.0, 3.0):
+        model = TARGET.model(ns.Linear())
+        update = ns.from_diffusers(scheduler("FlowMatchEulerDiscreteScheduler", shift=shift), 12)
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+        theirs = list(sample(model, x, None, update=update))
+        ours = last_of(sample(model, x, torch.stack([step.t for step in theirs])))
+        torch.testing.assert_close(theirs[-1].x, ours, rtol=1e-5, atol=1e-5)
+
+
+def test_ddim_agrees_with_diffusers_where_its_levels_meet_its_labels():
+    schedule = ns.Discrete.from_betas()
+    model = TARGET.model(schedule)
+    theirs = scheduler("DDIMScheduler", timestep_spacing="trailing", clip_sample=False, **TABLE)
+    x = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    steps = list(sample(model, x, None, update=ns.from_diffusers(theirs, 10)))
+    ours = last_of(sample(model, x, torch.stack([step.t for step in steps]), update=ns.ddim(0.0)))
+    torch.testing.assert_close(steps[-1].x, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_second_order_states_are_tagged():
+    model = TARGET.model(ns.Discrete.from_betas())
+    steps = list(
+        sample(model, torch.randn(2, 8), None, update=ns.from_diffusers(scheduler("HeunDiscreteScheduler", **TABLE), 5))
+    )
+    assert sum(step.internal for step in steps) == 4
+    assert not steps[0].internal
+    assert not steps[-1].internal
+
+
+@pytest.mark.parametrize(("spacing", "off"), [("linspace", 12), ("trailing", 11)])
+def test_positive_control_ddims_level_and_label_part_ways(spacing, off):
+    """diffusers' DDIM at 13 steps steps by 1000 // 13 whatever the labels do. On pure noise an exact model scales the
+    state by reached / told at each transition, so the mismatch can be read off the states and known in advance."""
+    schedule = ns.Discrete.from_betas()
+    model = Gaussian(torch.zeros(4096), torch.full((4096,), 1e-12)).model(schedule)
+    theirs = scheduler("DDIMScheduler", timestep_spacing=spacing, clip_sample=False, **TABLE)
+    update = ns.from_diffusers(theirs, 13)
+    x = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
+    steps = list(sample(model, x, None, update=update))[:-1]
+    carried = [float(s.x.double().square().mean().sqrt()) / float(schedule(s.t).sigma) for s in steps]
+    read = np.log(np.array(carried[1:]) / carried[:-1])
+    labels = [int(label) for label in update.scheduler.timesteps]
+    abar = schedule.alphas_cumprod
+    reached = [abar[max(label - 1000 // 13, 0)] for label in labels[:-1]]
+    known = [0.5 * math.log((1 - r) / (1 - abar[label])) for r, label in zip(reached, labels[1:], strict=True)]
+    np.testing.assert_allclose(read, known, atol=2e-4)
+    mismatched = [label - 1000 // 13 != after for label, after in itertools.pairwise(labels)]
+    assert sum(mismatched) == off
+    assert (max(known) > 1) == (spacing == "linspace")
