@@ -25,6 +25,7 @@ def print_run(run: Run) -> None:
     )
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
+    console.print("● resolved; · not readable; content δ: against the run's own finals, noised again", style="dim")
     if run.controls is not None:
         for check in run.controls.checks:
             mark = {True: "[green]pass[/green]", False: "[red]FAIL[/red]", None: "[dim]note[/dim]"}[check.passed]
@@ -40,7 +41,7 @@ def shift_table(report: ShiftReport, title: str) -> Table:
 
     title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("step", "t", "δ", "95 % interval", "floor", "own content", "Δλ", "slope", "resolved"):
+    for heading in ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.table().itertuples():
         table.add_row(

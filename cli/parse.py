@@ -109,11 +109,13 @@ def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     """`--config file.yaml` sets defaults; options on the command line win. Unknown keys are bad usage."""
     if path is None:
         return
+    from pathlib import Path
+
     import yaml
 
-    values = yaml.safe_load(open(path).read()) or {}
-    known = {option for param in ctx.command.params for option in (param.name, (param.name or "").replace("_", "-"))}
-    unknown = set(values) - known if isinstance(values, dict) else {"(not a mapping)"}
+    values = yaml.safe_load(Path(path).read_text()) or {}
+    names = {opt.lstrip("-"): param.name for param in ctx.command.params for opt in (*param.opts, param.name or "")}
+    unknown = set(values) - set(names) if isinstance(values, dict) else {"(not a mapping)"}
     if unknown:
         raise click.BadParameter(f"{path}: unknown {', '.join(sorted(map(str, unknown)))}")
-    ctx.default_map = {key.replace("-", "_"): value for key, value in values.items()} | dict(ctx.default_map or {})
+    ctx.default_map = {str(names[key]): value for key, value in values.items()} | dict(ctx.default_map or {})
