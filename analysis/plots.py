@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -125,8 +125,10 @@ def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
     """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix != ".png":
-        arrays = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
-        np.savez_compressed(path, **arrays, **({} if labels is None else {"arr_1": labels.numpy()}))
+        arrays: dict[str, Any] = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+        if labels is not None:
+            arrays["arr_1"] = labels.numpy()
+        np.savez_compressed(path, **arrays)
         return
     from PIL import Image
 
@@ -170,7 +172,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     return written
 
 
-def style():  # type: ignore[no-untyped-def] # matplotlib's own context type is private
+def style() -> Any:
     """The project's matplotlib style, as a context."""
     import matplotlib
     import matplotlib.pyplot as plt

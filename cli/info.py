@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 from noiseshift.cli.options import checkpoint_options
@@ -23,7 +24,7 @@ def command(checkpoint: str | None, family: str | None, card: str | None, as_jso
     from noiseshift.checkpoints import load
 
     loaded = load(checkpoint, family=family, card=card)
-    found = {
+    found: dict[str, Any] = {
         "name": loaded.name,
         "sha256": loaded.hash,
         "states": list(loaded.shape),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
@@ -37,7 +37,7 @@ def command(
     seed: int,
     batch: int,
     device: str,
-    precision: str,
+    precision: Literal["fp32", "bf16"],
     progress: bool,
     samples: int,
     estimators: dict[str, int | None],

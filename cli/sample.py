@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
@@ -23,7 +23,7 @@ def command(
     seed: int,
     batch: int,
     device: str,
-    precision: str,
+    precision: Literal["fp32", "bf16"],
     progress: bool,
     samples: int,
     out: Path,

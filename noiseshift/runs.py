@@ -68,7 +68,7 @@ class Run:
         (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
         (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
         write_reports(self.reports, folder)
-        arrays = {"images": self.pictures.numpy()}
+        arrays: dict[str, Any] = {"images": self.pictures.numpy()}
         if self.labels is not None:
             arrays["labels"] = self.labels.numpy()
         np.savez_compressed(folder / "samples.npz", **arrays)
@@ -136,7 +136,7 @@ class Shards:
 
     def save(self, start: int, batch: BatchReadings, finals: Tensor) -> None:
         """Keep the readings and first finals of the batch that begins at sample `start`."""
-        arrays: dict[str, np.ndarray] = {
+        arrays: dict[str, Any] = {
             "finals": finals.cpu().numpy(),
             "steps": batch.steps,
             "size": np.array(batch.size),

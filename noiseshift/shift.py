@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -277,7 +277,8 @@ def read_run(
     """Read one sampler run of samples start, start + 1, …; an estimator with a limit reads only samples below it."""
     times = torch.tensor(next(iter(calibrations.values())).times)
     columns: dict[str, list[Readings]] = {name: [] for name in estimators}
-    indices, final, size = [], None, 0
+    indices: list[int] = []
+    final, size = None, 0
     for step in steps:
         final, size = step.x, len(step.x)
         if step.internal or not _told(step, times[len(indices)] if len(indices) < len(times) else None):
@@ -366,15 +367,10 @@ def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
     `posteriors.npz` (mean posteriors) and `report.json` (schedule)."""
     frames = [_long(report, states, part) for report in reports.values() for states, part in _parts(report)]
     pd.concat(frames, ignore_index=True).to_parquet(folder / "shift.parquet")
-    arrays = {
-        f"{report.estimator}/{states}": part.density
-        for report in reports.values()
-        for states, part in _parts(report)
-        if states != "slope"
-    }
-    np.savez_compressed(
-        folder / "posteriors.npz", **arrays, **{f"{name}/grid": r.calibration.grid for name, r in reports.items()}
-    )
+    arrays: dict[str, Any] = {f"{name}/grid": report.calibration.grid for name, report in reports.items()}
+    for report in reports.values():
+        arrays |= {f"{report.estimator}/{states}": part.density for states, part in _parts(report) if states != "slope"}
+    np.savez_compressed(folder / "posteriors.npz", **arrays)
     schedule = describe(next(iter(reports.values())).schedule)
     (folder / "report.json").write_text(json.dumps({"schedule": schedule, "estimators": list(reports)}, indent=2))
 

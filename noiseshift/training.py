@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.data import Images, to_float
+from noiseshift.networks.transformer import Transformer
 from noiseshift.schedules import Discrete, Schedule
 
 Target = Literal["velocity", "epsilon"]
@@ -83,7 +84,7 @@ class Average:
 
 
 def train(
-    network: nn.Module,
+    network: Transformer,
     objective: Objective,
     images: Images,
     config: TrainingConfig,
@@ -129,7 +130,7 @@ def train(
 
 
 def _loss(
-    network: nn.Module,
+    network: Transformer,
     objective: Objective,
     pixels: Tensor,
     labels: Tensor,

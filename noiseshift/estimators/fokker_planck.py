@@ -7,6 +7,7 @@ smooth in t; the integral is p(x | t) up to a constant, and so p(t | x) under a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,11 +163,14 @@ def _time_slope(model: Model, both: Tensor, t: Tensor, cond: Tensor | None) -> T
     return (velocity * eps / level.sigma - divergence).flatten(1).sum(1)
 
 
-def _derivative(function, x: Tensor, along: Tensor):  # type: ignore[no-untyped-def] # jvp's own types
+def _derivative(
+    function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, along: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """function(x) and its derivative along a direction: forward mode, or a central difference where a layer has none."""
     try:
-        return torch.func.jvp(function, (x,), (along,))
+        value, slope = torch.func.jvp(function, (x,), (along,))
+        return value, slope
     except (NotImplementedError, RuntimeError):
         step = 1e-3
         ahead, behind = function(x + step * along), function(x - step * along)
-        return function(x), tuple((a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True))
+        return function(x), ((ahead[0] - behind[0]) / (2 * step), (ahead[1] - behind[1]) / (2 * step))
