@@ -168,7 +168,7 @@ def _derivative(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """function(x) and its derivative along a direction: forward mode, or a central difference where a layer has none."""
     try:
-        value, slope = torch.func.jvp(function, (x,), (along,))
+        value, slope = torch.func.jvp(function, (x,), (along,))[:2]
         return value, slope
     except (NotImplementedError, RuntimeError):
         step = 1e-3
