@@ -37,6 +37,12 @@ CARDS = {
 }
 
 
+def _plan(log: list[dict[str, int]]) -> list[tuple[int, int]]:
+    """(planned steps, last step under that plan), in order."""
+    last = {row["steps"]: row["step"] for row in log}
+    return sorted(last.items(), key=lambda item: item[1])
+
+
 @click.command()
 @click.argument("which", type=click.Choice(list(CARDS)))
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
@@ -60,6 +66,8 @@ def main(which: str, folder: Path, snapshot: str | None, name: str | None, out: 
         "data": "Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv 1708.07747), 60,000 training images",
         "licence": "MIT; the data's licence is in LICENSE-fashion-mnist",
         "steps": step,
+        # A training may have been cut short or prolonged: what was planned, and up to where it went that way.
+        "plan": [f"of {total} steps, to {last}" for total, last in _plan(log)],
         "training loss": round(next(row["loss"] for row in reversed(log) if row["step"] <= max(step, 500)), 4),
         "settings": settings,
     }
