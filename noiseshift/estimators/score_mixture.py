@@ -87,11 +87,21 @@ def _simplex(levels: Tensor, blind: Tensor) -> Tensor:
     offset = (levels - blind[:, None]).cpu()
     scale = offset.square().sum(-1).mean(-1).sqrt().clamp_min(1e-300)[:, None, None]
     matrix = torch.cat([offset.mT / scale, torch.ones_like(offset[:, None, :, 0])], dim=1)
-    # Thin QR first: G numbers a column instead of d. A touch of ridge: neighbouring levels are nearly parallel.
+    # Thin QR first: G numbers a column instead of d.
     q, r = torch.linalg.qr(matrix)
-    count = r.shape[-1]
-    r = torch.cat([r, 1e-8 * torch.eye(count, dtype=r.dtype).expand_as(r)], dim=1).numpy()
-    targets = torch.cat([q[:, -1], torch.zeros_like(q[:, -1])], dim=1).numpy()
-    rows = [nnls(part, target, maxiter=300 * count)[0] for part, target in zip(r, targets, strict=True)]
+    rows = [_nonnegative(part.numpy(), target.numpy()) for part, target in zip(r, q[:, -1], strict=True)]
     weights = torch.from_numpy(np.stack(rows)).clamp_min(1e-300)
     return weights / weights.sum(1, keepdim=True)
+
+
+def _nonnegative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Non-negative least squares; neighbouring levels are nearly parallel, so with as little ridge as lets it end."""
+    count = matrix.shape[1]
+    padded = np.concatenate([target, np.zeros(count)])
+    for ridge in (1e-6, 1e-4, 1e-2):
+        try:
+            weights, _ = nnls(np.vstack([matrix, ridge * np.eye(count)]), padded, maxiter=5 * count)
+        except RuntimeError:  # it cycles: scipy gives up
+            continue
+        return np.asarray(weights)
+    return np.full(count, 1 / count)
