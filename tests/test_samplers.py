@@ -206,3 +206,33 @@ def test_positive_control_ddims_level_and_label_part_ways(spacing, off):
     mismatched = [label - 1000 // 13 != after for label, after in itertools.pairwise(labels)]
     assert sum(mismatched) == off
     assert (max(known) > 1) == (spacing == "linspace")
+
+
+def test_positive_control_is_read_by_the_instrument():
+    """The same mismatch through calibration, readings and intervals: every step's shift, from states alone."""
+    from noiseshift.estimators.posterior import time_grid as even_in_log_snr
+
+    schedule, generator = ns.Discrete.from_betas(), torch.Generator().manual_seed(0)
+    target = Gaussian(torch.zeros(1024), torch.full((1024,), 1e-12))
+    update = ns.from_diffusers(scheduler("DDIMScheduler", timestep_spacing="linspace", clip_sample=False, **TABLE), 13)
+    times = update.times(schedule)[1:]
+    # Above t ~ 0.55 pure noise no longer tells levels apart on this table: sigma is 1 to three digits.
+    times = times[times < 0.55]
+    estimator = target.estimator(schedule, even_in_log_snr(schedule, 600, 0.0005, 0.9))
+    calibration = ns.calibrate(estimator, target.sample(60, generator), times)
+    x = torch.randn(60, 1024, generator=generator)
+    table = ns.measure(
+        sample(target.model(schedule), x, None, update=update), estimator, calibration, content=False
+    ).table(0.999)
+
+    labels, abar = [int(label) for label in update.scheduler.timesteps], schedule.alphas_cumprod
+    reached = [abar[max(label - 1000 // 13, 0)] for label in labels[:-1]]
+    known = np.cumsum([0.5 * math.log((1 - r) / (1 - abar[b])) for r, b in zip(reached, labels[1:], strict=True)])
+    sigma = schedule(times).sigma * torch.from_numpy(np.exp(known[-len(times) :]))
+    expected = (schedule.time_of_sigma(sigma) - times).numpy()
+    assert len(times) >= 6
+    assert table.resolved[1:].all()
+    # A percent of the shift for reading a curve by its slope; the last step's shift is four times its level.
+    slack = 0.03 * np.abs(expected)
+    assert ((table.low - slack <= expected) & (expected <= table.high + slack))[:-1].all()
+    assert table["shift"].iloc[-1] == pytest.approx(expected[-1], rel=0.2)

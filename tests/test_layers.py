@@ -1,0 +1,69 @@
+"""Imports point one way, and importing the library costs nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = [
+    {"schedules", "randomness"},
+    {"models", "data"},
+    {"samplers", "networks", "estimators"},
+    {"targets", "checkpoints", "training"},
+    {"shift"},
+    {"controls"},
+    {"runs"},
+    {"protocol"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imports(path):
+    """Modules that a file imports when it is imported itself: not inside functions, not for type checkers only."""
+    found = []
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = node.module == "noiseshift"
+            found += [f"noiseshift.{alias.name}" for alias in node.names] if inside else [node.module]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return found
+
+
+LIBRARY = sorted(p for p in (ROOT / "noiseshift").rglob("*.py") if p.name not in ("__init__.py", "__main__.py"))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_from_its_layer_or_below(path):
+    own = path.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py")
+    for module in imports(path):
+        parts = module.split(".")
+        if parts[0] == "noiseshift":
+            assert parts[1] not in ("cli", "analysis"), f"{path} imports {module}"
+            assert RANK[parts[1]] <= RANK[own], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "analysis").glob("*.py")), ids=lambda p: p.name)
+def test_drawing_knows_nothing_of_the_command_line(path):
+    assert not [module for module in imports(path) if module.startswith("noiseshift.cli")]
+
+
+def test_every_module_has_a_layer():
+    assert {p.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py") for p in LIBRARY} == set(RANK)
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    code = "import sys, noiseshift; print(sorted({'torch', 'pandas', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
+
+
+def test_every_public_name_is_there():
+    import noiseshift as ns
+
+    for name in ns.__all__:
+        assert getattr(ns, name) is not None
