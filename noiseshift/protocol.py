@@ -205,7 +205,7 @@ def _on(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 
 
 def _split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
-    """Even rows calibrate, odd rows test: both halves have the same mix of classes."""
+    """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests."""
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
             f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
@@ -215,7 +215,15 @@ def _split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
         raise ValueError("the checkpoint is class-conditional: give --data with labels")
     if len(data) < 8:
         raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
-    return data[::2], data[1::2]
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    classes = torch.zeros_like(order) if data.labels is None else data.labels[order]
+    # The how-manieth of its class each row is; even ones to one half, odd ones to the other.
+    rank = torch.zeros_like(order)
+    for label in classes.unique():
+        rank[classes == label] = torch.arange(int((classes == label).sum()))
+    turns = torch.argsort(rank * (int(classes.max()) + 1) + classes)
+    first, second = (turns[rank[turns] % 2 == half] for half in (0, 1))
+    return data[order[first]], data[order[second]]
 
 
 def _calibrate(
