@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
-from noiseshift.cli.parse import parse_solver
 from noiseshift.data import Images
 from noiseshift.protocol import Protocol, _split, labels, read_times
 
