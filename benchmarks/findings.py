@@ -69,15 +69,64 @@ def table(out: Path) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
-def figures(out: Path, into: Path) -> None:
+PANELS = {
+    "fashion-sit, Euler": ("fashion-sit", ["euler:5", "euler:10", "euler:20", "euler:50", "euler:250"]),
+    "fashion-sit, Euler–Maruyama": ("fashion-sit", ["em:20", "em:50", "em:250"]),
+    "fashion-sit, Heun and DDIM": ("fashion-sit", ["heun:10", "heun:25", "ddim:50"]),
+    "fashion-ddpm, DDIM": ("fashion-ddpm", ["ddim:20", "ddim:50", "ddim:250"]),
+    "fashion-ddpm, DDPM": ("fashion-ddpm", ["ddpm:20", "ddpm:50", "ddpm:250"]),
+}
+
+
+def overview(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and estimator: rms shifts over the steps that can be read, and the largest resolved one."""
+    rows = []
+    for keys, part in frame.groupby(["checkpoint", "solver", "estimator"], sort=False):
+        read, seen = part[part["shift"].notna()], part[part.resolved]
+        largest = seen.loc[seen["shift"].abs().idxmax()] if len(seen) else None
+        rows.append(
+            {
+                **dict(zip(("checkpoint", "solver", "estimator"), keys, strict=True)),
+                "resolved": f"{len(seen)}/{len(read)}",
+                "largest": "–" if largest is None else f"{largest['shift']:+.4f} at {largest.t:.2f}",
+                "rms δ": _rms(read["shift"]),
+                "rms content δ": _rms(read.content_shift),
+                "rms solver δ": _rms(read.solver_shift),
+                "rms network δ": _rms(read.model_shift),
+                "floor": float(read.floor.median()) if len(read) else np.nan,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _rms(values: pd.Series) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def figures(frame: pd.DataFrame, out: Path, into: Path) -> None:
+    """δ(t) against solvers, the solver's own share dashed; and all five estimators side by side."""
     into.mkdir(parents=True, exist_ok=True)
-    for name, solvers in MATRIX.items():
-        for solver in solvers:
-            run = Run.load(folder_of(out, name, solver))
-            axes = plots.plot_shift(run.reports)
-            axes.set_title(f"{name}, {solver}")
-            axes.figure.savefig(into / f"{name}-{solver.replace(':', '-')}.png", dpi=150)
-            plt.close(axes.figure)
+    with plots.style():
+        figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.2), sharex=True)
+        for ax, (title, (name, solvers)) in zip(axes, PANELS.items(), strict=True):
+            ax.axhline(0, color="black", linewidth=0.8)
+            for colour, solver in zip(plots.COLOURS.values(), solvers, strict=False):
+                part = frame[(frame.checkpoint == name) & (frame.solver == solver) & (frame.estimator == "network")]
+                ax.fill_between(part.t, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
+                ax.plot(part.t, part["shift"], marker="o", markersize=3, color=colour, label=solver)
+                ax.plot(part.t, part.solver_shift, linestyle="--", linewidth=1, color=colour)
+            ax.set(title=title, xlim=(1, 0), xlabel="told t")
+            ax.legend()
+        axes[0].set_ylabel("δ by the network estimator\n(dashed: exact model)")
+        figure.savefig(into / "findings-solvers.png", dpi=130)
+        plt.close(figure)
+        figure, axes = plt.subplots(2, 2, figsize=(10, 6))
+        for row, (name, solver) in zip(axes, (("fashion-sit", "euler:50"), ("fashion-ddpm", "ddpm:50")), strict=True):
+            reports = Run.load(folder_of(out, name, solver)).reports
+            plots.plot_shift(reports, ax=row[0]).set_title(f"{name}, {solver}: against real data")
+            plots.plot_content_shift(reports, ax=row[1]).set_title(f"{name}, {solver}: against its own finals")
+        figure.savefig(into / "findings-estimators.png", dpi=130)
+        plt.close(figure)
 
 
 @click.command()
@@ -90,8 +139,11 @@ def main(out: Path, samples: int, names: tuple[str, ...], threads: int, only_fig
     torch.set_num_threads(threads)
     if not only_figures:
         measure_all(out, samples, names)
-    table(out).to_csv(out / "findings.csv", index=False)
-    figures(out, out / "figures")
+    if all(folder_of(out, name, solver).exists() for name, solvers in MATRIX.items() for solver in solvers):
+        frame = table(out)
+        frame.to_csv(out / "findings.csv", index=False)
+        click.echo(overview(frame).round(4).to_string(index=False))
+        figures(frame, out, out / "figures")
 
 
 if __name__ == "__main__":
