@@ -4,7 +4,7 @@
     python benchmarks/controls.py --target mixture      # an exact mixture, d = 64, with the model-based estimators
 
 Each repeat draws fresh real samples, calibrates on half of them and reads the other half: first at the level told (any
-resolved shift is a false alarm, 5 % nominal), then at a level off by a known min(t, 1 - t)/8 (the 95 % interval must
+resolved shift is a false alarm, 5 % nominal), then at a level off by a known min(t, 1 - t)/16 (the 95 % interval must
 hold it). Printed with the binomial 99 % band. On images the data are Debian's `dataset-fashion-mnist`, test split: the
 bundled networks never saw it.
 """
@@ -76,7 +76,7 @@ def main(target: str, data: str, repeats: int, rows: int, out: str | None) -> No
             halves = [(x0[i::2], None if cond is None else cond[i::2]) for i in (0, 1)]
             calibration = calibrate(estimator, halves[0][0], TIMES, cond=halves[0][1], seed=r)
             times = calibration.times
-            offset = np.minimum(times, 1 - times) / 8
+            offset = np.minimum(times, 1 - times) / 16
             null = real_report(name, estimator, calibration, halves[1][0], cond=halves[1][1], seed=r).table()
             known = real_report(
                 name,

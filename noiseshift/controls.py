@@ -93,11 +93,11 @@ def level_control(
     *,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out real states truly at t + min(t, 1 - t)/8, told t: the known shift must lie in its 95 % interval."""
+    """Held-out real states truly at t + min(t, 1 - t)/16, told t: the known shift must lie in its 95 % interval."""
     frames = []
     for name, estimator in estimators.items():
         times = calibrations[name].times
-        offset = np.minimum(times, 1 - times) / 8
+        offset = np.minimum(times, 1 - times) / 16
         report = real_report(
             name, estimator, calibrations[name], data, cond=cond, offset=offset, seed=seed, stream=randomness.POSITIVE
         )
