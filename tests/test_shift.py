@@ -153,7 +153,8 @@ def test_null_and_level_controls_on_an_exact_estimator(target, estimator, calibr
     assert len(null) == 3
     level, check = level_control({"exact": estimator}, {"exact": calibration}, data)
     assert check.passed
-    np.testing.assert_allclose(level["shift"], level.expected, rtol=0.35)
+    assert ((level["shift"] - level.expected).abs() < 1.5 * level.floor).all()
+    assert (level["shift"] > 0).all()
 
 
 def test_null_control_catches_an_instrument_that_is_off(target, estimator, calibration):
