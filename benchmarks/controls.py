@@ -67,12 +67,15 @@ def mixture(rows: int, repeats: int):
 @click.option("--data", default="/usr/share/datasets/fashion-mnist", show_default=True)
 @click.option("--repeats", default=20, show_default=True)
 @click.option("--rows", default=400, show_default=True, help="Real samples a repeat; half calibrate.")
+@click.option("--estimator", "chosen", multiple=True, help="Only these; all by default.")
 @click.option("--out", type=click.Path(), help="Also write the cells as CSV.")
-def main(target: str, data: str, repeats: int, rows: int, out: str | None) -> None:
+def main(target: str, data: str, repeats: int, rows: int, chosen: tuple[str, ...], out: str | None) -> None:
     cells = []
     source = images(data, rows, repeats) if target == "images" else mixture(rows, repeats)
     for r, (estimators, x0, cond) in enumerate(source):
         for name, estimator in estimators.items():
+            if chosen and name not in chosen:
+                continue
             halves = [(x0[i::2], None if cond is None else cond[i::2]) for i in (0, 1)]
             calibration = calibrate(estimator, halves[0][0], TIMES, cond=halves[0][1], seed=r)
             times = calibration.times
