@@ -186,7 +186,7 @@ def style() -> Any:
 def _curves(
     reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
 ) -> Axes:
-    ax, reach = _axes(ax), 1e-4
+    ax, low_end, high_end = _axes(ax), 0.0, 0.0
     ax.axhline(0, color="black", linewidth=0.8)
     for index, (name, report) in enumerate(_named(reports).items()):
         table, colour = report.table(), COLOURS.get(name, "black")
@@ -199,11 +199,12 @@ def _curves(
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
         ax.plot(table.t, value, color=colour, label=name)
-        reach = max(reach, float(np.nanmax(np.abs(value), initial=0)), float(table.floor.min()) if floor else 0.0)
+        low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)
         ax.scatter(table.t, value, s=18, zorder=3, edgecolors=colour, facecolors=np.where(resolved, colour, "white"))
     # The values decide the scale: a wide band may leave the frame, a narrow one must stay readable.
-    ax.set_ylim(-1.8 * reach, 1.8 * reach)
+    room = 0.4 * (high_end - low_end) + 1e-4
+    ax.set_ylim(low_end - room, high_end + room)
     ax.set_ylabel(label)
     _finish(ax)
     return ax
