@@ -22,14 +22,16 @@ if TYPE_CHECKING:
     from noiseshift.samplers import Step
 
 WINDOW = 17  # levels of each refinement
+NEWTON = 25  # two or three suffice for a narrow posterior, the rest for one piled up at an end
 
 
 class ScoreMixture:
     """Posterior over t from the blind branch and the conditional one on a grid of `times` (G,), coarse to fine.
 
     Least squares on the simplex chooses few levels, but their mean and spread are those of the posterior: the first is
-    where f(x) lies along the curve f(x | t), the second how far inside its bend. A Gaussian in log-SNR with these two
-    moments is returned. Costs G + 2 × 17 forwards a state, and one of the blind branch. Raises ValueError for a model
+    where f(x) lies along the curve f(x | t), the second how far inside its bend. The broadest density in t with these
+    two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered. Costs
+    G + 2 × 17 forwards a state, and one of the blind branch. Raises ValueError for a model
     without a noise-blind branch.
     """
 
@@ -45,16 +47,15 @@ class ScoreMixture:
             blind = value_of(self.model, self.model.predict(x, torch.tensor(0.5).to(x), cond, (NOISE_BLIND,))[0])
             blind = blind.flatten(1).double()
             coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
-            mean, spread = self._fit(x, cond, blind, coarse)
+            mean, spread = _moments(coarse, self._weights(x, cond, blind, coarse))
             spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
             # First the coarse cell, then four standard deviations of what was seen there.
-            mean, spread = self._fit(x, cond, blind, self._window(mean, (3 * spread).clamp_min(1.5 * spacing)))
-            mean, spread = self._fit(x, cond, blind, self._window(mean, 4 * spread.clamp_min(spacing / 50)))
-        grid = self.schedule.log_snr(self.times)
-        width = spread.clamp_min(1e-3)[:, None]
-        density = -0.5 * ((grid - mean[:, None]) / width) ** 2
-        # The moments are of the posterior as it is, prior included; from_log_density would apply the prior again.
-        return Posterior(self.times, torch.log_softmax(density + torch.gradient(grid)[0].abs().log(), dim=-1))
+            finer = self._window(mean, (3 * spread).clamp_min(1.5 * spacing))
+            mean, spread = _moments(finer, self._weights(x, cond, blind, finer))
+            finest = self._window(mean, 4 * spread.clamp_min(spacing / 50))
+            weights = self._weights(x, cond, blind, finest)
+        # Log-SNR has no end where the signal vanishes, and its moments there are those of a tail: t has both ends.
+        return broadest(self.times, *_moments(self.schedule.time_of_log_snr(finest), weights))
 
     def _window(self, centre: Tensor, half: Tensor) -> Tensor:
         """(B, 17) log-SNRs around each state's centre, within the grid."""
@@ -62,16 +63,43 @@ class ScoreMixture:
         offsets = torch.linspace(1, -1, WINDOW, dtype=torch.float64)
         return (centre[:, None] + half[:, None] * offsets).clamp(float(ends[0]), float(ends[1]))
 
-    def _fit(self, x: Tensor, cond: Tensor | None, blind: Tensor, log_snr: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and spread (B,) in log-SNR of the simplex weights over each state's levels (B, G)."""
+    def _weights(self, x: Tensor, cond: Tensor | None, blind: Tensor, log_snr: Tensor) -> Tensor:
+        """The simplex weights (B, G) of each state's levels."""
         times = self.schedule.time_of_log_snr(log_snr)
-        told = over_levels(self._conditional, x, times, cond).double()
-        weights = _simplex(told, blind)
-        mean = (weights * log_snr).sum(1)
-        return mean, (weights * (log_snr - mean[:, None]) ** 2).sum(1).clamp_min(0).sqrt()
+        return _simplex(over_levels(self._conditional, x, times, cond).double(), blind)
 
     def _conditional(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return value_of(self.model, self.model.predict(x, t.to(x), cond, (FULL,))[0]).flatten(1)
+
+
+def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (B,) of values (B, G) under weights that sum to 1."""
+    mean = (weights * values).sum(1)
+    return mean, (weights * (values - mean[:, None]) ** 2).sum(1).sqrt()
+
+
+def broadest(times: Tensor, mean: Tensor, std: Tensor) -> Posterior:
+    """The posterior of greatest entropy on `times` (K,) with this mean and standard deviation of t, (B,) each.
+
+    Its log density is a parabola in t; two natural parameters a state are found by Newton's method on the convex dual.
+    A width that the grid cannot hold is widened to half its spacing there.
+    """
+    cell = torch.gradient(times)[0]
+    std = torch.maximum(std, cell[torch.searchsorted(times, mean.contiguous()).clamp(max=len(times) - 1)] / 2)
+    u = (times - mean[:, None]) / std[:, None]
+    features = torch.stack([u, u**2 - 1], dim=-1)
+    natural = torch.tensor([0.0, -0.5], dtype=torch.float64).expand(len(mean), 2)
+    for _ in range(NEWTON):
+        posterior = Posterior.from_log_density(times, (features @ natural[..., None])[..., 0])
+        gap = (posterior.prob[:, None] @ features)[:, 0]
+        if float(gap.abs().max()) < 1e-6:
+            break
+        centred = features - gap[:, None]
+        curvature = centred.mT @ (posterior.prob[..., None] * centred) + 1e-9 * torch.eye(2, dtype=torch.float64)
+        step = torch.linalg.solve(curvature, gap)
+        # A long step leaves the region where the quadratic model holds.
+        natural = natural - step / step.norm(dim=-1, keepdim=True).clamp_min(1)
+    return posterior
 
 
 def value_of(model: Model, prediction: Prediction) -> Tensor:
