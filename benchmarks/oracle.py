@@ -5,7 +5,9 @@
 
 Ten Gaussians of rank `--rank` plus isotropic variance 1e-3. Error: rms over states of (mean - exact mean) / exact sd.
 Ratio: mean of sd / exact sd. Limits: Fokker–Planck 0.3 with one probe and 0.15 with four, score mixture 0.15, ratios
-within 15 %; cells outside are marked.
+within 15 %; cells outside are marked. Fokker–Planck is shown bare, with its probes at every level and no more, and as
+it comes, polished by 4 (1 + probes) fresh ones around the posterior; forwards a state stand under each name.
+Bare, one probe is off by about sqrt(k / (d - k)) posterior sds, k the dimension of the data, and p probes by 1/√p of it.
 """
 
 from __future__ import annotations
@@ -32,13 +34,20 @@ def mixture(d: int, rank: int) -> GaussianMixture:
 @click.option("--rank", type=int, help="Rank of a component: 4 at d = 64, 20 above, unless given.")
 @click.option("--states", default=64, show_default=True)
 def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
-    click.echo("   d schedule             t  exact sd   FP 1 probe     FP 4 probes    FP mode        score mixture")
+    levels = 40
+    names = ("FP 1 bare", "FP 1 probe", "FP 4 bare", "FP 4 probes", "FP mode", "score mixture")
+    forwards = (levels, levels + 54, 4 * levels, 4 * levels + 144, 8, levels + 35)
+    for row in (names, forwards):
+        click.echo(" " * 45 + "".join(f"{cell!s:<15}" for cell in row))
+    click.echo("   d schedule             t  exact sd")
     for d in dimensions:
         target = mixture(d, rank or (4 if d < 100 else 20))
         for schedule in (ns.Linear(), ns.VariancePreserving()):
-            model, grid = target.model(schedule), time_grid(schedule, 40, 0.005, 0.995)
+            model, grid = target.model(schedule), time_grid(schedule, levels, 0.005, 0.995)
             estimators = (
+                (FokkerPlanck(model, grid, polish=0), 0.3),
                 (FokkerPlanck(model, grid), 0.3),
+                (FokkerPlanck(model, grid, probes=4, polish=0), 0.15),
                 (FokkerPlanck(model, grid, probes=4), 0.15),
                 (FokkerPlanckMode(model), 0.3),
                 (ScoreMixture(model, grid), 0.15),
