@@ -76,11 +76,12 @@ def test_guidance_does_not_change_the_reading():
 
 
 def test_polishing_leaves_no_mass_at_levels_it_did_not_look_at():
-    schedule, generator = ns.VariancePreserving(), torch.Generator().manual_seed(1)
+    schedule, generator = ns.VariancePreserving(), torch.Generator().manual_seed(0)
     means = 0.5 * torch.randn(10, 64, generator=generator, dtype=torch.float64)
     factors = torch.randn(10, 64, 4, generator=generator, dtype=torch.float64) / 4
     target = GaussianMixture(torch.ones(10), means, LowRank(factors, torch.full((10,), 1e-3, dtype=torch.float64)))
-    x0 = target.sample(16, generator)
+    generator.manual_seed(1)
+    x0 = target.sample(24, generator)
     level = schedule(torch.tensor(0.2, dtype=torch.float64)).like(x0)
     x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
     exact = target.estimator(schedule, time_grid(schedule, 800, 0.005, 0.995))(x)
