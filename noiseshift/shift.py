@@ -8,6 +8,7 @@ Intervals are bootstrapped over samples and calibration rows; a shift under the 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ RESAMPLES = 2000
 USABLE_SLOPE = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShiftReport:
     """The noise shift of one run as one estimator reads it.
 
@@ -51,6 +52,10 @@ class ShiftReport:
         log-SNR; sigma_e2 = sigma(t + delta)² - sigma(t)², signed; raw = mean reading - t; bias and slope of the
         calibration; floor: the least |delta| that can be told from 0; resolved: |delta| > floor. With a content
         control, content_shift is delta against it. delta is NaN where the calibration's slope is under 0.5."""
+        return self._table(level).copy()
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 a figure asks for the same bootstrap again and again
+    def _table(self, level: float) -> pd.DataFrame:
         blind = self.calibration.slope < USABLE_SLOPE
         shift = self._shift("t")
         low, high = _interval(self._draws("t"), level)
