@@ -23,7 +23,7 @@ from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
     show_default=True,
     help="network, residual, constant-pixel, fokker-planck, score-mixture; NAME:N reads only the first N samples.",
 )
-@click.option("--points", type=click.IntRange(min=1), default=10, show_default=True, help="How many steps are read.")
+@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")

@@ -54,7 +54,7 @@ class Protocol:
         default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
     )
     guidance: Guidance | None = None
-    points: int = 10
+    points: int = 8
     calibration_rows: int = 400
     controls: bool = False
     batch: int = 128
