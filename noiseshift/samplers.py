@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,7 +72,13 @@ class PerSampleNoise:
     generators: Sequence[torch.Generator]
 
     def __call__(self, x: Tensor) -> Tensor:
+        self.check(x)
         return randomness.normal(self.generators, x.shape[1:]).to(x)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless there is one generator a row: a single one would give all rows the same noise."""
+        if len(self.generators) != len(x):
+            raise ValueError(f"noise needs one generator a sample: got {len(self.generators)} for {len(x)} samples")
 
 
 def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
@@ -79,18 +86,23 @@ def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
     return PerSampleNoise(generators)
 
 
+_NEEDS_NOISE = "this sampler is stochastic: pass noise=per_sample_noise(generators), one generator a sample"
+
+
 def _no_noise(x: Tensor) -> Tensor:
-    raise ValueError("this sampler is stochastic: pass noise=per_sample_noise(generators), one generator a sample")
+    raise ValueError(_NEEDS_NOISE)
 
 
 def time_grid(model: Model, steps: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
     """(steps + 1,) float64 times, even from `start` down to `end`, moved to levels that the model knows.
 
     The last time stays where it is: no call is made there. Levels that fall together are taken once. Raises ValueError
-    for fewer than one step.
+    for fewer than one step, or ends that do not fall within [0, 1].
     """
     if steps < 1:
         raise ValueError(f"a sampler takes at least 1 step, got {steps}")
+    if not 0 <= end < start <= 1:
+        raise ValueError(f"a grid falls from start to end within [0, 1], got start={start}, end={end}")
     grid = torch.linspace(start, end, steps + 1, dtype=torch.float64)
     known = torch.unique(model.snap(grid[:-1]).double()).flip(0)
     return torch.cat([known[known > end], grid[-1:]])
@@ -119,15 +131,22 @@ def sample(
     if times is None or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
         raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
     move = update or euler
+    if not bool(times[0] <= 1 and times[-1] >= 0):
+        raise ValueError(f"times must lie in [0, 1], got {float(times[0]):g} … {float(times[-1]):g}")
     times = times.double().cpu()
     for index, (t, t_next) in enumerate(itertools.pairwise(times)):
         with torch.no_grad():
-            prediction = model(x, t.to(x), cond)
+            prediction = model(x, _as_told(t, x), cond)
         step = Step(index, t, x, prediction)
         yield step
         with torch.no_grad():
             x = move(Transition(model, step, prediction, t_next, cond, noise))
     yield Step(len(times) - 1, times[-1], x)
+
+
+def _as_told(t: Tensor, x: Tensor) -> Tensor:
+    # Never in half precision: rounding the time is a noise shift of its own.
+    return t.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 def euler(transition: Transition) -> Tensor:
@@ -140,7 +159,7 @@ def heun(transition: Transition) -> Tensor:
     x = euler(transition)
     if float(transition.t_next) == 0:
         return x
-    there = transition.model(x, transition.t_next.to(x), transition.cond)
+    there = transition.model(x, _as_told(transition.t_next, x), transition.cond)
     slope = (transition.prediction.velocity + there.velocity) / 2
     return transition.step.x + _span(transition) * slope
 
@@ -149,7 +168,10 @@ def ddim(eta: float = 0.0) -> Update:
     """DDIM (Song et al., arXiv 2010.02502) for any alpha, sigma: x' = alpha' x0 + sqrt(sigma'² - s²) eps + s z.
 
     s is eta times the spread of the exact posterior, `posterior_sigma`; eta = 0 is deterministic, eta = 1 ancestral.
+    Raises ValueError for a negative eta.
     """
+    if not eta >= 0:
+        raise ValueError(f"eta must be at least 0 (0 is deterministic, 1 ancestral), got {eta}")
 
     def update(transition: Transition) -> Tensor:
         now, then, prediction = transition.level, transition.next_level, transition.prediction
@@ -205,18 +227,20 @@ class Scheduled:
     States of DDPM, DDIM, DPM++ and the like are variance preserving, (sqrt(abar), sqrt(1 - abar)); of Euler, Heun, EDM,
     LMS, KDPM2 variance exploding, (1, sigma); of flow-matching schedulers (1 - sigma, sigma). The network is told the
     level of the scheduler's *timestep label*; where the scheduler's arithmetic lands elsewhere (DDIM with a stride that
-    does not divide its 1000 steps), that is a shift, and it is left in for the measurement to find.
+    does not divide its 1000 steps), that is a shift, and it is left in for the measurement to find; `reached_levels`
+    tells it in advance. Raises ValueError for fewer than one step and for schedulers of another kind.
     """
 
     def __init__(self, scheduler: Any, steps: int):
         if steps < 1:
             raise ValueError(f"a sampler takes at least 1 step, got {steps}")
+        _require_supported(scheduler)
         self.scheduler, self.steps = type(scheduler).from_config(scheduler.config), steps
+        self.scheduler.set_timesteps(steps)
 
     def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
         """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
-        scheduler, schedule = self.scheduler, model.schedule
-        scheduler.set_timesteps(self.steps)
+        scheduler, schedule = self._fresh(), model.schedule
         levels = self.levels()
         told = schedule_times(schedule, levels)
         first = model.schedule(torch.tensor(1.0)).like(x)
@@ -228,14 +252,18 @@ class Scheduled:
             # Same log-SNR, so one factor turns their state into ours.
             factor = here.sigma / sigma
             with torch.no_grad():
-                prediction = model(state * factor, told[index].to(state), cond)
+                prediction = model(state * factor, _as_told(told[index], state), cond)
             yield Step(index, told[index], state * factor, prediction, internal=order[index])
             with torch.no_grad():
-                if hasattr(scheduler, "scale_model_input"):
-                    scheduler.scale_model_input(state, label)  # some only count their steps here
-                output = self._output(prediction, alpha, sigma)
-                state = scheduler.step(output, label, state, return_dict=False, **_generator(scheduler, noise))[0]
+                output = self._output(prediction.x0, prediction.eps, alpha, sigma)
+                state = _advance(scheduler, output, label, state, noise)
         yield Step(len(told), torch.tensor(0.0, dtype=torch.float64), state)
+
+    def _fresh(self) -> Any:
+        # Schedulers keep a history: two runs of one update, side by side, must not share it.
+        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler.set_timesteps(self.steps)
+        return scheduler
 
     def levels(self) -> list[tuple[float, float]]:
         """(alpha, sigma) of the scheduler's states at each timestep label, in its own scaling."""
@@ -245,7 +273,10 @@ class Scheduled:
         if self._is_exploding():
             sigmas = [float(s) for s in scheduler.sigmas[: len(scheduler.timesteps)]]
             if hasattr(scheduler, "sigmas_interpol"):  # KDPM2 evaluates at midpoints of its own
-                sigmas[1::2] = [float(s) for s in scheduler.sigmas_interpol[1 : len(sigmas) : 2]]
+                first = 0 if "Ancestral" in type(scheduler).__name__ else 1
+                sigmas[1::2] = [float(s) for s in scheduler.sigmas_interpol[first : len(sigmas) : 2]][
+                    : len(sigmas) // 2
+                ]
             return [(1.0, s) for s in sigmas]
         cumulative = scheduler.alphas_cumprod.double()
         picked = [float(cumulative[int(label)]) for label in scheduler.timesteps]
@@ -253,7 +284,6 @@ class Scheduled:
 
     def times(self, schedule: Schedule) -> Tensor:
         """(n,) float64 told times on a model's schedule, without the final 0 and without internal evaluations."""
-        self.scheduler.set_timesteps(self.steps)
         told = schedule_times(schedule, self.levels())
         return told[~torch.tensor(_internal(self.scheduler))]
 
@@ -268,24 +298,24 @@ class Scheduled:
     def _initial_scale(self, level: tuple[float, float]) -> float:
         return float(getattr(self.scheduler, "init_noise_sigma", 1.0)) if not self._is_flow() else 1.0
 
-    def _output(self, prediction: Prediction, alpha: float, sigma: float) -> Tensor:
+    def _output(self, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
         """The model's answer in the form that the scheduler expects."""
         if self._is_flow():
-            return prediction.eps - prediction.x0
+            return eps - x0
         kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
         if hasattr(self.scheduler, "precondition_outputs"):
             # EDM's schedulers expect the raw network F of D = c_skip x + c_out F (Karras et al., 2206.00364, eq. 7).
             data = self.scheduler.config.sigma_data
             total = (sigma**2 + data**2) ** 0.5
-            state = prediction.x0 + sigma * prediction.eps
-            return (prediction.x0 - (data / total) ** 2 * state) * total / (sigma * data)
+            network = (x0 - (data / total) ** 2 * (x0 + sigma * eps)) * total / (sigma * data)
+            return -network if kind == "v_prediction" else network  # theirs has c_out < 0 for v
         if kind == "epsilon":
-            return prediction.eps
+            return eps
         if kind == "sample":
-            return prediction.x0
+            return x0
         if kind == "v_prediction":
             norm = (alpha**2 + sigma**2) ** 0.5
-            return (alpha * prediction.eps - sigma * prediction.x0) / norm
+            return (alpha * eps - sigma * x0) / norm
         raise ValueError(
             f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction"
         )
@@ -293,21 +323,81 @@ class Scheduled:
 
 def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) -> Tensor:
     """The times of a schedule that have the log-SNR of each (alpha, sigma); those beyond its ends go to the ends."""
-    log_snr = torch.tensor([2 * (torch.tensor(a).clamp_min(1e-30) / s).log() for a, s in levels], dtype=torch.float64)
+    log_snr = torch.tensor([2 * math.log(max(a, 1e-30) / s) for a, s in levels], dtype=torch.float64)
     low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
     return schedule.time_of_log_snr(log_snr.clamp(low, high))
 
 
+def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor, Tensor]:
+    """What a scheduler's own arithmetic makes of each transition: (told, reached) log-SNR, float64, both (n - 1,).
+
+    From a state exactly at its label's level and a prediction without error, entry k says which level step k lands on
+    and which one the network is told next; internal evaluations are left out. Where the two differ, the sampler shifts
+    with a perfect model. Stochastic schedulers are read to about 0.01, others to rounding. Raises ValueError as `Scheduled` does.
+    """
+    update = Scheduled(scheduler, steps)
+    fresh, levels = update._fresh(), update.levels()
+    # Orthogonal signs: the state's two coefficients come apart exactly, and clipping to [-1, 1] changes nothing.
+    # Opposite rows under equal noise: their difference is free of it, their sum is nothing else.
+    x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(1, 2**15)
+    eps = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]], dtype=torch.float64).repeat(1, 2**14)
+    noise, reached = PerSampleNoise([torch.Generator().manual_seed(0) for _ in range(2)]), []
+    for label, (alpha, sigma) in zip(fresh.timesteps, levels, strict=True):
+        state = _advance(fresh, update._output(x0, eps, alpha, sigma), label, alpha * x0 + sigma * eps, noise).double()
+        drawn, given = (state[0] + state[1]) / 2, (state[0] - state[1]) / 2
+        signal = (given * x0[0]).mean()
+        variance = (given - signal * x0[0]).square().mean() + drawn.square().mean()
+        reached.append(2 * signal.log() - variance.log())
+    told = torch.tensor([2 * (math.log(max(a, 1e-30)) - math.log(s)) for a, s in levels], dtype=torch.float64)
+    true = ~torch.tensor(_internal(fresh))[1:]
+    return told[1:][true], torch.stack(reached)[:-1][true]
+
+
+def _require_supported(scheduler: Any) -> None:
+    name, config = type(scheduler).__name__, dict(getattr(scheduler, "config", {}))
+    flow = "FlowMatch" in name
+    known = flow or hasattr(scheduler, "alphas_cumprod") or "EDM" in name
+    if not known or not (flow or "prediction_type" in config) or hasattr(scheduler, "noise_sampler"):
+        raise ValueError(
+            f"{name} is no scheduler that can be followed: use a diffusers one with alphas_cumprod, EDM* or FlowMatch*"
+        )
+    if not flow and config.get("use_flow_sigmas"):
+        raise ValueError(f"{name} with use_flow_sigmas cannot be followed: use a FlowMatch* scheduler")
+
+
+def _advance(scheduler: Any, output: Tensor, label: Tensor, state: Tensor, noise: Noise) -> Tensor:
+    if hasattr(scheduler, "scale_model_input"):
+        scheduler.scale_model_input(state, label)  # some only count their steps here
+    return scheduler.step(output, label, state, return_dict=False, **_generator(scheduler, noise, state))[0]
+
+
 def _internal(scheduler: Any) -> list[bool]:
-    """Which evaluations are inside a step: every other one of a second-order scheduler; PNDM's repeated label."""
+    """Which evaluations are inside a step, and not states of the run."""
     n = len(scheduler.timesteps)
     if getattr(scheduler, "order", 1) == 2:
         return [i % 2 == 1 for i in range(n)]
-    labels = [float(label) for label in scheduler.timesteps]
-    return ["PNDM" in type(scheduler).__name__ and i + 1 < n and labels[i] == labels[i + 1] for i in range(n)]
+    if hasattr(scheduler, "order_list"):  # singlestep solvers start again from the state where the order is 1
+        return [order > 1 for order in scheduler.order_list]
+    if not hasattr(scheduler, "prk_timesteps"):
+        return [False] * n
+    # PNDM: four evaluations a Runge-Kutta step; without those its second label is asked twice, first of a trial state.
+    runge = len(scheduler.prk_timesteps)
+    return [i % 4 != 0 for i in range(runge)] + [runge == 0 and n > 2 and i == 1 for i in range(n - runge)]
 
 
-def _generator(scheduler: Any, noise: Noise) -> dict[str, Any]:
+class _NoGenerator:
+    """Stands in for a generator: asking it for noise names the remedy, where diffusers would draw unseeded noise."""
+
+    @property
+    def device(self) -> torch.device:
+        raise ValueError(_NEEDS_NOISE)
+
+
+def _generator(scheduler: Any, noise: Noise, x: Tensor) -> dict[str, Any]:
     """Schedulers draw their own noise: hand them the per-sample generators where they take any."""
-    takes = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": list(noise.generators)} if takes and isinstance(noise, PerSampleNoise) else {}
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return {}
+    if not isinstance(noise, PerSampleNoise):
+        return {"generator": _NoGenerator()}
+    noise.check(x)
+    return {"generator": list(noise.generators)}
