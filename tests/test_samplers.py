@@ -9,7 +9,7 @@ import torch
 
 import noiseshift as ns
 from noiseshift import randomness
-from noiseshift.samplers import per_sample_noise, posterior_sigma, sample, time_grid
+from noiseshift.samplers import per_sample_noise, posterior_sigma, reached_levels, sample, time_grid
 from noiseshift.targets import Gaussian
 
 MEAN, VARIANCE = torch.linspace(-1, 1, 8, dtype=torch.float64), torch.logspace(-2, 0.5, 8, dtype=torch.float64)
@@ -236,3 +236,131 @@ def test_positive_control_is_read_by_the_instrument():
     slack = 0.03 * np.abs(expected)
     assert ((table.low - slack <= expected) & (expected <= table.high + slack))[:-1].all()
     assert table["shift"].iloc[-1] == pytest.approx(expected[-1], rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "DDPMScheduler"])
+def test_a_stochastic_scheduler_never_draws_unseeded_noise(name):
+    model, update = TARGET.model(ns.Discrete.from_betas()), ns.from_diffusers(scheduler(name, **TABLE), 4)
+    with pytest.raises(ValueError, match="pass noise="):
+        last_of(sample(model, torch.zeros(2, 8), None, update=update))
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["ours", "diffusers"])
+def test_one_generator_is_not_shared_by_all_rows(theirs):
+    update = ns.from_diffusers(scheduler("DDPMScheduler", **TABLE), 3) if theirs else ns.ancestral
+    noise = per_sample_noise([torch.Generator().manual_seed(0)])
+    times = None if theirs else torch.linspace(1, 0, 4)
+    with pytest.raises(ValueError, match="1 for 2 samples"):
+        last_of(sample(TARGET.model(ns.Discrete.from_betas()), torch.zeros(2, 8), times, update=update, noise=noise))
+
+
+def test_two_runs_of_one_update_do_not_share_its_history():
+    update = ns.from_diffusers(scheduler("DPMSolverMultistepScheduler", **TABLE), 6)
+    model, x = TARGET.model(ns.Discrete.from_betas()), torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    alone = last_of(sample(model, x, None, update=update))
+    both = list(zip(sample(model, x, None, update=update), sample(model, x, None, update=update), strict=True))
+    torch.testing.assert_close(both[-1][0].x, alone)
+    torch.testing.assert_close(both[-1][1].x, alone)
+
+
+def test_evaluations_inside_a_runge_kutta_step_are_tagged():
+    update = ns.from_diffusers(scheduler("PNDMScheduler", **TABLE), 4)
+    model = TARGET.model(ns.Discrete.from_betas())
+    told = [
+        round(float(s.t) * 1000) - 1 for s in sample(model, torch.zeros(2, 8), None, update=update) if not s.internal
+    ]
+    assert told == [750, 500, 250, 0, -1]
+
+
+def test_singlestep_solvers_tag_their_trial_states():
+    update = ns.from_diffusers(scheduler("DPMSolverSinglestepScheduler", **TABLE, lower_order_final=True), 5)
+    steps = list(sample(TARGET.model(ns.Discrete.from_betas()), torch.zeros(2, 8), None, update=update))
+    assert [step.internal for step in steps] == [False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_edm_schedulers_follow_the_exact_flow(kind):
+    model = TARGET.model(ns.VarianceExploding())
+    x = 80 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    theirs = ns.from_diffusers(scheduler("EDMEulerScheduler", prediction_type=kind), 100)
+    expected = flow(ns.VarianceExploding(), x.double(), 1.0, 0.0)
+    final = last_of(sample(model, x, None, update=theirs))
+    assert float((final - expected).norm() / expected.norm()) < 0.08
+
+
+def test_the_told_time_is_never_rounded_to_half_precision():
+    told = []
+
+    class Listening:
+        schedule = ns.Linear()
+
+        def __call__(self, x, t, cond=None):
+            assert x.dtype == torch.bfloat16
+            told.append(float(t))
+            return ns.Prediction(x, x, self.schedule(t).like(x))
+
+    times = torch.linspace(1, 0, 24, dtype=torch.float64)
+    last_of(sample(Listening(), torch.zeros(1, 8, dtype=torch.bfloat16), times))
+    np.testing.assert_allclose(told, times[:-1].numpy(), atol=1e-7)
+
+
+def sigmas(log_snr):
+    return torch.sigmoid(-log_snr).log() / 2
+
+
+@pytest.mark.parametrize(("spacing", "off"), [("linspace", 12), ("trailing", 11)])
+def test_reached_levels_are_the_arithmetic_of_ddim(spacing, off):
+    theirs = scheduler("DDIMScheduler", timestep_spacing=spacing, **TABLE)
+    told, reached = reached_levels(theirs, 13)
+    update = ns.from_diffusers(theirs, 13)
+    abar = theirs.alphas_cumprod.double()
+    known = torch.stack([abar[max(int(label) - 1000 // 13, 0)] for label in update.scheduler.timesteps[:-1]])
+    torch.testing.assert_close(sigmas(reached), 0.5 * torch.log1p(-known), rtol=0, atol=1e-4)
+    assert int(((reached - told).abs() > 1e-3).sum()) == off
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        ("EulerDiscreteScheduler", 1e-4),
+        ("HeunDiscreteScheduler", 1e-4),
+        ("FlowMatchEulerDiscreteScheduler", 1e-4),
+        ("EDMEulerScheduler", 1e-4),
+        ("DDPMScheduler", 0.01),  # read through its own noise
+        ("EulerAncestralDiscreteScheduler", 0.01),
+    ],
+)
+def test_other_schedulers_land_where_they_say(name, within):
+    told, reached = reached_levels(scheduler(name), 13)
+    assert len(told) == 12
+    assert float((reached - told).abs().max()) < within
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__")
+@pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
+def test_midpoint_levels_are_those_the_input_is_scaled_for(name):
+    update = ns.from_diffusers(scheduler(name, **TABLE), 6)
+    theirs, told = update.scheduler, []
+    extra = {"generator": torch.Generator().manual_seed(0)} if "Ancestral" in name else {}
+    for label in theirs.timesteps:
+        scaled = float(theirs.scale_model_input(torch.ones(1, 1, dtype=torch.float64), label))
+        told.append(math.sqrt(scaled**-2 - 1))
+        theirs.step(torch.zeros(1, 1), label, torch.zeros(1, 1), **extra)
+    # 1 / sqrt(1 + sigma²) in float32 tells sigma = 0.01 to 6e-6 only.
+    np.testing.assert_allclose([sigma for _, sigma in update.levels()], told, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [lambda: "ddim", lambda: scheduler("IPNDMScheduler")], ids=["word", "ipndm"])
+def test_what_cannot_be_followed_is_said_in_a_line(make):
+    with pytest.raises(ValueError, match="no scheduler that can be followed"):
+        ns.from_diffusers(make(), 5)
+
+
+def test_bad_numbers_name_the_remedy():
+    model = TARGET.model(ns.Linear())
+    with pytest.raises(ValueError, match="falls from start to end"):
+        time_grid(model, 4, start=0.2, end=0.8)
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+        next(sample(model, torch.zeros(2, 8), torch.tensor([5.0, 1.0, 0.0])))
+    with pytest.raises(ValueError, match="at least 0"):
+        ns.ddim(-1.0)
