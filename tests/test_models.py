@@ -123,3 +123,19 @@ def test_wrap_snaps_and_takes_a_blind_branch():
     full, blind = model.predict(x, torch.tensor(0.5), None, (FULL, NOISE_BLIND))
     torch.testing.assert_close(full.eps, 0.5 * x)
     torch.testing.assert_close(blind.eps, 2 * x)
+
+
+def test_an_interval_holds_its_ends_in_single_precision():
+    """The samplers hand over float32 times, and float32's 0.6 is a little more than 0.6."""
+    weights = ns.noise_awareness(2.0, interval=(0.2, 0.6)).weights
+    for end in (0.2, 0.6):
+        assert weights(torch.tensor(end, dtype=torch.float32))[NOISE_BLIND] == -2.0
+    with pytest.raises(ValueError, match="from low to high"):
+        ns.noise_awareness(2.0, interval=(0.6, 0.2))
+
+
+def test_guidance_that_depends_on_t_wants_one_t_a_batch():
+    several = torch.tensor([0.1, 0.4, 0.4, 0.4])
+    with pytest.raises(ValueError, match="give every row of a batch the same t"):
+        ns.Guided(network_model(), ns.noise_awareness(2.0, interval=(0.2, 0.6)))(X, several, Y)
+    ns.Guided(network_model(), ns.noise_awareness(2.0))(X, several, Y)  # a constant scale does not mind
