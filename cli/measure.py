@@ -14,7 +14,7 @@ from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
 @click.command()
 @checkpoint_options
 @run_options
-@click.option("--samples", type=click.IntRange(min=2), default=512, show_default=True)
+@click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option(
     "--estimator",
     "estimators",

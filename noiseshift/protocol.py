@@ -49,7 +49,7 @@ class Protocol:
     (None: all); `points` is how many of the sampler's steps are read."""
 
     solver: Solver
-    samples: int = 512
+    samples: int = 256
     estimators: Mapping[str, int | None] = field(
         default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
     )
