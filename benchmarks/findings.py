@@ -1,6 +1,6 @@
-"""The study behind docs/findings.md: the shift of both bundled checkpoints under every solver, by all five estimators.
+"""The study behind docs/findings.md: the shift of both bundled checkpoints under each solver; all five estimators on two of them.
 
-    python benchmarks/findings.py --out runs/findings        # about an hour on two CPU cores; resumes
+    python benchmarks/findings.py --out runs/findings        # half an hour on two CPU cores; resumes
 
 Each configuration is one `noiseshift measure … --controls` run in its own folder; the tables and figures that the page
 shows are then made from the folders alone (`--only-figures`).

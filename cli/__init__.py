@@ -53,7 +53,7 @@ def main() -> None:
     """Measure, explain and correct the noise shift of diffusion and flow models.
 
     \b
-    noiseshift measure                                   the bundled model, two minutes at most
+    noiseshift measure                                   the bundled model, within a minute
     noiseshift measure model.pt --family sit --sampler heun:25
     noiseshift info model.pt --family dit
 
