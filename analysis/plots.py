@@ -51,7 +51,7 @@ def plot_shift_log_snr(reports: Reports, *, ax: Axes | None = None) -> Axes:
 
 def plot_encoded(reports: Reports, *, ax: Axes | None = None) -> Axes:
     """Encoded against scheduled level: (t + delta) / t, 1 where the state carries what the network is told."""
-    ax = _axes(ax)
+    ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
     for name, report in _named(reports).items():
         table = report.table()
@@ -93,7 +93,7 @@ def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = Non
         raise ValueError("this run has no exact-model control: measure with --controls")
     name = estimator or next(iter(run.controls.solver))
     total, alone = run.reports[name], run.controls.solver[name]
-    ax = _axes(ax)
+    ax = axes(ax)
     ax.axhline(0, color="black", linewidth=0.8)
     share = (total - alone).table().rename(columns={"difference": "shift"})
     for table, colour, label in (
@@ -114,7 +114,7 @@ def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None)
     columns = min(columns, n)
     rows = n // columns
     grid = pictures[: rows * columns].reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    ax = _axes(ax)
+    ax = axes(ax)
     image = grid.reshape(rows * height, columns * width, channels).numpy()
     ax.imshow(image[..., 0] if channels == 1 else image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     ax.set_axis_off()
@@ -186,7 +186,7 @@ def style() -> Any:
 def _curves(
     reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
 ) -> Axes:
-    ax, low_end, high_end = _axes(ax), 0.0, 0.0
+    ax, low_end, high_end = axes(ax), 0.0, 0.0
     ax.axhline(0, color="black", linewidth=0.8)
     for index, (name, report) in enumerate(_named(reports).items()):
         table, colour = report.table(), COLOURS.get(name, "black")
@@ -222,7 +222,8 @@ def _named(reports: Reports) -> Mapping[str, ShiftReport]:
     return {reports.estimator: reports} if isinstance(reports, ShiftReport) else reports
 
 
-def _axes(ax: Axes | None) -> Axes:
+def axes(ax: Axes | None) -> Axes:
+    """The given Axes, or new ones."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt

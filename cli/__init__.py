@@ -11,6 +11,7 @@ import click
 
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
+    "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
     "info": "Say what a checkpoint is, how it was recognised and what it can do.",
 }
@@ -55,6 +56,7 @@ def main() -> None:
     \b
     noiseshift measure                                   the bundled model, within a minute
     noiseshift measure model.pt --family sit --sampler heun:25
+    noiseshift approx                                    Statement 1 against measured shifts
     noiseshift info model.pt --family dit
 
     Scales of guidance count from 0 = unguided. Set NOISESHIFT_DEBUG=1 to see tracebacks.

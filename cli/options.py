@@ -24,7 +24,18 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--sampler, --guidance, --seed, --batch, --device, --precision, --threads, --config, --no-progress."""
+    """--sampler, --guidance, --batch, and those of `device_options`."""
+    for wrap in (
+        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
+        click.option("--guidance", type=parse.GUIDANCE, help="cfg=1.5,nag=0.5; scale 0 = unguided."),
+        click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
+    ):
+        function = wrap(function)
+    return device_options(function)
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--seed, --device, --precision, --config, --no-progress."""
     for wrap in (
         click.option("--progress/--no-progress", default=True, help="Progress bar on stderr."),
         click.option(
@@ -37,10 +48,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
-        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
-        click.option("--guidance", type=parse.GUIDANCE, help="cfg=1.5,nag=0.5; scale 0 = unguided."),
-        click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
     ):
         function = wrap(function)
     return function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ def parse_solver(text: str) -> Any:
         raise ValueError(f"{text!r}: take at least 2 steps, or there is no state between noise and data to read")
     if name.startswith("diffusers/"):
         return _scheduled(text, name.removeprefix("diffusers/"), steps)
-    makers = {
+    makers: dict[str, Callable[[], samplers.Update]] = {
         "euler": lambda: samplers.euler,
         "heun": lambda: samplers.heun,
         "ddim": lambda: samplers.ddim(*rest),
@@ -33,7 +34,9 @@ def parse_solver(text: str) -> Any:
     }
     if name not in makers or len(rest) > (name == "ddim"):
         raise ValueError(f"{text!r} is no sampler: choose from {SAMPLERS}")
-    return Solver(text, makers[name], lambda model: samplers.time_grid(model, steps))
+    deterministic = name in ("euler", "heun") or (name == "ddim" and not any(rest))
+    reference = (lambda: samplers.heun) if deterministic else makers["em"] if name == "em" else None
+    return Solver(text, makers[name], lambda model: samplers.time_grid(model, steps), reference)
 
 
 def _scheduled(text: str, name: str, steps: int) -> Any:
@@ -85,6 +88,14 @@ def parse_guidance(text: str) -> Any:
     return guidance
 
 
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """`0.1,0.2` → (0.1, 0.2). Raises ValueError for a word that is no number."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r}: write numbers joined by commas") from None
+
+
 class Parsed(click.ParamType):
     """A command-line word that one of the functions above understands; bad usage is exit code 2."""
 
@@ -103,6 +114,7 @@ class Parsed(click.ParamType):
 SOLVER = Parsed("NAME:STEPS", parse_solver)
 ESTIMATOR = Parsed("NAMES", parse_estimators)
 GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
+NUMBERS = Parsed("NUMBERS", parse_numbers)
 
 
 def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

@@ -36,11 +36,13 @@ EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
 @dataclass(frozen=True)
 class Solver:
     """A sampler as it is named on the command line: `grid(model)` gives its times, or None where the update brings
-    its own; `update()` makes a fresh update, since some keep a history."""
+    its own; `update()` makes a fresh update, since some keep a history; `reference()` is the update whose fine run from
+    the same noise it converges to, where there is one."""
 
     name: str
     update: Callable[[], Update | Scheduled]
     grid: Callable[[Model], Tensor | None]
+    reference: Callable[[], Update] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def run(
         raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.time()
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    held_out = _split(data, checkpoint)
+    held_out = split(data, checkpoint)
     model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
     estimators = build(checkpoint, protocol, held_out[0], times)
@@ -195,16 +197,16 @@ def _network(checkpoint: Checkpoint) -> Estimator:
 
 def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
     generator = randomness.generators([0], seed=protocol.seed, stream=randomness.FITTING)[0]
-    x0, cond = _on(protocol.device, data[:128])
+    x0, cond = on_device(protocol.device, data[:128])
     return Residual(checkpoint.model, x0, times, generator=generator, cond=cond if checkpoint.classes else None)
 
 
-def _on(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
+def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
     """Images as floats, and their classes, on a device."""
     return data.floats.to(device), None if data.labels is None else data.labels.to(device)
 
 
-def _split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
+def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests."""
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
@@ -233,7 +235,7 @@ def _calibrate(
     for done, (name, estimator) in enumerate(estimators.items()):
         progress("calibrating", done, len(estimators))
         rows = data[: protocol.estimators[name] or protocol.calibration_rows]
-        x0, cond = _on(protocol.device, rows)
+        x0, cond = on_device(protocol.device, rows)
         calibrations[name] = calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=64)
     progress("calibrating", len(estimators), len(estimators))
     return calibrations
@@ -300,7 +302,7 @@ def _controls(
     rows = held_out[1][: protocol.calibration_rows]
     cheap = {name: e for name, e in estimators.items() if protocol.estimators[name] is None}
     progress("controls", 0, 3)
-    x0, cond = _on(protocol.device, rows)
+    x0, cond = on_device(protocol.device, rows)
     null, null_check = control.null_control(cheap, calibrations, x0, cond, seed=protocol.seed)
     progress("controls", 1, 3)
     level, level_check = control.level_control(cheap, calibrations, x0, cond, seed=protocol.seed)
@@ -319,13 +321,7 @@ def _solver_reports(
     progress: Progress,
 ) -> dict[str, ShiftReport]:
     """The exact denoiser of the held-out images, unguided, through the same solver from the same noise and classes."""
-    from noiseshift.targets import Empirical
-
-    images = torch.cat([part.floats for part in held_out])
-    classes = (
-        None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
-    )
-    exact = Empirical(images, classes).model(checkpoint.model.schedule)
+    exact = exact_denoiser(checkpoint, held_out)
     whole = _all_labels(checkpoint, protocol)
     batches = []
     for start in range(0, protocol.samples, protocol.batch):
@@ -337,6 +333,17 @@ def _solver_reports(
             read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False)
         )
     return assemble(batches, estimators, calibrations)
+
+
+def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> Model:
+    """What a perfect network would say if the held-out images were all the data there is."""
+    from noiseshift.targets import Empirical
+
+    images = torch.cat([part.floats for part in held_out])
+    classes = (
+        None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
+    )
+    return Empirical(images, classes).model(checkpoint.model.schedule)
 
 
 def _manifest(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:

@@ -11,7 +11,8 @@ import json
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -52,17 +53,9 @@ class Run:
 
     def save(self, folder: str | Path) -> Path:
         """Write the run, whole or not at all; an existing run of that name is replaced. Returns the folder."""
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with whole_folder(folder) as fresh:
             self._write(fresh)
-            if folder.exists():
-                shutil.rmtree(folder)
-            fresh.rename(folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        return folder
+        return Path(folder)
 
     def _write(self, folder: Path) -> None:
         (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
@@ -85,6 +78,21 @@ class Run:
             labels = torch.from_numpy(samples["labels"]) if "labels" in samples else None
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         return cls(json.loads((folder / "run.json").read_text()), reports, controls, pictures, labels)
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A fresh folder to write to; it takes the name `folder`, and the place of what was there, once all is written."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield fresh
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def pictures_of(finals: Tensor) -> Tensor:

@@ -14,9 +14,11 @@ LAYERS = [
     {"samplers", "networks", "estimators"},
     {"targets", "checkpoints", "training"},
     {"shift"},
+    {"approximation"},
     {"controls"},
     {"runs"},
     {"protocol"},
+    {"statement"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

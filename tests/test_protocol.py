@@ -7,12 +7,12 @@ from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
 from noiseshift.data import Images
-from noiseshift.protocol import Protocol, _split, labels, read_times
+from noiseshift.protocol import Protocol, labels, read_times, split
 
 
 def test_both_halves_of_the_held_out_data_have_the_same_classes():
     # The bundled images come class by class in turn: every other one would be every other class.
-    calibrating, testing = _split(ns.data.reference(), ns.load())
+    calibrating, testing = split(ns.data.reference(), ns.load())
     assert torch.equal(calibrating.labels.bincount(), testing.labels.bincount())
     assert torch.equal(calibrating.labels[:20] % 10, torch.arange(20) % 10)
     shared = set(map(bytes, calibrating.pixels.numpy())) & set(map(bytes, testing.pixels.numpy()))
@@ -23,7 +23,7 @@ def test_both_halves_of_the_held_out_data_have_the_same_classes():
 def test_odd_and_unlabelled_sets_are_split_too(n):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (n, 1, 28, 28), generator=generator, dtype=torch.uint8)
-    halves = _split(Images(pixels, torch.randint(0, 10, (n,), generator=generator)), ns.load())
+    halves = split(Images(pixels, torch.randint(0, 10, (n,), generator=generator)), ns.load())
     assert sum(map(len, halves)) == n
 
 

@@ -1,0 +1,96 @@
+"""`noiseshift approx`: Statement 1 under test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from noiseshift.cli import parse
+from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+
+
+@click.command()
+@checkpoint_options
+@device_options
+@click.option(
+    "--sampler",
+    "samplers",
+    type=parse.SOLVER,
+    multiple=True,
+    default=["euler:10", "em:20"],
+    show_default=True,
+    help="Real runs to follow: euler:N, heun:N, ddim:N or em:N; may be given several times.",
+)
+@click.option("--times", type=parse.NUMBERS, default="0.05,0.1,0.2,0.3,0.5,0.7", show_default=True)
+@click.option(
+    "--ratios", type=parse.NUMBERS, default="0.1,0.2,0.3,0.5,0.75,1", show_default=True, help="Injected σ_e/σ_t."
+)
+@click.option("--rows", type=click.IntRange(min=8), default=200, show_default=True, help="Real states injected into.")
+@click.option("--samples", type=click.IntRange(min=2), default=64, show_default=True, help="Paths of each real run.")
+@click.option(
+    "--substeps", type=click.IntRange(min=2), default=6, show_default=True, help="Fine steps for each coarse."
+)
+@click.option("--estimator", "estimators", type=parse.ESTIMATOR, default="network,residual", show_default=True)
+@click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
+@click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-approx by default.")
+@click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
+def command(
+    checkpoint: str | None,
+    family: str | None,
+    card: str | None,
+    seed: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    progress: bool,
+    samplers: tuple[Any, ...],
+    times: tuple[float, ...],
+    ratios: tuple[float, ...],
+    rows: int,
+    samples: int,
+    substeps: int,
+    estimators: dict[str, int | None],
+    data: str | None,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Test the paper's first-order approximation, delta = (sqrt(sigma² + sigma_e²) - sigma) / dsigma, on CHECKPOINT.
+
+    Known errors are injected into real states and the shift they make is measured, beside first order and the exact
+    roots. Then real runs are followed beside fine ones from the same seeds: is their error what Statement 1 takes it for?
+
+    \b
+    noiseshift approx
+    noiseshift approx fashion-ddpm --sampler ddim:20
+    noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
+    """
+    from noiseshift.analysis.statement import print_study, save_figures
+
+    from noiseshift import data as images
+    from noiseshift.checkpoints import load
+    from noiseshift.statement import Plan, run
+
+    loaded = load(checkpoint, family=family, card=card)
+    plan = Plan(
+        samplers,
+        times=times,
+        ratios=ratios,
+        rows=rows,
+        samples=samples,
+        substeps=substeps,
+        estimators=tuple(estimators),
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    held_out = images.load_images(data) if data else images.reference()
+    with progress_bar(progress) as update:
+        study = run(loaded, plan, held_out, progress=update)
+    folder = study.save(out or f"runs/{loaded.name}-approx")
+    figures = save_figures(study, folder / "figures")
+    if as_json:
+        click.echo(json.dumps(study.summary(), default=str))
+    else:
+        print_study(study)
+        click.echo(f"written: {Path(folder)}/ (run.json, summary.json, 3 tables, {len(figures)} figures)")

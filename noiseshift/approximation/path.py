@@ -1,0 +1,233 @@
+"""Statement 1 in a real run: the error e of a coarse run against a fine one from the same seeds, state by state.
+
+σ_e² = ‖x̂_t − x_t^ref‖²/d per state predicts a shift by first order; an estimator measures the one that is there. The
+statement takes e for white Gaussian noise, independent of the state; here that is looked at: e's radial spectrum, its
+kurtosis, its correlation with what the reference holds of data (x0) and noise (eps). What a correlation does is counted
+too: ‖σ ε + e‖²/d = σ² + 2σ⟨ε, e⟩/d + σ_e², so first order *with the cross term* is the same formula with
+σ_e² + 2σ⟨ε, e⟩/d, which can be negative [own].
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift import randomness
+from noiseshift.approximation.roots import shift_of_variance
+from noiseshift.estimators.calibration import Array, Calibration, read
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.models import Model
+from noiseshift.samplers import Noise, Step
+from noiseshift.schedules import Schedule
+from noiseshift.shift import USABLE_SLOPE, resampled_means
+
+
+@dataclass(frozen=True, eq=False)
+class PathReport:
+    """What the error of a coarse run is, at K times of N paths.
+
+    sigma_e2, cross (N, K): ‖e‖²/d and 2σ⟨ε, e⟩/d; coarse, fine (N, K): readings of t on both runs; kurtosis (N, K):
+    excess, over the coordinates of e; along_x0, along_eps (N, K): Pearson correlation of e with the reference's x0 and
+    eps; spectrum (K, F): mean power of e at radial frequency f, 1 at all f if e were white (empty for flat states).
+    """
+
+    estimator: str
+    schedule: Schedule
+    times: Array
+    calibration: Calibration
+    sigma_e2: Array
+    cross: Array
+    coarse: Array
+    fine: Array
+    kurtosis: Array
+    along_x0: Array
+    along_eps: Array
+    spectrum: Array
+
+    def table(self, level: float = 0.95) -> pd.DataFrame:
+        """A row a time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
+        measured between coarse and fine run (paired, with its interval), and of the coarse run against real data
+        (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
+        frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is under 0.5."""
+        rng = np.random.default_rng(0)
+        slope = np.where(self.calibration.slope >= USABLE_SLOPE, self.calibration.slope, np.nan)
+        pairs = self.coarse - self.fine
+        draws = resampled_means(pairs, rng) / resampled_means(self.calibration.slopes, rng)
+        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        t = torch.tensor(self.times)
+        variance = torch.tensor(self.sigma_e2.mean(0))
+        with_cross = torch.tensor((self.sigma_e2 + self.cross).mean(0))
+        usable = np.where(np.isnan(slope), np.nan, 1.0)
+        return pd.DataFrame(
+            {
+                "t": self.times,
+                "sigma_e": variance.sqrt().numpy(),
+                "ratio": (variance.sqrt() / self.schedule(t).sigma).numpy(),
+                "first_order": shift_of_variance(self.schedule, t, variance).numpy(),
+                "with_cross": shift_of_variance(self.schedule, t, with_cross).numpy(),
+                "measured": pairs.mean(0) / slope,
+                "low": low * usable,
+                "high": high * usable,
+                "total": (self.coarse.mean(0) - self.calibration.real.t.mean(0)) / slope,
+                "excess_kurtosis": self.kurtosis.mean(0),
+                "along_x0": self.along_x0.mean(0),
+                "along_eps": self.along_eps.mean(0),
+                "low_half": _low_half(self.spectrum),
+                "resolved": ((low > 0) | (high < 0)) & ~np.isnan(slope),
+            }
+        )
+
+
+def refine(model: Model, times: Tensor, substeps: int) -> Tensor:
+    """Every interval of falling `times` (N,) cut into `substeps` even parts, moved to levels that the model knows."""
+    times = times.double()
+    share = torch.arange(substeps, dtype=torch.float64) / substeps
+    inner = (times[:-1, None] + times.diff()[:, None] * share).flatten()
+    known = torch.unique(torch.cat([model.snap(inner).double(), times[:-1]])).flip(0)
+    return torch.cat([known[known > times[-1]], times[-1:]])
+
+
+def refined_noise(generators: Sequence[torch.Generator], times: Tensor, fine: Tensor) -> Noise:
+    """The noise of a coarse run on `times` that follows the Brownian path of a run on `fine` from equal generators.
+
+    Each coarse draw is Σ √h_i z_i / √Σ h_i over the draws z_i that the fine run makes in that interval.
+    """
+    spans = [
+        (-torch.cat([fine[(fine <= a) & (fine > b)], b[None]]).diff()).tolist() for a, b in itertools.pairwise(times)
+    ]
+    intervals = iter(spans)
+
+    def noise(x: Tensor) -> Tensor:
+        parts = next(intervals)
+        total = math.sqrt(sum(parts))
+        drawn = torch.zeros_like(x)
+        for h in parts:
+            drawn += math.sqrt(h) / total * randomness.normal(generators, x.shape[1:]).to(x)
+        return drawn
+
+    return noise
+
+
+def follow(
+    coarse: Iterable[Step],
+    fine: Iterable[Step],
+    estimators: Mapping[str, Estimator],
+    times: Tensor | Array,
+    *,
+    cond: Tensor | None = None,
+    reuse: bool = True,
+) -> PathBatch:
+    """Walk both runs of one batch (classes `cond`) side by side and compare them at falling `times` (K,).
+
+    `reuse=False` keeps the runs' predictions from estimators that would read them as their own model's. Raises
+    ValueError when a run does not pass through all times. `assemble` makes reports of the batches.
+    """
+    told = np.asarray(times, dtype=float)
+    errors, readings = [], []
+    for a, b in zip(_at(coarse, told), _at(fine, told), strict=True):
+        errors.append(_compare(a, b))
+        shown = (a, b) if reuse else (replace(a, prediction=None), replace(b, prediction=None))
+        readings.append({name: [read(e, s.x, cond, s).t[:, 0] for s in shown] for name, e in estimators.items()})
+    scalars = {name: torch.stack([e[name] for e in errors], 1).numpy() for name in errors[0] if name != "spectrum"}
+    spectrum = torch.stack([e["spectrum"] for e in errors]).numpy()
+    pairs = {name: np.stack([r[name] for r in readings], axis=-1) for name in estimators}
+    return PathBatch(scalars, spectrum, {name: (pair[0], pair[1]) for name, pair in pairs.items()})
+
+
+@dataclass(frozen=True)
+class PathBatch:
+    """`follow`'s numbers for one batch of paths: scalars (n, K) by name, the spectrum (K, F) averaged over it, and each
+    estimator's readings (n, K) of the coarse and the fine run."""
+
+    scalars: dict[str, Array]
+    spectrum: Array
+    readings: dict[str, tuple[Array, Array]]
+
+
+def assemble(
+    batches: Sequence[PathBatch], schedule: Schedule, calibrations: Mapping[str, Calibration]
+) -> dict[str, PathReport]:
+    """A report an estimator from all batches."""
+    joined = {name: np.concatenate([b.scalars[name] for b in batches]) for name in batches[0].scalars}
+    sizes = [len(b.scalars["sigma_e2"]) for b in batches]
+    spectrum = np.average([b.spectrum for b in batches], axis=0, weights=sizes)
+    reports = {}
+    for name, calibration in calibrations.items():
+        coarse, fine = (np.concatenate([b.readings[name][run] for b in batches]) for run in (0, 1))
+        reports[name] = PathReport(
+            name, schedule, calibration.times, calibration, coarse=coarse, fine=fine, spectrum=spectrum, **joined
+        )
+    return reports
+
+
+def _at(steps: Iterable[Step], times: Array) -> Iterator[Step]:
+    """The steps of a run at the given falling times."""
+    wanted = iter(times)
+    time = next(wanted, None)
+    for step in steps:
+        if time is not None and not step.internal and abs(float(step.t) - time) < 1e-7:
+            yield step
+            time = next(wanted, None)
+    if time is not None:
+        raise ValueError(f"a run does not pass through t = {time:.4f}: calibrate at times that both runs are told")
+
+
+def _compare(coarse: Step, fine: Step) -> dict[str, Tensor]:
+    """What the error of a batch of states is: (n,) each, and its mean spectrum (F,)."""
+    if fine.prediction is None:
+        raise ValueError("the reference run has no prediction at a time that is compared: leave out its last time")
+    error = (coarse.x - fine.x).double().cpu()
+    x0, eps = (part.double().cpu() for part in (fine.prediction.x0, fine.prediction.eps))
+    sigma = fine.prediction.level.sigma.double().cpu().flatten()[0]
+    flat = error.flatten(1)
+    centred = flat - flat.mean(1, keepdim=True)
+    variance = centred.square().mean(1).clamp_min(1e-300)
+    return {
+        "sigma_e2": flat.square().mean(1),
+        "cross": 2 * sigma * (eps.flatten(1) * flat).mean(1),
+        "kurtosis": (centred**4).mean(1) / variance**2 - 3,
+        "along_x0": _correlation(flat, x0.flatten(1)),
+        "along_eps": _correlation(flat, eps.flatten(1)),
+        "spectrum": radial_spectrum(error).mean(0),
+    }
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """(N,) Pearson correlation over the coordinates of each row."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp_min(1e-300)
+
+
+def radial_spectrum(x: Tensor) -> Tensor:
+    """(N, F) power of x (N, C, H, W) at radial frequency 0 … F - 1 over its mean power: 1 everywhere for white noise.
+
+    Frequencies in cycles a picture, averaged over rings and channels. Flat states (N, d) have none: (N, 0).
+    """
+    if x.ndim != 4:
+        return x.new_zeros(len(x), 0)
+    height, width = x.shape[-2:]
+    power = torch.fft.fft2(x.double(), norm="ortho").abs().square().mean(1).flatten(1)
+    rows, columns = torch.fft.fftfreq(height, 1 / height), torch.fft.fftfreq(width, 1 / width)
+    ring = torch.hypot(rows[:, None], columns[None]).round().long().flatten()
+    count = min(height, width) // 2 + 1
+    inside = ring < count
+    sums = torch.zeros(len(x), count, dtype=torch.float64).index_add_(1, ring[inside], power[:, inside])
+    sizes = torch.bincount(ring[inside], minlength=count)
+    return sums / sizes / power.mean(1, keepdim=True).clamp_min(1e-300)
+
+
+def _low_half(spectrum: Array) -> Array:
+    """(K,) share of the power below half the largest radial frequency, rings weighed by their circumference."""
+    if not spectrum.shape[1]:
+        return np.full(len(spectrum), np.nan)
+    rings = np.maximum(1, 2 * np.pi * np.arange(spectrum.shape[1]))
+    power = spectrum * rings
+    half = (spectrum.shape[1] + 1) // 2
+    return power[:, :half].sum(1) / power.sum(1)
