@@ -12,6 +12,7 @@ import click
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
+    "correct": "What noise awareness guidance and its relatives do to the shift, to FID and to the cost.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
     "info": "Say what a checkpoint is, how it was recognised and what it can do.",
 }
@@ -57,6 +58,7 @@ def main() -> None:
     noiseshift measure                                   the bundled model, within a minute
     noiseshift measure model.pt --family sit --sampler heun:25
     noiseshift approx                                    Statement 1 against measured shifts
+    noiseshift correct --sampler em:20                   noise awareness guidance against none
     noiseshift info model.pt --family dit
 
     Scales of guidance count from 0 = unguided. Set NOISESHIFT_DEBUG=1 to see tracebacks.

@@ -73,7 +73,8 @@ def parse_estimators(text: str) -> dict[str, int | None]:
 
 def parse_guidance(text: str) -> Any:
     """`cfg=1.5,nag=0.5` → Guidance; scale 0 = unguided. Raises ValueError naming what exists."""
-    from noiseshift.models import Guidance, classifier_free, noise_awareness
+    from noiseshift.guidance import classifier_free, noise_awareness
+    from noiseshift.models import Guidance
 
     kinds = {"cfg": classifier_free, "nag": noise_awareness}
     guidance = Guidance()
@@ -96,6 +97,58 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         raise ValueError(f"{text!r}: write numbers joined by commas") from None
 
 
+METHODS = (
+    "cfg=W,nag=W (added up), nag-epsilon=W, nag-score=W (t ≤ 0.6), classifier-nag=W, blind-free=W, closed-loop[=LARGEST], "
+    "projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
+)
+
+
+def parse_method(text: str) -> Any:
+    """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.correction.Method`. Raises ValueError."""
+    from noiseshift import correction
+
+    name, _, value = text.partition("=")
+    try:
+        if name == "projection" and not value:
+            return correction.projection()
+        if name == "closed-loop":
+            return correction.closed_loop(float(value or 2))
+        if name == "epsilon-scaling":
+            return correction.epsilon_scaling(*map(float, value.split(":")))
+        if name in ("blind-free", "time-shift", "tsg"):
+            makers: dict[str, Callable[[float], Any]] = {
+                "blind-free": correction.blind_free,
+                "time-shift": correction.time_shift,
+                "tsg": correction.time_step_guidance,
+            }
+            return makers[name](float(value))
+        if name in ("nag-epsilon", "nag-score"):
+            space: Any = name.removeprefix("nag-")
+            return correction.guided_method(nag=float(value), space=space, name=text)
+        scales = {key: float(scale) for key, _, scale in (word.partition("=") for word in text.split(","))}
+        if set(scales) <= {"cfg", "nag", "classifier-nag"}:
+            return correction.guided_method(*(scales.get(k, 0.0) for k in ("cfg", "nag", "classifier-nag")), name=text)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{text!r} is no method: choose from {METHODS}")
+
+
+def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
+    """NAG alone at each scale, CFG alone at each, and every pair."""
+    words = [f"nag={w:g}" for w in nag if w] + [f"cfg={c:g}" for c in cfg if c]
+    words += [f"cfg={c:g},nag={w:g}" for c in cfg for w in nag if c and w]
+    return [parse_method(word) for word in words]
+
+
+def parse_extractor(name: str, weights: str | None) -> Any:
+    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.Extractor`."""
+    from noiseshift import evaluation
+
+    if name == "fashion":
+        return evaluation.ClassifierFeatures()
+    return evaluation.InceptionFeatures(weights) if name == "inception" else evaluation.ModuleFeatures(name)
+
+
 class Parsed(click.ParamType):
     """A command-line word that one of the functions above understands; bad usage is exit code 2."""
 
@@ -115,6 +168,7 @@ SOLVER = Parsed("NAME:STEPS", parse_solver)
 ESTIMATOR = Parsed("NAMES", parse_estimators)
 GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
+METHOD = Parsed("METHOD", parse_method)
 
 
 def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

@@ -12,17 +12,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noiseshift import data, estimators, targets
+    from noiseshift import approximation, corrections, data, estimators, evaluation, guidance, targets
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
+    from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
     from noiseshift.models import (
         Branch,
         Guidance,
         Guided,
         Model,
         Prediction,
-        classifier_free,
-        noise_awareness,
         wrap,
     )
     from noiseshift.protocol import Protocol, Solver, run
@@ -52,7 +51,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
     "noiseshift.estimators": "Calibration Estimator Posterior calibrate",
-    "noiseshift.models": "Branch Guidance Guided Model Prediction classifier_free noise_awareness wrap",
+    "noiseshift.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
+    "noiseshift.models": "Branch Guidance Guided Model Prediction wrap",
     "noiseshift.protocol": "Protocol Solver run",
     "noiseshift.runs": "Run",
     "noiseshift.samplers": "Step ancestral ddim euler euler_maruyama from_diffusers heun sample time_grid",
@@ -60,7 +60,7 @@ _HOMES = {
     "noiseshift.shift": "PairedDifference ShiftReport measure",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("data", "estimators", "targets")
+_MODULES = ("approximation", "corrections", "data", "estimators", "evaluation", "guidance", "targets")
 
 __all__ = [
     "Branch",
@@ -88,14 +88,21 @@ __all__ = [
     "VarianceExploding",
     "VariancePreserving",
     "ancestral",
+    "approximation",
+    "autoguidance",
     "calibrate",
     "classifier_free",
+    "classifier_noise_awareness",
+    "corrections",
     "data",
     "ddim",
+    "domain",
     "estimators",
     "euler",
     "euler_maruyama",
+    "evaluation",
     "from_diffusers",
+    "guidance",
     "heun",
     "load",
     "measure",

@@ -204,6 +204,8 @@ def wrap(
 
 
 Scale = float | Callable[[Tensor], float]
+LogProb = Callable[[Tensor, Tensor], Tensor]
+"""log p(t | x) of x (B, …) at t () → (B,), differentiable in x."""
 
 
 @dataclass(frozen=True)
@@ -211,62 +213,56 @@ class Guidance:
     """Directions away from weaker branches: `terms[branch] = w` adds w (full - branch). Add guidances to combine them.
 
     **Scale 0 = unguided**: the full branch weighs 1 + Σ w, each other branch -w, so the weights sum to 1. A scale may
-    be a function of t; a weight that is 0 at some t costs no forward there.
+    be a function of t; a weight that is 0 at some t costs no forward there. Branches of `model` k ≥ 1 are answered by
+    `models[k - 1]`. `gradients` are (log p(t | x), scale) pairs: each adds scale ∇_x log p(t | x) to the score.
     """
 
     terms: Mapping[Branch, tuple[Scale, ...]] = field(default_factory=dict)
+    models: tuple[Model, ...] = ()
+    gradients: tuple[tuple[LogProb, Scale], ...] = ()
 
     def __add__(self, other: Guidance) -> Guidance:
-        merged = {b: self.terms.get(b, ()) + other.terms.get(b, ()) for b in {**self.terms, **other.terms}}
-        return Guidance(merged)
+        models = list(self.models)
+        places = {0: 0}
+        for k, model in enumerate(other.models, start=1):
+            if not any(model is known for known in models):
+                models.append(model)
+            places[k] = 1 + next(i for i, known in enumerate(models) if known is model)
+        theirs = {branch._replace(model=places[branch.model]): parts for branch, parts in other.terms.items()}
+        merged = {b: self.terms.get(b, ()) + theirs.get(b, ()) for b in {**self.terms, **theirs}}
+        return Guidance(merged, tuple(models), self.gradients + other.gradients)
 
     def weights(self, t: Tensor | float = 0.5) -> dict[Branch, float]:
         """Weight of every branch at time t, the full one first; they sum to 1.
 
         Raises ValueError when a scale depends on t and a batch brings several times.
         """
-        times = torch.as_tensor(t).flatten()
-        now, varies = times[0], any(callable(scale) for parts in self.terms.values() for scale in parts)
-        if varies and bool((times != now).any()):
-            raise ValueError("this guidance depends on t: give every row of a batch the same t")
-        scales = {b: sum(float(s(now)) if callable(s) else s for s in parts) for b, parts in self.terms.items()}
+        varies = any(callable(scale) for parts in self.terms.values() for scale in parts)
+        now = _one_time(t, varies or any(callable(scale) for _, scale in self.gradients))
+        scales = {b: sum(_value(s, now) for s in parts) for b, parts in self.terms.items()}
         return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
 
 
-def classifier_free(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
-    """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)); **scale 0 = unguided**, here as everywhere.
-
-    diffusers' `guidance_scale` is 1 + scale. Active for t inside `interval` (Kynkäänniemi et al., arXiv 2404.07724).
-    """
-    return Guidance({CLASS_BLIND: (_within(scale, interval),)})
-
-
-def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
-    """Noise awareness guidance (arXiv 2510.12497): + scale (s(x|t,c) - s(x|c)); **scale 0 = unguided**.
-
-    The blind branch is mixed in the space it was trained in, read at the scheduled t.
-    """
-    return Guidance({NOISE_BLIND: (_within(scale, interval),)})
+def _one_time(t: Tensor | float, varies: bool) -> Tensor:
+    times = torch.as_tensor(t).flatten()
+    if varies and bool((times != times[0]).any()):
+        raise ValueError("this guidance depends on t: give every row of a batch the same t")
+    return times[0]
 
 
-def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
-    low, high = interval
-    if not low <= high:
-        raise ValueError(f"the guidance interval must run from low to high t, got {low} … {high}")
-    if (low, high) == (0.0, 1.0):
-        return scale
-    low, high = low - 1e-6, high + 1e-6  # an end is inside, in float32 too, where 0.6 is more than 0.6
-    return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
+def _value(scale: Scale, t: Tensor) -> float:
+    return float(scale(t)) if callable(scale) else scale
 
 
 class Guided:
-    """A model under guidance: one batched forward a call, `GuidedPrediction` out; unguided branches pass through.
+    """A model under guidance: one batched forward a model and call, `GuidedPrediction` out; unguided branches pass through.
 
-    Raises ValueError at construction when the model lacks a branch that the guidance names.
+    Raises ValueError at construction when a model lacks a branch that the guidance names.
     """
 
     def __init__(self, model: Model, guidance: Guidance):
-        require(model, guidance.terms.keys())
+        for k, asked in enumerate((model, *guidance.models)):
+            require(asked, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
         self.model, self.guidance = model, guidance
 
     @property
@@ -285,17 +281,40 @@ class Guided:
         return self.model.snap(t)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        """The mixture at t, which must be the same for the whole batch."""
+        """The mixture at t, which must be the same for the whole batch where a scale depends on it."""
         weights = self.guidance.weights(t)
-        parts = dict(zip(weights, self.model.predict(x, t, cond, tuple(weights)), strict=True))
+        parts = self._parts(x, t, cond, tuple(weights))
         full = parts[FULL]
-        if len(parts) == 1:
-            return GuidedPrediction(full.x0, full.eps, full.level, parts)
-        x0, eps = weights[FULL] * full.x0, weights[FULL] * full.eps
-        for branch, weight in list(weights.items())[1:]:
-            x0, eps = x0 + weight * parts[branch].x0, eps + weight * parts[branch].eps
+        x0, eps = full.x0, full.eps
+        if len(parts) > 1:
+            x0 = sum((w * parts[b].x0 for b, w in weights.items()), torch.zeros_like(x0))
+            eps = sum((w * parts[b].eps for b, w in weights.items()), torch.zeros_like(eps))
+        for log_prob, scale in self.guidance.gradients:
+            if (value := _value(scale, torch.as_tensor(t).flatten()[0])) != 0:
+                push = value * gradient(log_prob, x, t)
+                # score + push, in the pair: eps - sigma push and x0 + sigma² push / alpha.
+                x0, eps = x0 + full.level.sigma**2 / full.level.alpha * push, eps - full.level.sigma * push
         return GuidedPrediction(x0, eps, full.level, parts)
+
+    def _parts(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: tuple[Branch, ...]
+    ) -> dict[Branch, Prediction]:
+        """Every branch's prediction, one call a model."""
+        parts: dict[Branch, Prediction] = {}
+        for k, model in enumerate((self.model, *self.guidance.models)):
+            if asked := [branch for branch in branches if branch.model == k]:
+                answers = model.predict(x, t, cond, [branch._replace(model=0) for branch in asked])
+                parts |= dict(zip(asked, answers, strict=True))
+        return parts
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """The model's own branches, unguided."""
         return self.model.predict(x, t, cond, branches)
+
+
+def gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
+    """∇_x Σ log_prob(x, t), like x; works where gradients are switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(log_prob(x, t.clone()).sum(), x)
+    return slope

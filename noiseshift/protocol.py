@@ -148,15 +148,29 @@ def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: in
     return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
 
 
-def sampler_run(model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range) -> Iterator[Step]:
+def sampler_run(
+    model: Model,
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    indices: range,
+    *,
+    update: Callable[[Update], Update] | None = None,
+) -> Iterator[Step]:
     """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
-    guided or not, or another (the exact one) to be sent through the same times from the same noise."""
+    guided or not, or another (the exact one) to be sent through the same times from the same noise; `update` may change
+    the solver's own (not a scheduler's, which is left as it is)."""
     noise = per_sample_noise(randomness.generators(indices, seed=protocol.seed, stream=randomness.SAMPLING))
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
     cond = labels(checkpoint, indices)
     cond = None if cond is None else cond.to(protocol.device)
-    times = protocol.solver.grid(checkpoint.model)
-    return sample(model, x, times, update=protocol.solver.update(), cond=cond, noise=noise)
+    own = protocol.solver.update()
+    if isinstance(own, Scheduled):
+        if update is not None:
+            raise ValueError("this method changes the sampler's update: use euler, heun, ddim, ddpm or em")
+        return sample(model, x, None, update=own, cond=cond, noise=noise)
+    return sample(
+        model, x, protocol.solver.grid(checkpoint.model), update=update(own) if update else own, cond=cond, noise=noise
+    )
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
@@ -261,7 +275,7 @@ def _measure(
         indices = _indices(protocol, start)
         kept = shards.load(start) if shards else None
         if kept is None:
-            last = _Last(sampler_run(model, checkpoint, protocol, indices))
+            last = Last(sampler_run(model, checkpoint, protocol, indices))
             read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
             kept = read, last.x[: max(0, 64 - start)]
             if shards:
@@ -277,7 +291,7 @@ def _all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
     return None if every is None else every.to(protocol.device)
 
 
-class _Last:
+class Last:
     """Passes a run's steps through and remembers the last state, which is the sample."""
 
     def __init__(self, steps: Iterator[Step]):

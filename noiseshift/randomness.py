@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Independent uses of one seed. The numbers are part of what makes a run repeatable: never renumber.
-INITIAL, SAMPLING, CALIBRATION, CONTENT, NULL, POSITIVE, FITTING = range(7)
+INITIAL, SAMPLING, CALIBRATION, CONTENT, NULL, POSITIVE, FITTING, PERTURBING = range(8)
 
 
 def generators(indices: Iterable[int], *, seed: int, stream: int) -> list[torch.Generator]:

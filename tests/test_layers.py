@@ -11,14 +11,15 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"schedules", "randomness"},
     {"models", "data"},
-    {"samplers", "networks", "estimators"},
-    {"targets", "checkpoints", "training"},
+    {"guidance", "samplers", "networks", "estimators"},
+    {"targets", "checkpoints", "training", "corrections", "evaluation"},
     {"shift"},
     {"approximation"},
     {"controls"},
     {"runs"},
     {"protocol"},
-    {"statement"},
+    {"statement", "correction"},
+    {"exact_bench"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -8,7 +8,8 @@ from torch.distributions import MultivariateNormal
 
 from noiseshift import targets
 from noiseshift.estimators.posterior import Posterior
-from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, Model, classifier_free, noise_awareness
+from noiseshift.guidance import classifier_free, noise_awareness
+from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, Model
 from noiseshift.schedules import Linear, VariancePreserving
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
 

@@ -1,0 +1,142 @@
+"""`noiseshift correct`: what corrections do to the shift, to quality and to the cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from noiseshift.cli import parse
+from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+
+
+@click.command()
+@checkpoint_options
+@device_options
+@click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
+@click.option(
+    "--samples", type=click.IntRange(min=2), default=512, show_default=True, help="5,000 and more for a paper."
+)
+@click.option("--measured", type=click.IntRange(min=2), default=256, show_default=True, help="Samples that are read.")
+@click.option("--nag", type=parse.NUMBERS, default="0.5,1,2", show_default=True, help="NAG scales; 0 = unguided.")
+@click.option("--cfg", type=parse.NUMBERS, help="CFG scales; each is also combined with every --nag scale.")
+@click.option(
+    "--method",
+    "methods",
+    type=parse.METHOD,
+    multiple=True,
+    help=f"More methods, each its own option: {parse.METHODS}",
+)
+@click.option("--estimator", "estimators", type=parse.ESTIMATOR, default="network,constant-pixel", show_default=True)
+@click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
+@click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
+@click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
+@click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
+@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--exact", is_flag=True, help="Instead, run the methods on exact models and print the table.")
+@click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
+@click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
+def command(
+    checkpoint: str | None,
+    family: str | None,
+    card: str | None,
+    seed: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    progress: bool,
+    sampler: Any,
+    samples: int,
+    measured: int,
+    nag: tuple[float, ...],
+    cfg: tuple[float, ...] | None,
+    methods: tuple[Any, ...],
+    estimators: dict[str, int | None],
+    data: str | None,
+    extractor: str,
+    weights: str | None,
+    reference: str | None,
+    batch: int,
+    exact: bool,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Does noise awareness guidance remove CHECKPOINT's noise shift, at which scale and cost, and what does FID do?
+
+    Every method draws the same samples from the same seeds; differences are paired. Scale 0 = unguided. Level projection
+    sets the encoded level right and does nothing else: what a method gains beyond it is not due to the shift.
+
+    \b
+    noiseshift correct
+    noiseshift correct --sampler euler:20 --nag 0.5,1 --cfg 0.5 --method projection --method blind-free=1
+    noiseshift correct fashion-ddpm --sampler ddpm:50 --samples 5000
+    noiseshift correct --exact --sampler em:20 --method projection
+    """
+    from noiseshift.correction import run
+
+    chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
+    if exact:
+        _exact(sampler, chosen, data, seed, progress, as_json)
+        return
+    from noiseshift.analysis.correction import print_correction, save_correction
+
+    from noiseshift import data as images
+    from noiseshift.checkpoints import load
+    from noiseshift.data import ASSETS
+    from noiseshift.evaluation import load_reference
+    from noiseshift.protocol import Protocol, fingerprint
+    from noiseshift.runs import Shards
+
+    loaded = load(checkpoint, family=family, card=card)
+    looks = parse.parse_extractor(extractor, weights)
+    if reference is None and extractor != "fashion":
+        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
+    protocol = Protocol(
+        sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
+    )
+    held_out = images.load_images(data) if data else images.reference()
+    folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
+    about = fingerprint(loaded, protocol) | {"measured": measured}
+    kept: list[Shards] = []
+
+    def shards(name: str) -> Shards:
+        kept.append(Shards(folder.parent / f"{folder.name}-{name}", about | {"method": name}))
+        return kept[-1]
+
+    with progress_bar(progress) as update:
+        found = run(loaded, protocol, chosen, held_out, looks, real, measured=measured, shards=shards, progress=update)
+    figures = save_correction(found, folder)
+    for each in kept:
+        each.clear()
+    if as_json:
+        table = json.loads(found.table().to_json(orient="records"))
+        click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
+    else:
+        print_correction(found)
+        click.echo(f"written: {folder}/ (run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
+
+
+def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progress: bool, as_json: bool) -> None:
+    """The methods on exact models, printed."""
+    import pandas as pd
+
+    from noiseshift import data as images
+    from noiseshift.correction import unguided
+    from noiseshift.exact_bench import bench, mixture, power_law
+    from noiseshift.exact_bench import images as image_case
+
+    pictures = (images.load_images(data) if data else images.reference())[:500].floats
+    cases = (power_law(), mixture(), image_case(pictures))
+    with progress_bar(progress) as update:
+        tables = [
+            bench(
+                case, sampler, [unguided(), *methods], paths=512 if case.diagonal else 256, seed=seed, progress=update
+            )
+            for case in cases
+        ]
+    frame = pd.concat(tables, ignore_index=True)
+    if as_json:
+        click.echo(frame.to_json(orient="records"))
+    else:
+        click.echo(frame.to_string(index=False, float_format=lambda v: f"{v:+.4f}" if abs(v) < 0.1 else f"{v:.3f}"))

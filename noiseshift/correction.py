@@ -1,0 +1,420 @@
+"""`noiseshift correct` from end to end: what each correction does to the shift, to image quality and to the cost.
+
+Every method draws the same samples from the same seeds. The shift is read off the first of them, by estimators that the
+method does not use where possible; distances are taken over all of them; differences are paired.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.corrections import (
+    BlindFree,
+    EpsilonScaled,
+    EstimatedLevel,
+    TimeShifted,
+    TimeStepGuidance,
+    Wrapped,
+    closed_loop_scale,
+    level_projection,
+)
+from noiseshift.data import Images
+from noiseshift.estimators import Network
+from noiseshift.estimators.calibration import Array, Calibration, calibrate
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.evaluation import Change, Extractor, Features, Moments, change, distance_draws, evaluate, extract
+from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
+from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts
+from noiseshift.protocol import (
+    Last,
+    Progress,
+    Protocol,
+    build,
+    labels,
+    on_device,
+    read_times,
+    sampler_run,
+    split,
+)
+from noiseshift.runs import Shards, pictures_of, versions
+from noiseshift.samplers import Update
+from noiseshift.schedules import describe
+from noiseshift.shift import USABLE_SLOPE, BatchReadings, ShiftReport, assemble, read_run, resampled_means
+
+SCORE_INTERVAL = (0.0, 0.6)
+"""Where blind epsilons and scores are mixed: above it they are singular."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, and
+    a pilot run's report (each None where there is none)."""
+
+    model: Model
+    network: Network | None = None
+    encoded: EstimatedLevel | None = None
+    pilot: ShiftReport | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method made for one bench: the model to sample with, and what it does to the update."""
+
+    model: Model
+    update: Callable[[Update], Update] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A correction as it is named on the command line, and how it is made. `scale` orders methods of one `kind`."""
+
+    name: str
+    make: Callable[[Bench], Built]
+    kind: str = ""
+    scale: float = 0.0
+
+
+def unguided() -> Method:
+    """The model as it is: what everything is compared with."""
+    return Method("none", lambda bench: Built(bench.model), "none")
+
+
+def guided_method(
+    cfg: float = 0.0, nag: float = 0.0, classifier_nag: float = 0.0, *, space: Predicts | None = None, name: str = ""
+) -> Method:
+    """CFG, NAG and classifier-based NAG, added up; `space` mixes the blind branch elsewhere than where it was trained,
+    inside t ≤ 0.6."""
+
+    def make(bench: Bench) -> Built:
+        guidance, model = Guidance(), bench.model
+        if cfg:
+            guidance = guidance + classifier_free(cfg)
+        if nag and space in (None, model.predicts):
+            guidance = guidance + noise_awareness(nag)
+        elif nag:
+            assert space is not None
+            model = BlindSpace(model, space, _level(bench))
+            guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
+        if classifier_nag:
+            if bench.network is None:
+                raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
+            guidance = guidance + classifier_noise_awareness(bench.network.log_prob, classifier_nag)
+        return Built(Guided(model, guidance))
+
+    kind = "+".join(k for k, w in (("cfg", cfg), ("nag", nag), ("classifier-nag", classifier_nag)) if w)
+    return Method(name, make, kind + (f"-{space}" if space else ""), nag or classifier_nag or cfg)
+
+
+def blind_free(scale: float) -> Method:
+    return Method(f"blind-free={scale:g}", lambda b: Built(BlindFree(b.model, scale, _level(b))), "blind-free", scale)
+
+
+def projection() -> Method:
+    return Method(
+        "projection", lambda b: Built(b.model, lambda update: level_projection(update, _level(b))), "projection"
+    )
+
+
+def closed_loop(largest: float = 2.0) -> Method:
+    """NAG whose scale at each t would hold the pilot's shift at its floor."""
+
+    def make(bench: Bench) -> Built:
+        if bench.pilot is None:
+            raise ValueError("closed-loop NAG needs a pilot run of the unguided model: measure that first")
+        table = bench.pilot.table()
+        level = bench.model.schedule(torch.tensor(bench.pilot.times))
+        scale = closed_loop_scale(
+            bench.pilot.times,
+            level.sigma.numpy(),
+            table["shift"].to_numpy(),
+            level.dsigma.numpy(),
+            table.floor.to_numpy(),
+            largest=largest,
+        )
+        return Built(Guided(bench.model, noise_awareness(scale)))
+
+    return Method(f"closed-loop={largest:g}", make, "closed-loop", largest)
+
+
+def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
+    name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
+    return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
+
+
+def time_shift(window: float, cutoff: float = 0.2) -> Method:
+    return Method(f"time-shift={window:g}", lambda b: Built(TimeShifted(b.model, window, cutoff)), "time-shift", window)
+
+
+def time_step_guidance(scale: float) -> Method:
+    return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
+
+
+def _level(bench: Bench) -> EstimatedLevel:
+    if bench.encoded is None:
+        raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
+    return bench.encoded
+
+
+class Counted(Wrapped):
+    """Counts the rows that the network is asked for: a forward of B states on k branches is kB."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.rows = 0
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        self.rows += len(x)
+        return self.model(x, t, cond)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        self.rows += len(x) * len(branches)
+        return self.model.predict(x, t, cond, branches)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one method did: reports by estimator, features of all samples, the quality table, the bootstrap draws of
+    the distance, network calls a sample, seconds of sampling and reading, and the first pictures."""
+
+    method: Method
+    reports: dict[str, ShiftReport]
+    features: Features
+    quality: pd.DataFrame
+    draws: Array
+    nfe: float
+    seconds: float
+    pictures: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """All outcomes, the unguided one first, and what their quality was compared with."""
+
+    manifest: dict[str, Any]
+    outcomes: list[Outcome]
+    reference: Features | Moments
+
+    def table(self) -> pd.DataFrame:
+        """A row a method: NFE, seconds; by each estimator e the rms shift `rms <e>` (noise taken out), the terminal one,
+        the content-controlled rms, and the reduction against `none` in % with its paired interval; the distance with its
+        interval, its paired change against `none`, and whatever else the extractor gives."""
+        return self._table().copy()
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again
+    def _table(self) -> pd.DataFrame:
+        base = self.outcomes[0]
+        return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])
+
+    def _row(self, outcome: Outcome, base: Outcome) -> dict[str, Any]:
+        row: dict[str, Any] = {"method": outcome.method.name, "nfe": outcome.nfe, "seconds": outcome.seconds}
+        for name, report in outcome.reports.items():
+            less = reduction(report, base.reports[name])
+            row |= {
+                f"rms {name}": rms_shift(report),
+                f"terminal {name}": _terminal(report),
+                f"content {name}": _content(report),
+                f"reduction {name}": 100 * less.value,
+                f"reduction low {name}": 100 * less.low,
+                f"reduction high {name}": 100 * less.high,
+            }
+        for metric in outcome.quality.itertuples():
+            row |= {
+                metric.metric: metric.value,
+                f"{metric.metric} low": metric.low,
+                f"{metric.metric} high": metric.high,
+            }
+        gained = float(outcome.quality["value"].iloc[0] - base.quality["value"].iloc[0])
+        paired = change(gained, outcome.draws, base.draws)
+        return row | {"change": paired.value, "change low": paired.low, "change high": paired.high}
+
+    def chosen(self) -> tuple[str, str]:
+        """The method of the least distance among those whose gain over `none` is resolved, and the reason in words."""
+        table = self.table()
+        distance = self.outcomes[0].quality.metric.iloc[0]
+        better = table[table["change high"] < 0]
+        if better.empty:
+            return "none", f"no method lowers {distance} by more than its paired 95 % interval"
+        best = better.loc[better[distance].idxmin()]
+        estimator = next(iter(self.outcomes[0].reports))
+        return best.method, (
+            f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
+            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; shift reduced by "
+            f"{best[f'reduction {estimator}']:.0f} % (by {estimator})"
+        )
+
+
+def rms_shift(report: ShiftReport) -> float:
+    """Root mean square of δ over the steps that can be read, less what its own error adds; 0 where nothing is left."""
+    shift, variance = _shifts(report)
+    return float(np.sqrt(max(0.0, np.mean(shift**2 - variance))))
+
+
+def _shifts(report: ShiftReport) -> tuple[Array, Array]:
+    usable = report.calibration.slope >= USABLE_SLOPE
+    table = report.table()
+    return table["shift"].to_numpy()[usable], (report.floor()[usable] / 1.96) ** 2
+
+
+def _terminal(report: ShiftReport) -> float:
+    shift = report.table()["shift"].dropna()
+    return float(shift.iloc[-1]) if len(shift) else float("nan")
+
+
+def _content(report: ShiftReport) -> float:
+    if report.content is None:
+        return float("nan")
+    return float(np.sqrt((report.table().content_shift ** 2).mean()))
+
+
+def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
+    """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
+
+    NaN where `base` has no shift beyond its own error.
+    """
+    usable = report.calibration.slope >= USABLE_SLOPE
+    draws = []
+    for each in (report, base):
+        rng = np.random.default_rng(seed)  # the same rows for both
+        sampled, real = (resampled_means(part.t, rng) for part in (each.sampled, each.calibration.real))
+        shift = ((sampled - real) / each.calibration.slope)[:, usable]
+        variance = (each.floor()[usable] / 1.96) ** 2
+        # A draw carries its error twice: once as the estimate, once as the resample.
+        draws.append(np.sqrt(np.clip(np.mean(shift**2 - 2 * variance, axis=1), 0, None)))
+    whole = rms_shift(base)
+    if whole == 0:
+        return Change(float("nan"), float("nan"), float("nan"))
+    ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
+    low, high = np.quantile(ratio, [0.025, 0.975])
+    return Change(1 - rms_shift(report) / whole, float(low), float(high))
+
+
+def run(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    methods: Sequence[Method],
+    data: Images,
+    extractor: Extractor,
+    reference: Features | Moments,
+    *,
+    measured: int = 512,
+    shards: Callable[[str], Shards] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Correction:
+    """Every method on the protocol's samples, the unguided model first (added when it is not there).
+
+    The first `measured` samples are read. `shards(name)` keeps finished batches of a method. Raises ValueError when a
+    method needs what the checkpoint lacks, before anything is sampled.
+    """
+    started = time.time()
+    if protocol.guidance is not None:
+        raise ValueError("correct takes its guidance from --nag, --cfg and --method")
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    methods = [unguided(), *(m for m in methods if m.name != "none")]
+    held_out = split(data, checkpoint)
+    times = read_times(checkpoint.model, protocol)
+    estimators = build(checkpoint, protocol, held_out[0], times)
+    x0, cond = on_device(protocol.device, held_out[0][: protocol.calibration_rows])
+    calibrations = {
+        name: calibrate(e, x0, times, cond=cond, seed=protocol.seed, slope_rows=64) for name, e in estimators.items()
+    }
+    bench = _bench(checkpoint, x0, times, protocol)
+    for method in methods:
+        if method.kind != "closed-loop":
+            method.make(bench)  # refuses now what would fail after hours
+    outcomes: list[Outcome] = []
+    for method in methods:
+        if outcomes:
+            bench = Bench(bench.model, bench.network, bench.encoded, next(iter(outcomes[0].reports.values())))
+        outcome = _one(
+            checkpoint,
+            protocol,
+            method,
+            bench,
+            estimators,
+            calibrations,
+            measured,
+            shards(method.name) if shards else None,
+            progress,
+        )
+        features = extract(outcome[1], extractor)
+        draws = distance_draws(features, reference, seed=protocol.seed)
+        quality = evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws)
+        outcomes.append(Outcome(method, outcome[0], features, quality, draws, outcome[2], outcome[3], outcome[1][:64]))
+    return Correction(_manifest(checkpoint, protocol, methods, extractor, time.time() - started), outcomes, reference)
+
+
+def _bench(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> Bench:
+    if checkpoint.estimator is None:
+        return Bench(checkpoint.model)
+    network = Network.load(checkpoint.estimator)
+    return Bench(
+        checkpoint.model,
+        network,
+        EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2)),
+    )
+
+
+def _one(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    method: Method,
+    bench: Bench,
+    estimators: Mapping[str, Estimator],
+    calibrations: Mapping[str, Calibration],
+    measured: int,
+    shards: Shards | None,
+    progress: Progress,
+) -> tuple[dict[str, ShiftReport], Tensor, float, float]:
+    """Reports, all pictures, network calls a sample, and seconds."""
+    counted = Counted(bench.model)
+    built = method.make(Bench(counted, bench.network, bench.encoded, bench.pilot))
+    limits = dict.fromkeys(estimators, measured)
+    every = labels(checkpoint, range(protocol.samples))
+    every = None if every is None else every.to(protocol.device)
+    batches: list[BatchReadings] = []
+    pictures, started = [], time.perf_counter()
+    sampled = 0
+    for start in range(0, protocol.samples, protocol.batch):
+        progress(method.name, start, protocol.samples)
+        indices = range(start, min(start + protocol.batch, protocol.samples))
+        kept = shards.load(start) if shards else None
+        if kept is None:
+            last = Last(sampler_run(built.model, checkpoint, protocol, indices, update=built.update))
+            read = read_run(last, estimators, calibrations, cond=every, start=start, seed=protocol.seed, limits=limits)
+            sampled += len(indices)
+            kept = read, last.x
+            if shards:
+                shards.save(start, *kept)
+        batches.append(kept[0])
+        pictures.append(pictures_of(checkpoint.decode(kept[1])))
+    progress(method.name, protocol.samples, protocol.samples)
+    nfe = counted.rows / sampled if sampled else float("nan")
+    return assemble(batches, estimators, calibrations), torch.cat(pictures), nfe, time.perf_counter() - started
+
+
+def _manifest(
+    checkpoint: Checkpoint, protocol: Protocol, methods: Sequence[Method], extractor: Extractor, seconds: float
+) -> dict[str, Any]:
+    return {
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
+        "schedule": describe(checkpoint.model.schedule),
+        "sampler": protocol.solver.name,
+        "samples": protocol.samples,
+        "methods": [method.name for method in methods],
+        "estimators": list(protocol.estimators),
+        "extractor": extractor.name,
+        "seed": protocol.seed,
+        "precision": protocol.precision,
+        "versions": versions(),
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,127 @@
+"""The comparison of corrections, on the bundled model and on exact ones."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.cli import main
+from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
+
+import noiseshift as ns
+from noiseshift import correction
+from noiseshift.correction import reduction, rms_shift
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.exact_bench import bench, mixture, power_law
+from noiseshift.shift import ShiftReport
+
+
+def report(shift, seed=0, n=400, spread=0.01):
+    """A report whose states read `shift` too high, with noise."""
+    rng = np.random.default_rng(seed)
+    times = np.array([0.6, 0.3])
+    real = times + spread * rng.standard_normal((n, 2))
+    sampled = times + shift + spread * rng.standard_normal((n, 2))
+    ones = np.ones((50, 2))
+    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, np.zeros((2, 5))), ones, ones)
+    return ShiftReport(
+        "test", ns.Linear(), np.arange(2), times, Readings(sampled, sampled, np.zeros((2, 5))), calibration
+    )
+
+
+def test_the_rms_shift_does_not_count_its_own_error():
+    assert rms_shift(report(0.02)) == pytest.approx(0.02, rel=0.08)
+    assert rms_shift(report(0.0)) < 0.001
+
+
+def test_a_reduction_has_a_paired_interval():
+    half = reduction(report(0.01), report(0.02))
+    assert half.value == pytest.approx(0.5, abs=0.06)
+    assert half.low < 0.5 < half.high
+    assert half.resolved
+    same = reduction(report(0.02), report(0.02))
+    assert same.value == 0
+    assert not same.resolved
+    assert np.isnan(reduction(report(0.01), report(0.0, seed=3)).value) or rms_shift(report(0.0, seed=3)) > 0
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "blind-free=1"),
+        *("closed-loop", "projection", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
+    ],
+)
+def test_every_method_samples_the_bundled_model(word):
+    checkpoint = ns.load()
+    network = ns.estimators.Network.load(checkpoint.estimator)
+    pilot = report(0.02)
+    method = parse_method(word)
+    built = method.make(correction.Bench(checkpoint.model, network, ns.corrections.EstimatedLevel(network), pilot))
+    times = ns.time_grid(checkpoint.model, 3)
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    update = built.update(ns.euler) if built.update else ns.euler
+    *_, last = ns.sample(built.model, x, times, update=update, cond=torch.tensor([0, 1]))
+    assert bool(torch.isfinite(last.x).all())
+    *_, plain = ns.sample(checkpoint.model, x, times, cond=torch.tensor([0, 1]))
+    assert not torch.equal(last.x, plain.x)
+
+
+def test_method_words():
+    assert [m.name for m in guided_methods((0, 0.5), (1.0,))] == ["nag=0.5", "cfg=1", "cfg=1,nag=0.5"]
+    for wrong in ("nag", "nag=x", "foo=1", "projection=2", "tsg"):
+        with pytest.raises(ValueError, match="is no method"):
+            parse_method(wrong)
+
+
+def test_what_a_method_needs_is_missed_before_sampling():
+    bare = correction.Bench(ns.wrap(lambda x, t, cond: x, ns.Linear()))
+    for word, needs in (("projection", "level estimator"), ("classifier-nag=1", "level estimator"), ("nag=1", "blind")):
+        with pytest.raises(ValueError, match=needs):
+            parse_method(word).make(bare)
+
+
+def test_correct_compares_and_writes(tmp_path):
+    out = tmp_path / "found"
+    words = (
+        "correct --sampler em:4 --samples 12 --measured 8 --nag 0,1 --method projection --batch 8 --no-progress --json"
+    )
+    result = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection"]
+    assert [row["nfe"] for row in found["methods"]] == [4, 8, 4]
+    assert {path.name for path in out.iterdir()} == {
+        *("run.json", "methods.csv", "shift-network.csv", "shift-constant-pixel.csv", "figures")
+    }
+    table = pd.read_csv(out / "methods.csv")
+    assert table["reduction network"].iloc[0] == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_projection_needs_an_update_that_can_be_changed(tmp_path):
+    words = "correct --sampler diffusers/EulerDiscreteScheduler:4 --samples 4 --nag 0 --method projection --no-progress"
+    result = CliRunner().invoke(main, ["correct", "fashion-ddpm", *words.split()[1:], "--out", str(tmp_path / "x")])
+    assert result.exit_code == 1
+    assert "changes the sampler's update" in result.output
+
+
+def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
+    case = power_law(128)
+    methods = [correction.unguided(), parse_method("nag=1"), parse_method("projection")]
+    table = bench(case, parse_solver("em:10"), methods, paths=128).set_index("method")
+    assert table.loc["none", "δ(0.3)"] > 0.015
+    assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]
+    assert table.loc["projection", "rms"] < table.loc["nag=1", "rms"]
+    quiet = bench(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
+    assert quiet.rms < 0.2 * table.loc["none", "rms"]
+
+
+def test_the_exact_distance_of_the_targets_own_draws_is_small():
+    for case in (power_law(64), mixture()):
+        draws = case.target.sample(2000, torch.Generator().manual_seed(0))
+        spread = float(np.trace(case.moments.cov))
+        assert case.distance(draws) < 0.03 * spread
+        assert case.distance(draws * 1.3) > 2 * case.distance(draws)
