@@ -160,7 +160,7 @@ def print_study(study: Study) -> None:
         console.print(path_table(path, f"{sampler}, {model} model, read by {name}"))
     console.print(
         "δ: measured. sigma, snr, post.: exact roots; 1st: Statement 1; + cross: with 2σ⟨ε, e⟩/d; ~x0, ~ε: correlation of "
-        "e with data and noise; kurt: excess; low f: power in the lower half of the frequencies (white: 28 %)",
+        "e with data and noise; kurt: excess; low f: power in the lower half of the frequencies (white: 27 %)",
         style="dim",
     )
     for line in conclusions(study):

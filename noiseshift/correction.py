@@ -120,9 +120,11 @@ def blind_free(scale: float) -> Method:
 
 
 def projection() -> Method:
-    return Method(
-        "projection", lambda b: Built(b.model, lambda update: level_projection(update, _level(b))), "projection"
-    )
+    def make(bench: Bench) -> Built:
+        encoded = _level(bench)
+        return Built(bench.model, lambda update: level_projection(update, encoded))
+
+    return Method("projection", make, "projection")
 
 
 def closed_loop(largest: float = 2.0) -> Method:

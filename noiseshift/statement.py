@@ -53,8 +53,8 @@ from noiseshift.schedules import describe
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study of Statement 1 does. `ratios` are σ_e/σ_t, injected at `times` into `rows` real states; each of
-    `solvers` runs `samples` paths, and again with `substeps` steps for each of its own."""
+    """What a study of Statement 1 does. `ratios` are σ_e/σ_t, injected at `times` into `rows` real states (scaled down at
+    a t where the schedule ends before the largest); each of `solvers` runs `samples` paths, and again with `substeps` steps for each of its own."""
 
     solvers: tuple[Solver, ...]
     times: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
@@ -158,12 +158,11 @@ def _inject(
 ) -> dict[str, ApproximationReport]:
     model = checkpoint.model
     times = torch.unique(model.snap(torch.tensor(plan.times, dtype=torch.float64))).flip(0)
-    sigma_es = model.schedule(times).sigma[:, None] * torch.tensor(plan.ratios, dtype=torch.float64)
-    # A noise level past the schedule's end cannot be injected: there the row keeps the errors that fit.
-    room = (
-        (model.schedule(torch.tensor(1.0)).sigma.double() ** 2 - model.schedule(times).sigma ** 2).clamp_min(0).sqrt()
-    )
-    sigma_es = torch.minimum(sigma_es, 0.95 * room[:, None])
+    sigma = model.schedule(times).sigma
+    # Where the schedule ends before the largest error, the whole row of errors shrinks to what fits.
+    room = (model.schedule(torch.tensor(1.0)).sigma.double() ** 2 - sigma**2).clamp_min(0).sqrt()
+    largest = torch.minimum(sigma * max(plan.ratios), 0.95 * room)
+    sigma_es = largest[:, None] * torch.tensor(plan.ratios, dtype=torch.float64) / max(plan.ratios)
     estimators = build(checkpoint, plan.protocol(plan.solvers[0]), held_out[0], times)
     x0, cond = on_device(plan.device, held_out[1][: plan.rows])
     spectrum = Spectrum.of(held_out[0].floats)

@@ -116,7 +116,7 @@ def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
     assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]
     assert table.loc["projection", "rms"] < table.loc["nag=1", "rms"]
     quiet = bench(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
-    assert quiet.rms < 0.2 * table.loc["none", "rms"]
+    assert quiet.rms < 0.4 * table.loc["none", "rms"]
 
 
 def test_the_exact_distance_of_the_targets_own_draws_is_small():

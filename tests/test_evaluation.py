@@ -125,6 +125,7 @@ def test_references_are_read_from_statistics_and_from_pictures(tmp_path):
         evaluation.load_reference(tmp_path / "nothing", looks)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_any_module_is_an_extractor(tmp_path):
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 5))
     images = reference().pixels[:8]
