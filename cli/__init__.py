@@ -14,6 +14,10 @@ COMMANDS = {
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
     "correct": "What noise awareness guidance and its relatives do to the shift, to FID and to the cost.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
+    "evaluate": "FID (or FD by another extractor), IS, precision and recall of samples, with intervals.",
+    "train": "Train a class-conditional transformer with noise-condition dropout.",
+    "finetune": "Teach a checkpoint its noise-blind branch, which noise awareness guidance needs.",
+    "train-estimator": "Train the network that reads the noise level, for a checkpoint's schedule.",
     "info": "Say what a checkpoint is, how it was recognised and what it can do.",
 }
 
@@ -27,7 +31,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"noiseshift.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"noiseshift.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,6 +55,20 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--out, --batch, --noise-dropout, --class-dropout, --ema."""
+    share = click.FloatRange(0, 1)
+    for wrap in (
+        click.option("--ema", type=share, default=0.999, show_default=True, help="Decay of the averaged weights."),
+        click.option("--class-dropout", type=share, default=0.1, show_default=True),
+        click.option("--noise-dropout", type=share, default=0.15, show_default=True),
+        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; resumes from it."),
+    ):
+        function = wrap(function)
+    return function
+
+
 @contextmanager
 def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A callback (stage, done, total) that draws one bar a stage on stderr."""
@@ -65,8 +80,9 @@ def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, Any] = {}
 
         def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+            name, _, detail = stage.partition(", loss ")  # a stage may say how it is doing
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total, description=f"{name} {detail}".strip())
 
         yield update

@@ -53,8 +53,11 @@ from noiseshift.schedules import describe
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study of Statement 1 does. `ratios` are σ_e/σ_t, injected at `times` into `rows` real states (scaled down at
-    a t where the schedule ends before the largest); each of `solvers` runs `samples` paths, and again with `substeps` steps for each of its own."""
+    """What a study of Statement 1 does.
+
+    `ratios` are σ_e/σ_t, injected at `times` into `rows` real states (scaled down at a t where the schedule ends before
+    the largest); each of `solvers` runs `samples` paths, and again with `substeps` steps for each of its own.
+    """
 
     solvers: tuple[Solver, ...]
     times: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)

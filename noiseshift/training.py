@@ -50,11 +50,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Objective:
-    """What the network is asked: on which schedule, to predict what, and which number its time embedding is handed."""
+    """What the network is asked: on which schedule, to predict what, and which number its time embedding is handed;
+    `sign` -1 for velocities that point from noise to data."""
 
     schedule: Schedule
     predicts: Target
     time_input: Callable[[Tensor], Tensor]
+    sign: float = 1.0
 
     def batch(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t, target, time input) for data x0 (B, C, H, W) at fresh uniform times."""
@@ -66,7 +68,7 @@ class Objective:
         eps = torch.randn(x0.shape, generator=generator).to(x0)
         x = level.alpha * x0 + level.sigma * eps
         target = eps if self.predicts == "epsilon" else level.dalpha * x0 + level.dsigma * eps
-        return x, target, self.time_input(t).to(x0)
+        return x, self.sign * target, self.time_input(t.double()).to(x0)
 
 
 class Average:
@@ -145,12 +147,15 @@ def _loss(
     x, target, time, labels, known = (part.to(device) for part in (x, target, time, labels, known))
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
         output = network(x, time, labels, known)
-    return (output.float() - target).square().mean()
+    # A learned variance, as DiT's second half of channels, is left as it is.
+    return (output[:, : x.shape[1]].float() - target).square().mean()
 
 
 def _optimizers(network: nn.Module, config: TrainingConfig) -> Sequence[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for the rest: it reaches AdamW's loss of step 250 near step 210, at 5 % more a step."""
-    matrices = [p for name, p in network.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+    matrices = [
+        p for name, p in network.named_parameters() if name.startswith("blocks.") and p.ndim == 2 and p.requires_grad
+    ]
     chosen = {id(p) for p in matrices}
     others = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
     adamw = torch.optim.AdamW(others, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -13,7 +13,7 @@ LAYERS = [
     {"models", "data"},
     {"guidance", "samplers", "networks", "estimators"},
     {"targets", "checkpoints", "training", "corrections", "evaluation"},
-    {"shift"},
+    {"shift", "finetuning"},
     {"approximation"},
     {"controls"},
     {"runs"},

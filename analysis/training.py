@@ -1,0 +1,28 @@
+"""Pictures of a training: its loss, and samples of what it made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from noiseshift.analysis.plots import save_samples, style
+
+
+def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
+    """`loss.png` from the log beside `checkpoint`, and `samples.png`, 50 Euler steps."""
+    import matplotlib.pyplot as plt
+
+    from noiseshift.checkpoints import load
+    from noiseshift.protocol import Protocol, Solver, draw
+    from noiseshift.samplers import euler, time_grid
+
+    rows = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
+    with style():
+        figure, ax = plt.subplots()
+        ax.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="o", markersize=3)
+        ax.set(xlabel="step", ylabel="mean squared error")
+        figure.savefig(checkpoint.parent / "loss.png")
+        plt.close(figure)
+    solver = Solver("euler:50", lambda: euler, lambda model: time_grid(model, 50))
+    pictures, labels = draw(load(checkpoint), Protocol(solver, samples=samples))
+    save_samples(pictures, labels, checkpoint.parent / "samples.png")

@@ -1,0 +1,60 @@
+"""`noiseshift train-estimator`: the level network for a data set and schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import click
+from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+
+
+@click.command()
+@checkpoint_options
+@device_options
+@click.option(
+    "--data", type=click.Path(exists=True), required=True, help="Real training images, not the held-out ones."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="File; <checkpoint>-estimator.safetensors by default.")
+@click.option("--steps", type=click.IntRange(min=1), default=4000, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
+def command(
+    checkpoint: str | None,
+    family: str | None,
+    card: str | None,
+    seed: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    progress: bool,
+    data: str,
+    out: Path | None,
+    steps: int,
+    batch: int,
+) -> None:
+    """Train the network estimator of p(t | x) on real images, for CHECKPOINT's schedule.
+
+    The file lies beside the checkpoint; name it in the card (`estimator: FILE`) and `measure` uses it.
+
+    \b
+    noiseshift train-estimator model.pt --family sit --data train/
+    """
+    from noiseshift import data as sets
+    from noiseshift.checkpoints import load
+    from noiseshift.estimators.network import EstimatorTraining, train_estimator
+
+    loaded = load(checkpoint, family=family, card=card)
+    config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
+    path = out or Path(f"{loaded.name}-estimator.safetensors")
+    folder = path.parent / f".{path.stem}.training"
+    with progress_bar(progress) as update:
+        network = train_estimator(
+            sets.load_images(data),
+            loaded.model.schedule,
+            config,
+            folder=folder,
+            device=device,
+            report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
+        )
+    network.save(path)
+    click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")
