@@ -6,7 +6,7 @@
 Ten Gaussians of rank `--rank` plus isotropic variance 1e-3. Error: rms over states of (mean - exact mean) / exact sd.
 Ratio: mean of sd / exact sd. Limits: Fokker–Planck 0.3 with one probe and 0.15 with four, score mixture 0.15, ratios
 within 15 %; cells outside are marked. Fokker–Planck is shown bare, with its probes at every level and no more, and as
-it comes, polished by 4 (1 + probes) fresh ones around the posterior; forwards a state stand under each name.
+it comes, polished by 6 (1 + probes) fresh ones around the posterior; forwards a state stand under each name.
 Bare, one probe is off by about sqrt(k / (d - k)) posterior sds, k the dimension of the data, and p probes by 1/√p of it.
 """
 
@@ -36,7 +36,7 @@ def mixture(d: int, rank: int) -> GaussianMixture:
 def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
     levels = 40
     names = ("FP 1 bare", "FP 1 probe", "FP 4 bare", "FP 4 probes", "FP mode", "score mixture")
-    forwards = (levels, levels + 54, 4 * levels, 4 * levels + 144, 8, levels + 35)
+    forwards = (levels, levels + 78, 4 * levels, 4 * levels + 204, 8, levels + 35)
     for row in (names, forwards):
         click.echo(" " * 45 + "".join(f"{cell!s:<15}" for cell in row))
     click.echo("   d schedule             t  exact sd")

@@ -31,14 +31,14 @@ class FokkerPlanck:
 
     A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
     the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
-    (its 10, 50 and 90 % points) correct the slopes, twice; by default 4 (1 + probes), none for 0. Costs probes × (G + 6)
+    (its 10, 50 and 90 % points) correct the slopes, twice; by default 6 (1 + probes), none for 0. Costs probes × (G + 6)
     + polish × 6 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is asked.
     The posterior comes on a finer grid between the first and the last of `times`.
     """
 
     def __init__(self, model: Model, times: Tensor, probes: int = 1, seed: int = 0, *, polish: int | None = None):
         self.model, self.schedule, self.probes, self.seed = model, model.schedule, probes, seed
-        self.polish = 4 * (1 + probes) if polish is None else polish
+        self.polish = 6 * (1 + probes) if polish is None else polish
         self.levels = times.double().cpu().sort().values
         if len(self.levels) < 4:
             raise ValueError(f"Fokker–Planck needs at least 4 times to integrate over, got {len(self.levels)}")
