@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
     from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
+    from noiseshift.metric import NoiseShift
     from noiseshift.models import (
         Branch,
         Guidance,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         Prediction,
         wrap,
     )
+    from noiseshift.observers import Recorder, observe
     from noiseshift.protocol import Protocol, Solver, run
     from noiseshift.runs import Run
     from noiseshift.samplers import (
@@ -53,6 +55,8 @@ _HOMES = {
     "noiseshift.estimators": "Calibration Estimator Posterior calibrate",
     "noiseshift.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
     "noiseshift.models": "Branch Guidance Guided Model Prediction wrap",
+    "noiseshift.metric": "NoiseShift",
+    "noiseshift.observers": "Recorder observe",
     "noiseshift.protocol": "Protocol Solver run",
     "noiseshift.runs": "Run",
     "noiseshift.samplers": "Step ancestral ddim euler euler_maruyama from_diffusers heun sample time_grid",
@@ -76,10 +80,12 @@ __all__ = [
     "Level",
     "Linear",
     "Model",
+    "NoiseShift",
     "PairedDifference",
     "Posterior",
     "Prediction",
     "Protocol",
+    "Recorder",
     "Run",
     "Schedule",
     "ShiftReport",
@@ -107,6 +113,7 @@ __all__ = [
     "load",
     "measure",
     "noise_awareness",
+    "observe",
     "run",
     "sample",
     "targets",

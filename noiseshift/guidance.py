@@ -126,9 +126,7 @@ class BlindSpace:
 
 
 def in_space(prediction: Prediction, space: Predicts) -> Tensor:
-    """A prediction's value as a velocity, an epsilon, an x0 or a score."""
-    if space == "epsilon":
-        return prediction.eps
-    return {"velocity": lambda: prediction.velocity, "x0": lambda: prediction.x0, "score": lambda: prediction.score}[
-        space
-    ]()
+    """A prediction's value as a velocity, an epsilon, an x0, a score or a v-prediction."""
+    name = {"epsilon": "eps", "v_prediction": "v"}.get(space, space)
+    value: Tensor = getattr(prediction, name)
+    return value

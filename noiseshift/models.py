@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseshift.schedules import Level, Schedule
 
-Predicts = Literal["velocity", "epsilon", "x0", "score"]
+Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ class Prediction:
         """From the score s = -eps / sigma."""
         return cls.from_eps(-level.like(x).sigma * value, x, level)
 
+    @classmethod
+    def from_v(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From v = (alpha eps - sigma x0) / sqrt(alpha² + sigma²) (Salimans & Ho, arXiv 2202.00512); regular at both ends."""
+        level = level.like(x)
+        norm = (level.alpha**2 + level.sigma**2).sqrt()
+        alpha, sigma = level.alpha / norm, level.sigma / norm
+        return cls(alpha * x / norm - sigma * value, sigma * x / norm + alpha * value, level)
+
     @property
     def velocity(self) -> Tensor:
         return self.level.dalpha * self.x0 + self.level.dsigma * self.eps
@@ -59,12 +67,18 @@ class Prediction:
     def score(self) -> Tensor:
         return -self.eps / self.level.sigma
 
+    @property
+    def v(self) -> Tensor:
+        alpha, sigma = self.level.alpha, self.level.sigma
+        return (alpha * self.eps - sigma * self.x0) / (alpha**2 + sigma**2).sqrt()
+
 
 READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
     "velocity": Prediction.from_velocity,
     "epsilon": Prediction.from_eps,
     "x0": Prediction.from_x0,
     "score": Prediction.from_score,
+    "v_prediction": Prediction.from_v,
 }
 
 

@@ -238,6 +238,37 @@ class Scheduled:
         self.scheduler, self.steps = type(scheduler).from_config(scheduler.config), steps
         self.scheduler.set_timesteps(steps)
 
+    @classmethod
+    def of(cls, scheduler: SchedulerMixin | Any) -> Scheduled:
+        """A view of a scheduler whose timesteps somebody else has set, as a pipeline's; for `levels` and `read`."""
+        _require_supported(scheduler)
+        view = cls.__new__(cls)
+        view.scheduler, view.steps = scheduler, len(scheduler.timesteps)
+        return view
+
+    def internal(self) -> list[bool]:
+        """Which of the timesteps are evaluations inside a step, and not states of the run."""
+        return _internal(self.scheduler)
+
+    def read(self, output: Tensor, state: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
+        """(x0, eps) of a network's output for the scheduler's own state at (alpha, sigma): the inverse of what `run` does.
+
+        Raises ValueError for a prediction type that is none of epsilon, sample, v_prediction and flow.
+        """
+        if self._is_flow():
+            return state - sigma * output, state + (1 - sigma) * output
+        kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
+        if kind == "epsilon":
+            return (state - sigma * output) / max(alpha, 1e-10), output
+        if kind == "sample":
+            return output, (state - alpha * output) / sigma
+        if kind == "v_prediction" and not hasattr(self.scheduler, "precondition_outputs"):
+            norm = math.hypot(alpha, sigma)
+            a, s, seen = alpha / norm, sigma / norm, state / norm
+            # In their own scaling: state = alpha x0 + sigma eps.
+            return a * seen - s * output, s * seen + a * output
+        raise ValueError(f"outputs of {type(self.scheduler).__name__} with {kind} cannot be read: record them yourself")
+
     def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
         """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
         scheduler, schedule = self._fresh(), model.schedule

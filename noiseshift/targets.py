@@ -494,6 +494,10 @@ _COEFFICIENTS: Mapping[Predicts, Callable[[Level], tuple[Tensor, Tensor]]] = {
     "epsilon": lambda level: (torch.zeros_like(level.alpha), torch.ones_like(level.alpha)),
     "x0": lambda level: (torch.ones_like(level.alpha), torch.zeros_like(level.alpha)),
     "score": lambda level: (torch.zeros_like(level.alpha), -1 / level.sigma),
+    "v_prediction": lambda level: (
+        -level.sigma / torch.hypot(level.alpha, level.sigma),
+        level.alpha / torch.hypot(level.alpha, level.sigma),
+    ),
 }
 """Each training target as a combination of (x0, eps)."""
 

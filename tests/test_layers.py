@@ -14,6 +14,7 @@ LAYERS = [
     {"guidance", "samplers", "networks", "estimators"},
     {"targets", "checkpoints", "training", "corrections", "evaluation"},
     {"shift", "finetuning"},
+    {"observers", "metric"},
     {"approximation"},
     {"controls"},
     {"runs"},

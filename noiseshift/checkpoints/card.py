@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from noiseshift.models import Predicts
     from noiseshift.schedules import Schedule
 
-PREDICTIONS = ("velocity", "epsilon", "x0", "score")
+PREDICTIONS = ("velocity", "epsilon", "x0", "score", "v_prediction")
 
 
 class CheckpointError(ValueError):
@@ -43,8 +43,8 @@ class Card:
     """What the tensors of a checkpoint do not tell.
 
     family: sit, dit or repa (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
-    prediction: velocity, epsilon, x0 or score; time: how the network counts; heads: attention heads, where the width is
-    no official one; classes: only where the network has no null class; estimator: file of a level estimator beside
+    prediction: velocity, epsilon, x0, score or v_prediction; time: how the network counts; heads: attention heads, where
+    the width is no official one; classes: only where the network has no null class; estimator: file of a level estimator beside
     the card; data: name of the matching held-out set; class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """

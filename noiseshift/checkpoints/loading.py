@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
+from noiseshift.checkpoints.diffusers_folder import folder_model, is_folder, weights_of
 from noiseshift.checkpoints.files import read_state, sha256
 from noiseshift.checkpoints.transformer import is_repa, transformer_model
 from noiseshift.data import ASSETS
@@ -48,7 +49,8 @@ def load(
     trust: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a DiT, SiT or REPA state
-    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred).
+    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred), or a diffusers folder of a pixel-space
+    UNet2DModel pipeline.
 
     family ("sit", "dit", "repa") or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what
     the keys cannot. Raises CheckpointError in one line that names the remedy.
@@ -56,6 +58,9 @@ def load(
     if vae is not None or trust:
         raise CheckpointError("autoencoders and trusted code are not supported yet: load a pixel-space DiT or SiT file")
     file = _resolve(path)
+    if file.is_dir():
+        found, described = folder_model(file)
+        return _checkpoint(file, weights_of(file), found, described)
     state = read_state(file)
     convention = _card(file, family, card, repa=is_repa(state))
     try:
@@ -86,8 +91,8 @@ def _pixels(x: Tensor) -> Tensor:
 def _resolve(path: str | Path | None) -> Path:
     name = "fashion-sit" if path is None else str(path)
     found = ASSETS / f"{name}.safetensors" if name in BUNDLED else Path(name)
-    if found.is_dir():
-        raise CheckpointError(f"{found} is a folder: give a .pt or .safetensors file")
+    if found.is_dir() and not is_folder(found):
+        raise CheckpointError(f"{found} is a folder without model_index.json: give a .pt or .safetensors file")
     if not found.exists():
         raise CheckpointError(
             f"no checkpoint at {name}: give a .pt or .safetensors file, or one of {', '.join(BUNDLED)}"

@@ -40,9 +40,13 @@ class Residual:
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         if step is None:
             raise ValueError("the residual estimator needs the step that the states came from: pass step=…")
-        k = self._index(step.t)
         prediction = step.prediction or self.model.predict(x, step.t.to(x), cond, (FULL,))[0]
-        read = self.told[k] + (statistic(prediction) - self.level[k]) / self.slope[k]
+        return self.posterior(statistic(prediction), step.t)
+
+    def posterior(self, value: Tensor, t: Tensor) -> Posterior:
+        """From the statistic (B,) of states that were told t: what a tap on a running sampler has kept."""
+        k = self._index(t)
+        read = self.told[k] + (value - self.level[k]) / self.slope[k]
         width = (self.spread[k] / self.slope[k]).abs().clamp_min(1e-4)
         return Posterior.from_log_density(self.times, -0.5 * ((self.times - read[:, None]) / width) ** 2)
 

@@ -1,0 +1,55 @@
+"""The torchmetrics metric reads what `measure` reads."""
+
+import numpy as np
+import pytest
+import torch
+
+import noiseshift as ns
+
+
+@pytest.fixture(scope="module")
+def scene():
+    target = ns.targets.Gaussian(torch.zeros(64, dtype=torch.float64), torch.linspace(0.1, 2, 64).double())
+    model, estimator = target.model(ns.Linear()), target.estimator(ns.Linear())
+    times = ns.time_grid(model, 6)
+    real = target.sample(64, torch.Generator().manual_seed(1)).float()
+    calibration = ns.calibrate(estimator, real, times[1:-1])
+    runs = [torch.randn(16, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    return model, estimator, calibration, [list(ns.sample(model, x, times)) for x in runs]
+
+
+def test_the_metric_agrees_with_measure_and_resumes(scene):
+    _, estimator, calibration, runs = scene
+    metric = ns.NoiseShift(estimator, calibration)
+    for step in runs[0]:
+        metric.update(step.x, step.t)
+    kept = metric.state_dict()
+    resumed = ns.NoiseShift(estimator, calibration)
+    resumed.load_state_dict(kept)
+    for step in runs[1]:
+        resumed.update(step.x, step.t)
+    direct = ns.measure(iter([*runs[0], *runs[1]]), estimator, calibration, content=False).table()
+    np.testing.assert_allclose(resumed.compute().numpy(), direct["shift"])
+    np.testing.assert_allclose(resumed.report().table().low, direct.low)
+    assert resumed.report().table().n.iloc[0] == 32
+    resumed.reset()
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        assert bool(resumed.compute().isnan().all())
+    with pytest.raises(ValueError, match="every calibrated time"):
+        resumed.report()
+
+
+def test_times_that_were_not_calibrated_are_passed_over(scene):
+    _, estimator, calibration, _ = scene
+    metric = ns.NoiseShift(estimator, calibration)
+    metric.update(torch.zeros(2, 64), 0.123)
+    assert not metric.readings
+
+
+def test_the_metric_draws_itself(scene):
+    _, estimator, calibration, runs = scene
+    metric = ns.NoiseShift(estimator, calibration)
+    for step in runs[0]:
+        metric.update(step.x, step.t)
+    _, ax = metric.plot()
+    assert ax.get_ylabel().startswith("noise shift")
