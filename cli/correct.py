@@ -129,12 +129,7 @@ def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progre
     pictures = (images.load_images(data) if data else images.reference())[:500].floats
     cases = (power_law(), mixture(), image_case(pictures))
     with progress_bar(progress) as update:
-        tables = [
-            bench(
-                case, sampler, [unguided(), *methods], paths=512 if case.diagonal else 256, seed=seed, progress=update
-            )
-            for case in cases
-        ]
+        tables = [bench(case, sampler, [unguided(), *methods], paths=256, seed=seed, progress=update) for case in cases]
     frame = pd.concat(tables, ignore_index=True)
     if as_json:
         click.echo(frame.to_json(orient="records"))

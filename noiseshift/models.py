@@ -191,7 +191,9 @@ class _Wrapped:
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
         cond = cond if branch.condition else None
         if branch.noise:
-            return self.fn(x, t.to(x).expand(len(x)), cond)
+            # Never in half precision: rounding the time is a noise shift of its own.
+            told = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
+            return self.fn(x, told.expand(len(x)), cond)
         assert self.blind is not None  # `require` saw to it
         return self.blind(x, cond)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-CHUNK = 1024
+ROWS, NUMBERS = 1024, 1 << 22
+"""Most rows, and most numbers of their states, in one chunk."""
 
 
 def over_levels(
@@ -19,7 +20,8 @@ def over_levels(
     state = torch.arange(rows, device=x.device).repeat_interleave(levels)
     t = times.reshape(-1).to(x.device)
     parts = []
-    for part in torch.arange(rows * levels, device=x.device).split(CHUNK):
+    size = max(1, min(ROWS, NUMBERS // max(1, x[0].numel())))
+    for part in torch.arange(rows * levels, device=x.device).split(size):
         chosen = state[part]
         parts.append(ask(x[chosen], t[part], None if cond is None else cond.to(x.device)[chosen]))
     joined = torch.cat(parts)
