@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.guidance import in_space
 from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, READ, GuidedPrediction
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
@@ -33,12 +34,19 @@ def test_every_space_reads_back_the_same_pair(schedule, space):
     level = schedule(torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9], dtype=torch.float64))
     at = level.like(x0)
     x = at.alpha * x0 + at.sigma * eps
-    value = {"velocity": at.dalpha * x0 + at.dsigma * eps, "epsilon": eps, "x0": x0, "score": -eps / at.sigma}[space]
+    value = {
+        "velocity": at.dalpha * x0 + at.dsigma * eps,
+        "epsilon": eps,
+        "x0": x0,
+        "score": -eps / at.sigma,
+        "v_prediction": (at.alpha * eps - at.sigma * x0) / torch.hypot(at.alpha, at.sigma),
+    }[space]
     prediction = READ[space](value, x, level)
     torch.testing.assert_close(prediction.x0, x0)
     torch.testing.assert_close(prediction.eps, eps)
     torch.testing.assert_close(prediction.velocity, at.dalpha * x0 + at.dsigma * eps)
     torch.testing.assert_close(prediction.score, -eps / at.sigma)
+    torch.testing.assert_close(in_space(prediction, space), value)
 
 
 def test_velocity_is_regular_at_both_ends_of_a_flow():
