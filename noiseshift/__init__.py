@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noiseshift import approximation, corrections, data, estimators, evaluation, guidance, targets
+    from noiseshift import approximation, data, estimators, evaluation, guidance, relatives, targets
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
     from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
@@ -64,7 +64,7 @@ _HOMES = {
     "noiseshift.shift": "PairedDifference ShiftReport measure",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("approximation", "corrections", "data", "estimators", "evaluation", "guidance", "targets")
+_MODULES = ("approximation", "data", "estimators", "evaluation", "guidance", "relatives", "targets")
 
 __all__ = [
     "Branch",
@@ -99,7 +99,6 @@ __all__ = [
     "calibrate",
     "classifier_free",
     "classifier_noise_awareness",
-    "corrections",
     "data",
     "ddim",
     "domain",
@@ -114,6 +113,7 @@ __all__ = [
     "measure",
     "noise_awareness",
     "observe",
+    "relatives",
     "run",
     "sample",
     "targets",

@@ -18,16 +18,6 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.corrections import (
-    BlindFree,
-    EpsilonScaled,
-    EstimatedLevel,
-    TimeShifted,
-    TimeStepGuidance,
-    Wrapped,
-    closed_loop_scale,
-    level_projection,
-)
 from noiseshift.data import Images
 from noiseshift.estimators import Network
 from noiseshift.estimators.calibration import Array, Calibration, calibrate
@@ -45,6 +35,16 @@ from noiseshift.protocol import (
     read_times,
     sampler_run,
     split,
+)
+from noiseshift.relatives import (
+    BlindFree,
+    EpsilonScaled,
+    EstimatedLevel,
+    TimeShifted,
+    TimeStepGuidance,
+    Wrapped,
+    closed_loop_scale,
+    level_projection,
 )
 from noiseshift.runs import Shards, pictures_of, versions
 from noiseshift.samplers import Update

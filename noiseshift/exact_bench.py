@@ -18,11 +18,11 @@ from torch import Tensor
 
 from noiseshift import randomness
 from noiseshift.correction import Bench, Method
-from noiseshift.corrections import EstimatedLevel
 from noiseshift.estimators.calibration import calibrate
 from noiseshift.evaluation import Features, Moments, frechet_distance
 from noiseshift.models import Model
 from noiseshift.protocol import Solver
+from noiseshift.relatives import EstimatedLevel
 from noiseshift.samplers import Scheduled, Step, per_sample_noise, sample
 from noiseshift.schedules import Linear, Schedule
 from noiseshift.shift import USABLE_SLOPE, ShiftReport, measure

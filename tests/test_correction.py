@@ -59,7 +59,7 @@ def test_every_method_samples_the_bundled_model(word):
     network = ns.estimators.Network.load(checkpoint.estimator)
     pilot = report(0.02)
     method = parse_method(word)
-    built = method.make(correction.Bench(checkpoint.model, network, ns.corrections.EstimatedLevel(network), pilot))
+    built = method.make(correction.Bench(checkpoint.model, network, ns.relatives.EstimatedLevel(network), pilot))
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     update = built.update(ns.euler) if built.update else ns.euler

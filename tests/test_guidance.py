@@ -7,7 +7,10 @@ import torch
 
 import noiseshift as ns
 from noiseshift import guidance
-from noiseshift.corrections import (
+from noiseshift.estimators.posterior import Posterior, time_grid
+from noiseshift.guidance import BlindSpace
+from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, gradient
+from noiseshift.relatives import (
     BlindFree,
     EpsilonScaled,
     EstimatedLevel,
@@ -16,9 +19,6 @@ from noiseshift.corrections import (
     closed_loop_scale,
     level_projection,
 )
-from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.guidance import BlindSpace
-from noiseshift.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, gradient
 from noiseshift.samplers import Step, Transition, euler, per_sample_noise
 from noiseshift.targets import LowRank
 

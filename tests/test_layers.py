@@ -12,7 +12,7 @@ LAYERS = [
     {"schedules", "randomness", "diffusers_guider"},
     {"models", "data"},
     {"guidance", "samplers", "networks", "estimators"},
-    {"targets", "checkpoints", "training", "corrections", "evaluation"},
+    {"targets", "checkpoints", "training", "relatives", "evaluation"},
     {"shift", "finetuning"},
     {"observers", "metric"},
     {"approximation"},
