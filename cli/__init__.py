@@ -43,7 +43,7 @@ class LazyGroup(click.Group):
         """Expected errors become one line and exit code 1; NOISESHIFT_DEBUG=1 shows where they come from."""
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, MemoryError) as error:
+        except (ValueError, OSError, MemoryError, ImportError) as error:
             if os.environ.get("NOISESHIFT_DEBUG"):
                 raise
             click.echo(f"error: {' '.join(str(error).split())}", err=True)

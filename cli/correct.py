@@ -88,9 +88,9 @@ def command(
     from noiseshift.runs import Shards
 
     loaded = load(checkpoint, family=family, card=card)
-    looks = parse.parse_extractor(extractor, weights)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    looks = parse.parse_extractor(extractor, weights)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision

@@ -43,9 +43,9 @@ def command(
     from noiseshift import data as sets
     from noiseshift.evaluation import evaluate, extract, load_reference
 
-    looks = parse.parse_extractor(extractor, weights)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    looks = parse.parse_extractor(extractor, weights)
     pictures = sets.load_images(samples).pixels
     with progress_bar(progress) as update:
         real = load_reference(reference, looks) if reference else extract(sets.reference().pixels, looks)

@@ -19,7 +19,7 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
 @click.option(
     "--steps", type=click.IntRange(min=1), default=200, show_default=True, help="About 1 % of the training's."
 )
-@click.option("--rate", type=float, default=2e-4, show_default=True, help="Learning rate; try 1e-2 with --part null.")
+@click.option("--rate", type=float, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
 def command(
     checkpoint: str | None,
     family: str | None,
@@ -36,7 +36,7 @@ def command(
     data: str | None,
     part: Literal["all", "null"],
     steps: int,
-    rate: float,
+    rate: float | None,
 ) -> None:
     """Enable noise awareness guidance on CHECKPOINT, which never saw noise dropout, by a short training.
 
@@ -61,7 +61,7 @@ def command(
     config = TrainingConfig(
         steps,
         batch,
-        rate,
+        rate or (2e-4 if part == "all" else 1e-2),
         ema=ema,
         noise_dropout=noise_dropout,
         class_dropout=class_dropout,

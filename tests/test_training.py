@@ -1,5 +1,7 @@
 """Trainings that a user starts from the shell, at toy size on the bundled images."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -121,8 +123,17 @@ def test_evaluate_prints_a_row_a_metric(tmp_path):
     assert [line.split()[0] for line in printed.splitlines()[1:]] == [
         *("FD-fashion", "KD-fashion", "precision", "recall", "IS-fashion")
     ]
-    result = CliRunner().invoke(main, ["evaluate", str(path), "--extractor", "inception"])
-    assert result.exit_code in (1, 2)
+    asked = ["evaluate", str(path), "--extractor"]
+    result = CliRunner().invoke(main, [*asked, "inception"])
+    assert result.exit_code == 2
+    assert "needs --reference" in result.output
+    result = CliRunner().invoke(main, [*asked, "other.pt", "--reference", str(path)])
+    assert result.exit_code == 1
+    assert "TorchScript" in result.output
+    if importlib.util.find_spec("torch_fidelity") is None:
+        result = CliRunner().invoke(main, [*asked, "inception", "--reference", str(path)])
+        assert result.exit_code == 1
+        assert "noiseshift[fid]" in result.output
 
 
 def test_saved_cards_come_back(tmp_path):
