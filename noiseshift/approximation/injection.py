@@ -28,6 +28,7 @@ from noiseshift.estimators.calibration import Array, read
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.samplers import Step
 from noiseshift.schedules import Schedule
+from noiseshift.targets import Target
 
 LEVELS = 7
 """True levels on the reading curve of one t: one below it, t itself, and a row up to past the `sigma` root."""
@@ -135,7 +136,7 @@ def _last_within(part: pd.DataFrame, tolerance: float) -> float:
 
 
 def check(
-    data: Tensor,
+    data: Tensor | Target,
     estimator: Estimator,
     times: Tensor,
     sigma_es: Tensor,
@@ -147,10 +148,12 @@ def check(
 ) -> ApproximationReport:
     """Add known noise to real states and measure the shift it makes.
 
-    data (n, …) real samples of classes `cond` (n,) or None (of an exact target: its `.sample`); times (K,) strictly
+    data (n, …) real samples of classes `cond` (n,) or None, or an exact target, of which 256 are drawn; times (K,) strictly
     between 0 and 1; sigma_es (E,) for every t, or (K, E). The `posterior` column is for Gaussian data of `spectrum`
     (by default, that of `data`). Raises ValueError when an error asks for more noise than the schedule holds.
     """
+    if isinstance(data, Target):
+        data = data.sample(256, torch.Generator().manual_seed(seed))
     if len(data) < 8:
         raise ValueError(f"{len(data)} samples are too few for an interval: give at least 8, better 200")
     schedule, times = estimator.schedule, times.double().cpu()
