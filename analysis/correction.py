@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,8 @@ def save_correction(found: Correction, folder: str | Path) -> list[str]:
         for name in found.outcomes[0].reports:
             tables = [o.reports[name].table().assign(method=o.method.name) for o in found.outcomes]
             pd.concat(tables).to_csv(fresh / f"shift-{name}.csv", index=False)
-        kinds = tuple(dict.fromkeys(o.method.kind for o in found.outcomes[1:]))
+        counts = Counter(o.method.kind for o in found.outcomes[1:])
+        kinds = tuple(kind for kind, count in counts.items() if count > 1)  # a curve needs two scales
         (fresh / "figures").mkdir()
         figures: dict[str, Callable[[], Any]] = {
             "shift": lambda: plot_shifts(found).figure,
