@@ -41,7 +41,7 @@ def plot_shifts(found: Correction, *, ax: Axes | None = None) -> Axes:
             linestyle="-" if k < len(COLOURS) else "--",
         )
     ax.set(xlabel="told time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {name}", xlim=(1, 0))
-    ax.legend(ncols=2)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
 
@@ -67,22 +67,30 @@ def plot_scales(found: Correction, *, kinds: tuple[str, ...] = ("nag",), pair: n
             ax.fill_between(scales[order], part[low], part[high], color=colour, alpha=0.15, linewidth=0)
             ax.plot(scales[order], part[value], marker="o", color=colour, label=kind)
         ax.set(xlabel="guidance scale (0 = unguided)", ylabel=label)
-    pair[0].legend()
+    pair[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return pair
 
 
-def plot_trade(found: Correction, *, ax: Axes | None = None) -> Axes:
-    """Distance against the rms shift that is left, a point a method, with its name: is the least shift the best image?"""
+def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes | None = None) -> Axes:
+    """Distance against the rms shift that is left, a point a method: is the least shift the best image?
+
+    `table` as `Correction.table()` gives it, or as `methods.csv` holds it.
+    """
     ax = axes(ax)
-    table = found.table()
-    distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
     spread = np.abs(np.stack([table[distance] - table[f"{distance} low"], table[f"{distance} high"] - table[distance]]))
-    ax.errorbar(table[f"rms {name}"], table[distance], spread, fmt="o", markersize=4, color="#0072B2", elinewidth=0.8)
-    for row in table.to_dict("records"):
-        ax.annotate(
-            row["method"], (row[f"rms {name}"], row[distance]), xytext=(4, 3), textcoords="offset points", fontsize=6
+    for k, row in enumerate(table.to_dict("records")):
+        ax.errorbar(
+            row[f"rms {estimator}"],
+            row[distance],
+            spread[:, k : k + 1],
+            fmt="osD^vP"[k // len(COLOURS) % 6],
+            markersize=5,
+            color=COLOURS[k % len(COLOURS)],
+            elinewidth=0.8,
+            label=row["method"],
         )
-    ax.set(xlabel=f"rms δ (in t), by {name}", ylabel=distance)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    ax.set(xlabel=f"rms δ (in t), by {estimator}", ylabel=distance)
     return ax
 
 
@@ -110,15 +118,16 @@ def save_correction(found: Correction, folder: str | Path) -> list[str]:
         about = found.manifest | {"chosen": found.chosen()}
         (fresh / "run.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
         found.table().to_csv(fresh / "methods.csv", index=False)
-        for name in found.outcomes[0].reports:
-            tables = [o.reports[name].table().assign(method=o.method.name) for o in found.outcomes]
-            pd.concat(tables).to_csv(fresh / f"shift-{name}.csv", index=False)
+        for each in found.outcomes[0].reports:
+            tables = [o.reports[each].table().assign(method=o.method.name) for o in found.outcomes]
+            pd.concat(tables).to_csv(fresh / f"shift-{each}.csv", index=False)
+        distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
         counts = Counter(o.method.kind for o in found.outcomes[1:])
         kinds = tuple(kind for kind, count in counts.items() if count > 1)  # a curve needs two scales
         (fresh / "figures").mkdir()
         figures: dict[str, Callable[[], Any]] = {
             "shift": lambda: plot_shifts(found).figure,
-            "trade": lambda: plot_trade(found).figure,
+            "trade": lambda: plot_trade(found.table(), distance=distance, estimator=name).figure,
             "samples": lambda: plot_grids(found),
         }
         if kinds:
