@@ -131,7 +131,7 @@ class ShiftReport:
         rng = np.random.default_rng(seed)
         sampled = resampled_means(getattr(self.sampled, name), rng)
         real = resampled_means(getattr(self.calibration.real, name), rng)
-        return (sampled - real) / resampled_means(self._slopes(name), rng)
+        return _ratio(sampled - real, resampled_means(self._slopes(name), rng))
 
     def _content_shift(self) -> Array:
         assert self.content is not None
@@ -141,7 +141,8 @@ class ShiftReport:
         """A state and its own final noised again are one unit: their difference is resampled."""
         assert self.content is not None
         rng = np.random.default_rng(0)
-        return resampled_means(self.sampled.t - self.content.t, rng) / resampled_means(self.calibration.slopes, rng)
+        pairs = resampled_means(self.sampled.t - self.content.t, rng)
+        return _ratio(pairs, resampled_means(self.calibration.slopes, rng))
 
     def _added_variance(self, shift: Array) -> Array:
         then = np.clip(self.times + np.nan_to_num(shift), 0, 1)
@@ -174,6 +175,12 @@ def resampled_means(values: Array, rng: np.random.Generator, resamples: int = RE
     """(R, K) means over bootstrap resamples of the rows of values (N, K)."""
     weights = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=resamples)
     return weights @ values / len(values)
+
+
+def _ratio(values: Array, slopes: Array) -> Array:
+    """values / slopes, NaN in silence where an estimator is blind and its slope 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return values / slopes
 
 
 def _interval(draws: Array, level: float) -> tuple[Array, Array]:
