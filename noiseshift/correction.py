@@ -250,9 +250,14 @@ class Correction:
         estimator = next(iter(self.outcomes[0].reports))
         return best.method, (
             f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
-            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; shift reduced by "
-            f"{best[f'reduction {estimator}']:.0f} % (by {estimator})"
+            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best[f'reduction {estimator}'], estimator)}"
         )
+
+
+def _words(reduction: float, estimator: str) -> str:
+    if np.isnan(reduction):
+        return f"there was no shift to reduce (by {estimator})"
+    return f"shift {'reduced' if reduction >= 0 else 'raised'} by {abs(reduction):.0f} % (by {estimator})"
 
 
 def rms_shift(report: ShiftReport) -> float:
@@ -281,7 +286,7 @@ def _content(report: ShiftReport) -> float:
 def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
     """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
 
-    NaN where `base` has no shift beyond its own error.
+    NaN where the shift of `base` is not told from 0: there is nothing to reduce.
     """
     usable = report.calibration.slope >= USABLE_SLOPE
     draws = []
@@ -293,7 +298,7 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
         # A draw carries its error twice: once as the estimate, once as the resample.
         draws.append(np.sqrt(np.clip(np.mean(shift**2 - 2 * variance, axis=1), 0, None)))
     whole = rms_shift(base)
-    if whole == 0:
+    if whole == 0 or np.quantile(draws[1], 0.025) == 0:
         return Change(float("nan"), float("nan"), float("nan"))
     ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
     low, high = np.quantile(ratio, [0.025, 0.975])

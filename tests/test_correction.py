@@ -44,7 +44,9 @@ def test_a_reduction_has_a_paired_interval():
     same = reduction(report(0.02), report(0.02))
     assert same.value == 0
     assert not same.resolved
-    assert np.isnan(reduction(report(0.01), report(0.0, seed=3)).value) or rms_shift(report(0.0, seed=3)) > 0
+    # Nothing to reduce, whatever the noise says.
+    for seed in range(3, 8):
+        assert np.isnan(reduction(report(0.01), report(0.0, seed=seed)).value)
 
 
 @pytest.mark.parametrize(
