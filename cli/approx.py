@@ -27,8 +27,8 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
 @click.option(
     "--ratios", type=parse.NUMBERS, default="0.1,0.2,0.3,0.5,0.75,1", show_default=True, help="Injected σ_e/σ_t."
 )
-@click.option("--rows", type=click.IntRange(min=8), default=200, show_default=True, help="Real states injected into.")
-@click.option("--samples", type=click.IntRange(min=2), default=64, show_default=True, help="Paths of each real run.")
+@click.option("--rows", type=click.IntRange(min=8), default=160, show_default=True, help="Real states injected into.")
+@click.option("--samples", type=click.IntRange(min=2), default=48, show_default=True, help="Paths of each real run.")
 @click.option(
     "--substeps", type=click.IntRange(min=2), default=6, show_default=True, help="Fine steps for each coarse."
 )

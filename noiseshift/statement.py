@@ -62,8 +62,8 @@ class Plan:
     solvers: tuple[Solver, ...]
     times: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-    rows: int = 200
-    samples: int = 64
+    rows: int = 160
+    samples: int = 48
     substeps: int = 6
     points: int = 8
     estimators: tuple[str, ...] = ("network", "residual")
