@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from noiseshift.analysis.plots import axes, style
+from noiseshift.analysis.tables import numbers_table, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
 from noiseshift.statement import Study
@@ -169,7 +170,7 @@ def print_study(study: Study) -> None:
 
 def injection_table(report: ApproximationReport, title: str) -> Table:
     """One row a (t, σ_e): measured, the exact roots, first order and its error."""
-    table = _table(
+    table = numbers_table(
         f"{title}: known errors injected",
         ("t", "σ_e/σ", "δ", "95 % interval", "sigma", "snr", "post.", "1st", "error"),
     )
@@ -177,12 +178,12 @@ def injection_table(report: ApproximationReport, title: str) -> Table:
         table.add_row(
             f"{row.t:.3f}",
             f"{row.ratio:.2f}",
-            _number(row.measured),
-            f"{_number(row.low)} {_number(row.high)}",
-            _number(row.sigma),
-            _number(row.snr),
-            _number(row.posterior),
-            _number(row.first_order),
+            signed(row.measured),
+            f"{signed(row.low)} {signed(row.high)}",
+            signed(row.sigma),
+            signed(row.snr),
+            signed(row.posterior),
+            signed(row.first_order),
             "n.r." if not row.resolved else f"{100 * row.error:+.0f} %",
             style=None if row.resolved else "dim",
         )
@@ -191,7 +192,7 @@ def injection_table(report: ApproximationReport, title: str) -> Table:
 
 def path_table(report: PathReport, title: str) -> Table:
     """One row a time of a real run."""
-    table = _table(
+    table = numbers_table(
         title,
         ("t", "σ_e/σ", "1st", "+ cross", "δ", "95 % interval", "~x0", "~ε", "kurt", "low f"),
     )
@@ -199,10 +200,10 @@ def path_table(report: PathReport, title: str) -> Table:
         table.add_row(
             f"{row.t:.3f}",
             f"{row.ratio:.2f}",
-            _number(row.first_order),
-            _number(row.with_cross),
-            _number(row.measured),
-            f"{_number(row.low)} {_number(row.high)}",
+            signed(row.first_order),
+            signed(row.with_cross),
+            signed(row.measured),
+            f"{signed(row.low)} {signed(row.high)}",
             f"{row.along_x0:+.2f}",
             f"{row.along_eps:+.2f}",
             f"{row.excess_kurtosis:+.1f}",
@@ -244,17 +245,3 @@ def conclusions(study: Study) -> list[str]:
 def _error(table: pd.DataFrame, column: str) -> float:
     """Median relative distance from the measured shift."""
     return float((table[column] / table.measured - 1).abs().median())
-
-
-def _table(title: str, headings: tuple[str, ...]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _number(value: float) -> str:
-    return "·" if pd.isna(value) else f"{value:+.4f}".replace("0.", ".", 1)

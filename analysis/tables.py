@@ -36,26 +36,32 @@ def print_run(run: Run) -> None:
 
 def shift_table(report: ShiftReport, title: str) -> Table:
     """One row a step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
-    from rich import box
-    from rich.table import Table
-
     title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = numbers_table(title, ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""))
     for row in report.table().itertuples():
         table.add_row(
             f"{row.step}",
             f"{row.t:.3f}",
-            _signed(row.shift),
-            f"{_signed(row.low)} {_signed(row.high)}",
+            signed(row.shift),
+            f"{signed(row.low)} {signed(row.high)}",
             _plain(row.floor),
-            _signed(getattr(row, "content_shift", float("nan"))),
-            _signed(row.shift_log_snr, 3),
+            signed(getattr(row, "content_shift", float("nan"))),
+            signed(row.shift_log_snr, 3),
             f"{row.slope:.2f}",
             "●" if row.resolved else "",
             style=None if row.resolved else "dim",
         )
+    return table
+
+
+def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
+    """An empty table of right-aligned numbers that fits 80 columns."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
@@ -77,7 +83,8 @@ def conclusions(run: Run) -> list[str]:
     return lines
 
 
-def _signed(value: float, digits: int = 4) -> str:
+def signed(value: float, digits: int = 4) -> str:
+    """A number with its sign and without its leading 0; a dot for none."""
     return "·" if pd.isna(value) else f"{value:+.{digits}f}".replace("0.", ".", 1)
 
 

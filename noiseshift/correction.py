@@ -24,7 +24,7 @@ from noiseshift.estimators.calibration import Array, Calibration, calibrate
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.evaluation import Change, Extractor, Features, Moments, change, distance_draws, evaluate, extract
 from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
-from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts
+from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts, Wrapped
 from noiseshift.protocol import (
     Last,
     Progress,
@@ -42,7 +42,6 @@ from noiseshift.relatives import (
     EstimatedLevel,
     TimeShifted,
     TimeStepGuidance,
-    Wrapped,
     closed_loop_scale,
     level_projection,
 )

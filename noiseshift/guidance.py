@@ -26,8 +26,8 @@ from noiseshift.models import (
     Prediction,
     Predicts,
     Scale,
+    Wrapped,
 )
-from noiseshift.schedules import Schedule
 
 EncodedLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(x (B, …), t (), cond) → (B,) the level that each state carries."""
@@ -81,7 +81,7 @@ def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
     return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
 
 
-class BlindSpace:
+class BlindSpace(Wrapped):
     """A model whose noise-blind answers are handed over in another `space` than it was trained in.
 
     A blind answer in its own space is first read at the level `encoded(x, t, cond)` that the state carries, then taken
@@ -92,25 +92,8 @@ class BlindSpace:
     def __init__(self, model: Model, space: Predicts, encoded: EncodedLevel):
         if space not in READ:
             raise ValueError(f"space must be one of {', '.join(READ)}, got {space!r}")
-        self.model, self.space, self.encoded = model, space, encoded
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.model.schedule
-
-    @property
-    def branches(self) -> frozenset[Branch]:
-        return self.model.branches
-
-    @property
-    def predicts(self) -> Predicts:
-        return self.model.predicts
-
-    def snap(self, t: Tensor) -> Tensor:
-        return self.model.snap(t)
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        return self.model(x, t, cond)
+        super().__init__(model)
+        self.space, self.encoded = space, encoded
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         answers = self.model.predict(x, t, cond, branches)

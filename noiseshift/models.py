@@ -270,16 +270,11 @@ def _value(scale: Scale, t: Tensor) -> float:
     return float(scale(t)) if callable(scale) else scale
 
 
-class Guided:
-    """A model under guidance: one batched forward a model and call, `GuidedPrediction` out; unguided branches pass through.
+class Wrapped:
+    """A model around another: what a subclass does not change passes through."""
 
-    Raises ValueError at construction when a model lacks a branch that the guidance names.
-    """
-
-    def __init__(self, model: Model, guidance: Guidance):
-        for k, asked in enumerate((model, *guidance.models)):
-            require(asked, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
-        self.model, self.guidance = model, guidance
+    def __init__(self, model: Model):
+        self.model = model
 
     @property
     def schedule(self) -> Schedule:
@@ -295,6 +290,25 @@ class Guided:
 
     def snap(self, t: Tensor) -> Tensor:
         return self.model.snap(t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        return self.model(x, t, cond)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        return self.model.predict(x, t, cond, branches)
+
+
+class Guided(Wrapped):
+    """A model under guidance: one batched forward a model and call, `GuidedPrediction` out; unguided branches pass through.
+
+    Raises ValueError at construction when a model lacks a branch that the guidance names.
+    """
+
+    def __init__(self, model: Model, guidance: Guidance):
+        for k, asked in enumerate((model, *guidance.models)):
+            require(asked, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
+        super().__init__(model)
+        self.guidance = guidance
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         """The mixture at t, which must be the same for the whole batch where a scale depends on it."""
@@ -322,10 +336,6 @@ class Guided:
                 answers = model.predict(x, t, cond, [branch._replace(model=0) for branch in asked])
                 parts |= dict(zip(asked, answers, strict=True))
         return parts
-
-    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """The model's own branches, unguided."""
-        return self.model.predict(x, t, cond, branches)
 
 
 def gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Ways that need the level a state carries take it from `encoded(x, t, cond)`, suc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +17,8 @@ from noiseshift import randomness
 from noiseshift.estimators.calibration import Calibration
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.guidance import EncodedLevel
-from noiseshift.models import FULL, Branch, GuidedPrediction, Model, Prediction, Predicts, Scale
+from noiseshift.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
 from noiseshift.samplers import Transition, Update
-from noiseshift.schedules import Schedule
 
 
 class EstimatedLevel:
@@ -42,34 +41,6 @@ class EstimatedLevel:
         read = self.estimator(x, cond).mean.to(x.device) - self.bias(told)
         room = self.reach * min(told, 1 - told)
         return read.clamp(told - room, told + room)
-
-
-class Wrapped:
-    """A model around another: what a subclass does not change passes through."""
-
-    def __init__(self, model: Model):
-        self.model = model
-
-    @property
-    def schedule(self) -> Schedule:
-        return self.model.schedule
-
-    @property
-    def branches(self) -> frozenset[Branch]:
-        return self.model.branches
-
-    @property
-    def predicts(self) -> Predicts:
-        return self.model.predicts
-
-    def snap(self, t: Tensor) -> Tensor:
-        return self.model.snap(t)
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        return self.model(x, t, cond)
-
-    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        return self.model.predict(x, t, cond, branches)
 
 
 class EpsilonScaled(Wrapped):
