@@ -71,12 +71,15 @@ def null_control(
     cond: Tensor | None = None,
     *,
     seed: int = 0,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out data that took no part in the calibration, forward-noised: nothing may be resolved beyond chance."""
-    frames = [
-        real_report(name, estimator, calibrations[name], data, cond=cond, seed=seed).table().assign(estimator=name)
-        for name, estimator in estimators.items()
-    ]
+    """Held-out data that took no part in the calibration, forward-noised: nothing may be resolved beyond chance. An
+    estimator with a limit reads that many rows."""
+    frames = []
+    for name, estimator in estimators.items():
+        x0, labels = _rows(data, cond, limits, name)
+        report = real_report(name, estimator, calibrations[name], x0, cond=labels, seed=seed)
+        frames.append(report.table().assign(estimator=name))
     frame = pd.concat(frames, ignore_index=True)
     usable = frame[frame.slope >= USABLE_SLOPE]
     alarms, cells = int(usable.resolved.sum()), len(usable)
@@ -92,14 +95,17 @@ def level_control(
     cond: Tensor | None = None,
     *,
     seed: int = 0,
+    limits: Mapping[str, int] | None = None,
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out real states truly at t + min(t, 1 - t)/16, told t: the known shift must lie in its 95 % interval."""
+    """Held-out real states truly at t + min(t, 1 - t)/16, told t: the known shift must lie in its 95 % interval. An
+    estimator with a limit reads that many rows."""
     frames = []
     for name, estimator in estimators.items():
+        x0, labels = _rows(data, cond, limits, name)
         times = calibrations[name].times
         offset = np.minimum(times, 1 - times) / 16
         report = real_report(
-            name, estimator, calibrations[name], data, cond=cond, offset=offset, seed=seed, stream=randomness.POSITIVE
+            name, estimator, calibrations[name], x0, cond=labels, offset=offset, seed=seed, stream=randomness.POSITIVE
         )
         table = report.table().assign(estimator=name, expected=offset)
         frames.append(table.assign(covered=(table.low <= offset) & (offset <= table.high)))
@@ -113,6 +119,13 @@ def level_control(
         f"median error {100 * error:.0f} % of the shift"
     )
     return frame, Check("level", covered >= least, sentence)
+
+
+def _rows(
+    data: Tensor, cond: Tensor | None, limits: Mapping[str, int] | None, name: str
+) -> tuple[Tensor, Tensor | None]:
+    rows = (limits or {}).get(name, len(data))
+    return data[:rows], None if cond is None else cond[:rows]
 
 
 def solver_check(reports: Mapping[str, ShiftReport], solver: Mapping[str, ShiftReport]) -> Check:

@@ -266,7 +266,7 @@ def _measure(
     stage: str = "sampling",
 ) -> tuple[dict[str, ShiftReport], Tensor]:
     """Sample and read all batches; also the finals of the first 64 samples."""
-    limits = {name: limit for name, limit in protocol.estimators.items() if limit is not None}
+    limits = _limits(protocol)
     whole = _all_labels(checkpoint, protocol)
     batches: list[BatchReadings] = []
     pictures: list[Tensor] = []
@@ -284,6 +284,11 @@ def _measure(
         pictures.append(kept[1])
     progress(stage, protocol.samples, protocol.samples)
     return assemble(batches, estimators, calibrations), torch.cat(pictures)
+
+
+def _limits(protocol: Protocol) -> dict[str, int]:
+    """How many samples each estimator reads, where not all."""
+    return {name: limit for name, limit in protocol.estimators.items() if limit is not None}
 
 
 def _all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
@@ -314,14 +319,14 @@ def _controls(
     progress: Progress,
 ) -> control.Controls:
     rows = held_out[1][: protocol.calibration_rows]
-    cheap = {name: e for name, e in estimators.items() if protocol.estimators[name] is None}
+    limits = _limits(protocol)
     progress("controls", 0, 3)
     x0, cond = on_device(protocol.device, rows)
-    null, null_check = control.null_control(cheap, calibrations, x0, cond, seed=protocol.seed)
+    null, null_check = control.null_control(estimators, calibrations, x0, cond, seed=protocol.seed, limits=limits)
     progress("controls", 1, 3)
-    level, level_check = control.level_control(cheap, calibrations, x0, cond, seed=protocol.seed)
+    level, level_check = control.level_control(estimators, calibrations, x0, cond, seed=protocol.seed, limits=limits)
     progress("controls", 2, 3)
-    solver = _solver_reports(checkpoint, cheap, calibrations, held_out, protocol, progress)
+    solver = _solver_reports(checkpoint, estimators, calibrations, held_out, protocol, progress)
     checks = (null_check, level_check, control.solver_check(reports, solver), control.content_check(reports))
     return control.Controls(checks, null, level, solver)
 
@@ -344,7 +349,16 @@ def _solver_reports(
         # Estimators that use a prediction want the checkpoint's, not the exact model's.
         bare = (replace(step, prediction=None) for step in sampler_run(exact, checkpoint, protocol, indices))
         batches.append(
-            read_run(bare, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, content=False)
+            read_run(
+                bare,
+                estimators,
+                calibrations,
+                cond=whole,
+                start=start,
+                content=False,
+                seed=protocol.seed,
+                limits=_limits(protocol),
+            )
         )
     return assemble(batches, estimators, calibrations)
 

@@ -86,6 +86,9 @@ def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
     return PerSampleNoise(generators)
 
 
+FLOW = "flow_prediction"
+"""What diffusers calls the velocity eps - x0 of a flow."""
+
 _NEEDS_NOISE = "this sampler is stochastic: pass noise=per_sample_noise(generators), one generator a sample"
 
 
@@ -255,7 +258,7 @@ class Scheduled:
 
         Raises ValueError for a prediction type that is none of epsilon, sample, v_prediction and flow.
         """
-        if self._is_flow():
+        if self._predicts_flow():
             return state - sigma * output, state + (1 - sigma) * output
         kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
         if kind == "epsilon":
@@ -288,7 +291,12 @@ class Scheduled:
             with torch.no_grad():
                 output = self._output(prediction.x0, prediction.eps, alpha, sigma)
                 state = _advance(scheduler, output, label, state, noise)
-        yield Step(len(told), torch.tensor(0.0, dtype=torch.float64), state)
+        alpha, sigma = _last_level(scheduler, self._is_flow(), self._is_exploding())
+        if sigma == 0:
+            yield Step(len(told), torch.tensor(0.0, dtype=torch.float64), state)
+            return
+        end = schedule_times(schedule, [(alpha, sigma)])[0]
+        yield Step(len(told), end, state * (schedule(end).like(state).sigma / sigma))
 
     def _fresh(self) -> Any:
         # Schedulers keep a history: two runs of one update, side by side, must not share it.
@@ -319,7 +327,11 @@ class Scheduled:
         return told[~torch.tensor(_internal(self.scheduler))]
 
     def _is_flow(self) -> bool:
-        return "FlowMatch" in type(self.scheduler).__name__
+        """States are (1 - sigma) x0 + sigma eps: a FlowMatch* scheduler, or a DPM++ or UniPC set to flow sigmas."""
+        return "FlowMatch" in type(self.scheduler).__name__ or bool(self.scheduler.config.get("use_flow_sigmas"))
+
+    def _predicts_flow(self) -> bool:
+        return self._is_flow() and self.scheduler.config.get("prediction_type", FLOW) == FLOW
 
     def _is_exploding(self) -> bool:
         # Those that scale the network's input keep their state unscaled.
@@ -331,7 +343,7 @@ class Scheduled:
 
     def _output(self, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
         """The model's answer in the form that the scheduler expects."""
-        if self._is_flow():
+        if self._predicts_flow():
             return eps - x0
         kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
         if hasattr(self.scheduler, "precondition_outputs"):
@@ -350,6 +362,20 @@ class Scheduled:
         raise ValueError(
             f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction"
         )
+
+
+def _last_level(scheduler: Any, flow: bool, exploding: bool) -> tuple[float, float]:
+    """(alpha, sigma) where a run ends, in the scheduler's own scaling: clean data, or the least noise that it knows."""
+    if not hasattr(scheduler, "sigmas"):
+        alpha2 = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+        return alpha2**0.5, (1 - alpha2) ** 0.5
+    if len(scheduler.sigmas) == len(scheduler.timesteps):
+        return 1.0, 0.0
+    sigma = float(scheduler.sigmas[-1])
+    if flow:
+        return 1 - sigma, sigma
+    norm = 1.0 if exploding else math.hypot(1.0, sigma)
+    return 1 / norm, sigma / norm
 
 
 def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) -> Tensor:
@@ -392,8 +418,8 @@ def _require_supported(scheduler: Any) -> None:
         raise ValueError(
             f"{name} is no scheduler that can be followed: use a diffusers one with alphas_cumprod, EDM* or FlowMatch*"
         )
-    if not flow and config.get("use_flow_sigmas"):
-        raise ValueError(f"{name} with use_flow_sigmas cannot be followed: use a FlowMatch* scheduler")
+    if config.get("use_flow_sigmas") and config.get("prediction_type") not in (FLOW, "epsilon", "sample"):
+        raise ValueError(f"{name} with use_flow_sigmas predicts no flow: give it prediction_type={FLOW!r}")
 
 
 def _advance(scheduler: Any, output: Tensor, label: Tensor, state: Tensor, noise: Noise) -> Tensor:

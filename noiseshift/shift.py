@@ -90,11 +90,17 @@ class ShiftReport:
         return frame
 
     def floor(self, level: float = 0.95) -> Array:
-        """(K,) detection floor: z sqrt(sd²/n_sampled + sd²/n_real) / slope, in t."""
-        z = stats.norm.ppf(0.5 + level / 2)
-        real = self.calibration.real
-        variance = self.sampled.t.var(0, ddof=1) / len(self.sampled) + real.t.var(0, ddof=1) / len(real)
-        return z * np.sqrt(variance) / self.calibration.slope
+        """(K,) detection floor: q sqrt(sd²/n_sampled + sd²/n_real) / slope, in t; q is Welch's quantile of Student's t,
+        which matters where an estimator reads a dozen states."""
+        parts = [(rows.t.var(0, ddof=1) / len(rows), len(rows)) for rows in (self.sampled, self.calibration.real)]
+        variance = sum(part for part, _ in parts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            freedom = variance**2 / sum(part**2 / (n - 1) for part, n in parts)
+        return (
+            stats.t.ppf(0.5 + level / 2, np.nan_to_num(freedom, nan=np.inf))
+            * np.sqrt(variance)
+            / self.calibration.slope
+        )
 
     def __sub__(self, other: ShiftReport) -> PairedDifference:
         """This run's shift minus another's; the two must share initial noise, classes and times, row by row.

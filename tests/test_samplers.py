@@ -156,6 +156,43 @@ def test_levels_of_schedulers_are_those_of_their_own_noising(kind):
             np.testing.assert_allclose(fit.numpy(), update.levels()[k], rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_schedulers_set_to_flow_sigmas_follow_the_exact_flow(name):
+    made = scheduler(name, use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=2.0)
+    update, schedule = ns.from_diffusers(made, 40), ns.Linear()
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    final = last_of(sample(TARGET.model(schedule), x, None, update=update))
+    start = float(update.times(schedule)[0])
+    expected = flow(schedule, x.double(), start, 0.0)
+    assert float((final - expected).norm() / expected.norm()) < 0.02
+
+
+def test_a_flow_scheduler_that_predicts_something_else_is_refused():
+    with pytest.raises(ValueError, match="flow_prediction"):
+        ns.from_diffusers(scheduler("UniPCMultistepScheduler", use_flow_sigmas=True, prediction_type="v_prediction"), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "end"),
+    [
+        ("DDIMScheduler", {}, 0.0),
+        ("DDIMScheduler", {"set_alpha_to_one": False}, 0.001),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "zero"}, 0.0),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, 0.001),
+        ("EulerDiscreteScheduler", {}, 0.0),
+    ],
+)
+def test_the_last_state_is_at_the_level_where_the_scheduler_stops(name, options, end):
+    schedule = ns.Discrete.from_betas()
+    *_, last = sample(
+        TARGET.model(schedule),
+        torch.randn(2, 8, generator=torch.Generator().manual_seed(0)),
+        None,
+        update=ns.from_diffusers(scheduler(name, **TABLE, **options), 8),
+    )
+    assert float(last.t) == pytest.approx(end, abs=1e-5)
+
+
 def test_flow_matching_scheduler_is_euler_on_its_own_sigmas():
     for shift in (1.0, 3.0):
         model = TARGET.model(ns.Linear())
@@ -269,7 +306,7 @@ def test_evaluations_inside_a_runge_kutta_step_are_tagged():
     told = [
         round(float(s.t) * 1000) - 1 for s in sample(model, torch.zeros(2, 8), None, update=update) if not s.internal
     ]
-    assert told == [750, 500, 250, 0, -1]
+    assert told == [750, 500, 250, 0, 0]  # it stops at the level of its own last label
 
 
 def test_singlestep_solvers_tag_their_trial_states():

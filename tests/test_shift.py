@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import noiseshift as ns
 from noiseshift import randomness
@@ -72,11 +73,16 @@ def test_content_control_reads_zero_when_the_finals_are_the_data(target, estimat
     assert ((table.content_low < 0.03) & (0.03 < table.content_high)).all()
 
 
-def test_floor_is_the_two_sample_normal_bound(target, estimator, calibration):
-    report = measure(shifted_steps(target, 0.0), estimator, calibration)
-    a, b = report.sampled.t, calibration.real.t
-    by_hand = 1.959963985 * np.sqrt(a.var(0, ddof=1) / len(a) + b.var(0, ddof=1) / len(b)) / calibration.slope
-    np.testing.assert_allclose(report.table().floor, by_hand, rtol=1e-9)
+@pytest.mark.parametrize("rows", [6, 400])
+def test_resolved_is_welchs_test(target, estimator, calibration, rows):
+    report = measure(shifted_steps(target, 0.003), estimator, calibration)
+    few = Readings(report.sampled.t[:rows], report.sampled.log_snr[:rows], report.sampled.density)
+    report = dataclasses.replace(report, sampled=few, content=None)
+    theirs = stats.ttest_ind(report.sampled.t, calibration.real.t, equal_var=False)
+    table = report.table()
+    assert (table.resolved == (theirs.pvalue < 0.05)).all()
+    half = theirs.confidence_interval(0.95)
+    np.testing.assert_allclose(table.floor, (half.high - half.low) / 2 / calibration.slope, rtol=1e-9)
 
 
 def test_bootstrap_spread_is_the_standard_error():
