@@ -24,19 +24,13 @@ from noiseshift.runs import Run
 
 MATRIX = {
     "fashion-sit": [
-        *("euler:5", "euler:10", "euler:20", "em:20", "em:50", "heun:10"),
+        *("euler:5", "euler:10", "euler:20", "em:20", "em:50", "heun:10", "heun:20"),
         *("euler:250", "em:250", "euler:50"),
     ],
     "fashion-ddpm": ["ddpm:20", "ddim:20", "ddim:50", "ddpm:250", "ddim:250", "ddpm:50"],
 }
-CHEAP = {"network": None, "residual": None, "constant-pixel": None}
-ALL = {**CHEAP, "fokker-planck": 16, "score-mixture": 16}
-"""All five estimators; the two that ask the network dozens of times a state read 16 samples."""
-
-
-def estimators_of(name: str, solver: str) -> dict[str, int | None]:
-    """All five on the flow model and on the sibling's 50-step runs; the three cheap ones on the rest."""
-    return ALL if name == "fashion-sit" or solver.endswith(":50") else CHEAP
+ESTIMATORS = {"network": None, "residual": None, "constant-pixel": None, "fokker-planck": 16, "score-mixture": 16}
+"""All five; the two that ask the network dozens of times a state read 16 samples."""
 
 
 def folder_of(out: Path, checkpoint: str, solver: str) -> Path:
@@ -52,9 +46,8 @@ def measure_all(out: Path, samples: int, names: tuple[str, ...]) -> None:
                 folder = folder_of(out, name, solver)
                 if folder.exists():
                     continue
-                estimators = estimators_of(name, solver)
                 count = samples // 2 if solver.endswith(":250") else samples
-                protocol = ns.Protocol(parse_solver(solver), count, estimators, points=8, controls=True)
+                protocol = ns.Protocol(parse_solver(solver), count, ESTIMATORS, points=8, controls=True)
                 ns.run(checkpoint, protocol, data).save(folder)
 
 
@@ -76,7 +69,7 @@ def table(out: Path) -> pd.DataFrame:
 PANELS = {
     "fashion-sit, Euler": ("fashion-sit", ["euler:5", "euler:10", "euler:20", "euler:50", "euler:250"]),
     "fashion-sit, Euler–Maruyama": ("fashion-sit", ["em:20", "em:50", "em:250"]),
-    "fashion-sit, Heun": ("fashion-sit", ["heun:10"]),
+    "fashion-sit, Heun": ("fashion-sit", ["heun:10", "heun:20"]),
     "fashion-ddpm, DDIM": ("fashion-ddpm", ["ddim:20", "ddim:50", "ddim:250"]),
     "fashion-ddpm, DDPM": ("fashion-ddpm", ["ddpm:20", "ddpm:50", "ddpm:250"]),
 }
