@@ -36,7 +36,7 @@ def mixture(d: int, rank: int) -> GaussianMixture:
 def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
     levels = 40
     names = ("FP 1 bare", "FP 1 probe", "FP 4 bare", "FP 4 probes", "FP mode", "score mixture")
-    forwards = (levels, levels + 78, 4 * levels, 4 * levels + 204, 8, levels + 35)
+    forwards = (levels, levels + 117, 4 * levels, 4 * levels + 306, 8, levels + 35)
     for row in (names, forwards):
         click.echo(" " * 45 + "".join(f"{cell!s:<15}" for cell in row))
     click.echo("   d schedule             t  exact sd")

@@ -31,8 +31,8 @@ class FokkerPlanck:
 
     A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
     the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
-    (its 10, 50 and 90 % points) correct the slopes, twice; by default 6 (1 + probes), none for 0. Costs probes × (G + 6)
-    + polish × 6 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is asked.
+    (its 10, 50 and 90 % points) correct the slopes, three times; by default 6 (1 + probes), none for 0. Costs probes × (G + 9)
+    + polish × 9 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is asked.
     The posterior comes on a finer grid between the first and the last of `times`.
     """
 
@@ -49,8 +49,8 @@ class FokkerPlanck:
         times = self.levels.expand(len(x), -1)
         slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed)
         posterior = self._integrate(slopes)
-        # Twice, where there is anything to polish: a poor first pass may have looked in the wrong place.
-        for _ in range(2 if self.polish else 0):
+        # Again and again: a first pass 1.5 posterior sds off looks in the wrong place, and a second still half wrong.
+        for _ in range(3 if self.polish else 0):
             at = torch.stack([posterior.quantile(q) for q in (0.1, 0.5, 0.9)], dim=1)
             shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed)
             fresh = log_density_slope(self.model, x, at, cond, probes=self.polish, seed=self.seed + 1)
