@@ -28,6 +28,7 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
     multiple=True,
     help=f"More methods, each its own option: {parse.METHODS}",
 )
+@click.option("--against", type=click.Path(), help="Pretrained or weaker checkpoint for dog= and autoguidance=.")
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, default="network,constant-pixel", show_default=True)
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
@@ -51,6 +52,7 @@ def command(
     nag: tuple[float, ...],
     cfg: tuple[float, ...] | None,
     methods: tuple[Any, ...],
+    against: str | None,
     estimators: dict[str, int | None],
     data: str | None,
     extractor: str,
@@ -70,6 +72,7 @@ def command(
     noiseshift correct
     noiseshift correct --sampler euler:20 --nag 0.5,1 --cfg 0.5 --method projection --method blind-free=1
     noiseshift correct fashion-ddpm --sampler ddpm:50 --samples 5000
+    noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
     from noiseshift.correction import run
@@ -97,7 +100,8 @@ def command(
     )
     held_out = images.load_images(data) if data else images.reference()
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
-    about = fingerprint(loaded, protocol) | {"measured": measured}
+    other = None if against is None else load(against)
+    about = fingerprint(loaded, protocol) | {"measured": measured, "against": other and other.hash}
     kept: list[Shards] = []
 
     def shards(name: str) -> Shards:
@@ -105,7 +109,18 @@ def command(
         return kept[-1]
 
     with progress_bar(progress) as update:
-        found = run(loaded, protocol, chosen, held_out, looks, real, measured=measured, shards=shards, progress=update)
+        found = run(
+            loaded,
+            protocol,
+            chosen,
+            held_out,
+            looks,
+            real,
+            measured=measured,
+            against=other,
+            shards=shards,
+            progress=update,
+        )
     figures = save_correction(found, folder)
     for each in kept:
         each.clear()

@@ -98,8 +98,8 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 METHODS = (
-    "cfg=W,nag=W (added up), nag-epsilon=W, nag-score=W (t ≤ 0.6), classifier-nag=W, blind-free=W, closed-loop[=LARGEST], "
-    "projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
+    "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
+    "classifier-nag=W, blind-free=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
 )
 
 
@@ -126,8 +126,9 @@ def parse_method(text: str) -> Any:
             space: Any = name.removeprefix("nag-")
             return correction.guided_method(nag=float(value), space=space, name=text)
         scales = {key: float(scale) for key, _, scale in (word.partition("=") for word in text.split(","))}
-        if set(scales) <= {"cfg", "nag", "classifier-nag"}:
-            return correction.guided_method(*(scales.get(k, 0.0) for k in ("cfg", "nag", "classifier-nag")), name=text)
+        kinds = ("cfg", "nag", "classifier-nag", "dog", "autoguidance")
+        if set(scales) <= set(kinds):
+            return correction.guided_method(*(scales.get(kind, 0.0) for kind in kinds), name=text)
     except (TypeError, ValueError):
         pass
     raise ValueError(f"{text!r} is no method: choose from {METHODS}")

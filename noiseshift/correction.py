@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from noiseshift import guidance as guidances
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.estimators import Network
@@ -56,13 +57,14 @@ SCORE_INTERVAL = (0.0, 0.6)
 
 @dataclass(frozen=True)
 class Bench:
-    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, and
-    a pilot run's report (each None where there is none)."""
+    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, a
+    pilot run's report, and another model to guide away from (each None where there is none)."""
 
     model: Model
     network: Network | None = None
     encoded: EstimatedLevel | None = None
     pilot: ShiftReport | None = None
+    other: Model | None = None
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,17 @@ def unguided() -> Method:
 
 
 def guided_method(
-    cfg: float = 0.0, nag: float = 0.0, classifier_nag: float = 0.0, *, space: Predicts | None = None, name: str = ""
+    cfg: float = 0.0,
+    nag: float = 0.0,
+    classifier_nag: float = 0.0,
+    dog: float = 0.0,
+    autoguidance: float = 0.0,
+    *,
+    space: Predicts | None = None,
+    name: str = "",
 ) -> Method:
-    """CFG, NAG and classifier-based NAG, added up; `space` mixes the blind branch elsewhere than where it was trained,
-    inside t ≤ 0.6."""
+    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the bench's other
+    model. `space` mixes the blind branch elsewhere than where it was trained, inside t ≤ 0.6."""
 
     def make(bench: Bench) -> Built:
         guidance, model = Guidance(), bench.model
@@ -108,10 +117,15 @@ def guided_method(
             if bench.network is None:
                 raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
             guidance = guidance + classifier_noise_awareness(bench.network.log_prob, classifier_nag)
+        if dog:
+            guidance = guidance + guidances.domain(_other(bench), dog)
+        if autoguidance:
+            guidance = guidance + guidances.autoguidance(_other(bench), autoguidance)
         return Built(Guided(model, guidance))
 
-    kind = "+".join(k for k, w in (("cfg", cfg), ("nag", nag), ("classifier-nag", classifier_nag)) if w)
-    return Method(name, make, kind + (f"-{space}" if space else ""), nag or classifier_nag or cfg)
+    scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
+    kind = "+".join(k for k, w in scales.items() if w) + (f"-{space}" if space else "")
+    return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
 
 
 def blind_free(scale: float) -> Method:
@@ -164,6 +178,12 @@ def _level(bench: Bench) -> EstimatedLevel:
     if bench.encoded is None:
         raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
     return bench.encoded
+
+
+def _other(bench: Bench) -> Model:
+    if bench.other is None:
+        raise ValueError("dog and autoguidance guide away from another model: name it with --against")
+    return bench.other
 
 
 class Counted(Wrapped):
@@ -268,7 +288,7 @@ def rms_shift(report: ShiftReport) -> float:
 def _shifts(report: ShiftReport) -> tuple[Array, Array]:
     usable = report.calibration.slope >= USABLE_SLOPE
     table = report.table()
-    return table["shift"].to_numpy()[usable], (report.floor()[usable] / 1.96) ** 2
+    return table["shift"].to_numpy()[usable], report.standard_error()[usable] ** 2
 
 
 def _terminal(report: ShiftReport) -> float:
@@ -293,7 +313,7 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
         rng = np.random.default_rng(seed)  # the same rows for both
         sampled, real = (resampled_means(part.t, rng) for part in (each.sampled, each.calibration.real))
         shift = ((sampled - real) / each.calibration.slope)[:, usable]
-        variance = (each.floor()[usable] / 1.96) ** 2
+        variance = each.standard_error()[usable] ** 2
         # A draw carries its error twice: once as the estimate, once as the resample.
         draws.append(np.sqrt(np.clip(np.mean(shift**2 - 2 * variance, axis=1), 0, None)))
     whole = rms_shift(base)
@@ -313,13 +333,15 @@ def run(
     reference: Features | Moments,
     *,
     measured: int = 512,
+    against: Checkpoint | None = None,
     shards: Callable[[str], Shards] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Correction:
     """Every method on the protocol's samples, the unguided model first (added when it is not there).
 
-    The first `measured` samples are read. `shards(name)` keeps finished batches of a method. Raises ValueError when a
-    method needs what the checkpoint lacks, before anything is sampled.
+    The first `measured` samples are read. `against` is what domain guidance and autoguidance guide away from.
+    `shards(name)` keeps finished batches of a method. Raises ValueError when a method needs what the checkpoint lacks,
+    before anything is sampled.
     """
     started = time.time()
     if protocol.guidance is not None:
@@ -334,13 +356,15 @@ def run(
         name: calibrate(e, x0, times, cond=cond, seed=protocol.seed, slope_rows=64) for name, e in estimators.items()
     }
     bench = _bench(checkpoint, x0, times, protocol)
+    if against is not None:
+        bench = replace(bench, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
     for method in methods:
         if method.kind != "closed-loop":
             method.make(bench)  # refuses now what would fail after hours
     outcomes: list[Outcome] = []
     for method in methods:
         if outcomes:
-            bench = Bench(bench.model, bench.network, bench.encoded, next(iter(outcomes[0].reports.values())))
+            bench = replace(bench, pilot=next(iter(outcomes[0].reports.values())))
         outcome = _one(
             checkpoint,
             protocol,
@@ -357,6 +381,16 @@ def run(
         quality = evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws)
         outcomes.append(Outcome(method, outcome[0], features, quality, draws, outcome[2], outcome[3], outcome[1][:64]))
     return Correction(_manifest(checkpoint, protocol, methods, extractor, time.time() - started), outcomes, reference)
+
+
+def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    """The other checkpoint, if the two can answer for the same states."""
+    same = describe(other.model.schedule) == describe(checkpoint.model.schedule)
+    if other.shape != checkpoint.shape or not same:
+        raise ValueError(
+            f"{other.name} works on other states or another schedule: guide away from one of the same kind"
+        )
+    return other
 
 
 def _bench(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> Bench:
@@ -383,7 +417,8 @@ def _one(
 ) -> tuple[dict[str, ShiftReport], Tensor, float, float]:
     """Reports, all pictures, network calls a sample, and seconds."""
     counted = Counted(bench.model)
-    built = method.make(Bench(counted, bench.network, bench.encoded, bench.pilot))
+    other = None if bench.other is None else Counted(bench.other)
+    built = method.make(replace(bench, model=counted, other=other))
     limits = dict.fromkeys(estimators, measured)
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
@@ -404,7 +439,8 @@ def _one(
         batches.append(kept[0])
         pictures.append(pictures_of(checkpoint.decode(kept[1])))
     progress(method.name, protocol.samples, protocol.samples)
-    nfe = counted.rows / sampled if sampled else float("nan")
+    rows = counted.rows + (other.rows if other else 0)
+    nfe = rows / sampled if sampled else float("nan")
     return assemble(batches, estimators, calibrations), torch.cat(pictures), nfe, time.perf_counter() - started
 
 

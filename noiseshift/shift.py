@@ -89,18 +89,21 @@ class ShiftReport:
         frame["n"] = len(self.sampled)
         return frame
 
+    def standard_error(self) -> Array:
+        """(K,) of the shift, in t: sqrt(sd²/n_sampled + sd²/n_real) / slope."""
+        return np.sqrt(sum(variance for variance, _ in self._variances())) / self.calibration.slope
+
     def floor(self, level: float = 0.95) -> Array:
-        """(K,) detection floor: q sqrt(sd²/n_sampled + sd²/n_real) / slope, in t; q is Welch's quantile of Student's t,
-        which matters where an estimator reads a dozen states."""
-        parts = [(rows.t.var(0, ddof=1) / len(rows), len(rows)) for rows in (self.sampled, self.calibration.real)]
-        variance = sum(part for part, _ in parts)
+        """(K,) detection floor, in t: standard errors times Welch's quantile of Student's t, which matters where an
+        estimator reads a dozen states."""
+        parts = self._variances()
         with np.errstate(divide="ignore", invalid="ignore"):
-            freedom = variance**2 / sum(part**2 / (n - 1) for part, n in parts)
-        return (
-            stats.t.ppf(0.5 + level / 2, np.nan_to_num(freedom, nan=np.inf))
-            * np.sqrt(variance)
-            / self.calibration.slope
-        )
+            freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / (n - 1) for v, n in parts)
+        return stats.t.ppf(0.5 + level / 2, np.nan_to_num(freedom, nan=np.inf)) * self.standard_error()
+
+    def _variances(self) -> list[tuple[Array, int]]:
+        """Squared standard errors (K,) of the two means, and their numbers of states."""
+        return [(rows.t.var(0, ddof=1) / len(rows), len(rows)) for rows in (self.sampled, self.calibration.real)]
 
     def __sub__(self, other: ShiftReport) -> PairedDifference:
         """This run's shift minus another's; the two must share initial noise, classes and times, row by row.

@@ -54,6 +54,7 @@ def test_a_reduction_has_a_paired_interval():
     [
         *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "blind-free=1"),
         *("closed-loop", "projection", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
+        *("dog=1", "dog=1,nag=0.5"),
     ],
 )
 def test_every_method_samples_the_bundled_model(word):
@@ -61,7 +62,8 @@ def test_every_method_samples_the_bundled_model(word):
     network = ns.estimators.Network.load(checkpoint.estimator)
     pilot = report(0.02)
     method = parse_method(word)
-    built = method.make(correction.Bench(checkpoint.model, network, ns.relatives.EstimatedLevel(network), pilot))
+    encoded = ns.relatives.EstimatedLevel(network)
+    built = method.make(correction.Bench(checkpoint.model, network, encoded, pilot, checkpoint.model))
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     update = built.update(ns.euler) if built.update else ns.euler
@@ -80,7 +82,12 @@ def test_method_words():
 
 def test_what_a_method_needs_is_missed_before_sampling():
     bare = correction.Bench(ns.wrap(lambda x, t, cond: x, ns.Linear()))
-    for word, needs in (("projection", "level estimator"), ("classifier-nag=1", "level estimator"), ("nag=1", "blind")):
+    for word, needs in (
+        ("projection", "level estimator"),
+        ("classifier-nag=1", "level estimator"),
+        ("nag=1", "blind"),
+        ("dog=1", "--against"),
+    ):
         with pytest.raises(ValueError, match=needs):
             parse_method(word).make(bare)
 
@@ -101,6 +108,25 @@ def test_correct_compares_and_writes(tmp_path):
     table = pd.read_csv(out / "methods.csv")
     assert table["reduction network"].iloc[0] == 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
+    words = "correct --sampler em:3 --samples 4 --nag 0 --against fashion-sit --estimator constant-pixel --no-progress"
+    words += " --json --cfg 1 --method dog=1 --method autoguidance=1"
+    result = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path / "x")])
+    assert result.exit_code == 0, result.output
+    table = pd.DataFrame(json.loads(result.output)["methods"]).set_index("method")
+    assert list(table.nfe) == [3, 6, 6, 6]
+    # Against itself domain guidance is CFG, and autoguidance is nothing.
+    assert table.loc["dog=1", "FD-fashion"] == pytest.approx(table.loc["cfg=1", "FD-fashion"], rel=1e-4)
+    assert table.loc["autoguidance=1", "FD-fashion"] == pytest.approx(table.loc["none", "FD-fashion"], rel=1e-4)
+
+
+def test_another_schedules_model_cannot_guide(tmp_path):
+    words = f"correct --sampler em:3 --samples 4 --nag 0 --method dog=1 --against fashion-ddpm --out {tmp_path / 'x'}"
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 1
+    assert "another schedule" in result.output
 
 
 def test_projection_needs_an_update_that_can_be_changed(tmp_path):
