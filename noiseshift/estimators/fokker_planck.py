@@ -49,15 +49,15 @@ class FokkerPlanck:
         times = self.levels.expand(len(x), -1)
         slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed)
         posterior = self._integrate(slopes)
+        knots, errors = slopes[:, :0], slopes[:, :0]
         # Again and again: a first pass 1.5 posterior sds off looks in the wrong place, and a second still half wrong.
         for _ in range(3 if self.polish else 0):
             at = torch.stack([posterior.quantile(q) for q in (0.1, 0.5, 0.9)], dim=1)
             shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed)
             fresh = log_density_slope(self.model, x, at, cond, probes=self.polish, seed=self.seed + 1)
-            error = (fresh - shared) * self.polish / (self.polish + self.probes)
-            posterior = self._integrate(
-                slopes + _between(self.schedule.log_snr(times), self.schedule.log_snr(at), error)
-            )
+            errors = torch.cat([errors, ((fresh - shared) * self.polish / (self.polish + self.probes)).to(errors)], 1)
+            knots = torch.cat([knots, self.schedule.log_snr(at).to(knots)], 1)
+            posterior = self._integrate(slopes + _between(self.schedule.log_snr(times), knots, errors))
         return posterior
 
     def _integrate(self, slopes: Tensor) -> Posterior:
@@ -122,18 +122,16 @@ class FokkerPlanckMode:
         return log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed)[:, 0]
 
 
-def _between(log_snr: Tensor, at: Tensor, values: Tensor) -> Tensor:
-    """(B, G) errors known at three falling log-SNRs a row (B, 3): linear between them, constant above, fading below.
+def _between(log_snr: Tensor, knots: Tensor, errors: Tensor) -> Tensor:
+    """(B, G) errors known at K log-SNRs a row (B, K): linear between them, constant above, fading below.
 
     A divergence errs by its part alpha dx0/dx = SNR Cov(x0 | x), which vanishes with the SNR; an error carried to levels
     of pure noise, where log p is flat, would heap up mass there.
     """
-    left, middle, right = at.T[..., None]
-    first, second, third = values.T[..., None]
-    upper = ((left - log_snr) / (left - middle).clamp_min(1e-9)).clamp(0, 1)
-    lower = ((middle - log_snr) / (middle - right).clamp_min(1e-9)).clamp(0, 1)
-    inside = torch.where(log_snr > middle, torch.lerp(first, second, upper), torch.lerp(second, third, lower))
-    return inside * torch.exp(log_snr - right).clamp(max=1)
+    order = knots.argsort(dim=1)
+    rows = zip(log_snr.numpy(), knots.gather(1, order).numpy(), errors.gather(1, order).numpy(), strict=True)
+    between = torch.from_numpy(np.stack([np.interp(*row) for row in rows]))
+    return between * torch.exp(log_snr - knots.min(dim=1, keepdim=True).values).clamp(max=1)
 
 
 def log_density_slope(
