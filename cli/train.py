@@ -67,11 +67,24 @@ def command(
             "family": family,
             "time": {"zero": "data", "scale": 1000.0, "offset": 0.0 if family == "sit" else -1.0},
             "heads": heads,
+            # Without class dropout no row of the class embedding is the null class, which only the card can say.
+            "classes": None if class_dropout else int(images.labels.max()) + 1,
         }
     )
     torch.manual_seed(seed)
     network = Transformer(
-        TransformerConfig(side, channels, patch, width, depth, heads, int(images.labels.max()) + 1, channels)
+        TransformerConfig(
+            side,
+            channels,
+            patch,
+            width,
+            depth,
+            heads,
+            int(images.labels.max()) + 1,
+            channels,
+            class_dropout=class_dropout > 0,
+            noise_dropout=noise_dropout > 0,
+        )
     )
     config = TrainingConfig(
         steps,

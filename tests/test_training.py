@@ -13,7 +13,7 @@ import noiseshift as ns
 from noiseshift.checkpoints import Card
 from noiseshift.checkpoints.saving import save
 from noiseshift.finetuning import _objective, finetune, held_out_loss
-from noiseshift.models import NOISE_BLIND
+from noiseshift.models import FULL, NOISE_BLIND
 from noiseshift.training import TrainingConfig
 
 
@@ -36,6 +36,14 @@ def test_train_writes_a_checkpoint_that_loads_and_knows_all_branches(family, tmp
     assert checkpoint.model.predicts == ("velocity" if family == "sit" else "epsilon")
     run(["train", "--family", family, *small.replace("--steps 3", "--steps 4").split(), "--out", str(tmp_path)])
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 4
+
+
+def test_a_network_has_no_branch_that_it_was_not_trained_for(tmp_path):
+    small = "--width 32 --depth 1 --heads 2 --patch 7 --steps 2 --batch 8 --no-progress"
+    run(["train", *small.split(), "--noise-dropout", "0", "--class-dropout", "0", "--out", str(tmp_path)])
+    checkpoint = ns.load(tmp_path / "model.safetensors")
+    assert checkpoint.model.branches == {FULL}
+    assert checkpoint.classes == 10
 
 
 def test_train_refuses_what_does_not_fit(tmp_path):
