@@ -26,6 +26,7 @@ from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
 @click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
+@click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -44,6 +45,7 @@ def command(
     points: int,
     data: str | None,
     controls: bool,
+    dry_run: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -58,12 +60,14 @@ def command(
     noiseshift measure fashion-ddpm --sampler ddpm:50 --guidance nag=0.5
     noiseshift measure model.pt --family sit --data heldout.npz --estimator residual,fokker-planck:32
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
+    noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
     from noiseshift.analysis.plots import save_figures
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import data as images
     from noiseshift.checkpoints import load
+    from noiseshift.cost import estimate
     from noiseshift.protocol import Protocol, fingerprint, run
     from noiseshift.runs import Shards
 
@@ -81,6 +85,9 @@ def command(
         precision=precision,
     )
     held_out = images.load_images(data) if data else images.reference()
+    if dry_run:
+        _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
+        return
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}")
     shards = Shards(folder, fingerprint(loaded, protocol))
     with progress_bar(progress) as update:
@@ -93,3 +100,22 @@ def command(
     else:
         print_run(found)
         click.echo(f"written: {folder}/ (run.json, shift.parquet, summary.json, {len(figures)} figures)")
+
+
+def _print_cost(cost: Any, as_json: bool) -> None:
+    """Parts with their calls; then the whole in FLOP, and hours on this device and at a sustained 100 TFLOP/s."""
+    total = {
+        "flop a call": cost.flop,
+        "seconds a call": cost.seconds,
+        "flop": cost.total_flop,
+        "hours on this device": cost.hours(),
+        "hours at 100 TFLOP/s": cost.total_flop / 1e14 / 3600,
+    }
+    if as_json:
+        parts = [{"part": p.name, "calls": p.calls, "weight": p.weight} for p in cost.parts]
+        click.echo(json.dumps({"parts": parts, **total}))
+        return
+    for part in cost.parts:
+        click.echo(f"{part.name:32s} {part.calls:>14,} calls  {part.calls * part.weight * cost.flop:9.2e} FLOP")
+    for name, value in total.items():
+        click.echo(f"{name:32s} {value:14.4g}")

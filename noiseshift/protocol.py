@@ -6,6 +6,7 @@ kept as they finish when a folder is given, so an interrupted run goes on where 
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,9 @@ from noiseshift.schedules import describe
 from noiseshift.shift import BatchReadings, ShiftReport, assemble, read_run
 
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
+RESIDUAL_ROWS, SLOPE_ROWS = 128, 64
+"""Real images that fit the residual's curve, and that give a calibration's slope."""
+
 EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
 """Estimators that ask the network many times a state, and how many samples they read unless told otherwise."""
 
@@ -73,6 +77,13 @@ class Protocol:
                 f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}"
             )
 
+
+ASKING: Mapping[str, Callable[[Model], Estimator]] = {
+    # Unpolished: the calibration averages a probe's error out, which a single state could not.
+    "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99), polish=0),
+    "score-mixture": lambda model: ScoreMixture(model, time_grid(model.schedule, 32, 0.01, 0.99)),
+}
+"""The estimators that ask the network itself at many levels."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while a run goes on."""
@@ -192,13 +203,11 @@ def read_times(model: Model, protocol: Protocol) -> Tensor:
 def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor) -> dict[str, Estimator]:
     """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
     schedule = checkpoint.model.schedule
-    # Fokker–Planck unpolished: the calibration averages a probe's error out, which a single state could not.
     makers: dict[str, Callable[[], Estimator]] = {
         "network": lambda: _network(checkpoint),
         "residual": lambda: _residual(checkpoint, data, times, protocol),
         "constant-pixel": lambda: ConstantPixel(data.floats, schedule),
-        "fokker-planck": lambda: FokkerPlanck(checkpoint.model, time_grid(schedule, 24, 0.01, 0.99), polish=0),
-        "score-mixture": lambda: ScoreMixture(checkpoint.model, time_grid(schedule, 32, 0.01, 0.99)),
+        **{name: functools.partial(maker, checkpoint.model) for name, maker in ASKING.items()},
     }
     return {name: makers[name]() for name in protocol.estimators}
 
@@ -211,7 +220,7 @@ def _network(checkpoint: Checkpoint) -> Estimator:
 
 def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
     generator = randomness.generators([0], seed=protocol.seed, stream=randomness.FITTING)[0]
-    x0, cond = on_device(protocol.device, data[:128])
+    x0, cond = on_device(protocol.device, data[:RESIDUAL_ROWS])
     return Residual(checkpoint.model, x0, times, generator=generator, cond=cond if checkpoint.classes else None)
 
 
@@ -250,7 +259,7 @@ def _calibrate(
         progress("calibrating", done, len(estimators))
         rows = data[: protocol.estimators[name] or protocol.calibration_rows]
         x0, cond = on_device(protocol.device, rows)
-        calibrations[name] = calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=64)
+        calibrations[name] = calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS)
     progress("calibrating", len(estimators), len(estimators))
     return calibrations
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"controls"},
     {"runs"},
     {"protocol"},
-    {"statement", "correction"},
+    {"statement", "correction", "cost"},
     {"exact_bench"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

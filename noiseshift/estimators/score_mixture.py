@@ -16,7 +16,8 @@ from torch import Tensor
 
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
-from noiseshift.models import FULL, NOISE_BLIND, Model, Prediction, require
+from noiseshift.guidance import in_space
+from noiseshift.models import FULL, NOISE_BLIND, Branch, Model, require
 
 if TYPE_CHECKING:
     from noiseshift.samplers import Step
@@ -44,8 +45,7 @@ class ScoreMixture:
         """x (B, …), cond (B,) or None."""
         with torch.no_grad():
             # Any t will do: in the space it was trained in, the blind branch does not depend on it.
-            blind = value_of(self.model, self.model.predict(x, torch.tensor(0.5).to(x), cond, (NOISE_BLIND,))[0])
-            blind = blind.flatten(1).double()
+            blind = self._value(x, torch.tensor(0.5).to(x), cond, NOISE_BLIND).flatten(1).double()
             coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
             mean, spread = _moments(coarse, self._weights(x, cond, blind, coarse))
             spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
@@ -69,7 +69,11 @@ class ScoreMixture:
         return _simplex(over_levels(self._conditional, x, times, cond).double(), blind)
 
     def _conditional(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return value_of(self.model, self.model.predict(x, t.to(x), cond, (FULL,))[0]).flatten(1)
+        return self._value(x, t.to(x), cond, FULL).flatten(1)
+
+    def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
+        """A branch's answer in the space that the model was trained in."""
+        return in_space(self.model.predict(x, t, cond, (branch,))[0], self.model.predicts)
 
 
 def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,13 +104,6 @@ def broadest(times: Tensor, mean: Tensor, std: Tensor) -> Posterior:
         # A long step leaves the region where the quadratic model holds.
         natural = natural - step / step.norm(dim=-1, keepdim=True).clamp_min(1)
     return posterior
-
-
-def value_of(model: Model, prediction: Prediction) -> Tensor:
-    """A prediction in the space that the model was trained in."""
-    space = {"velocity": "velocity", "epsilon": "eps", "x0": "x0", "score": "score"}[model.predicts]
-    value: Tensor = getattr(prediction, space)
-    return value
 
 
 def _simplex(levels: Tensor, blind: Tensor) -> Tensor:
