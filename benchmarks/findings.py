@@ -29,8 +29,14 @@ MATRIX = {
     ],
     "fashion-ddpm": ["ddpm:20", "ddim:20", "ddim:50", "ddpm:250", "ddim:250", "ddpm:50"],
 }
-ESTIMATORS = {"network": None, "residual": None, "constant-pixel": None, "fokker-planck": 16, "score-mixture": 16}
-"""All five; the two that ask the network dozens of times a state read 16 samples."""
+CHEAP = {"network": None, "residual": None, "constant-pixel": None}
+ALL = {**CHEAP, "fokker-planck": 16, "score-mixture": 16}
+"""All five estimators; the two that ask the network dozens of times a state read 16 samples."""
+
+
+def estimators_of(name: str, solver: str) -> dict[str, int | None]:
+    """All five on the flow model and on the sibling's 50-step runs; the three cheap ones on the rest."""
+    return ALL if name == "fashion-sit" or solver.endswith(":50") else CHEAP
 
 
 def folder_of(out: Path, checkpoint: str, solver: str) -> Path:
@@ -47,7 +53,7 @@ def measure_all(out: Path, samples: int, names: tuple[str, ...]) -> None:
                 if folder.exists():
                     continue
                 count = samples // 2 if solver.endswith(":250") else samples
-                protocol = ns.Protocol(parse_solver(solver), count, ESTIMATORS, points=8, controls=True)
+                protocol = ns.Protocol(parse_solver(solver), count, estimators_of(name, solver), points=8, controls=True)
                 ns.run(checkpoint, protocol, data).save(folder)
 
 
