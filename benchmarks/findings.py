@@ -53,7 +53,9 @@ def measure_all(out: Path, samples: int, names: tuple[str, ...]) -> None:
                 if folder.exists():
                     continue
                 count = samples // 2 if solver.endswith(":250") else samples
-                protocol = ns.Protocol(parse_solver(solver), count, estimators_of(name, solver), points=8, controls=True)
+                protocol = ns.Protocol(
+                    parse_solver(solver), count, estimators_of(name, solver), points=8, controls=True
+                )
                 ns.run(checkpoint, protocol, data).save(folder)
 
 

@@ -93,7 +93,7 @@ def command(
     loaded = load(checkpoint, family=family, card=card)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights)
+    looks = parse.parse_extractor(extractor, weights, device)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision

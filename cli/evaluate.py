@@ -15,6 +15,7 @@ from noiseshift.cli.options import progress_bar
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of a table.")
@@ -25,6 +26,7 @@ def command(
     extractor: str,
     weights: str | None,
     batch: int,
+    device: str,
     seed: int,
     small: bool,
     as_json: bool,
@@ -45,7 +47,7 @@ def command(
 
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights)
+    looks = parse.parse_extractor(extractor, weights, device)
     pictures = sets.load_images(samples).pixels
     with progress_bar(progress) as update:
         real = load_reference(reference, looks) if reference else extract(sets.reference().pixels, looks)

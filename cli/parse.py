@@ -141,13 +141,17 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
     return [parse_method(word) for word in words]
 
 
-def parse_extractor(name: str, weights: str | None) -> Any:
-    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.Extractor`."""
+def parse_extractor(name: str, weights: str | None, device: str = "cpu") -> Any:
+    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.Extractor` on a device."""
     from noiseshift import evaluation
 
+    found: evaluation.ClassifierFeatures | evaluation.InceptionFeatures | evaluation.ModuleFeatures
     if name == "fashion":
-        return evaluation.ClassifierFeatures()
-    return evaluation.InceptionFeatures(weights) if name == "inception" else evaluation.ModuleFeatures(name)
+        found = evaluation.ClassifierFeatures()
+    else:
+        found = evaluation.InceptionFeatures(weights) if name == "inception" else evaluation.ModuleFeatures(name)
+    found.network.to(device)
+    return found
 
 
 class Parsed(click.ParamType):

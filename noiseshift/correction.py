@@ -205,7 +205,7 @@ class Counted(Wrapped):
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one method did: reports by estimator, features of all samples, the quality table, the bootstrap draws of
-    the distance, network calls a sample, seconds of sampling and reading, and the first pictures."""
+    the distance, network calls a sample, seconds of sampling, reading and looking, and the first pictures."""
 
     method: Method
     reports: dict[str, ShiftReport]
@@ -373,13 +373,12 @@ def run(
             estimators,
             calibrations,
             measured,
+            extractor,
+            reference,
             shards(method.name) if shards else None,
             progress,
         )
-        features = extract(outcome[1], extractor)
-        draws = distance_draws(features, reference, seed=protocol.seed)
-        quality = evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws)
-        outcomes.append(Outcome(method, outcome[0], features, quality, draws, outcome[2], outcome[3], outcome[1][:64]))
+        outcomes.append(outcome)
     return Correction(_manifest(checkpoint, protocol, methods, extractor, time.time() - started), outcomes, reference)
 
 
@@ -412,10 +411,12 @@ def _one(
     estimators: Mapping[str, Estimator],
     calibrations: Mapping[str, Calibration],
     measured: int,
+    extractor: Extractor,
+    reference: Features | Moments,
     shards: Shards | None,
     progress: Progress,
-) -> tuple[dict[str, ShiftReport], Tensor, float, float]:
-    """Reports, all pictures, network calls a sample, and seconds."""
+) -> Outcome:
+    """Sample and read all batches; of a picture only its features are kept."""
     counted = Counted(bench.model)
     other = None if bench.other is None else Counted(bench.other)
     built = method.make(replace(bench, model=counted, other=other))
@@ -423,7 +424,9 @@ def _one(
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
     batches: list[BatchReadings] = []
-    pictures, started = [], time.perf_counter()
+    looks: list[Features] = []
+    first: list[Tensor] = []
+    started = time.perf_counter()
     sampled = 0
     for start in range(0, protocol.samples, protocol.batch):
         progress(method.name, start, protocol.samples)
@@ -437,11 +440,23 @@ def _one(
             if shards:
                 shards.save(start, *kept)
         batches.append(kept[0])
-        pictures.append(pictures_of(checkpoint.decode(kept[1])))
+        pictures = pictures_of(checkpoint.decode(kept[1]))
+        looks.append(extract(pictures, extractor))
+        first.append(pictures[: max(0, 64 - start)])
     progress(method.name, protocol.samples, protocol.samples)
     rows = counted.rows + (other.rows if other else 0)
-    nfe = rows / sampled if sampled else float("nan")
-    return assemble(batches, estimators, calibrations), torch.cat(pictures), nfe, time.perf_counter() - started
+    features = Features.concatenate(looks)
+    draws = distance_draws(features, reference, seed=protocol.seed)
+    return Outcome(
+        method,
+        assemble(batches, estimators, calibrations),
+        features,
+        evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws),
+        draws,
+        rows / sampled if sampled else float("nan"),
+        time.perf_counter() - started,
+        torch.cat(first),
+    )
 
 
 def _manifest(

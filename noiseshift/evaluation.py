@@ -7,7 +7,7 @@ comes from symmetric eigen-decompositions, every interval is a bootstrap over sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,13 @@ class Features:
     @property
     def moments(self) -> Moments:
         return _moments(self.values, np.full(len(self), 1 / len(self)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Features]) -> Features:
+        """One set from several of the same extractor, in order."""
+        probs = [part.probs for part in parts if part.probs is not None]
+        values = np.concatenate([part.values for part in parts])
+        return cls(parts[0].extractor, values, np.concatenate(probs) if probs else None)
 
 
 @dataclass(frozen=True)
@@ -134,11 +141,15 @@ def extract(
     batch: int = 256,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
-    """Features of uint8 images (N, C, H, W), in batches; the numbers do not depend on `batch` but for rounding."""
+    """Features of uint8 images (N, C, H, W), in batches, on the extractor's device; the numbers do not depend on `batch`
+    but for rounding."""
     values, probs = [], []
+    network = getattr(extractor, "network", None)
+    weight = None if network is None else next(network.parameters(), None)
     for start in range(0, len(images), batch):
         progress(start, len(images))
-        seen, shares = extractor(images[start : start + batch])
+        rows = images[start : start + batch]
+        seen, shares = extractor(rows if weight is None else rows.to(weight.device))
         values.append(seen.double().cpu())
         if shares is not None:
             probs.append(shares.double().cpu())
