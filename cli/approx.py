@@ -32,7 +32,9 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
 @click.option(
     "--substeps", type=click.IntRange(min=2), default=6, show_default=True, help="Fine steps for each coarse."
 )
-@click.option("--estimator", "estimators", type=parse.ESTIMATOR, default="network,residual", show_default=True)
+@click.option(
+    "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and residual, or what can be had."
+)
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-approx by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
@@ -50,7 +52,7 @@ def command(
     rows: int,
     samples: int,
     substeps: int,
-    estimators: dict[str, int | None],
+    estimators: dict[str, int | None] | None,
     data: str | None,
     out: str | None,
     as_json: bool,
@@ -69,9 +71,11 @@ def command(
 
     from noiseshift import data as images
     from noiseshift.checkpoints import load
+    from noiseshift.protocol import available
     from noiseshift.statement import Plan, run
 
     loaded = load(checkpoint, family=family, card=card)
+    held_out = images.load_images(data) if data else images.reference()
     plan = Plan(
         samplers,
         times=times,
@@ -79,12 +83,11 @@ def command(
         rows=rows,
         samples=samples,
         substeps=substeps,
-        estimators=tuple(estimators),
+        estimators=tuple(estimators or available(loaded, held_out, ("network", "residual"))),
         seed=seed,
         device=device,
         precision=precision,
     )
-    held_out = images.load_images(data) if data else images.reference()
     with progress_bar(progress) as update:
         study = run(loaded, plan, held_out, progress=update)
     folder = study.save(out or f"runs/{loaded.name}-approx")

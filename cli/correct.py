@@ -29,7 +29,9 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
     help=f"More methods, each its own option: {parse.METHODS}",
 )
 @click.option("--against", type=click.Path(), help="Pretrained or weaker checkpoint for dog= and autoguidance=.")
-@click.option("--estimator", "estimators", type=parse.ESTIMATOR, default="network,constant-pixel", show_default=True)
+@click.option(
+    "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and constant-pixel, or what can be had."
+)
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
@@ -53,7 +55,7 @@ def command(
     cfg: tuple[float, ...] | None,
     methods: tuple[Any, ...],
     against: str | None,
-    estimators: dict[str, int | None],
+    estimators: dict[str, int | None] | None,
     data: str | None,
     extractor: str,
     weights: str | None,
@@ -87,7 +89,7 @@ def command(
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
-    from noiseshift.protocol import Protocol, fingerprint
+    from noiseshift.protocol import Protocol, available, fingerprint
     from noiseshift.runs import Shards
 
     loaded = load(checkpoint, family=family, card=card)
@@ -95,10 +97,11 @@ def command(
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     looks = parse.parse_extractor(extractor, weights, device)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
+    held_out = images.load_images(data) if data else images.reference()
+    estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     )
-    held_out = images.load_images(data) if data else images.reference()
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
     other = None if against is None else load(against)
     about = fingerprint(loaded, protocol) | {"measured": measured, "against": other and other.hash}

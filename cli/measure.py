@@ -19,9 +19,8 @@ from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
     "--estimator",
     "estimators",
     type=parse.ESTIMATOR,
-    default="network,residual,constant-pixel",
-    show_default=True,
-    help="network, residual, constant-pixel, fokker-planck, score-mixture; NAME:N reads only the first N samples.",
+    help="network, residual, constant-pixel, fokker-planck, score-mixture, joined by commas; NAME:N reads only the first "
+    "N samples. By default those of the first three that can be had.",
 )
 @click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
@@ -41,7 +40,7 @@ def command(
     precision: Literal["fp32", "bf16"],
     progress: bool,
     samples: int,
-    estimators: dict[str, int | None],
+    estimators: dict[str, int | None] | None,
     points: int,
     data: str | None,
     controls: bool,
@@ -68,14 +67,15 @@ def command(
     from noiseshift import data as images
     from noiseshift.checkpoints import load
     from noiseshift.cost import estimate
-    from noiseshift.protocol import Protocol, fingerprint, run
+    from noiseshift.protocol import Protocol, available, fingerprint, run
     from noiseshift.runs import Shards
 
     loaded = load(checkpoint, family=family, card=card)
+    held_out = images.load_images(data) if data else images.reference()
     protocol = Protocol(
         solver=sampler,
         samples=samples,
-        estimators=estimators,
+        estimators=estimators or available(loaded, held_out),
         guidance=guidance,
         points=points,
         controls=controls,
@@ -84,7 +84,6 @@ def command(
         device=device,
         precision=precision,
     )
-    held_out = images.load_images(data) if data else images.reference()
     if dry_run:
         _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
         return

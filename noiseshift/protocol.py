@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -210,6 +210,19 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
         **{name: functools.partial(maker, checkpoint.model) for name, maker in ASKING.items()},
     }
     return {name: makers[name]() for name in protocol.estimators}
+
+
+def available(checkpoint: Checkpoint, data: Images, wanted: Sequence[str] = ESTIMATORS[:3]) -> dict[str, int | None]:
+    """Those of the `wanted` estimators that this checkpoint and these images allow, each reading all samples."""
+    found = dict.fromkeys(wanted)
+    if checkpoint.estimator is None:
+        found.pop("network", None)
+    if "constant-pixel" in found:
+        try:
+            ConstantPixel(split(data, checkpoint)[0].floats, checkpoint.model.schedule)
+        except ValueError:
+            del found["constant-pixel"]
+    return found or {"residual": None}
 
 
 def _network(checkpoint: Checkpoint) -> Estimator:

@@ -1,5 +1,7 @@
 """The main job's own decisions: who calibrates, who tests, and which steps are read."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
 from noiseshift.data import Images
-from noiseshift.protocol import Protocol, labels, read_times, split
+from noiseshift.protocol import Protocol, available, labels, read_times, split
 
 
 def test_both_halves_of_the_held_out_data_have_the_same_classes():
@@ -65,3 +67,12 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     }
     assert set(run.controls.null[run.controls.null.estimator == "fokker-planck"].n) == {4}
     assert run.pictures.shape == (8, 1, 28, 28)
+
+
+def test_a_checkpoint_is_read_by_what_it_allows():
+    checkpoint, data = ns.load(), ns.data.reference()[:100]
+    assert list(available(checkpoint, data)) == ["network", "residual", "constant-pixel"]
+    bare = dataclasses.replace(checkpoint, estimator=None)
+    noisy = ns.data.Images(torch.randint(0, 256, data.pixels.shape).to(torch.uint8), data.labels)
+    assert list(available(bare, noisy)) == ["residual"]
+    assert list(available(bare, noisy, ("network", "constant-pixel"))) == ["residual"]
