@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from noiseshift import ranks
+
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
@@ -51,6 +53,8 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted: finished batches are kept, the same command goes on from there", err=True)
             ctx.exit(130)
+        finally:
+            ranks.leave()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

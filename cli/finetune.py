@@ -50,6 +50,7 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import data as sets
+    from noiseshift import ranks
     from noiseshift.checkpoints import load
     from noiseshift.checkpoints.saving import save
     from noiseshift.finetuning import finetune
@@ -79,6 +80,8 @@ def command(
             device=device,
             report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
         )
+    if ranks.joined()[0]:
+        return  # the first process writes
     path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
     save_pictures(path)
     click.echo(f"told the level: loss {found.told_before:.4f} before, {found.told_after:.4f} after")

@@ -10,6 +10,8 @@ from typing import Any
 import click
 from noiseshift.cli import parse
 
+from noiseshift import ranks
+
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """CHECKPOINT, --family, --card."""
@@ -48,7 +50,13 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="YAML file of option values; the command line wins.",
         ),
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--device",
+            default="cpu",
+            show_default=True,
+            callback=lambda ctx, param, value: ranks.own_device(value),
+            help="cpu, cuda, cuda:1, mps; under torchrun, cuda is each process's own.",
+        ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
     ):
         function = wrap(function)
@@ -76,7 +84,9 @@ def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import Progress, TimeElapsedColumn
 
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show, transient=True) as bar:
+    with Progress(
+        *columns, console=Console(stderr=True), disable=not show or ranks.joined()[0] > 0, transient=True
+    ) as bar:
         tasks: dict[str, Any] = {}
 
         def update(stage: str, done: int, total: int) -> None:

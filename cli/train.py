@@ -50,6 +50,7 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import data as sets
+    from noiseshift import ranks
     from noiseshift.checkpoints import Card
     from noiseshift.checkpoints.saving import save
     from noiseshift.checkpoints.transformer import time_input
@@ -107,6 +108,8 @@ def command(
             device=device,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
+    if ranks.joined()[0]:
+        return  # the first process writes
     path = save(out / "model.safetensors", state, card)
     save_pictures(path)
     click.echo(f"written: {path} and its card, loss.png, samples.png")

@@ -40,6 +40,7 @@ def command(
     noiseshift train-estimator model.pt --family sit --data train/
     """
     from noiseshift import data as sets
+    from noiseshift import ranks
     from noiseshift.checkpoints import load
     from noiseshift.estimators.network import EstimatorTraining, train_estimator
 
@@ -56,5 +57,7 @@ def command(
             device=device,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
+    if ranks.joined()[0]:
+        return  # the first process writes
     network.save(path)
     click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")

@@ -17,7 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from noiseshift.data import Images, to_float
+from noiseshift import ranks
+from noiseshift.data import Images
 from noiseshift.networks.transformer import Transformer
 from noiseshift.schedules import Discrete, Schedule
 
@@ -99,29 +100,36 @@ def train(
     """Train `network` on `images` and return its averaged state.
 
     Writes `state.pt` (resumed from when present), `log.jsonl` and an averaged `ema-<step>.pt` at each snapshot to
-    `folder`. `report(step, loss)` is called every step. Raises ValueError on a set without labels or a diverged loss.
+    `folder`. `report(step, loss)` is called every step. Under torchrun each rank takes its share of every batch, drawn as
+    one process would have drawn it, and the first writes. Raises ValueError on a set without labels, a batch that the
+    ranks cannot share, or a diverged loss.
     """
     if images.labels is None:
         raise ValueError("training is class-conditional: give labelled images")
+    rank, share = ranks.joined()[0], ranks.share(config.batch)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
     first = _resume(folder / "state.pt", network, optimizers, average)
-    snapshots = {round(share * config.steps) for share in config.snapshots}
+    parallel = ranks.parallel(network)
+    snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):
         # One generator a step, seeded by it: a resumed run draws what an uninterrupted one would have drawn.
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         index = torch.randint(len(images), (config.batch,), generator=generator)
-        loss = _loss(network, objective, images.pixels[index], images.labels[index], config, generator, device)
-        if not math.isfinite(loss.item()):
-            raise ValueError(f"the loss is {loss.item()} at step {step}: lower the learning rate")
+        rows = _rows(objective, images[index], config, network.config.classes, generator, device, share)
+        loss = _loss(parallel, rows, config, device)
+        losses.append(float(ranks.mean(loss)))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
         _descend(network, optimizers, loss, config, step)
         average.update(network, step)
-        losses.append(loss.item())
         report(step, losses[-1])
+        if rank:
+            continue
         if step + 1 in snapshots:
             torch.save(average.state, folder / f"ema-{step + 1}.pt")
         if (step + 1) % every == 0 or step + 1 == config.steps:
@@ -131,20 +139,26 @@ def train(
     return average.state
 
 
-def _loss(
-    network: Transformer,
+def _rows(
     objective: Objective,
-    pixels: Tensor,
-    labels: Tensor,
+    images: Images,
     config: TrainingConfig,
+    null_class: int,
     generator: torch.Generator,
     device: str | torch.device,
-) -> Tensor:
-    x, target, time = objective.batch(to_float(pixels), generator)
+    share: slice,
+) -> list[Tensor]:
+    """A share of a batch's states, targets, time inputs, classes and whether they are told the level."""
+    assert images.labels is not None
+    x, target, time = objective.batch(images.floats, generator)
     known = torch.rand(len(x), generator=generator) >= config.noise_dropout
     dropped = torch.rand(len(x), generator=generator) < config.class_dropout
-    labels = torch.where(dropped, network.config.classes, labels)
-    x, target, time, labels, known = (part.to(device) for part in (x, target, time, labels, known))
+    labels = torch.where(dropped, null_class, images.labels)
+    return [part[share].to(device) for part in (x, target, time, labels, known)]
+
+
+def _loss(network: nn.Module, rows: list[Tensor], config: TrainingConfig, device: str | torch.device) -> Tensor:
+    x, target, time, labels, known = rows
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
         output = network(x, time, labels, known)
     # A learned variance, as DiT's second half of channels, is left as it is.

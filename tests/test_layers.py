@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"schedules", "randomness", "diffusers_guider"},
+    {"schedules", "randomness", "ranks", "diffusers_guider"},
     {"models", "data"},
     {"guidance", "samplers", "networks", "estimators"},
     {"targets", "checkpoints", "training", "relatives", "evaluation"},

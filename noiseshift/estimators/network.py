@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from noiseshift import ranks
 from noiseshift.data import Images, to_float
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.networks.level import (
@@ -129,8 +130,9 @@ def train_estimator(
 
     images (N, C, H, W) with H, W ≥ 4; their labels are not used. With a `folder`, `state.pt` is kept there after each
     `every` steps and resumed from, and `log.jsonl` grows. Each step draws from its own seed, so a resumed training is
-    the uninterrupted one. `report(step, loss)` is called every step. Raises ValueError for smaller images, a loss that
-    is not finite, or a folder that holds another training.
+    the uninterrupted one. `report(step, loss)` is called every step. Under torchrun each rank takes its share of every
+    batch and the first writes. Raises ValueError for smaller images, a batch that the ranks cannot share, a loss that is
+    not finite, or a folder that holds another training.
     """
     config = config or EstimatorTraining()
     check_images(images.pixels[:1], images.pixels.shape[1])
@@ -143,9 +145,10 @@ def train_estimator(
     parts = {"network": network, "optimizer": optimizer, "rate": rate}
     first = _resume(kept, parts, config)
     losses: list[float] = []
+    rank, share, parallel = ranks.joined()[0], ranks.share(config.batch), ranks.parallel(network)
     for step in range(first, config.steps):
-        loss = _loss(network, images, schedule, config, step, device)
-        losses.append(loss.item())
+        loss = _loss(parallel, images, schedule, config, step, device, share)
+        losses.append(float(ranks.mean(loss)))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
         optimizer.zero_grad()
@@ -154,7 +157,7 @@ def train_estimator(
         optimizer.step()
         rate.step()
         report(step, losses[-1])
-        if kept is not None and ((step + 1) % every == 0 or step + 1 == config.steps):
+        if kept is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
             _keep(kept, parts, config, step + 1, losses)
             losses = []
     return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
@@ -167,12 +170,13 @@ def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
 
 
 def _loss(
-    network: LevelNetwork,
+    network: nn.Module,
     images: Images,
     schedule: Schedule,
     config: EstimatorTraining,
     step: int,
     device: str | torch.device,
+    share: slice,
 ) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=generator)])
@@ -181,8 +185,8 @@ def _loss(
     level = schedule(t).like(x0)
     x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
-        parts = network(x.to(device))
-    return negative_log_likelihood(parts, schedule.log_snr(t).to(device))
+        parts = network(x[share].to(device))
+    return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))
 
 
 def _resume(folder: Path | None, parts: Mapping[str, Any], config: EstimatorTraining) -> int:
