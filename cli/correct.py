@@ -86,6 +86,7 @@ def command(
     from noiseshift.analysis.correction import print_correction, save_correction
 
     from noiseshift import data as images
+    from noiseshift import ranks
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
@@ -124,6 +125,8 @@ def command(
             shards=shards,
             progress=update,
         )
+    if ranks.joined()[0]:
+        return  # the first process writes
     figures = save_correction(found, folder)
     for each in kept:
         each.clear()

@@ -65,6 +65,7 @@ def command(
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import data as images
+    from noiseshift import ranks
     from noiseshift.checkpoints import load
     from noiseshift.cost import estimate
     from noiseshift.protocol import Protocol, available, fingerprint, run
@@ -91,6 +92,8 @@ def command(
     shards = Shards(folder, fingerprint(loaded, protocol))
     with progress_bar(progress) as update:
         found = run(loaded, protocol, held_out, shards=shards, progress=update)
+    if ranks.joined()[0]:
+        return  # the first process writes
     found.save(folder)
     shards.clear()
     figures = save_figures(found, folder / "figures")

@@ -38,8 +38,10 @@ def command(
     """
     from noiseshift.analysis.plots import save_samples
 
+    from noiseshift import ranks
     from noiseshift.checkpoints import load
-    from noiseshift.protocol import Protocol, draw
+    from noiseshift.protocol import Protocol, draw, fingerprint
+    from noiseshift.runs import Shards
 
     if out.suffix not in (".png", ".npz"):
         raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
@@ -47,7 +49,11 @@ def command(
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )
+    shards = Shards(out, fingerprint(loaded, protocol))
     with progress_bar(progress) as update:
-        pictures, labels = draw(loaded, protocol, progress=update)
+        pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
+    if ranks.joined()[0]:
+        return  # the first process writes
     save_samples(pictures, labels, out)
+    shards.clear()
     click.echo(f"written: {out} ({len(pictures)} samples)")

@@ -27,10 +27,12 @@ from noiseshift.evaluation import Change, Extractor, Features, Moments, change, 
 from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
 from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts, Wrapped
 from noiseshift.protocol import (
+    Kept,
     Last,
     Progress,
     Protocol,
     build,
+    in_batches,
     labels,
     on_device,
     read_times,
@@ -423,27 +425,23 @@ def _one(
     limits = dict.fromkeys(estimators, measured)
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
+    sampled, started = 0, time.perf_counter()
+
+    def make(indices: range) -> Kept:
+        nonlocal sampled
+        last, start = Last(sampler_run(built.model, checkpoint, protocol, indices, update=built.update)), indices.start
+        read = read_run(last, estimators, calibrations, cond=every, start=start, seed=protocol.seed, limits=limits)
+        sampled += len(indices)
+        return read, last.x
+
     batches: list[BatchReadings] = []
     looks: list[Features] = []
     first: list[Tensor] = []
-    started = time.perf_counter()
-    sampled = 0
-    for start in range(0, protocol.samples, protocol.batch):
-        progress(method.name, start, protocol.samples)
-        indices = range(start, min(start + protocol.batch, protocol.samples))
-        kept = shards.load(start) if shards else None
-        if kept is None:
-            last = Last(sampler_run(built.model, checkpoint, protocol, indices, update=built.update))
-            read = read_run(last, estimators, calibrations, cond=every, start=start, seed=protocol.seed, limits=limits)
-            sampled += len(indices)
-            kept = read, last.x
-            if shards:
-                shards.save(start, *kept)
-        batches.append(kept[0])
-        pictures = pictures_of(checkpoint.decode(kept[1]))
+    for read, finals in in_batches(protocol, make, shards, progress, method.name):
+        pictures = pictures_of(checkpoint.decode(finals))
+        batches.append(read)
         looks.append(extract(pictures, extractor))
-        first.append(pictures[: max(0, 64 - start)])
-    progress(method.name, protocol.samples, protocol.samples)
+        first.append(pictures[: max(0, 64 - sum(map(len, first)))])
     rows = counted.rows + (other.rows if other else 0)
     features = Features.concatenate(looks)
     draws = distance_draws(features, reference, seed=protocol.seed)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from noiseshift import controls as control
-from noiseshift import randomness
+from noiseshift import randomness, ranks
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
@@ -125,17 +125,51 @@ def run(
 
 
 def draw(
-    checkpoint: Checkpoint, protocol: Protocol, *, progress: Progress = lambda stage, done, total: None
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    *,
+    shards: Shards | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Tensor, Tensor | None]:
     """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    model, parts = guided(checkpoint, protocol), []
-    for start in range(0, protocol.samples, protocol.batch):
-        progress("sampling", start, protocol.samples)
-        *_, last = sampler_run(model, checkpoint, protocol, _indices(protocol, start))
-        parts.append(pictures_of(checkpoint.decode(last.x)))
-    progress("sampling", protocol.samples, protocol.samples)
+    model = guided(checkpoint, protocol)
+
+    def make(indices: range) -> Kept:
+        *_, last = sampler_run(model, checkpoint, protocol, indices)
+        return BatchReadings(len(indices), np.array([]), {}, {}), last.x
+
+    parts = [pictures_of(checkpoint.decode(x)) for _, x in in_batches(protocol, make, shards, progress, "sampling")]
     return torch.cat(parts), labels(checkpoint, range(protocol.samples))
+
+
+Kept = tuple[BatchReadings, Tensor]
+"""What is kept of a batch: its readings, and (some of) its final states."""
+
+
+def in_batches(
+    protocol: Protocol, make: Callable[[range], Kept], shards: Shards | None, progress: Progress, stage: str
+) -> Iterator[Kept]:
+    """`make(indices)` of every batch, in order; with `shards` each is kept as it is finished, and not made again.
+
+    Under torchrun each rank makes its share, and all ranks get all batches through the shards' folder; without one, each
+    makes them all.
+    """
+    starts, (rank, world) = range(0, protocol.samples, protocol.batch), ranks.joined() if shards else (0, 1)
+    for start in starts[rank::world]:
+        progress(stage, start, protocol.samples)
+        kept = shards.load(start) if shards else None
+        if kept is None:
+            kept = make(_indices(protocol, start))
+            if shards:
+                shards.save(start, *kept)
+        if world == 1:
+            yield kept
+    if world > 1 and shards is not None:
+        ranks.wait()
+        yield from (shards.whole(start) for start in starts)
+        ranks.wait()  # nothing is cleared while another still reads
+    progress(stage, protocol.samples, protocol.samples)
 
 
 def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
@@ -285,27 +319,18 @@ def _measure(
     protocol: Protocol,
     shards: Shards | None,
     progress: Progress,
-    stage: str = "sampling",
 ) -> tuple[dict[str, ShiftReport], Tensor]:
     """Sample and read all batches; also the finals of the first 64 samples."""
     limits = _limits(protocol)
     whole = _all_labels(checkpoint, protocol)
-    batches: list[BatchReadings] = []
-    pictures: list[Tensor] = []
-    for start in range(0, protocol.samples, protocol.batch):
-        progress(stage, start, protocol.samples)
-        indices = _indices(protocol, start)
-        kept = shards.load(start) if shards else None
-        if kept is None:
-            last = Last(sampler_run(model, checkpoint, protocol, indices))
-            read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
-            kept = read, last.x[: max(0, 64 - start)]
-            if shards:
-                shards.save(start, *kept)
-        batches.append(kept[0])
-        pictures.append(kept[1])
-    progress(stage, protocol.samples, protocol.samples)
-    return assemble(batches, estimators, calibrations), torch.cat(pictures)
+
+    def make(indices: range) -> Kept:
+        last, start = Last(sampler_run(model, checkpoint, protocol, indices)), indices.start
+        read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
+        return read, last.x[: max(0, 64 - start)]
+
+    batches, pictures = zip(*in_batches(protocol, make, shards, progress, "sampling"), strict=True)
+    return assemble(list(batches), estimators, calibrations), torch.cat(pictures)
 
 
 def _limits(protocol: Protocol) -> dict[str, int]:

@@ -58,6 +58,14 @@ def mean(value: Tensor) -> Tensor:
     return value / world
 
 
+def wait() -> None:
+    """Until all ranks are here."""
+    if joined()[1] > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
 def leave() -> None:
     """Close the group, where there is one."""
     if "LOCAL_RANK" not in os.environ:

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from noiseshift import ranks
 from noiseshift.controls import Check, Controls
 from noiseshift.data import to_uint8
 from noiseshift.estimators.calibration import Readings
@@ -138,8 +139,11 @@ class Shards:
         self.folder = folder.parent / f".{folder.name}.partial"
         wanted = json.dumps(fingerprint, sort_keys=True, default=str)
         about = self.folder / "fingerprint.json"
-        if self.folder.exists() and (not about.exists() or about.read_text() != wanted):
+        stale = self.folder.exists() and (not about.exists() or about.read_text() != wanted)
+        ranks.wait()  # all have looked before the first throws anything away
+        if stale:
             self.clear()
+        ranks.wait()
         self.fingerprint = wanted
 
     def save(self, start: int, batch: BatchReadings, finals: Tensor) -> None:
@@ -154,7 +158,7 @@ class Shards:
                 arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "fingerprint.json").write_text(self.fingerprint)
-        unfinished = self.folder / "unfinished.npz"
+        unfinished = self.folder / f"unfinished-{start:08d}.npz"
         np.savez(unfinished, **arrays)
         unfinished.replace(self.folder / f"{start:08d}.npz")
 
@@ -171,6 +175,14 @@ class Shards:
         batch = BatchReadings(int(arrays["size"]), arrays["steps"], parts["sampled"], parts["content"])
         return batch, torch.from_numpy(arrays["finals"])
 
+    def whole(self, start: int) -> tuple[BatchReadings, Tensor]:
+        """The batch that begins at sample `start`. Raises FileNotFoundError when another process's is not to be seen."""
+        kept = self.load(start)
+        if kept is None:
+            raise FileNotFoundError(f"batch {start} is not in {self.folder}: all processes must see the same folder")
+        return kept
+
     def clear(self) -> None:
-        """Forget the batches: the run is whole, or is another one."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget the batches: the run is whole, or is another one. Under torchrun the first process does."""
+        if ranks.joined()[0] == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)

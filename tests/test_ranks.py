@@ -42,3 +42,31 @@ def test_batches_that_cannot_be_shared_are_refused(tmp_path):
     result = torchrun(["train", *SMALL.replace("--batch 8", "--batch 9").split(), "--out", str(tmp_path / "x")])
     assert result.returncode != 0
     assert "multiple of 2" in result.stderr
+
+
+def test_two_processes_measure_what_one_measures(tmp_path):
+    import pandas as pd
+
+    words = "measure --samples 20 --batch 8 --sampler em:4 --estimator constant-pixel,residual --points 2"
+    line = [*words.split(), "--no-progress", "--out"]
+    result = torchrun([*line, str(tmp_path / "two")])
+    assert result.returncode == 0, result.stderr
+    one = subprocess.run([sys.executable, "-m", "noiseshift", *line, str(tmp_path / "one")], capture_output=True)
+    assert one.returncode == 0
+    two, alone = (pd.read_parquet(tmp_path / name / "shift.parquet") for name in ("two", "one"))
+    pd.testing.assert_frame_equal(two, alone, check_exact=False, rtol=1e-9)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_two_processes_draw_what_one_draws(tmp_path):
+    import numpy as np
+
+    result = torchrun(["sample", *"--samples 10 --batch 4 --sampler euler:2 --out".split(), str(tmp_path / "two.npz")])
+    assert result.returncode == 0, result.stderr
+    from click.testing import CliRunner
+    from noiseshift.cli import main
+
+    words = f"sample --samples 10 --batch 4 --sampler euler:2 --out {tmp_path / 'one.npz'}"
+    assert CliRunner().invoke(main, words.split()).exit_code == 0
+    with np.load(tmp_path / "two.npz") as two, np.load(tmp_path / "one.npz") as one:
+        np.testing.assert_array_equal(two["arr_0"], one["arr_0"])
