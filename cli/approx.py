@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @device_options
 @click.option(
     "--sampler",
@@ -42,6 +43,7 @@ def command(
     checkpoint: str | None,
     family: str | None,
     card: str | None,
+    parts: dict[str, Any],
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -74,7 +76,7 @@ def command(
     from noiseshift.protocol import available
     from noiseshift.statement import Plan, run
 
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
     held_out = images.load_images(data) if data else images.reference()
     plan = Plan(
         samplers,

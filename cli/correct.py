@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @device_options
 @click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
 @click.option(
@@ -44,6 +45,7 @@ def command(
     checkpoint: str | None,
     family: str | None,
     card: str | None,
+    parts: dict[str, Any],
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -93,7 +95,8 @@ def command(
     from noiseshift.protocol import Protocol, available, fingerprint
     from noiseshift.runs import Shards
 
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
+    sampler = parse.bound(sampler, loaded)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     looks = parse.parse_extractor(extractor, weights, device)

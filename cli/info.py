@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from noiseshift.cli.options import checkpoint_options
+from noiseshift.cli.options import checkpoint_options, parts_options
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(checkpoint: str | None, family: str | None, card: str | None, as_json: bool) -> None:
+def command(checkpoint: str | None, family: str | None, card: str | None, parts: dict[str, Any], as_json: bool) -> None:
     """Say what CHECKPOINT is: family, schedule, what it predicts, which branches it has, where it came from.
 
     \b
@@ -23,7 +24,7 @@ def command(checkpoint: str | None, family: str | None, card: str | None, as_jso
     """
     from noiseshift.checkpoints import load
 
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
     found: dict[str, Any] = {
         "name": loaded.name,
         "sha256": loaded.hash,

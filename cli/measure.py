@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
+from noiseshift.cli.options import checkpoint_options, parts_options, progress_bar, run_options
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @run_options
 @click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option(
@@ -32,6 +33,7 @@ def command(
     checkpoint: str | None,
     family: str | None,
     card: str | None,
+    parts: dict[str, Any],
     sampler: Any,
     guidance: Any,
     seed: int,
@@ -71,8 +73,9 @@ def command(
     from noiseshift.protocol import Protocol, available, fingerprint, run
     from noiseshift.runs import Shards
 
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
     held_out = images.load_images(data) if data else images.reference()
+    sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         solver=sampler,
         samples=samples,

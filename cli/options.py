@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,36 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = wrap(function)
     return function
+
+
+PARTS = ("vae", "prompts", "embeddings", "size")
+
+
+def parts_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--vae, --prompts, --embeddings and --size, as one mapping `parts` of what was given, for `load`."""
+
+    @functools.wraps(function)
+    def gathered(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in PARTS}
+        return function(parts={name: value for name, value in given.items() if value is not None}, **options)
+
+    wrapped: Callable[..., Any] = gathered
+    for wrap in (
+        click.option(
+            "--size", type=click.IntRange(min=1), help="Pixels a side, where a diffusers network takes several."
+        ),
+        click.option(
+            "--embeddings",
+            type=click.Path(),
+            help="Encoded prompts: .safetensors or .npz with prompt_embeds (P, L, D), …",
+        ),
+        click.option(
+            "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt a line; class i is line i."
+        ),
+        click.option("--vae", type=click.Path(), help="Latent models: the folder of their autoencoder."),
+    ):
+        wrapped = wrap(wrapped)
+    return wrapped
 
 
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:

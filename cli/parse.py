@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-SAMPLERS = "euler:N, heun:N, ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N"
+SAMPLERS = "euler:N, heun:N, ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a diffusers folder's)"
 
 
 def parse_solver(text: str) -> Any:
@@ -23,6 +23,8 @@ def parse_solver(text: str) -> Any:
         raise ValueError(f"{text!r} is no sampler: write NAME:STEPS, one of {SAMPLERS}") from None
     if steps < 2:
         raise ValueError(f"{text!r}: take at least 2 steps, or there is no state between noise and data to read")
+    if name == OWN:
+        return Solver(text, _no_own, lambda model: None)
     if name.startswith("diffusers/"):
         return _scheduled(text, name.removeprefix("diffusers/"), steps)
     makers: dict[str, Callable[[], samplers.Update]] = {
@@ -37,6 +39,26 @@ def parse_solver(text: str) -> Any:
     deterministic = name in ("euler", "heun") or (name == "ddim" and not any(rest))
     reference = (lambda: samplers.heun) if deterministic else makers["em"] if name == "em" else None
     return Solver(text, makers[name], lambda model: samplers.time_grid(model, steps), reference)
+
+
+OWN = "own"
+
+
+def _no_own() -> Any:
+    raise ValueError("own:N is the sampler of a diffusers folder's pipeline: name another one, such as ddim:50")
+
+
+def bound(solver: Any, checkpoint: Any) -> Any:
+    """The solver, `own:N` as the sampler that the checkpoint's folder names."""
+    name, _, steps = solver.name.partition(":")
+    if name != OWN:
+        return solver
+    from noiseshift.protocol import Solver
+
+    if checkpoint.sampler is None:
+        _no_own()
+    kind = checkpoint.card.provenance["scheduler"]
+    return Solver(f"{OWN}/{kind}:{steps}", lambda: checkpoint.sampler(int(steps)), solver.grid)
 
 
 def _scheduled(text: str, name: str, steps: int) -> Any:
@@ -87,6 +109,23 @@ def parse_guidance(text: str) -> Any:
                 f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas"
             ) from None
     return guidance
+
+
+def parse_prompts(path: str) -> list[str]:
+    """The lines of a text file; an empty line is the empty prompt, the last one's end of line starts none.
+
+    Raises ValueError for a file that cannot be read or has no line."""
+    from pathlib import Path
+
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"no prompts in {path} ({type(error).__name__}): give a text file, one prompt a line"
+        ) from None
+    if not lines:
+        raise ValueError(f"{path} is empty: write one prompt a line")
+    return [line.strip() for line in lines]
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
@@ -174,6 +213,7 @@ ESTIMATOR = Parsed("NAMES", parse_estimators)
 GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
 METHOD = Parsed("METHOD", parse_method)
+PROMPTS = Parsed("FILE", parse_prompts)
 
 
 def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

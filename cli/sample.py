@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
+from noiseshift.cli import parse
+from noiseshift.cli.options import checkpoint_options, parts_options, progress_bar, run_options
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @run_options
 @click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True, help=".png or .npz")
@@ -18,6 +20,7 @@ def command(
     checkpoint: str | None,
     family: str | None,
     card: str | None,
+    parts: dict[str, Any],
     sampler: Any,
     guidance: Any,
     seed: int,
@@ -45,7 +48,8 @@ def command(
 
     if out.suffix not in (".png", ".npz"):
         raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
+    sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
-from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
+@parts_options
 @device_options
 @click.option(
     "--data", type=click.Path(exists=True), required=True, help="Real training images, not the held-out ones."
@@ -23,6 +24,7 @@ def command(
     checkpoint: str | None,
     family: str | None,
     card: str | None,
+    parts: dict[str, Any],
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -42,15 +44,16 @@ def command(
     from noiseshift import data as sets
     from noiseshift import ranks
     from noiseshift.checkpoints import load
+    from noiseshift.checkpoints.autoencoder import encoded
     from noiseshift.estimators.network import EstimatorTraining, train_estimator
 
-    loaded = load(checkpoint, family=family, card=card)
+    loaded = load(checkpoint, family=family, card=card, **parts)
     config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
     path = out or Path(f"{loaded.name}-estimator.safetensors")
     folder = path.parent / f".{path.stem}.training"
     with progress_bar(progress) as update:
         network = train_estimator(
-            sets.load_images(data),
+            encoded(sets.load_images(data), loaded),
             loaded.model.schedule,
             config,
             folder=folder,

@@ -1,6 +1,7 @@
 """Image sets: folders of pictures, npz files, MNIST-style idx folders, and the bundled reference set.
 
-Images are kept as uint8 (N, C, H, W) and become floats in [-1, 1] only where they are used.
+Images are kept as uint8 (N, C, H, W) and become floats in [-1, 1] only where they are used. Latents are kept as floats,
+in the scale that their network works on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 @dataclass(frozen=True)
 class Images:
-    """uint8 pixels (N, C, H, W) and int64 labels (N,), or None where the set has none."""
+    """uint8 pixels, or float latents, (N, C, H, W) and int64 labels (N,), or None where the set has none."""
 
     pixels: Tensor
     labels: Tensor | None = None
@@ -35,13 +36,13 @@ class Images:
 
     @property
     def floats(self) -> Tensor:
-        """float32 in [-1, 1], (N, C, H, W)."""
+        """float32 in [-1, 1], (N, C, H, W); latents as they are."""
         return to_float(self.pixels)
 
 
 def to_float(pixels: Tensor) -> Tensor:
-    """uint8 0 … 255 → float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    """uint8 0 … 255 → float32 in [-1, 1]; floats are latents, and stay."""
+    return pixels.float() if pixels.is_floating_point() else pixels.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -52,7 +53,8 @@ def to_uint8(images: Tensor) -> Tensor:
 def load_images(source: str | Path) -> Images:
     """Read an image set: a folder of pictures (class = sub-folder), an `.npz`, or a folder with MNIST-style idx files.
 
-    npz: `images` or `arr_0`, uint8 (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels in `labels` or `arr_1`.
+    npz: `images` or `arr_0`, uint8 (N, H, W, C) or (N, C, H, W) with C = 1 or 3, or `latents`, floats (N, C, H, W) scaled
+    as the network takes them; labels in `labels` or `arr_1`.
     Raises FileNotFoundError or ValueError with the remedy.
     """
     path = Path(source)
@@ -107,14 +109,29 @@ def _load_npz(path: Path) -> Images:
     # A lone .npy is an array, which has neither files nor a context.
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable .npz of plain arrays ({error})") from None
-    pixels = arrays.get("images", arrays.get("arr_0"))
     labels = arrays.get("labels", arrays.get("arr_1"))
-    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) == 0:
-        raise ValueError(f"{path} needs uint8 images (N, H, W, C) or (N, C, H, W) under 'images' or 'arr_0'")
+    if "latents" in arrays:
+        pixels = _latents(arrays["latents"], path)
+    else:
+        pixels = _pictures(arrays.get("images", arrays.get("arr_0")), path)
     if labels is not None and labels.size != len(pixels):
         raise ValueError(f"{path} has {len(pixels)} images but {labels.size} labels: give one label an image, or none")
-    tensor = torch.from_numpy(np.ascontiguousarray(_channels_first(pixels, path)))
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     return Images(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64).reshape(-1)))
+
+
+def _latents(states: np.ndarray, path: Path) -> np.ndarray:
+    if states.dtype.kind != "f" or states.ndim != 4 or len(states) == 0 or not np.isfinite(states).all():
+        raise ValueError(
+            f"{path} needs finite float latents (N, C, H, W) under 'latents', scaled as the network takes them"
+        )
+    return states.astype(np.float32)
+
+
+def _pictures(pixels: np.ndarray | None, path: Path) -> np.ndarray:
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or len(pixels) == 0:
+        raise ValueError(f"{path} needs uint8 images (N, H, W, C) or (N, C, H, W) under 'images' or 'arr_0'")
+    return _channels_first(pixels, path)
 
 
 def _channels_first(pixels: np.ndarray, path: Path) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from noiseshift import controls as control
 from noiseshift import randomness, ranks
 from noiseshift.checkpoints import Checkpoint
+from noiseshift.checkpoints.autoencoder import encoded
 from noiseshift.data import Images
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.calibration import Calibration, calibrate
@@ -251,6 +252,9 @@ def available(checkpoint: Checkpoint, data: Images, wanted: Sequence[str] = ESTI
     found = dict.fromkeys(wanted)
     if checkpoint.estimator is None:
         found.pop("network", None)
+    # Pictures of another size are for a latent model, whose states have no constant coordinates.
+    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
+        found.pop("constant-pixel", None)
     if "constant-pixel" in found:
         try:
             ConstantPixel(split(data, checkpoint)[0].floats, checkpoint.model.schedule)
@@ -277,14 +281,23 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 
 
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
-    """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests."""
+    """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
+    for a latent checkpoint come out encoded."""
+    if checkpoint.classes == 1 and data.labels is None:
+        data = Images(data.pixels, torch.zeros(len(data), dtype=torch.int64))
+    if checkpoint.classes and data.labels is None:
+        raise ValueError("the checkpoint is conditional: give --data with labels (classes, or places of prompts)")
+    if checkpoint.classes and data.labels is not None and int(data.labels.max()) >= checkpoint.classes:
+        most = int(data.labels.max())
+        raise ValueError(
+            f"--data has labels up to {most}, the checkpoint classes or prompts up to {checkpoint.classes - 1}"
+        )
+    data = encoded(data, checkpoint)
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
             f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
             "give --data of its own size"
         )
-    if checkpoint.classes and data.labels is None:
-        raise ValueError("the checkpoint is class-conditional: give --data with labels")
     if len(data) < 8:
         raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
@@ -436,6 +449,8 @@ def fingerprint(checkpoint: Checkpoint, protocol: Protocol) -> dict[str, object]
     guidance = protocol.guidance
     return {
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
+        "shape": list(checkpoint.shape),
+        "conditions": checkpoint.card.provenance.get("conditions"),
         "schedule": describe(checkpoint.model.schedule),
         "sampler": protocol.solver.name,
         "samples": protocol.samples,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,9 +219,12 @@ def _span(transition: Transition) -> float:
     return float(transition.t_next - transition.step.t)
 
 
-def from_diffusers(scheduler: SchedulerMixin | Any, steps: int) -> Scheduled:
-    """Any diffusers scheduler as a sampler of `steps` steps, run by its own code; see `Scheduled`."""
-    return Scheduled(scheduler, steps)
+def from_diffusers(
+    scheduler: SchedulerMixin | Any, steps: int, *, timing: Mapping[str, Any] | None = None
+) -> Scheduled:
+    """Any diffusers scheduler as a sampler of `steps` steps, run by its own code; see `Scheduled`. `timing` is what a
+    pipeline also hands to its `set_timesteps`, as Flux does `sigmas` and `mu`."""
+    return Scheduled(scheduler, steps, timing)
 
 
 class Scheduled:
@@ -234,19 +237,20 @@ class Scheduled:
     tells it in advance. Raises ValueError for fewer than one step and for schedulers of another kind.
     """
 
-    def __init__(self, scheduler: Any, steps: int):
+    def __init__(self, scheduler: Any, steps: int, timing: Mapping[str, Any] | None = None):
         if steps < 1:
             raise ValueError(f"a sampler takes at least 1 step, got {steps}")
         _require_supported(scheduler)
-        self.scheduler, self.steps = type(scheduler).from_config(scheduler.config), steps
-        self.scheduler.set_timesteps(steps)
+        self.steps, self.timing = steps, dict(timing or {})
+        self.scheduler = scheduler
+        self.scheduler = self._fresh()
 
     @classmethod
     def of(cls, scheduler: SchedulerMixin | Any) -> Scheduled:
         """A view of a scheduler whose timesteps somebody else has set, as a pipeline's; for `levels` and `read`."""
         _require_supported(scheduler)
         view = cls.__new__(cls)
-        view.scheduler, view.steps = scheduler, len(scheduler.timesteps)
+        view.scheduler, view.steps, view.timing = scheduler, len(scheduler.timesteps), {}
         return view
 
     def internal(self) -> list[bool]:
@@ -301,7 +305,7 @@ class Scheduled:
     def _fresh(self) -> Any:
         # Schedulers keep a history: two runs of one update, side by side, must not share it.
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.steps)
+        scheduler.set_timesteps(self.steps, **self.timing)
         return scheduler
 
     def levels(self) -> list[tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noiseshift.checkpoints.autoencoder import Autoencoder
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
-from noiseshift.checkpoints.diffusers_folder import folder_model, is_folder, weights_of
+from noiseshift.checkpoints.conditions import Conditions
+from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
 from noiseshift.checkpoints.files import read_state, sha256
 from noiseshift.checkpoints.transformer import is_repa, transformer_model
 from noiseshift.data import ASSETS
 from noiseshift.networks.model import NetworkModel
+from noiseshift.samplers import Scheduled
 
 BUNDLED = ("fashion-sit", "fashion-ddpm")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and what is known of it. shape (C, H, W) of a state; classes 0 for an unconditional model; hash: sha256 of
-    the file; estimator: a level estimator's file, or None; decode: states → images in [-1, 1], the identity for models
-    that work on pixels."""
+    """A model and what is known of it. shape (C, H, W) of a state; classes 0 for an unconditional model, the number of
+    prompts for one that is told a text; hash: sha256 of the file; estimator: a level estimator's file, or None; decode:
+    states → images in [-1, 1], the identity for models that work on pixels; autoencoder: a latent model's, where it is
+    known; sampler(n): the n steps that a diffusers folder's own pipeline takes."""
 
     name: str
     model: NetworkModel
@@ -34,6 +38,13 @@ class Checkpoint:
     classes: int
     estimator: Path | None
     decode: Callable[[Tensor], Tensor]
+    autoencoder: Autoencoder | None = None
+    sampler: Callable[[int], Scheduled] | None = None
+
+    @property
+    def latent(self) -> bool:
+        """Whether states are latents, not pixels."""
+        return self.autoencoder is not None or self.shape[0] not in (1, 3)
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
         """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32)."""
@@ -46,32 +57,41 @@ def load(
     family: str | None = None,
     card: str | Path | Mapping[str, Any] | None = None,
     vae: str | Path | None = None,
-    trust: bool = False,
+    prompts: Sequence[str] | None = None,
+    embeddings: str | Path | Conditions | None = None,
+    size: int | None = None,
 ) -> Checkpoint:
     """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a DiT, SiT or REPA state
-    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred), or a diffusers folder of a pixel-space
-    UNet2DModel pipeline.
+    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred), or a diffusers folder.
 
     family ("sit", "dit", "repa") or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what
-    the keys cannot. Raises CheckpointError in one line that names the remedy.
+    the keys cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
+    Text pipelines take `prompts`, encoded once, or their `embeddings` (a file or `Conditions`): class i is then prompt i.
+    `size` is pixels a side, where a folder's network takes several. Raises CheckpointError in one line that names the
+    remedy.
     """
-    if vae is not None or trust:
-        raise CheckpointError("autoencoders and trusted code are not supported yet: load a pixel-space DiT or SiT file")
     file = _resolve(path)
     if file.is_dir():
-        found, described = folder_model(file)
-        return _checkpoint(file, weights_of(file), found, described)
+        folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
+        found = _checkpoint(file, folder.weights, folder.model, folder.card, folder.autoencoder)
+        return replace(found, sampler=folder.sampler)
+    if prompts is not None or embeddings is not None or size is not None:
+        raise CheckpointError(f"{file.name} is no diffusers folder: prompts, embeddings and a size are for those")
     state = read_state(file)
     convention = _card(file, family, card, repa=is_repa(state))
     try:
         model = transformer_model(state, convention)
     except CheckpointError as error:
         raise CheckpointError(f"{file.name}: {error}") from None
-    return _checkpoint(file, file, model, convention)
+    return _checkpoint(file, file, model, convention, None if vae is None else Autoencoder.load(vae))
 
 
-def _checkpoint(path: Path, weights: Path, model: NetworkModel, card: Card) -> Checkpoint:
+def _checkpoint(
+    path: Path, weights: Path, model: NetworkModel, card: Card, autoencoder: Autoencoder | None
+) -> Checkpoint:
     assert model.shape is not None  # every loader states it
+    if autoencoder is not None and autoencoder.channels != model.shape[0]:
+        raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {model.shape[0]}")
     return Checkpoint(
         name=path.stem,
         model=model,
@@ -80,12 +100,14 @@ def _checkpoint(path: Path, weights: Path, model: NetworkModel, card: Card) -> C
         shape=model.shape,
         classes=model.classes,
         estimator=None if card.estimator is None else path.parent / card.estimator,
-        decode=_pixels,
+        decode=_shown if autoencoder is None else autoencoder.decode,
+        autoencoder=autoencoder,
     )
 
 
-def _pixels(x: Tensor) -> Tensor:
-    return x
+def _shown(x: Tensor) -> Tensor:
+    """Pixels as they are; of latents whose autoencoder is not known, three channels at a third of their scale."""
+    return x if x.shape[1] in (1, 3) else x[:, :3] / 3
 
 
 def _resolve(path: str | Path | None) -> Path:

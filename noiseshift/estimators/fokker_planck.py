@@ -176,9 +176,10 @@ def _derivative(
     try:
         value, slope = torch.func.jvp(function, (x,), (along,))[:2]
         return value, slope
-    except RuntimeError as error:  # NotImplementedError, and what a custom Function without jvp raises
-        if not any(word in str(error) for word in ("forward AD", "forward mode AD", "jvp")):
-            raise
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        # A network that is broken, and not only in forward mode, says so again here.
         step = 1e-3
         ahead, behind = function(x + step * along), function(x - step * along)
         return function(x), ((ahead[0] - behind[0]) / (2 * step), (ahead[1] - behind[1]) / (2 * step))

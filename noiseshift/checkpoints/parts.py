@@ -1,0 +1,60 @@
+"""One network of a diffusers folder: its configuration is JSON, its weights safetensors, its class diffusers' own."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from noiseshift.checkpoints.card import CheckpointError
+
+
+def config_of(path: Path) -> dict[str, Any]:
+    """The settings of a network's folder."""
+    return read_json(path / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file's settings. Raises CheckpointError when it is missing or holds none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise CheckpointError(f"{path} is missing: save the whole pipeline with save_pretrained") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is not JSON: save the pipeline again") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no settings: save the pipeline again")
+    return values
+
+
+def weights_in(path: Path) -> Path:
+    """The first file of a network's weights. Raises CheckpointError when there is no safetensors file."""
+    found = sorted(path.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(f"no *.safetensors in {path}: save the pipeline with safe_serialization=True")
+    return found[0]
+
+
+def load_part(path: Path, kind: str) -> Any:
+    """The diffusers network in `path`, of class `kind`, in float32 on the CPU, ready to be asked."""
+    import logging
+
+    import diffusers
+
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    weights = weights_in(path)
+    try:
+        made = getattr(diffusers, kind).from_pretrained(
+            str(path), use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights)
+        )
+    except Exception as error:  # diffusers raises many kinds for damaged folders
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise CheckpointError(f"{path} does not load as a {kind}: {reason}") from None
+    return made.float().eval()
+
+
+def _variant(weights: Path) -> str | None:
+    """`fp16` for diffusion_pytorch_model.fp16.safetensors, sharded or not."""
+    found = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.safetensors", weights.name)
+    return found[1] if found else None
