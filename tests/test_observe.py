@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_read_say_so_in_a_line(tmp_path):
     assert "not JSON" in refused(pipe)
     index = pipe / "model_index.json"
     index.write_text(index.read_text().replace("UNet2DModel", "UNet2DConditionModel"))
-    assert "UNet2DModel pipelines" in refused(pipe)
+    assert "those of a UNet2DModel" in refused(pipe)
 
 
 def test_a_pipeline_is_observed_at_its_own_states_and_levels(quiet, tmp_path):

@@ -23,6 +23,7 @@ from noiseshift.checkpoints.diffusers_networks import (
     PackedTransformer,
     PlainUnet,
     TextUnet,
+    differentiable,
 )
 from noiseshift.checkpoints.parts import load_part, read_json, weights_in
 from noiseshift.networks.model import NetworkModel
@@ -93,7 +94,7 @@ def read_folder(
     adapter, classes, null = _adapted(found, network, conditions, coder, shape)
     schedule, prediction, time = _convention(found, scheduler)
     model = NetworkModel(
-        adapter,
+        differentiable(adapter),
         schedule,
         prediction,
         # Not rounded: a sampler between two steps of the table tells the network so, and what it says is measured.

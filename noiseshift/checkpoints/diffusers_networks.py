@@ -93,6 +93,15 @@ class PackedTransformer(nn.Module):
         return unpacked(output, x.shape[2], x.shape[3])
 
 
+def differentiable(network: nn.Module) -> nn.Module:
+    """The same network, made ready for forward-mode derivatives, which the Fokker–Planck estimator takes: torch has none
+    of a group normalisation whose input is not contiguous, as it is after a UNet's attention. Changes no value."""
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    return network
+
+
 def packed(x: Tensor) -> Tensor:
     """(B, C, H, W) → (B, H W / 4, 4 C): a row for every 2×2 patch, channel by channel. H and W must be even."""
     b, c, h, w = x.shape
