@@ -146,8 +146,6 @@ def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
 
 def save_figures(run: Run, folder: str | Path) -> list[Path]:
     """Write every figure of a run as PNG and PDF; returns the files."""
-    import matplotlib.pyplot as plt
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(run.reports.values()))
@@ -161,26 +159,53 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     }
     if run.controls is not None and run.controls.solver:
         figures["solver"] = lambda: plot_solver(run)
-    written = []
     with style():
-        for name, draw in figures.items():
-            figure = draw().figure
-            for suffix in ("png", "pdf"):
-                written.append(folder / f"{name}.{suffix}")
-                figure.savefig(written[-1])
-            plt.close(figure)
+        return [path for name, draw in figures.items() for path in save_figure(draw(), folder / name)]
+
+
+def save_figure(ax: Axes, path: Path) -> list[Path]:
+    """Write the Axes' figure as PNG and PDF and close it; returns the files."""
+    import matplotlib.pyplot as plt
+
+    written = [path.parent / f"{path.name}.{suffix}" for suffix in ("png", "pdf")]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    for file in written:
+        figure.savefig(file)
+    plt.close(figure)
     return written
 
 
-def style() -> Any:
-    """The project's matplotlib style, as a context."""
+PAPERS = {
+    "iclr": (5.5, 9),
+    "neurips": (5.5, 9),
+    "icml": (3.25, 8),
+    "cvpr": (3.25, 8),
+    "cvpr-wide": (6.875, 8),
+}
+"""Width of a figure in inches, and size of its letters in points, that fit a venue's text or column."""
+
+
+def style(paper: str | None = None) -> Any:
+    """The project's matplotlib style, as a context; for a `paper`, in its column's width and letter size.
+
+    Raises ValueError for a paper that is not in `PAPERS`.
+    """
+    if paper is not None and paper not in PAPERS:
+        raise ValueError(f"no preset for {paper!r}: choose from {', '.join(PAPERS)}")
     import matplotlib
     import matplotlib.pyplot as plt
 
     # Figures go to files; a window system is never needed.
     matplotlib.use("Agg", force=False)
     with as_file(files("noiseshift.analysis") / "noiseshift.mplstyle") as path:
-        return plt.style.context(str(path))
+        if paper is None:
+            return plt.style.context(str(path))
+        width, points = PAPERS[paper]
+        letters = ("font.size", "axes.titlesize", "axes.labelsize")
+        small = ("legend.fontsize", "xtick.labelsize", "ytick.labelsize")
+        sized = dict.fromkeys(letters, points) | dict.fromkeys(small, points - 1)
+        return plt.style.context([str(path), {"figure.figsize": (width, 0.62 * width), **sized}])
 
 
 def _curves(

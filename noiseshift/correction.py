@@ -23,7 +23,7 @@ from noiseshift.data import Images
 from noiseshift.estimators import Network
 from noiseshift.estimators.calibration import Array, Calibration, calibrate
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.evaluation import Change, Extractor, Features, Moments, change, distance_draws, evaluate, extract
+from noiseshift.evaluation import Extractor, Features, Moments, change, distance_draws, evaluate, extract
 from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
 from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts, Wrapped
 from noiseshift.protocol import (
@@ -48,10 +48,11 @@ from noiseshift.relatives import (
     closed_loop_scale,
     level_projection,
 )
+from noiseshift.rms import content_rms, reduction, rms_shift, terminal_shift
 from noiseshift.runs import Shards, pictures_of, versions
 from noiseshift.samplers import Update
 from noiseshift.schedules import describe
-from noiseshift.shift import USABLE_SLOPE, BatchReadings, ShiftReport, assemble, read_run, resampled_means
+from noiseshift.shift import BatchReadings, ShiftReport, assemble, read_run
 
 SCORE_INTERVAL = (0.0, 0.6)
 """Where blind epsilons and scores are mixed: above it they are singular."""
@@ -244,8 +245,8 @@ class Correction:
             less = reduction(report, base.reports[name])
             row |= {
                 f"rms {name}": rms_shift(report),
-                f"terminal {name}": _terminal(report),
-                f"content {name}": _content(report),
+                f"terminal {name}": terminal_shift(report),
+                f"content {name}": content_rms(report),
                 f"reduction {name}": 100 * less.value,
                 f"reduction low {name}": 100 * less.low,
                 f"reduction high {name}": 100 * less.high,
@@ -279,51 +280,6 @@ def _words(reduction: float, estimator: str) -> str:
     if np.isnan(reduction):
         return f"there was no shift to reduce (by {estimator})"
     return f"shift {'reduced' if reduction >= 0 else 'raised'} by {abs(reduction):.0f} % (by {estimator})"
-
-
-def rms_shift(report: ShiftReport) -> float:
-    """Root mean square of δ over the steps that can be read, less what its own error adds; 0 where nothing is left."""
-    shift, variance = _shifts(report)
-    return float(np.sqrt(max(0.0, np.mean(shift**2 - variance))))
-
-
-def _shifts(report: ShiftReport) -> tuple[Array, Array]:
-    usable = report.calibration.slope >= USABLE_SLOPE
-    table = report.table()
-    return table["shift"].to_numpy()[usable], report.standard_error()[usable] ** 2
-
-
-def _terminal(report: ShiftReport) -> float:
-    shift = report.table()["shift"].dropna()
-    return float(shift.iloc[-1]) if len(shift) else float("nan")
-
-
-def _content(report: ShiftReport) -> float:
-    if report.content is None:
-        return float("nan")
-    return float(np.sqrt((report.table().content_shift ** 2).mean()))
-
-
-def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
-    """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
-
-    NaN where the shift of `base` is not told from 0: there is nothing to reduce.
-    """
-    usable = report.calibration.slope >= USABLE_SLOPE
-    draws = []
-    for each in (report, base):
-        rng = np.random.default_rng(seed)  # the same rows for both
-        sampled, real = (resampled_means(part.t, rng) for part in (each.sampled, each.calibration.real))
-        shift = ((sampled - real) / each.calibration.slope)[:, usable]
-        variance = each.standard_error()[usable] ** 2
-        # A draw carries its error twice: once as the estimate, once as the resample.
-        draws.append(np.sqrt(np.clip(np.mean(shift**2 - 2 * variance, axis=1), 0, None)))
-    whole = rms_shift(base)
-    if whole == 0 or np.quantile(draws[1], 0.025) == 0:
-        return Change(float("nan"), float("nan"), float("nan"))
-    ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
-    low, high = np.quantile(ratio, [0.025, 0.975])
-    return Change(1 - rms_shift(report) / whole, float(low), float(high))
 
 
 def run(

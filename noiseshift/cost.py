@@ -7,22 +7,22 @@ few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP a call.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.models import Model, Prediction, wrap
+from noiseshift.models import Prediction
 from noiseshift.protocol import (
     ASKING,
     RESIDUAL_ROWS,
     SLOPE_ROWS,
     Protocol,
+    Walker,
+    calls_a_sample,
     guided,
     labels,
     read_times,
-    sampler_run,
 )
 
 FORWARD_MODE = 2.0
@@ -69,7 +69,7 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed
 def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Part]:
     """The calls of each part of a run; parts without any are left out."""
     points = len(read_times(guided(checkpoint, protocol), protocol))
-    found = [Part("sampling", protocol.samples * _calls_a_sample(checkpoint, protocol))]
+    found = [Part("sampling", protocol.samples * calls_a_sample(checkpoint, protocol))]
     for name, limit in protocol.estimators.items():
         again = _calls_a_reading(checkpoint, name)
         rows = min(limit or protocol.calibration_rows, held_out // 2)
@@ -91,42 +91,13 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
     return [part for part in found if part.calls]
 
 
-def _calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
-    """The branches that every evaluation of one trajectory asks for."""
-    walker = _Walker(checkpoint.model)
-    *_, _last = sampler_run(walker.model, checkpoint, replace(protocol, device="cpu"), range(1))
-    weights = protocol.guidance.weights if protocol.guidance else None
-    return sum(len(weights(t)) if weights else 1 for t in walker.times)
-
-
 def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     """Calls that reading a state takes, where the state comes without a prediction."""
     if name not in ASKING:
         return int(name == "residual")
-    walker = _Walker(checkpoint.model)
+    walker = Walker(checkpoint.model)
     ASKING[name](walker.model)(torch.zeros(1, *checkpoint.shape))
     return walker.rows
-
-
-class _Walker:
-    """A model that knows nothing, costs nothing, and remembers what it was asked."""
-
-    def __init__(self, model: Model):
-        self.times: list[Tensor] = []
-        self.rows = 0
-        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._blind, levels=_levels(model))
-
-    def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        self.times.append(t.flatten()[0])
-        return self._blind(x, cond)
-
-    def _blind(self, x: Tensor, cond: Tensor | None) -> Tensor:
-        self.rows += len(x)
-        return 0.5 * x
-
-
-def _levels(model: Model) -> Tensor | None:
-    return getattr(model, "levels", None)
 
 
 def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int) -> tuple[float, float]:

@@ -41,6 +41,21 @@ class Features:
     def moments(self) -> Moments:
         return _moments(self.values, np.full(len(self), 1 / len(self)))
 
+    def save(self, path: str | Path) -> None:
+        """Write an npz: extractor, values and, where there are any, probs."""
+        arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
+        if self.probs is not None:
+            arrays["probs"] = self.probs.astype("f4")
+        np.savez_compressed(path, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Features:
+        """What `save` wrote, in float64 again."""
+        with np.load(path) as file:
+            values, probs = (file[k].astype("f8") if k in file.files else None for k in ("values", "probs"))
+            assert values is not None
+            return cls(str(file["extractor"]), values, probs)
+
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
         """One set from several of the same extractor, in order."""

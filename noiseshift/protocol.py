@@ -24,7 +24,8 @@ from noiseshift.data import Images
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.calibration import Calibration, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
-from noiseshift.models import Guidance, Guided, Model
+from noiseshift.evaluation import Extractor, Features, extract
+from noiseshift.models import Guidance, Guided, Model, wrap
 from noiseshift.runs import Run, Shards, pictures_of, versions
 from noiseshift.samplers import Scheduled, Step, Update, per_sample_noise, sample
 from noiseshift.schedules import describe
@@ -79,6 +80,9 @@ class Protocol:
             )
 
 
+PICTURES = 64
+"""How many samples a run keeps to be looked at."""
+
 ASKING: Mapping[str, Callable[[Model], Estimator]] = {
     # Unpolished: the calibration averages a probe's error out, which a single state could not.
     "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99), polish=0),
@@ -95,12 +99,14 @@ def run(
     protocol: Protocol,
     data: Images,
     *,
+    extractor: Extractor | None = None,
     shards: Shards | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Run:
     """Measure the noise shift of `checkpoint` under `protocol` against held-out real images `data`.
 
-    Half of `data` calibrates, the other half serves the controls. Raises ValueError when the data do not fit the
+    Half of `data` calibrates, the other half serves the controls. With an `extractor` the run also keeps the features of
+    its samples, from which distances are taken. Raises ValueError when the data do not fit the
     checkpoint or an estimator cannot be had.
     """
     if protocol.samples < 2:
@@ -112,7 +118,9 @@ def run(
     times = read_times(model, protocol)
     estimators = build(checkpoint, protocol, held_out[0], times)
     calibrations = _calibrate(estimators, held_out[0], times, protocol, progress)
-    reports, finals = _measure(model, checkpoint, estimators, calibrations, protocol, shards, progress)
+    reports, pictures, features = _measure(
+        model, checkpoint, estimators, calibrations, protocol, extractor, shards, progress
+    )
     found = None
     if protocol.controls:
         found = _controls(checkpoint, estimators, calibrations, reports, held_out, protocol, progress)
@@ -120,8 +128,9 @@ def run(
         manifest=_manifest(checkpoint, protocol, time.time() - started),
         reports=reports,
         controls=found,
-        pictures=pictures_of(checkpoint.decode(finals)),
-        labels=labels(checkpoint, range(len(finals))),
+        pictures=pictures,
+        labels=labels(checkpoint, range(len(pictures))),
+        features=features,
     )
 
 
@@ -217,6 +226,35 @@ def sampler_run(
     return sample(
         model, x, protocol.solver.grid(checkpoint.model), update=update(own) if update else own, cond=cond, noise=noise
     )
+
+
+def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
+    """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing."""
+    walker = Walker(checkpoint.model)
+    *_, _last = sampler_run(walker.model, checkpoint, replace(protocol, device="cpu"), range(1))
+    weights = protocol.guidance.weights if protocol.guidance else None
+    return sum(len(weights(t)) if weights else 1 for t in walker.times)
+
+
+class Walker:
+    """A model that knows nothing, costs nothing, and remembers what it was asked."""
+
+    def __init__(self, model: Model):
+        self.times: list[Tensor] = []
+        self.rows = 0
+        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._blind, levels=_levels(model))
+
+    def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        self.times.append(t.flatten()[0])
+        return self._blind(x, cond)
+
+    def _blind(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        self.rows += len(x)
+        return 0.5 * x
+
+
+def _levels(model: Model) -> Tensor | None:
+    return getattr(model, "levels", None)
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
@@ -330,20 +368,32 @@ def _measure(
     estimators: Mapping[str, Estimator],
     calibrations: Mapping[str, Calibration],
     protocol: Protocol,
+    extractor: Extractor | None,
     shards: Shards | None,
     progress: Progress,
-) -> tuple[dict[str, ShiftReport], Tensor]:
-    """Sample and read all batches; also the finals of the first 64 samples."""
+) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
+    """Sample and read all batches; also the first 64 pictures, and the features of all where there is an extractor."""
     limits = _limits(protocol)
     whole = _all_labels(checkpoint, protocol)
 
     def make(indices: range) -> Kept:
         last, start = Last(sampler_run(model, checkpoint, protocol, indices)), indices.start
         read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
-        return read, last.x[: max(0, 64 - start)]
+        return read, last.x if extractor else last.x[: max(0, PICTURES - start)]
 
-    batches, pictures = zip(*in_batches(protocol, make, shards, progress, "sampling"), strict=True)
-    return assemble(list(batches), estimators, calibrations), torch.cat(pictures)
+    batches: list[BatchReadings] = []
+    first: list[Tensor] = []
+    looks: list[Features] = []
+    for read, finals in in_batches(protocol, make, shards, progress, "sampling"):
+        batches.append(read)
+        if not len(finals):
+            continue
+        pictures = pictures_of(checkpoint.decode(finals))
+        first.append(pictures[: max(0, PICTURES - sum(map(len, first)))])
+        if extractor:
+            looks.append(extract(pictures, extractor))
+    reports = assemble(batches, estimators, calibrations)
+    return reports, torch.cat(first), Features.concatenate(looks) if looks else None
 
 
 def _limits(protocol: Protocol) -> dict[str, int]:
@@ -438,6 +488,7 @@ def _manifest(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dic
     """Everything needed to repeat the run."""
     return {
         **fingerprint(checkpoint, protocol),
+        "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
         "seconds": round(seconds, 1),

@@ -27,19 +27,21 @@ from noiseshift import ranks
 from noiseshift.controls import Check, Controls
 from noiseshift.data import to_uint8
 from noiseshift.estimators.calibration import Readings
+from noiseshift.evaluation import Features
 from noiseshift.shift import BatchReadings, ShiftReport, read_reports, write_reports
 
 
 @dataclass(frozen=True)
 class Run:
     """Everything one measurement found. `pictures` (n ≤ 64, C, H, W) are the first finals, decoded to uint8, of classes
-    `labels`."""
+    `labels`; `features` what an extractor saw of all finals, where one was asked."""
 
     manifest: dict[str, Any]
     reports: dict[str, ShiftReport]
     controls: Controls | None
     pictures: Tensor
     labels: Tensor | None
+    features: Features | None = None
 
     def summary(self) -> dict[str, Any]:
         """The manifest, each estimator's table and the controls' outcome, ready for JSON."""
@@ -66,6 +68,8 @@ class Run:
         if self.labels is not None:
             arrays["labels"] = self.labels.numpy()
         np.savez_compressed(folder / "samples.npz", **arrays)
+        if self.features is not None:
+            self.features.save(folder / "features.npz")
         if self.controls is not None:
             _write_controls(self.controls, folder / "controls")
 
@@ -78,7 +82,8 @@ class Run:
             pictures = torch.from_numpy(samples["images"])
             labels = torch.from_numpy(samples["labels"]) if "labels" in samples else None
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
-        return cls(json.loads((folder / "run.json").read_text()), reports, controls, pictures, labels)
+        features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
+        return cls(json.loads((folder / "run.json").read_text()), reports, controls, pictures, labels, features)
 
 
 @contextmanager

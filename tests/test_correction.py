@@ -12,9 +12,9 @@ from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
 
 import noiseshift as ns
 from noiseshift import correction
-from noiseshift.correction import reduction, rms_shift
 from noiseshift.estimators.calibration import Calibration, Readings
 from noiseshift.exact_bench import bench, mixture, power_law
+from noiseshift.rms import reduction, rms_shift
 from noiseshift.shift import ShiftReport
 
 

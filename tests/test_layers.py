@@ -13,13 +13,13 @@ LAYERS = [
     {"models", "data"},
     {"guidance", "samplers", "networks", "estimators"},
     {"targets", "checkpoints", "training", "relatives", "evaluation"},
-    {"shift", "finetuning"},
+    {"shift", "finetuning", "rms"},
     {"observers", "metric"},
     {"approximation"},
     {"controls"},
     {"runs"},
     {"protocol"},
-    {"statement", "correction", "cost"},
+    {"statement", "correction", "cost", "comparison"},
     {"exact_bench"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

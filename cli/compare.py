@@ -1,0 +1,160 @@
+"""`noiseshift compare`: samplers, step counts, guidance and checkpoints beside each other."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+from noiseshift.cli import parse
+from noiseshift.cli.options import device_options, progress_bar
+
+if TYPE_CHECKING:
+    from noiseshift.comparison import Cell
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path())
+@device_options
+@click.option("--checkpoint", "checkpoints", multiple=True, help="Repeat for several; the bundled model by default.")
+@click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {parse.SAMPLERS}.")
+@click.option("--guidance", "guidances", multiple=True, help="Repeat for several: none, cfg=W, nag=W, cfg=W,nag=W.")
+@click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
+@click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
+@click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
+@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
+@click.option("--controls", is_flag=True, help="Also run the controls of every run.")
+@click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
+@click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
+@click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's for fashion.")
+@click.option("--by", help="The estimator that is compared; the first that read all runs by default.")
+@click.option(
+    "--paper", type=click.Choice(["iclr", "neurips", "icml", "cvpr", "cvpr-wide"]), help="Size of the figures."
+)
+@click.option("--out", type=click.Path(path_type=Path), default="runs/compare", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Tables as JSON on stdout.")
+def command(
+    runs: tuple[str, ...],
+    seed: int,
+    device: str,
+    precision: Literal["fp32", "bf16"],
+    progress: bool,
+    checkpoints: tuple[str, ...],
+    samplers: tuple[Any, ...],
+    guidances: tuple[str, ...],
+    family: str | None,
+    samples: int,
+    estimators: dict[str, int | None] | None,
+    points: int,
+    batch: int,
+    data: str | None,
+    controls: bool,
+    extractor: str | None,
+    weights: str | None,
+    reference: str | None,
+    by: str | None,
+    paper: str | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Compare RUNS that `measure` wrote, or measure a grid of checkpoints × samplers × guidance and compare that.
+
+    Every run of a grid has its own folder under --out; what is there is not made again. All share their seeds, so
+    differences are paired; p-values of all pairs are Holm's. A YAML file of these options makes a grid that can be kept:
+    --config grid.yaml, with lists under `sampler`, `checkpoint`, `guidance`.
+
+    \b
+    noiseshift compare --sampler euler:10 --sampler euler:20 --sampler em:20 --out runs/samplers
+    noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
+    noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
+    """
+    from noiseshift.analysis.comparison import save_comparison, terminal_table
+
+    from noiseshift import ranks
+    from noiseshift.comparison import Comparison, run_grid
+    from noiseshift.data import ASSETS
+    from noiseshift.evaluation import load_reference
+    from noiseshift.runs import Run
+
+    if runs and (checkpoints or samplers or guidances):
+        raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
+    if extractor and reference is None and extractor != "fashion":
+        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    looks = parse.parse_extractor(extractor, weights, device) if extractor else None
+    if runs:
+        found = {Path(path).name: Run.load(path) for path in runs}
+        if len(found) < len(runs):
+            raise click.UsageError("two of these runs have the same folder name: rename one")
+    else:
+        if not samplers:
+            raise click.UsageError("name at least one --sampler, or finished runs")
+        settings: dict[str, Any] = {"samples": samples, "points": points, "batch": batch, "controls": controls}
+        settings |= {"seed": seed, "device": device, "precision": precision}
+        cells = _grid(
+            checkpoints or ("fashion-sit",), samplers, guidances or ("none",), family, data, estimators, settings
+        )
+        with progress_bar(progress) as update:
+            found = run_grid(cells, out, extractor=looks, progress=update)
+    if ranks.joined()[0]:
+        return  # the first process writes
+    kept = {run.features.extractor for run in found.values() if run.features is not None}
+    if kept == {"fashion"} and looks is None:
+        looks = parse.parse_extractor("fashion", None)
+    real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks) if looks and kept else None
+    comparison = Comparison(found, by or _common(found), real)
+    figures = save_comparison(comparison, out, paper=paper)
+    if as_json:
+        tables = {"runs": comparison.table(), "pairs": comparison.pairs()}
+        click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(terminal_table(comparison))
+    console.print(
+        "bold: the least, and all that are not resolved from it (paired, Holm over all pairs, 5 %)", style="dim"
+    )
+    click.echo(f"written: {out}/ (table.csv, table.tex, table.md, pairs.csv, {len(figures)} figures)")
+
+
+def _grid(
+    checkpoints: tuple[str, ...],
+    samplers: tuple[Any, ...],
+    guidances: tuple[str, ...],
+    family: str | None,
+    data: str | None,
+    estimators: dict[str, int | None] | None,
+    settings: dict[str, Any],
+) -> list[Cell]:
+    """A cell for every combination, named after what it combines."""
+    from noiseshift import data as images
+    from noiseshift.checkpoints import load
+    from noiseshift.comparison import Cell
+    from noiseshift.protocol import Protocol, available
+
+    held_out = images.load_images(data) if data else images.reference()
+    loaded = [load(None if path == "fashion-sit" else path, family=family) for path in checkpoints]
+    cells = []
+    for checkpoint, sampler, words in itertools.product(loaded, samplers, guidances):
+        name = "-".join([checkpoint.name, sampler.name, *([words] if words != "none" else [])])
+        protocol = Protocol(
+            parse.bound(sampler, checkpoint),
+            estimators=estimators or available(checkpoint, held_out),
+            guidance=None if words == "none" else parse.parse_guidance(words),
+            **settings,
+        )
+        cells.append(Cell(name.translate(str.maketrans(":/,=", "----")), checkpoint, protocol, held_out))
+    return cells
+
+
+def _common(runs: dict[str, Any]) -> str:
+    """The first estimator that read every run."""
+    first = next(iter(runs.values()))
+    for name in first.reports:
+        if all(name in run.reports for run in runs.values()):
+            return str(name)
+    raise ValueError("no estimator read all of these runs: measure them alike")

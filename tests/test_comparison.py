@@ -1,0 +1,160 @@
+"""Many runs beside each other: grids that resume, differences that are paired, tables that a paper can print."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.analysis import comparison as drawing
+from noiseshift.analysis.plots import PAPERS, style
+from noiseshift.cli import main
+from noiseshift.cli.parse import parse_solver
+
+import noiseshift as ns
+from noiseshift.comparison import Cell, Comparison, holm, run_grid
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.evaluation import ClassifierFeatures, load_reference
+from noiseshift.protocol import Protocol
+from noiseshift.runs import Run
+from noiseshift.shift import ShiftReport
+
+
+def run(shift, rng, *, common, real, name="euler:9", nfe=9, seed=0):
+    """A run whose readings are off by `shift`, its states sharing half of their noise with the other runs'."""
+    times = np.array([0.6, 0.3, 0.1])
+    states = times + shift + 0.01 * (common + rng.standard_normal(common.shape)) / 2**0.5
+    empty = np.zeros((3, 5))
+    ones = np.ones((20, 3))
+    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, empty), ones, ones)
+    report = ShiftReport("network", ns.Linear(), np.arange(3), times, Readings(states, states, empty), calibration)
+    about = {"checkpoint": {"name": "toy_a"}, "sampler": name, "guidance": None, "seed": seed, "samples": len(states)}
+    return Run(about | {"nfe": nfe, "seconds": 1.0}, {"network": report}, None, torch.zeros(1, 1, 2, 2), None)
+
+
+def family(shifts, seed=0, n=150):
+    rng = np.random.default_rng(seed)
+    real = np.array([0.6, 0.3, 0.1]) + 0.01 * rng.standard_normal((n, 3))
+    common = rng.standard_normal((n, 3))
+    runs = {
+        f"run_{k}": run(s, rng, common=common, real=real, name=f"euler:{5 * (k + 1)}", nfe=5 * (k + 1))
+        for k, s in enumerate(shifts)
+    }
+    return Comparison(runs, "network")
+
+
+def test_holm_is_the_step_down_procedure():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
+    found = family([0.02, 0.005, 0.0052])
+    pairs = found.pairs().set_index(["first", "second"])
+    assert pairs.loc[("run_0", "run_1"), "resolved"]
+    assert not pairs.loc[("run_1", "run_2"), "resolved"]
+    low, high = pairs.loc[("run_0", "run_1"), ["low", "high"]]
+    assert low < 0.015 < high
+    assert found.best("rms") == {"run_1", "run_2"}
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
+    """Six pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
+    tables = 30
+    false = sum(bool(family([shift] * 4, seed=seed, n=80).pairs().resolved.any()) for seed in range(tables))
+    assert false <= 5  # binom(30, 0.05) stays within it in 99 % of cases
+
+
+def test_runs_of_other_seeds_are_not_paired():
+    found = family([0.0, 0.01])
+    runs = dict(found.runs)
+    runs["run_1"].manifest["seed"] = 1
+    assert Comparison(runs, "network").pairs().empty
+    with pytest.raises(ValueError, match="not read by residual"):
+        Comparison(runs, "residual")
+    with pytest.raises(ValueError, match="nothing to compare"):
+        Comparison({}, "network")
+
+
+def test_tables_for_a_paper():
+    found = family([0.02, 0.005, 0.0052])
+    tex = drawing.latex_table(found)
+    assert tex.count(r"\textbf") == 2
+    assert r"toy\_a" in tex
+    assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert tex.count("{") == tex.count("}")
+    lines = drawing.markdown_table(found).splitlines()
+    assert len(lines) == 5
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture(scope="module")
+def real_runs(tmp_path_factory):
+    """A grid of two samplers on the bundled model, with features."""
+    folder, checkpoint = tmp_path_factory.mktemp("grid"), ns.load()
+    settings = {"samples": 40, "estimators": {"constant-pixel": None}, "points": 3, "calibration_rows": 60}
+    cells = [
+        Cell(name, checkpoint, Protocol(parse_solver(solver), **settings), ns.data.reference()[:200])
+        for name, solver in (("few", "em:4"), ("more", "em:8"))
+    ]
+    return folder, cells, run_grid(cells, folder, extractor=ClassifierFeatures())
+
+
+def test_a_grid_goes_on_where_it_stopped(real_runs):
+    folder, cells, first = real_runs
+    assert [run.manifest["nfe"] for run in first.values()] == [4, 8]
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+    again = run_grid(cells, folder, extractor=ClassifierFeatures())
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == made
+    np.testing.assert_allclose(again["few"].features.values, first["few"].features.values, atol=1e-4)
+    with pytest.raises(ValueError, match="same name"):
+        run_grid([cells[0], cells[0]], folder)
+
+
+def test_every_figure_is_drawn(real_runs, tmp_path):
+    from matplotlib.axes import Axes
+
+    looks = ClassifierFeatures()
+    found = Comparison(real_runs[2], "constant-pixel", load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks))
+    assert found.distance() == "FD-fashion"
+    assert set(found.pairs().quantity) == {"rms", "FD-fashion"}
+    plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
+    for draw in (*plots, drawing.plot_ridge, drawing.plot_phase):
+        assert isinstance(draw(found), Axes)
+    files = drawing.save_comparison(found, tmp_path, paper="cvpr")
+    assert len(files) == 12
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "table.tex", "table.md", "pairs.csv", "figures"}
+    assert pd.read_csv(tmp_path / "table.csv").run.tolist() == ["few", "more"]
+
+
+def test_figures_have_the_width_of_the_column():
+    import matplotlib.pyplot as plt
+
+    for paper, (width, points) in PAPERS.items():
+        with style(paper):
+            assert plt.rcParams["figure.figsize"][0] == width
+            assert plt.rcParams["font.size"] == points
+    with pytest.raises(ValueError, match="no preset"):
+        style("nature")
+
+
+def test_compare_from_the_shell(real_runs, tmp_path):
+    folder = real_runs[0]
+    words = ["compare", str(folder / "few"), str(folder / "more"), "--out", str(tmp_path / "a"), "--json"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert [row["run"] for row in json.loads(result.output)["runs"]] == ["few", "more"]
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "sampler: ['euler:3', 'euler:4']\nguidance: [none, nag=0.5]\nsamples: 8\nestimator: constant-pixel\n"
+    )
+    result = CliRunner().invoke(main, ["compare", "--config", str(grid), "--out", str(tmp_path / "b"), "--no-progress"])
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "b").glob("*/run.json"))) == 4
+    assert (tmp_path / "b" / "fashion-sit-euler-3-nag-0.5").is_dir()
+    for bad, says in ((["compare"], "--sampler"), (["compare", str(tmp_path)], "shift.parquet")):
+        result = CliRunner().invoke(main, bad)
+        assert result.exit_code in (1, 2)
+        assert says in result.output
