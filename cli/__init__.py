@@ -13,6 +13,7 @@ COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
     "correct": "What noise awareness guidance and its relatives do to the shift, to FID and to the cost.",
+    "report": "One self-contained HTML page of run folders: answer, figures, tables, controls, protocol.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
     "evaluate": "FID (or FD by another extractor), IS, precision and recall of samples, with intervals.",
     "train": "Train a class-conditional transformer with noise-condition dropout.",
