@@ -16,6 +16,7 @@ COMMANDS = {
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
     "correct": "What noise awareness guidance and its relatives do to the shift, to FID and to the cost.",
     "compare": "Samplers, step counts, guidance and checkpoints in one table and figures for a paper.",
+    "report": "One self-contained HTML page of run folders: answer, figures, tables, controls, protocol.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
     "evaluate": "FID (or FD by another extractor), IS, precision and recall of samples, with intervals.",
     "train": "Train a class-conditional transformer with noise-condition dropout.",
