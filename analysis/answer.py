@@ -165,7 +165,7 @@ def _content(report: ShiftReport) -> str:
         return "Against the run's own finals the sign is the same wherever a shift is resolved."
     bound = float(np.nanmax(flips[["shift", "content_shift"]].abs().to_numpy()))
     return (
-        f"The content control flips the sign at {len(flips)} of {_plural(len(seen, 'resolved level'))}: there only a bound "
+        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')}: there only a bound "
         f"holds, |δ| ≤ {bound:.4f}."
     )
 

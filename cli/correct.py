@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, device_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, command_line, device_options, progress_bar
 
 
 @click.command()
@@ -106,6 +106,7 @@ def command(
 
     with progress_bar(progress) as update:
         found = run(loaded, protocol, chosen, held_out, looks, real, measured=measured, shards=shards, progress=update)
+    found.manifest["command"] = command_line()
     figures = save_correction(found, folder)
     for each in kept:
         each.clear()

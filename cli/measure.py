@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, progress_bar, run_options
+from noiseshift.cli.options import checkpoint_options, command_line, progress_bar, run_options
 
 
 @click.command()
@@ -60,6 +60,7 @@ def command(
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
     """
     from noiseshift.analysis.plots import save_figures
+    from noiseshift.analysis.report import page
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import data as images
@@ -85,11 +86,13 @@ def command(
     shards = Shards(folder, fingerprint(loaded, protocol))
     with progress_bar(progress) as update:
         found = run(loaded, protocol, held_out, shards=shards, progress=update)
+    found.manifest["command"] = command_line()
     found.save(folder)
     shards.clear()
     figures = save_figures(found, folder / "figures")
+    (folder / "report.html").write_text(page({str(folder): found}), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(found.summary(), default=str))
     else:
         print_run(found)
-        click.echo(f"written: {folder}/ (run.json, shift.parquet, summary.json, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
