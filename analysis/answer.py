@@ -168,9 +168,10 @@ def _content(report: ShiftReport) -> str:
     if flips.empty:
         return "Against the run's own finals the sign is the same wherever a shift is resolved."
     bound = float(np.nanmax(flips[["shift", "content_shift"]].abs().to_numpy()))
+    where = ", ".join(map(at, flips.t))
     return (
-        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')} ({', '.join(map(at, flips.t))}): "
-        f"there only a bound holds, |δ| ≤ {bound:.4f}."
+        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')} ({where}): there only "
+        f"a bound holds, |δ| ≤ {bound:.4f}."
     )
 
 
