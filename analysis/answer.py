@@ -130,23 +130,27 @@ def _share(run: Run, name: str) -> str:
         if not seen and not solver.resolved.any():
             return "Neither an exact model through the same solver nor the network's share shows a resolved shift."
         return (
-            f"An exact model through the same solver shifts resolvably at {_plural(int(solver.resolved.sum()))}; the "
-            f"difference, the network's share, is resolved at {seen} of {len(share)}."
+            f"An exact model through the same solver has a resolved shift at {int(solver.resolved.sum())} of "
+            f"{_plural(len(share))}; the difference, the network's share, is resolved at {seen}."
         )
     k = worst(table).name
     row, alone_row, top = share.loc[k], solver.loc[k], table.loc[k]
     if pd.isna(alone_row["shift"]):
         return f"At {at(top.t)} the exact model through the same solver could not be read."
     drift = f"An exact model through the same solver shifts by {delta(alone_row['shift'])} there"
+    if not alone_row.resolved:
+        drift += " (not resolved)"
     if not row.resolved:
         return f"{drift}: no share of the network is resolved."
-    part = row.difference / top["shift"]
-    if part < 0:
-        whose = "the network works against the solver's larger shift"
-    elif part > 1.05:
-        whose = "the solver works against the network's larger shift"
+    if not alone_row.resolved:
+        whose = "what is resolved is the network's"
+    elif np.sign(row.difference) != np.sign(alone_row["shift"]):
+        whose = "the two work against each other"
     else:
-        whose = f"most of it is the {'solver' if part < 0.5 else 'network'}'s"
+        parts = np.array([row.low, row.high]) / top["shift"]  # the interval of the network's part of the whole
+        whose = "most of it is the solver's" if parts.max() < 0.5 else "most of it is the network's"
+        if parts.min() < 0.5 < parts.max():
+            whose = "which of the two is larger is open"
     return f"{drift}, which leaves {_range(row, 'difference')} for the network: {whose}."
 
 
@@ -164,9 +168,10 @@ def _content(report: ShiftReport) -> str:
     if flips.empty:
         return "Against the run's own finals the sign is the same wherever a shift is resolved."
     bound = float(np.nanmax(flips[["shift", "content_shift"]].abs().to_numpy()))
+    where = ", ".join(map(at, flips.t))
     return (
-        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')}: there only a bound "
-        f"holds, |δ| ≤ {bound:.4f}."
+        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')} ({where}): there only "
+        f"a bound holds, |δ| ≤ {bound:.4f}."
     )
 
 

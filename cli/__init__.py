@@ -29,6 +29,10 @@ COMMANDS = {
 class LazyGroup(click.Group):
     """Knows its commands' names and first lines, and imports one only when it is asked for."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["noiseshift.words"] = tuple(args)  # run folders keep the command line that made them
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -69,6 +73,7 @@ def main() -> None:
     noiseshift measure model.pt --family sit --sampler heun:25
     noiseshift approx                                    Statement 1 against measured shifts
     noiseshift correct --sampler em:20                   noise awareness guidance against none
+    noiseshift report runs/fashion-sit-em-20               the run as one page
     noiseshift info model.pt --family dit
 
     Scales of guidance count from 0 = unguided. Set NOISESHIFT_DEBUG=1 to see tracebacks.

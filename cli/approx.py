@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, command_line, device_options, parts_options, progress_bar
 
 
 @click.command()
@@ -92,6 +92,7 @@ def command(
     )
     with progress_bar(progress) as update:
         study = run(loaded, plan, held_out, progress=update)
+    study.manifest["command"] = command_line()
     folder = study.save(out or f"runs/{loaded.name}-approx")
     figures = save_figures(study, folder / "figures")
     if as_json:

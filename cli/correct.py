@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
+from noiseshift.cli.options import checkpoint_options, command_line, device_options, parts_options, progress_bar
 
 
 @click.command()
@@ -130,6 +130,7 @@ def command(
         )
     if ranks.joined()[0]:
         return  # the first process writes
+    found.manifest["command"] = command_line()
     figures = save_correction(found, folder)
     for each in kept:
         each.clear()

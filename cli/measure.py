@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, parts_options, progress_bar, run_options
+from noiseshift.cli.options import checkpoint_options, command_line, parts_options, progress_bar, run_options
 
 
 @click.command()
@@ -64,6 +64,7 @@ def command(
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
     from noiseshift.analysis.plots import save_figures
+    from noiseshift.analysis.report import page
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import data as images
@@ -97,14 +98,16 @@ def command(
         found = run(loaded, protocol, held_out, shards=shards, progress=update)
     if ranks.joined()[0]:
         return  # the first process writes
+    found.manifest["command"] = command_line()
     found.save(folder)
     shards.clear()
     figures = save_figures(found, folder / "figures")
+    (folder / "report.html").write_text(page({str(folder): found}), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(found.summary(), default=str))
     else:
         print_run(found)
-        click.echo(f"written: {folder}/ (run.json, shift.parquet, summary.json, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
 
 
 def _print_cost(cost: Any, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,11 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = wrap(function)
     return function
+
+
+def command_line() -> str:
+    """The words that were typed, ready for a shell."""
+    return shlex.join(["noiseshift", *click.get_current_context().meta.get("noiseshift.words", ())])
 
 
 @contextmanager

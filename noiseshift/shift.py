@@ -193,7 +193,8 @@ def _ratio(values: Array, slopes: Array) -> Array:
 
 
 def _interval(draws: Array, level: float) -> tuple[Array, Array]:
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    with np.errstate(invalid="ignore"):  # draws of a blind estimator are ±inf
+        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return low, high
 
 
