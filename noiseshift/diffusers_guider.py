@@ -51,7 +51,8 @@ class NoiseAwarenessGuidance(BaseGuidance):
         scale: strength of noise awareness guidance, counted from **0 = unguided**, as everywhere in noiseshift.
         null_timestep: the timestep that stood for "not told" in training.
         guidance_scale: CFG in diffusers' own convention, where **1 = unguided** (it is 1 + the scale counted from 0).
-        start, stop: share of the steps in which guidance is on.
+        start: share of the steps before which guidance is off.
+        stop: share of the steps after which it is off again.
         enabled: False gives the conditional prediction alone.
     """
 

@@ -1,0 +1,35 @@
+"""mkdocs hooks. LaTeX becomes MathML and the commands' help becomes the command-line page when the site is built, so that a
+page needs no script and no network to be read."""
+
+import html
+import re
+
+import click
+from latex2mathml.converter import convert
+from noiseshift.cli import COMMANDS, main
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.DOTALL)
+WIDTH = 100
+
+
+def on_page_markdown(markdown, page, **_):
+    """Every command's `--help` follows the text of cli.md."""
+    if page.file.src_uri != "cli.md":
+        return markdown
+    group = click.Context(main, info_name="noiseshift", terminal_width=WIDTH)
+    return "\n\n".join([markdown, *(_command(group, name) for name in COMMANDS)])
+
+
+def _command(group, name):
+    command = main.get_command(group, name)
+    shown = click.Context(command, parent=group, info_name=name, terminal_width=WIDTH)
+    return f"## {name}\n\n{COMMANDS[name]}\n\n```text\n{command.get_help(shown)}\n```"
+
+
+def on_page_content(content, **_):
+    """Replace what pymdownx.arithmatex marked."""
+    return FORMULA.sub(lambda found: _formula(found[1], html.unescape(found[2])), content)
+
+
+def _formula(tag, latex):
+    return convert(latex, display="block" if tag == "div" else "inline")
