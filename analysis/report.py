@@ -281,7 +281,7 @@ def _approximated(anchor: str, name: str, folder: Path) -> Section:
         list(_protocol(about)),
         command,
         note,
-        {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": first},
+        {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": short},
     )
 
 
