@@ -256,6 +256,7 @@ def _approximated(anchor: str, name: str, folder: Path) -> Section:
         if len(seen)
         else f"None of {len(table)} injected errors makes a shift that is resolved."
     )
+    short = f"first order off by {100 * error['first_order']:.0f} %" if nearest else "none resolved"
     second = (
         f"The nearest prediction is `{nearest}`, off by {100 * error[nearest]:.0f} %."
         if nearest
@@ -281,7 +282,7 @@ def _approximated(anchor: str, name: str, folder: Path) -> Section:
         list(_protocol(about)),
         command,
         note,
-        {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": first},
+        {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": short},
     )
 
 

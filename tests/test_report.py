@@ -238,6 +238,18 @@ def test_a_corrections_folder_is_read_too(tmp_path):
     assert "1 of 1 methods change FD-fashion by more" in text
 
 
+def test_an_approximations_folder_is_read_too(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"checkpoint": {"name": "net"}, "samplers": ["em:20"]}))
+    columns = {"estimator": ["network"] * 2, "t": [0.5, 0.5], "measured": [0.1, 0.2], "resolved": [True, True]}
+    columns |= {"sigma": [0.1, 0.2], "first_order": [0.11, 0.22]}
+    pd.DataFrame(columns).to_parquet(tmp_path / "injected.parquet")
+    result = run("report", tmp_path)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "report.html").read_text()
+    assert "first order misses it by 10 %" in text
+    assert "The nearest prediction is `sigma`, off by 0 %" in text
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
