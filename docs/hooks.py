@@ -9,14 +9,14 @@ from latex2mathml.converter import convert
 from noiseshift.cli import COMMANDS, main
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.DOTALL)
-WIDTH = 100
+WIDTH = 80  # a code block holds no more beside the two menus
 
 
 def on_page_markdown(markdown, page, **_):
     """Every command's `--help` follows the text of cli.md."""
     if page.file.src_uri != "cli.md":
         return markdown
-    group = click.Context(main, info_name="noiseshift", terminal_width=WIDTH)
+    group = click.Context(main, info_name="noiseshift", **main.context_settings)
     return "\n\n".join([markdown, *(_command(group, name) for name in COMMANDS)])
 
 
