@@ -27,8 +27,8 @@ def asked(monkeypatch, checkpoint, protocol, data):
 def test_calls_are_those_of_the_run(monkeypatch):
     checkpoint, data = ns.load(), ns.data.reference()[:60]
     asking = {"residual": None, "fokker-planck": 2, "score-mixture": 2, "constant-pixel": None}
-    guidance = ns.noise_awareness(0.5, interval=(0.2, 0.8))
-    for solver, guidance, estimators in (("heun:4", guidance, {"residual": None}), ("em:3", None, asking)):
+    within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
+    for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
         protocol = Protocol(
             parse_solver(solver),
             samples=6,
