@@ -121,7 +121,8 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     for (label, part), colour, marker in _families(found.table()):
         error = np.abs(np.stack([part.rms - part["rms low"], part["rms high"] - part.rms]))
         ax.errorbar(part.nfe, part.rms, yerr=error, marker=marker, color=colour, label=label, capsize=2, elinewidth=0.8)
-    ax.set(xscale="log", xlabel="network calls a sample (NFE)", ylabel=f"rms δ (in t), by {found.estimator}")
+    ax.set(ylabel=f"rms δ (in t), by {found.estimator}")
+    _calls(ax, found)
     ax.legend()
     return ax
 
@@ -142,7 +143,8 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
             marker=marker,
             label=label,
         )
-    ax.set(xscale="log", xlabel="network calls a sample (NFE)", ylabel=distance)
+    ax.set(ylabel=distance)
+    _calls(ax, found)
     ax.figure.colorbar(points, ax=ax, label="rms δ (in t)")
     ax.legend()
     return ax
@@ -270,6 +272,17 @@ def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, 
     label = table.checkpoint + " " + solver + np.where(table.guidance == "none", "", " " + table.guidance)
     groups = [(str(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
     return list(zip(groups, _cycle(COLOURS), _cycle(MARKERS), strict=False))
+
+
+def _calls(ax: Axes, found: Comparison) -> None:
+    """A logarithmic axis of NFE whose ticks are the runs' own numbers."""
+    ax.set(xscale="log", xlabel="network calls a sample (NFE)")
+    ticks: list[int] = []
+    for nfe in sorted({int(nfe) for nfe in found.table().nfe.dropna()}):
+        if not ticks or nfe > 1.2 * ticks[-1]:  # closer ones would run into each other
+            ticks.append(nfe)
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
 
 
 def _cycle(values: Sequence[str]) -> list[str]:

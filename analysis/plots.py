@@ -71,7 +71,7 @@ def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
     import seaborn as sns
 
     chosen = np.unique(np.linspace(0, len(report.times) - 1, panels).round().astype(int))
-    _figure, axes = plt.subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.3), squeeze=False)
+    _figure, axes = plt.subplots(1, len(chosen), figsize=(1.9 * len(chosen), 2.3), squeeze=False, layout="constrained")
     for ax, k in zip(axes[0], chosen, strict=True):
         for states, colour, label in _states(report):
             sns.kdeplot(x=states[:, k], ax=ax, color=colour, fill=True, alpha=0.25, linewidth=1.2, label=label)
@@ -193,11 +193,8 @@ def style(paper: str | None = None) -> Any:
     """
     if paper is not None and paper not in PAPERS:
         raise ValueError(f"no preset for {paper!r}: choose from {', '.join(PAPERS)}")
-    import matplotlib
     import matplotlib.pyplot as plt
 
-    # Figures go to files; a window system is never needed.
-    matplotlib.use("Agg", force=False)
     with as_file(files("noiseshift.analysis") / "noiseshift.mplstyle") as path:
         if paper is None:
             return plt.style.context(str(path))

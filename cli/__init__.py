@@ -49,6 +49,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Expected errors become one line and exit code 1; NOISESHIFT_DEBUG=1 shows where they come from."""
+        os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files; a window system is never needed
         try:
             return super().invoke(ctx)
         except (ValueError, OSError, MemoryError, ImportError) as error:

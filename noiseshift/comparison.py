@@ -22,9 +22,11 @@ from noiseshift.data import Images
 from noiseshift.evaluation import Extractor, Features, Moments, distance_draws, evaluate
 from noiseshift.protocol import Progress, Protocol, fingerprint
 from noiseshift.protocol import run as measure
-from noiseshift.rms import content_rms, rms_draws, rms_interval, rms_shift, terminal_shift
+from noiseshift.rms import content_rms, mean_square, mean_square_draws, rms_interval, rms_shift, terminal_shift
 from noiseshift.runs import Run, Shards
 from noiseshift.shift import ShiftReport
+
+MEAN_SQUARE = "mean δ²"
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,10 @@ class Comparison:
         return next((c for c in columns if (c == "FID" or c.startswith("FD-")) and " " not in c), None)
 
     def pairs(self) -> pd.DataFrame:
-        """All pairs of runs: what is compared (rms δ, or the distance), first minus second with its paired 95 % interval,
-        a two-sided p from its standard error, Holm's p over all pairs of that quantity, and whether the difference is
-        resolved. Pairs that share no samples are left out."""
+        """All pairs of runs: what is compared, first minus second with its paired 95 % interval, a two-sided p from its
+        standard error, Holm's p over all pairs of that quantity, and whether the difference is resolved. The quantities are
+        the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance. Pairs that
+        share no samples are left out."""
         return self._pairs.copy()
 
     @cached_property
@@ -186,9 +189,9 @@ class Comparison:
         reports = {name: self.report(name) for name in self.runs}
         found = [
             (
-                "rms",
-                {name: rms_draws(report) for name, report in reports.items()},
-                {name: rms_shift(report) for name, report in reports.items()},
+                MEAN_SQUARE,
+                {name: mean_square_draws(report) for name, report in reports.items()},
+                {name: mean_square(report) for name, report in reports.items()},
             )
         ]
         name, looked = self.distance(), {n: r.features for n, r in self.runs.items() if r.features is not None}
@@ -210,7 +213,8 @@ class Comparison:
             return set()
         least = str(table.idxmin())
         pairs = self._pairs
-        pairs = pairs[(pairs.quantity == quantity) & ((pairs["first"] == least) | (pairs["second"] == least))]
+        compared_as = MEAN_SQUARE if quantity == "rms" else quantity
+        pairs = pairs[(pairs.quantity == compared_as) & ((pairs["first"] == least) | (pairs["second"] == least))]
         worse = set(pairs[pairs.resolved]["first"]) | set(pairs[pairs.resolved]["second"])
         compared = set(pairs["first"]) | set(pairs["second"]) | {least}
         return (compared - worse) | {least}

@@ -12,21 +12,32 @@ from noiseshift.evaluation import Change
 from noiseshift.shift import USABLE_SLOPE, ShiftReport, resampled_means
 
 
-def rms_shift(report: ShiftReport) -> float:
-    """Root mean square of δ over the steps that can be read, less what its own error adds; 0 where nothing is left."""
+def mean_square(report: ShiftReport) -> float:
+    """Mean of δ² over the steps that can be read, less what its own error adds: below 0 by chance where there is no shift,
+    NaN where nothing can be read."""
     usable = _usable(report)
     shift, variance = report.table()["shift"].to_numpy()[usable], report.standard_error()[usable] ** 2
-    return float(np.sqrt(max(0.0, np.mean(shift**2 - variance)))) if usable.any() else float("nan")
+    return float(np.mean(shift**2 - variance)) if usable.any() else float("nan")
 
 
-def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
-    """(R,) bootstrap draws of `rms_shift`. Reports of as many samples and calibration rows draw the same ones for the
+def mean_square_draws(report: ShiftReport, *, seed: int = 0) -> Array:
+    """(R,) bootstrap draws of `mean_square`. Reports of as many samples and calibration rows draw the same ones for the
     same seed: their draws are paired."""
     usable, rng = _usable(report), np.random.default_rng(seed)
     sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
     shift = ((sampled - real) / report.calibration.slope)[:, usable]
     # A draw carries its error twice: once as the estimate, once as the resample.
-    return np.sqrt(np.clip(np.mean(shift**2 - 2 * report.standard_error()[usable] ** 2, axis=1), 0, None))
+    return np.mean(shift**2 - 2 * report.standard_error()[usable] ** 2, axis=1)
+
+
+def rms_shift(report: ShiftReport) -> float:
+    """The root of `mean_square`; 0 where nothing is left."""
+    return float(np.sqrt(np.maximum(mean_square(report), 0)))
+
+
+def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
+    """(R,) bootstrap draws of `rms_shift`."""
+    return np.sqrt(np.clip(mean_square_draws(report, seed=seed), 0, None))
 
 
 def rms_interval(report: ShiftReport, level: float = 0.95) -> tuple[float, float]:
