@@ -33,7 +33,7 @@ def answer(run: Run) -> Answer:
     name = next((n for n, r in run.reports.items() if r.table()["shift"].notna().any()), None)
     if name is None:
         told = len(next(iter(run.reports.values())).times)
-        found = f"Nothing was measured: no estimator could read the level at any of the {told} levels (slope under ½)."
+        found = f"Nothing was measured: no estimator could read the level at any of the {told} levels (slope not within ½ … 2)."
         lines = found, "So nothing is known of the solver's or the network's share.", _controls(run, verdict)
     else:
         lines = (
@@ -116,7 +116,7 @@ def _chance(read: pd.DataFrame) -> str:
 
 def _blind(table: pd.DataFrame) -> str:
     blind = int(table["shift"].isna().sum())
-    return f"At {_plural(blind, 'further level')} nothing can be read (slope under ½)." if blind else ""
+    return f"At {_plural(blind, 'further level')} nothing can be read (slope not within ½ … 2)." if blind else ""
 
 
 def _share(run: Run, name: str) -> str:

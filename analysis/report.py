@@ -31,12 +31,12 @@ SHIFT_COLUMNS: tuple[Column, ...] = (
     ("low", "95 % from", "lower end of δ's bootstrap interval, in t"),
     ("high", "to", "upper end of δ's bootstrap interval, in t"),
     ("floor", "floor", "detection floor: the least |δ| that can be told from 0, in t"),
-    ("verdict", "verdict", "resolved: |δ| above the floor; not readable: slope under ½"),
+    ("verdict", "verdict", "resolved: |δ| above the floor; not readable: slope not within ½ … 2"),
     ("content_shift", "content δ", "δ against the run's own finals, noised again, in t"),
     ("solver", "solver δ", "δ of an exact model through the same solver, in t"),
     ("network", "network's share", "δ minus solver δ, sample by sample, in t"),
     ("shift_log_snr", "Δλ", "the same shift in log-SNR; below 0 is noisier"),
-    ("slope", "slope", "how far the reading moves when the level does: 1 is faithful, under 0.5 unreadable"),
+    ("slope", "slope", "how far the reading moves when the level does: 1 is faithful, outside 0.5 … 2 unreadable"),
 )
 
 

@@ -23,7 +23,7 @@ from noiseshift.controls import real_report
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.calibration import calibrate
 from noiseshift.estimators.posterior import time_grid
-from noiseshift.shift import USABLE_SLOPE
+from noiseshift.shift import readable
 
 TIMES = torch.tensor([0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8], dtype=torch.float64)
 
@@ -101,7 +101,7 @@ def main(target: str, data: str, repeats: int, rows: int, chosen: tuple[str, ...
     click.echo(
         f"{'estimator':16s} {'cells':>5s} {'false alarms (99 % band)':>28s} {'covered (99 % band)':>26s} {'error':>7s}"
     )
-    for name, rows_ in frame[frame.slope >= USABLE_SLOPE].groupby("estimator"):
+    for name, rows_ in frame[readable(frame.slope)].groupby("estimator"):
         n = len(rows_)
         alarm, hit = stats.binom(n, 0.05), stats.binom(n, 0.95)
         click.echo(

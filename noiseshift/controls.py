@@ -19,7 +19,7 @@ from torch import Tensor
 from noiseshift import randomness
 from noiseshift.estimators.calibration import Array, Calibration, Readings, forward_noise
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.shift import USABLE_SLOPE, ShiftReport
+from noiseshift.shift import ShiftReport, readable
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def null_control(
         report = real_report(name, estimator, calibrations[name], x0, cond=labels, seed=seed)
         frames.append(report.table().assign(estimator=name))
     frame = pd.concat(frames, ignore_index=True)
-    usable = frame[frame.slope >= USABLE_SLOPE]
+    usable = frame[readable(frame.slope)]
     alarms, cells = int(usable.resolved.sum()), len(usable)
     limit = int(stats.binom.ppf(0.995, cells, 0.05)) if cells else 0
     sentence = f"{alarms} of {cells} readings of held-out real states are called a shift (by chance up to {limit})"
@@ -110,7 +110,7 @@ def level_control(
         table = report.table().assign(estimator=name, expected=offset)
         frames.append(table.assign(covered=(table.low <= offset) & (offset <= table.high)))
     frame = pd.concat(frames, ignore_index=True)
-    usable = frame[frame.slope >= USABLE_SLOPE]
+    usable = frame[readable(frame.slope)]
     covered, cells = int(usable.covered.sum()), len(usable)
     least = int(stats.binom.ppf(0.005, cells, 0.95)) if cells else 0
     error = float((usable["shift"] / usable.expected - 1).abs().median()) if cells else float("nan")

@@ -25,7 +25,7 @@ from noiseshift.protocol import Solver
 from noiseshift.relatives import EstimatedLevel
 from noiseshift.samplers import Scheduled, Step, per_sample_noise, sample
 from noiseshift.schedules import Linear, Schedule
-from noiseshift.shift import USABLE_SLOPE, ShiftReport, measure
+from noiseshift.shift import ShiftReport, measure, readable
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank, Target
 
 TIMES = (0.9, 0.7, 0.5, 0.3, 0.1)
@@ -141,5 +141,5 @@ def _one(
         return {"rms": float("nan"), "fd": float("inf")}, None
     table = report.table()
     shifts = {f"δ({t:.2g})": value for t, value in zip(read.tolist(), table["shift"], strict=True)}
-    usable = table["shift"][table.slope >= USABLE_SLOPE]
+    usable = table["shift"][readable(table.slope)]
     return shifts | {"rms": float(np.sqrt((usable**2).mean())), "fd": case.distance(finals[0])}, report

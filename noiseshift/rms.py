@@ -9,7 +9,7 @@ import numpy as np
 
 from noiseshift.estimators.calibration import Array
 from noiseshift.evaluation import Change
-from noiseshift.shift import USABLE_SLOPE, ShiftReport, resampled_means
+from noiseshift.shift import ShiftReport, readable, resampled_means
 
 
 def mean_square(report: ShiftReport) -> float:
@@ -73,4 +73,4 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
 
 
 def _usable(report: ShiftReport) -> Array:
-    return report.calibration.slope >= USABLE_SLOPE
+    return readable(report.calibration.slope)

@@ -28,7 +28,13 @@ from noiseshift.samplers import Step
 from noiseshift.schedules import Schedule, build, describe
 
 RESAMPLES = 2000
-USABLE_SLOPE = 0.5
+SLOPES = (0.5, 2.0)
+"""Where an estimator can be read: less and it is blind, more and a hair of noise throws it about."""
+
+
+def readable(slope: Array) -> Array:
+    """Whether readings of these calibration slopes mean anything."""
+    return (slope >= SLOPES[0]) & (slope <= SLOPES[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +57,12 @@ class ShiftReport:
         """One row a step. shift, low, high: calibrated delta in t and its bootstrap interval at `level`; the same in
         log-SNR; sigma_e2 = sigma(t + delta)² - sigma(t)², signed; raw = mean reading - t; bias and slope of the
         calibration; floor: the least |delta| that can be told from 0; resolved: |delta| > floor. With a content
-        control, content_shift is delta against it. delta is NaN where the calibration's slope is under 0.5."""
+        control, content_shift is delta against it. delta is NaN where the calibration's slope is not within 0.5 … 2."""
         return self._table(level).copy()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 a figure asks for the same bootstrap again and again
     def _table(self, level: float) -> pd.DataFrame:
-        blind = self.calibration.slope < USABLE_SLOPE
+        blind = ~readable(self.calibration.slope)
         shift = self._shift("t")
         low, high = _interval(self._draws("t"), level)
         log_low, log_high = _interval(self._draws("log_snr"), level)
@@ -170,9 +176,9 @@ class PairedDifference:
         pairs = self.first.sampled.t - self.second.sampled.t
         slope = self.first.calibration.slope
         rng = np.random.default_rng(0)
-        draws = resampled_means(pairs, rng) / resampled_means(self.first.calibration.slopes, rng)
+        draws = _ratio(resampled_means(pairs, rng), resampled_means(self.first.calibration.slopes, rng))
         low, high = _interval(draws, level)
-        usable = slope >= USABLE_SLOPE
+        usable = readable(slope)
         frame = pd.DataFrame({"step": self.first.steps, "t": self.first.times, "difference": pairs.mean(0) / slope})
         frame["low"], frame["high"] = low, high
         frame.loc[~usable, ["difference", "low", "high"]] = np.nan

@@ -26,7 +26,7 @@ from noiseshift.estimators.posterior import Estimator
 from noiseshift.models import Model
 from noiseshift.samplers import Noise, Step
 from noiseshift.schedules import Schedule
-from noiseshift.shift import USABLE_SLOPE, resampled_means
+from noiseshift.shift import readable, resampled_means
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,9 @@ class PathReport:
         """A row a time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
         measured between coarse and fine run (paired, with its interval), and of the coarse run against real data
         (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
-        frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is under 0.5."""
+        frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is not within 0.5 … 2."""
         rng = np.random.default_rng(0)
-        slope = np.where(self.calibration.slope >= USABLE_SLOPE, self.calibration.slope, np.nan)
+        slope = np.where(readable(self.calibration.slope), self.calibration.slope, np.nan)
         pairs = self.coarse - self.fine
         draws = resampled_means(pairs, rng) / resampled_means(self.calibration.slopes, rng)
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)

@@ -80,7 +80,7 @@ class Calibration:
 
     @property
     def slope(self) -> Array:
-        """(K,) d E[reading] / dt: 1 is faithful, 0 is blind; under 0.5 nothing should be read."""
+        """(K,) d E[reading] / dt: 1 is faithful, 0 is blind; outside 0.5 … 2 nothing should be read."""
         return self.slopes.mean(0)
 
     @property
