@@ -7,7 +7,6 @@ in the scale that their network works on.
 from __future__ import annotations
 
 import gzip
-import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,9 +105,8 @@ def _load_npz(path: Path) -> Images:
         # Opened here: numpy leaves a damaged archive open.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    # A lone .npy is an array, which has neither files nor a context.
-    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable .npz of plain arrays ({error})") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for damaged archives, and for a lone .npy
+        raise ValueError(f"{path} is not a readable .npz of plain arrays ({_first_line(error)})") from None
     labels = arrays.get("labels", arrays.get("arr_1"))
     if "latents" in arrays:
         pixels = _latents(arrays["latents"], path)
@@ -118,6 +116,10 @@ def _load_npz(path: Path) -> Images:
         raise ValueError(f"{path} has {len(pixels)} images but {labels.size} labels: give one label an image, or none")
     tensor = torch.from_numpy(np.ascontiguousarray(pixels))
     return Images(tensor, None if labels is None else torch.from_numpy(labels.astype(np.int64).reshape(-1)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _latents(states: np.ndarray, path: Path) -> np.ndarray:
