@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noiseshift import approximation, data, estimators, evaluation, guidance, relatives, targets
+    from noiseshift import adapters, approximation, data, estimators, evaluation, guidance, relatives, targets
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
     from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
@@ -64,7 +64,7 @@ _HOMES = {
     "noiseshift.shift": "PairedDifference ShiftReport measure",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("approximation", "data", "estimators", "evaluation", "guidance", "relatives", "targets")
+_MODULES = ("adapters", "approximation", "data", "estimators", "evaluation", "guidance", "relatives", "targets")
 
 __all__ = [
     "Branch",
@@ -93,6 +93,7 @@ __all__ = [
     "Step",
     "VarianceExploding",
     "VariancePreserving",
+    "adapters",
     "ancestral",
     "approximation",
     "autoguidance",

@@ -159,7 +159,7 @@ def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
     return torch.where(t - low < high - t, low, high)
 
 
-class _Wrapped:
+class CallableModel:
     """See `wrap`."""
 
     def __init__(
@@ -216,7 +216,7 @@ def wrap(
     if predicts not in READ:
         raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
     levels = None if levels is None else torch.as_tensor(levels).sort().values
-    return _Wrapped(fn, schedule, predicts, blind, levels, unconditional)
+    return CallableModel(fn, schedule, predicts, blind, levels, unconditional)
 
 
 Scale = float | Callable[[Tensor], float]

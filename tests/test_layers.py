@@ -12,7 +12,7 @@ LAYERS = [
     {"schedules", "randomness", "ranks", "diffusers_guider"},
     {"models", "data"},
     {"guidance", "samplers", "networks", "estimators"},
-    {"targets", "checkpoints", "training", "relatives", "evaluation"},
+    {"targets", "checkpoints", "training", "relatives", "evaluation", "adapters"},
     {"shift", "finetuning", "rms"},
     {"observers", "metric"},
     {"approximation"},

@@ -46,21 +46,33 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path.name} is damaged or no safetensors file: fetch it again") from None
 
 
+def read_content(path: Path) -> Mapping[Any, Any]:
+    """Everything in a checkpoint file as it lies there. Raises CheckpointError when it is damaged or holds code."""
+    if path.suffix == ".safetensors":
+        return _safetensors(path)
+    content = _unpickled(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
+    return content
+
+
 def _pickled(path: Path) -> Mapping[Any, Any]:
+    content = read_content(path)
+    for key in ("ema", "model", "state_dict", "network"):
+        if isinstance(content.get(key), dict) and content[key]:
+            return content[key]
+    return content
+
+
+def _unpickled(path: Path) -> Any:
     try:
         # Training scripts keep their command line in the file; a Namespace of plain values is harmless.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's unpickler trips over, the file is not to be used
         refused = "unsupported global" in str(error).lower()
         why = "holds code, which is never run" if refused else "is damaged or no PyTorch checkpoint"
         raise CheckpointError(f"{path.name} {why}: give a plain state dict or a .safetensors file") from None
-    for key in ("ema", "model", "state_dict", "network"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict) and content[key]:
-            return content[key]
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
-    return content
 
 
 def _bare(key: str) -> str:

@@ -46,7 +46,7 @@ class Residual:
     def posterior(self, value: Tensor, t: Tensor) -> Posterior:
         """From the statistic (B,) of states that were told t: what a tap on a running sampler has kept."""
         k = self._index(t)
-        read = self.told[k] + (value - self.level[k]) / self.slope[k]
+        read = self.told[k] + (value.cpu() - self.level[k]) / self.slope[k]
         width = (self.spread[k] / self.slope[k]).abs().clamp_min(1e-4)
         return Posterior.from_log_density(self.times, -0.5 * ((self.times - read[:, None]) / width) ** 2)
 
@@ -76,12 +76,12 @@ class Residual:
                 for i, rows in zip(range(0, len(x), 256), x.split(256), strict=True)
             ]
             read.append(torch.cat(parts))
-        low, high = read
+        low, high = (part.cpu() for part in read)
         slope = float((high - low).mean()) / (2 * reach)
         return float((low + high).mean()) / 2, slope, float(((low + high) / 2).std())
 
 
 def statistic(prediction: Prediction) -> Tensor:
-    """(B,) ‖eps_hat‖/√d in float64, of the unguided branch: a guided prediction is no conditional expectation."""
+    """(B,) ‖eps_hat‖/√d in float64 on its own device, of the unguided branch: a guided prediction is no conditional expectation."""
     plain = prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction
-    return plain.eps.flatten(1).double().square().mean(-1).sqrt().cpu()
+    return plain.eps.flatten(1).double().square().mean(-1).sqrt()
