@@ -156,8 +156,9 @@ def calibrate(
         slopes.append((high.t - low.t) / (2 * float(reach)))
         slopes_log_snr.append((high.log_snr - low.log_snr) / span)
     return Calibration(
-        times.double().cpu().numpy(),
-        estimator.times.double().cpu().numpy(),
+        # Copies: what the caller does with its tensor afterwards must not change a calibration.
+        np.array(times.double().cpu()),
+        np.array(estimator.times.double().cpu()),
         Readings.stack(columns),
         np.concatenate(slopes, axis=1),
         np.concatenate(slopes_log_snr, axis=1),
