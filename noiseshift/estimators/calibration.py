@@ -157,8 +157,8 @@ def calibrate(
         slopes_log_snr.append((high.log_snr - low.log_snr) / span)
     return Calibration(
         # Copies: what the caller does with its tensor afterwards must not change a calibration.
-        np.array(times.double().cpu()),
-        np.array(estimator.times.double().cpu()),
+        times.double().cpu().numpy().copy(),
+        estimator.times.double().cpu().numpy().copy(),
         Readings.stack(columns),
         np.concatenate(slopes, axis=1),
         np.concatenate(slopes_log_snr, axis=1),
