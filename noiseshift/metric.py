@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from noiseshift.estimators.calibration import Calibration, Readings, read
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.samplers import Step
-from noiseshift.shift import ShiftReport
+from noiseshift.shift import ShiftReport, readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +56,7 @@ class NoiseShift(Metric):
         columns = self._columns()
         real, slope = self.calibration.real.t.mean(0), self.calibration.slope
         shift = [
-            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and slope[k] >= 0.5 else np.nan
+            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and readable(slope)[k] else np.nan
             for k, column in enumerate(columns)
         ]
         return torch.tensor(np.array(shift))
