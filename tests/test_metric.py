@@ -77,7 +77,9 @@ def test_two_processes_with_uneven_shares_find_what_one_finds(tmp_path):
     target, generator = gaussian(), torch.Generator().manual_seed(0)
     estimator, told = target.estimator(ns.Linear()), torch.tensor([0.6, 0.4], dtype=torch.float64)
     calibration = ns.calibrate(estimator, target.sample(60, generator), told)
-    states = [(1 - t) * target.sample(60, generator) + t * torch.randn(60, 64, generator=generator) for t in told + 0.02]
+    states = [
+        (1 - t) * target.sample(60, generator) + t * torch.randn(60, 64, generator=generator) for t in told + 0.02
+    ]
     torch.multiprocessing.spawn(_rank, (str(tmp_path), states, told, calibration), nprocs=2)
     alone = ns.NoiseShift(estimator, calibration)
     for t, x in zip(told, states, strict=True):
