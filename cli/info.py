@@ -29,6 +29,7 @@ def command(checkpoint: str | None, family: str | None, card: str | None, parts:
         "name": loaded.name,
         "sha256": loaded.hash,
         "states": list(loaded.shape),
+        "pictures": _pictures(loaded),
         "classes": loaded.classes,
         "parameters": sum(p.numel() for p in loaded.model.network.parameters()),
         "branches": sorted("noise" * b.noise + "+class" * b.condition or "blind" for b in loaded.model.branches),
@@ -39,5 +40,18 @@ def command(checkpoint: str | None, family: str | None, card: str | None, parts:
         click.echo(json.dumps(found, default=str))
         return
     card_fields = found.pop("card")
+    table = card_fields["schedule"].get("alphas_cumprod")
+    if table is not None:  # a thousand numbers are for --json
+        card_fields["schedule"] = f"discrete, {len(table)} steps, alphas_cumprod {table[0]:.6g} … {table[-1]:.6g}"
     for key, value in {**found, **card_fields}.items():
         click.echo(f"{key:12s} {value}")
+
+
+def _pictures(loaded: Any) -> str:
+    """What the states are decoded to."""
+    if not loaded.latent:
+        return "the states"
+    coder = loaded.autoencoder
+    if coder is None:
+        return "unknown: the autoencoder is not there, give --vae"
+    return f"{coder.factor * loaded.shape[1]}×{coder.factor * loaded.shape[2]}"

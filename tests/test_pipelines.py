@@ -1,8 +1,11 @@
 """Latent and text-conditioned folders: every one built and saved by diffusers, loaded here, asked and sampled like there."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import tiny_pipelines as tiny
@@ -33,8 +36,6 @@ CLASSES = torch.tensor([0, 1, 2])
 @pytest.fixture(scope="module", autouse=True)
 def silent():
     """Their progress bars, and what transformers says of optional packages."""
-    import diffusers
-
     diffusers.logging.set_verbosity_error()
     diffusers.logging.disable_progress_bar()
     yield
@@ -366,6 +367,8 @@ def test_a_text_model_says_that_it_needs_a_text(saved, pictures):
     told = run("info", folder)
     assert told.exit_code == 0, told.output
     assert "StableDiffusionPipeline" in told.output
+    assert "16×16" in told.output
+    assert len(told.output) < 3000
     refused = run("measure", folder, "--size", 16, "--data", pictures, *SHORT)
     assert refused.exit_code == 1
     assert "--prompts" in refused.output
@@ -381,3 +384,35 @@ def test_a_pipeline_with_a_part_of_its_own_making_is_not_run(saved, tmp_path):
     (folder / "text_encoder" / "evil.py").write_text("raise SystemExit('owned')")
     with pytest.raises(ns.CheckpointError, match="Evil cannot be run"):
         ns.load(folder, prompts=["a cat"])
+
+
+def closed_form(steps, exponent):
+    """DDIM's linear map of a Gaussian, variance by variance, and the level most likely under what it leaves at the last
+    told step: encoded / told sigma there."""
+    signal = np.arange(1, 257) ** -exponent
+    table = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    variance = np.ones(256)
+    told = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
+    for step, after in zip(told, told[:-1] - 1000 // steps, strict=False):
+        cumulative, following = table[step], table[after]
+        eps = np.sqrt(1 - cumulative) / (cumulative * signal + 1 - cumulative)
+        x0 = (1 - np.sqrt(1 - cumulative) * eps) / np.sqrt(cumulative)
+        variance = variance * (np.sqrt(following) * x0 + np.sqrt(1 - following) * eps) ** 2
+    log_nsr = np.log(1 / table[told[-1]] - 1)
+    levels = log_nsr + np.linspace(-1, 1, 4001)
+    share = 1 / (1 + np.exp(levels))[:, None]
+    total = share * signal + 1 - share
+    likelihood = -(np.log(total) + variance / total).sum(1)
+    return np.exp((levels[likelihood.argmax()] - log_nsr) / 2)
+
+
+def test_the_shift_of_a_solver_alone_is_read_off_a_real_pipeline():
+    """An exact Gaussian in a DDIMPipeline: what `observe` reads is what arithmetic says."""
+    script = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks" / "pipelines.py"))
+    scheduler = diffusers.DDIMScheduler(**script["UNCLIPPED"], timestep_spacing="trailing")
+    found = script["ratios"](script["watched"](scheduler, 50, exponent=1.0, samples=64, points=2)).iloc[-1]
+    expected = closed_form(50, 1.0)
+    assert expected == pytest.approx(0.868, abs=0.001)
+    assert found["step"] == 19
+    assert found["half"] < 0.06
+    assert found["ratio"] == pytest.approx(expected, abs=2 * found["half"])
