@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,14 +14,17 @@ from noiseshift.cli.options import checkpoint_options, parts_options
 @click.command()
 @checkpoint_options
 @parts_options
+@click.option("--write-card", is_flag=True, help="Also write the card beside the file, to be corrected by hand.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(checkpoint: str | None, family: str | None, card: str | None, parts: dict[str, Any], as_json: bool) -> None:
+def command(
+    checkpoint: str | None, family: str | None, card: str | None, parts: dict[str, Any], write_card: bool, as_json: bool
+) -> None:
     """Say what CHECKPOINT is: family, schedule, what it predicts, which branches it has, where it came from.
 
     \b
     noiseshift info
     noiseshift info fashion-ddpm
-    noiseshift info DiT-XL-2-256x256.pt --family dit
+    noiseshift info DiT-XL-2-256x256.pt --family dit --write-card
     """
     from noiseshift.checkpoints import load
 
@@ -36,6 +40,8 @@ def command(checkpoint: str | None, family: str | None, card: str | None, parts:
         "estimator": None if loaded.estimator is None else str(loaded.estimator.name),
         "card": asdict(loaded.card),
     }
+    if write_card:
+        click.echo(f"written: {_write_card(checkpoint, loaded)}", err=True)
     if as_json:
         click.echo(json.dumps(found, default=str))
         return
@@ -55,3 +61,17 @@ def _pictures(loaded: Any) -> str:
     if coder is None:
         return "unknown: the autoencoder is not there, give --vae"
     return f"{coder.factor * loaded.shape[1]}×{coder.factor * loaded.shape[2]}"
+
+
+def _write_card(checkpoint: str | None, loaded: Any) -> Path:
+    """The card beside the checkpoint's file. Raises ValueError where it would not be read, or is there already."""
+    from noiseshift.checkpoints.saving import write_card
+
+    path = Path(checkpoint or "")
+    if not path.is_file():
+        raise ValueError(
+            "a card is written beside a checkpoint's file: name one (folders and bundled models have theirs)"
+        )
+    if path.with_suffix(".yaml").exists():
+        raise ValueError(f"{path.with_suffix('.yaml')} is there already: correct it by hand, or move it away")
+    return write_card(path, loaded.card)

@@ -169,3 +169,19 @@ def test_the_bundled_checkpoints_come_through_the_same_door():
         assert checkpoint.estimator.exists()
         assert len(checkpoint.hash) == 64
         assert len(checkpoint.model.branches) == 4
+
+
+def test_a_card_is_written_once_and_found_again(network, tmp_path):
+    from click.testing import CliRunner
+    from noiseshift.cli import main
+
+    path, card = tmp_path / "theirs.pt", tmp_path / "given.yaml"
+    torch.save(network.state_dict(), path)
+    card.write_text("family: sit\nheads: 2\n")
+    words = ["info", str(path), "--card", str(card), "--write-card"]
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert ns.load(path).card == ns.load(path, card=card).card
+    again = CliRunner().invoke(main, words)
+    assert again.exit_code == 1
+    assert "already" in again.output
+    assert CliRunner().invoke(main, ["info", "--write-card"]).exit_code == 1

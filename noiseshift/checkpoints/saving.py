@@ -20,7 +20,14 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, path)
     path.chmod(0o644)  # safetensors writes for its owner only
+    write_card(path, card)
+    return path
+
+
+def write_card(path: str | Path, card: Card) -> Path:
+    """Write `card` to `<stem>.yaml` beside the checkpoint `path`, where `load` finds it; returns the card's path."""
     values = {key: value for key, value in asdict(card).items() if value not in (None, (), {})}
     values["schedule"], values["class_names"] = dict(card.schedule), list(card.class_names)
-    path.with_suffix(".yaml").write_text(yaml.safe_dump(values, sort_keys=False, width=110))
-    return path
+    written = Path(path).with_suffix(".yaml")
+    written.write_text(yaml.safe_dump(values, sort_keys=False, width=110))
+    return written
