@@ -215,6 +215,8 @@ class Comparison:
         pairs = self._pairs
         compared_as = MEAN_SQUARE if quantity == "rms" else quantity
         pairs = pairs[(pairs.quantity == compared_as) & ((pairs["first"] == least) | (pairs["second"] == least))]
+        if pairs.empty:
+            return {least}  # nothing shares its samples: there is nothing to resolve
         worse = set(pairs[pairs.resolved]["first"]) | set(pairs[pairs.resolved]["second"])
         compared = set(pairs["first"]) | set(pairs["second"]) | {least}
         return (compared - worse) | {least}
