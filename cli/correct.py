@@ -108,7 +108,7 @@ def command(
     )
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
     other = None if against is None else load(against)
-    about = fingerprint(loaded, protocol) | {"measured": measured, "against": other and other.hash}
+    about = fingerprint(loaded, protocol, held_out) | {"measured": measured, "against": other and other.hash}
     kept: list[Shards] = []
 
     def shards(name: str) -> Shards:

@@ -93,7 +93,7 @@ def command(
         _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
         return
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}")
-    shards = Shards(folder, fingerprint(loaded, protocol))
+    shards = Shards(folder, fingerprint(loaded, protocol, held_out))
     with progress_bar(progress) as update:
         found = run(loaded, protocol, held_out, shards=shards, progress=update)
     if ranks.joined()[0]:

@@ -61,7 +61,7 @@ def run_grid(
 
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
-    about = fingerprint(cell.checkpoint, cell.protocol)
+    about = fingerprint(cell.checkpoint, cell.protocol, cell.data)
     if (folder / "run.json").exists():
         run = Run.load(folder)
         looked = extractor is None or (run.features is not None and run.features.extractor == extractor.name)

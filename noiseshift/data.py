@@ -7,6 +7,7 @@ in the scale that their network works on.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,15 @@ class Images:
 
     def __getitem__(self, index: slice | Tensor) -> Images:
         return Images(self.pixels[index], None if self.labels is None else self.labels[index])
+
+    @property
+    def sha256(self) -> str:
+        """Of the pixels and labels: what a run that was calibrated on them depends on."""
+        digest = hashlib.sha256(str((self.pixels.dtype, tuple(self.pixels.shape))).encode())
+        for part in (self.pixels, self.labels):
+            if part is not None:
+                digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def floats(self) -> Tensor:

@@ -125,7 +125,7 @@ def run(
     if protocol.controls:
         found = _controls(checkpoint, estimators, calibrations, reports, held_out, protocol, progress)
     return Run(
-        manifest=_manifest(checkpoint, protocol, time.time() - started),
+        manifest=_manifest(checkpoint, protocol, data, time.time() - started),
         reports=reports,
         controls=found,
         pictures=pictures,
@@ -484,10 +484,10 @@ def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> M
     return Empirical(images, classes).model(checkpoint.model.schedule)
 
 
-def _manifest(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:
+def _manifest(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds: float) -> dict[str, object]:
     """Everything needed to repeat the run."""
     return {
-        **fingerprint(checkpoint, protocol),
+        **fingerprint(checkpoint, protocol, data),
         "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
@@ -495,8 +495,9 @@ def _manifest(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dic
     }
 
 
-def fingerprint(checkpoint: Checkpoint, protocol: Protocol) -> dict[str, object]:
-    """What makes two runs the same run: a folder with another fingerprint is not resumed."""
+def fingerprint(checkpoint: Checkpoint, protocol: Protocol, data: Images | None = None) -> dict[str, object]:
+    """What makes two runs the same run: a folder with another fingerprint is not resumed. `data` are the real images that
+    its estimators are fitted and calibrated on."""
     guidance = protocol.guidance
     return {
         "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
@@ -513,4 +514,5 @@ def fingerprint(checkpoint: Checkpoint, protocol: Protocol) -> dict[str, object]
         "controls": protocol.controls,
         "seed": protocol.seed,
         "precision": protocol.precision,
+        "data": None if data is None else {"images": len(data), "sha256": data.sha256},
     }

@@ -1,5 +1,6 @@
 """Many runs beside each other: grids that resume, differences that are paired, tables that a paper can print."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_a_grid_goes_on_where_it_stopped(real_runs):
     again = run_grid(cells, folder, extractor=ClassifierFeatures())
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == made
     np.testing.assert_allclose(again["few"].features.values, first["few"].features.values, atol=1e-4)
+    # Against other real images it is another run.
+    other = dataclasses.replace(cells[0], data=ns.data.reference()[200:400])
+    moved = run_grid([other], folder.parent / "other-data", extractor=ClassifierFeatures())["few"]
+    assert moved.manifest["data"] != first["few"].manifest["data"]
+    changed = run_grid([dataclasses.replace(other)], folder.parent / "other-data")["few"]
+    assert changed.manifest["data"] == moved.manifest["data"]
+    back = run_grid([cells[0]], folder.parent / "other-data")["few"]
+    assert back.manifest["data"] == first["few"].manifest["data"]
     with pytest.raises(ValueError, match="same name"):
         run_grid([cells[0], cells[0]], folder)
 
