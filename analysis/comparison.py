@@ -190,7 +190,7 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
     ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
     ax.set_yticks(range(len(found.runs)), list(found.runs))
     ticks = np.arange(cells)
-    ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}" for k in ticks])
+    ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
     ax.set_xlabel("told time t: noise → data")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label=f"δ (in t), by {found.estimator}")
@@ -216,7 +216,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
         ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
     ax.set_yticks(range(len(ridges)), list(found.runs)[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
-    ax.set(xlabel="reading less the real states' mean, in their standard deviations", xlim=(low, high))
+    ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
     ax.grid(False)
     return ax
 
@@ -236,8 +236,8 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=name)
-    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="encoded / scheduled level, (t + δ) / t", xlim=(1, 0))
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="encoded / told, (t + δ) / t", xlim=(1, 0))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return ax
 
 

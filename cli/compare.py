@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's for fashion.")
+@click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--by", help="The estimator that is compared; the first that read all runs by default.")
 @click.option(
     "--paper", type=click.Choice(["iclr", "neurips", "icml", "cvpr", "cvpr-wide"]), help="Size of the figures."
@@ -56,6 +57,7 @@ def command(
     extractor: str | None,
     weights: str | None,
     reference: str | None,
+    small: bool,
     by: str | None,
     paper: str | None,
     out: Path,
@@ -105,7 +107,7 @@ def command(
     if kept == {"fashion"} and looks is None:
         looks = parse.parse_extractor("fashion", None)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks) if looks and kept else None
-    comparison = Comparison(found, by or _common(found), real)
+    comparison = Comparison(found, by or _common(found), real, small)
     figures = save_comparison(comparison, out, paper=paper)
     if as_json:
         tables = {"runs": comparison.table(), "pairs": comparison.pairs()}

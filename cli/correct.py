@@ -37,6 +37,7 @@ from noiseshift.cli.options import checkpoint_options, command_line, device_opti
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
+@click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--exact", is_flag=True, help="Instead, run the methods on exact models and print the table.")
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
@@ -62,6 +63,7 @@ def command(
     extractor: str,
     weights: str | None,
     reference: str | None,
+    small: bool,
     batch: int,
     exact: bool,
     out: str | None,
@@ -125,6 +127,7 @@ def command(
             real,
             measured=measured,
             against=other,
+            small=small,
             shards=shards,
             progress=update,
         )

@@ -224,9 +224,15 @@ def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
 
     import yaml
 
-    values = yaml.safe_load(Path(path).read_text()) or {}
+    try:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise click.BadParameter(f"{path} is not YAML: write it as lines of option: value") from None
+    lists = {param.name for param in ctx.command.params if getattr(param, "multiple", False)}
     names = {opt.lstrip("-"): param.name for param in ctx.command.params for opt in (*param.opts, param.name or "")}
     unknown = set(values) - set(names) if isinstance(values, dict) else {"(not a mapping)"}
     if unknown:
         raise click.BadParameter(f"{path}: unknown {', '.join(sorted(map(str, unknown)))}")
-    ctx.default_map = {str(names[key]): value for key, value in values.items()} | dict(ctx.default_map or {})
+    given = {str(names[key]): value for key, value in values.items()}
+    given = {name: [value] if name in lists and not isinstance(value, list) else value for name, value in given.items()}
+    ctx.default_map = given | dict(ctx.default_map or {})

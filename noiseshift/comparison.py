@@ -19,7 +19,7 @@ from scipy import stats
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.evaluation import Extractor, Features, Moments, distance_draws, evaluate
+from noiseshift.evaluation import Extractor, Features, Moments, distance_draws, evaluate, require_enough
 from noiseshift.protocol import Progress, Protocol, fingerprint
 from noiseshift.protocol import run as measure
 from noiseshift.rms import content_rms, mean_square, mean_square_draws, rms_interval, rms_shift, terminal_shift
@@ -92,12 +92,13 @@ def _plain(value: Any) -> str:
 class Comparison:
     """Runs by name, read by one estimator; `reference` is what distances are taken to, where runs kept features.
 
-    Raises ValueError when a run was not read by that estimator.
+    Raises ValueError when a run was not read by that estimator, or has no more samples than features, unless `small`.
     """
 
     runs: Mapping[str, Run]
     estimator: str
     reference: Features | Moments | None = None
+    small: bool = False
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -107,6 +108,8 @@ class Comparison:
                 raise ValueError(
                     f"{name} was not read by {self.estimator}: choose one of {', '.join(run.reports)} with --by"
                 )
+            if self.reference is not None and run.features is not None and not self.small:
+                require_enough(len(run.features), self.reference)
 
     def report(self, name: str) -> ShiftReport:
         """A run's report by the estimator."""
@@ -147,7 +150,7 @@ class Comparison:
     def _quality(self, run: Run) -> dict[str, float]:
         if self.reference is None or run.features is None:
             return {}
-        found = evaluate(run.features, self.reference, allow_small=True)
+        found = evaluate(run.features, self.reference, allow_small=self.small)
         columns: dict[str, float] = {}
         for metric in found.itertuples():
             columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
@@ -203,7 +206,7 @@ class Comparison:
 
     def _paired(self, first: str, second: str) -> bool:
         a, b = self.runs[first], self.runs[second]
-        same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples"))
+        same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples", "shape", "data"))
         return same and len(self.report(first).sampled) == len(self.report(second).sampled)
 
     def best(self, quantity: str) -> set[str]:

@@ -23,7 +23,16 @@ from noiseshift.data import Images
 from noiseshift.estimators import Network
 from noiseshift.estimators.calibration import Array, Calibration, calibrate
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.evaluation import Extractor, Features, Moments, change, distance_draws, evaluate, extract
+from noiseshift.evaluation import (
+    Extractor,
+    Features,
+    Moments,
+    change,
+    distance_draws,
+    evaluate,
+    extract,
+    require_enough,
+)
 from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
 from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts, Wrapped
 from noiseshift.protocol import (
@@ -292,16 +301,19 @@ def run(
     *,
     measured: int = 512,
     against: Checkpoint | None = None,
+    small: bool = False,
     shards: Callable[[str], Shards] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Correction:
     """Every method on the protocol's samples, the unguided model first (added when it is not there).
 
     The first `measured` samples are read. `against` is what domain guidance and autoguidance guide away from.
-    `shards(name)` keeps finished batches of a method. Raises ValueError when a method needs what the checkpoint lacks,
-    before anything is sampled.
+    `shards(name)` keeps finished batches of a method. Raises ValueError, before anything is sampled, when a method
+    needs what the checkpoint lacks, or when there are no more samples than features, unless `small`.
     """
     started = time.time()
+    if not small:
+        require_enough(protocol.samples, reference)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")
     checkpoint = checkpoint.to(protocol.device, protocol.precision)

@@ -248,10 +248,8 @@ def evaluate(
     Raises ValueError when there are no more samples than features, unless `allow_small`: FD would measure the count.
     """
     values, n = features.values, len(features)
-    if n <= values.shape[1] and not allow_small:
-        raise ValueError(
-            f"{n} samples under {values.shape[1]} features: FD would measure the count; give more, or allow small sets"
-        )
+    if not allow_small:
+        require_enough(n, reference)
     moments = _moments_of(reference)
     value = frechet_distance(features.moments, moments)
     draws = distance_draws(features, reference, seed=seed) if draws is None else draws
@@ -271,6 +269,13 @@ def evaluate(
         again = [inception_score(features.probs[rng.integers(0, n, n)], seed=seed) for _ in range(100)]
         rows.append(_row(score_name(features.extractor), score, *np.quantile(again, [0.025, 0.975])))
     return pd.DataFrame(rows).assign(n=n)
+
+
+def require_enough(n: int, reference: Features | Moments) -> None:
+    """Raise ValueError for no more samples than features: their covariance is singular, and FD measures their number."""
+    width = reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
+    if n <= width:
+        raise ValueError(f"{n} samples under {width} features: FD would measure the count; give more, or say --small")
 
 
 def distance_name(extractor: str) -> str:

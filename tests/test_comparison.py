@@ -62,9 +62,9 @@ def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])
 def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
-    """Six pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
+    """Twenty-eight pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
     tables = 30
-    false = sum(bool(family([shift] * 4, seed=seed, n=80).pairs().resolved.any()) for seed in range(tables))
+    false = sum(bool(family([shift] * 8, seed=seed, n=80).pairs().resolved.any()) for seed in range(tables))
     assert false <= 5  # binom(30, 0.05) stays within it in 99 % of cases
 
 
@@ -72,7 +72,10 @@ def test_runs_of_other_seeds_are_not_paired():
     found = family([0.0, 0.01])
     runs = dict(found.runs)
     runs["run_1"].manifest["seed"] = 1
-    assert Comparison(runs, "network").pairs().empty
+    unpaired = Comparison(runs, "network")
+    assert unpaired.pairs().empty
+    assert unpaired.best("rms") == {"run_0"}
+    assert drawing.latex_table(unpaired).count(r"\textbf") == 1
     with pytest.raises(ValueError, match="not read by residual"):
         Comparison(runs, "residual")
     with pytest.raises(ValueError, match="nothing to compare"):
@@ -126,7 +129,9 @@ def test_every_figure_is_drawn(real_runs, tmp_path):
     from matplotlib.axes import Axes
 
     looks = ClassifierFeatures()
-    found = Comparison(real_runs[2], "constant-pixel", load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks))
+    found = Comparison(
+        real_runs[2], "constant-pixel", load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks), True
+    )
     assert found.distance() == "FD-fashion"
     assert set(found.pairs().quantity) == {"mean δ²", "FD-fashion"}
     plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
@@ -151,7 +156,7 @@ def test_figures_have_the_width_of_the_column():
 
 def test_compare_from_the_shell(real_runs, tmp_path):
     folder = real_runs[0]
-    words = ["compare", str(folder / "few"), str(folder / "more"), "--out", str(tmp_path / "a"), "--json"]
+    words = ["compare", str(folder / "few"), str(folder / "more"), "--out", str(tmp_path / "a"), "--json", "--small"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert [row["run"] for row in json.loads(result.output)["runs"]] == ["few", "more"]
@@ -163,7 +168,18 @@ def test_compare_from_the_shell(real_runs, tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "b").glob("*/run.json"))) == 4
     assert (tmp_path / "b" / "fashion-sit-euler-3-nag-0.5").is_dir()
-    for bad, says in ((["compare"], "--sampler"), (["compare", str(tmp_path)], "shift.parquet")):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("sampler: [unfinished")
+    grid.write_text("sampler: euler:3\nsamples: 8\nestimator: constant-pixel\n")  # a lone value is a list of one
+    one = ["compare", "--config", str(grid), "--out", str(tmp_path / "d"), "--no-progress"]
+    assert CliRunner().invoke(main, one).exit_code == 0
+    few = ["compare", str(folder / "few"), "--out", str(tmp_path / "c")]
+    assert CliRunner().invoke(main, [*few, "--small"]).exit_code == 0  # one run has no pairs, and is its own best
+    for bad, says in (
+        (["compare"], "--sampler"),
+        (few, "40 samples under 128 features"),
+        (["compare", str(tmp_path)], "shift.parquet"),
+    ):
         result = CliRunner().invoke(main, bad)
         assert result.exit_code in (1, 2)
         assert says in result.output

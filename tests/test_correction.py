@@ -94,9 +94,7 @@ def test_what_a_method_needs_is_missed_before_sampling():
 
 def test_correct_compares_and_writes(tmp_path):
     out = tmp_path / "found"
-    words = (
-        "correct --sampler em:4 --samples 12 --measured 8 --nag 0,1 --method projection --batch 8 --no-progress --json"
-    )
+    words = "correct --small --sampler em:4 --samples 12 --measured 8 --nag 0,1 --method projection --batch 8 --no-progress --json"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
@@ -111,7 +109,7 @@ def test_correct_compares_and_writes(tmp_path):
 
 
 def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
-    words = "correct --sampler em:3 --samples 4 --nag 0 --against fashion-sit --estimator constant-pixel --no-progress"
+    words = "correct --small --sampler em:3 --samples 4 --nag 0 --against fashion-sit --estimator constant-pixel --no-progress"
     words += " --json --cfg 1 --method dog=1 --method autoguidance=1"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path / "x")])
     assert result.exit_code == 0, result.output
@@ -123,14 +121,14 @@ def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
 
 
 def test_another_schedules_model_cannot_guide(tmp_path):
-    words = f"correct --sampler em:3 --samples 4 --nag 0 --method dog=1 --against fashion-ddpm --out {tmp_path / 'x'}"
+    words = f"correct --small --sampler em:3 --samples 4 --nag 0 --method dog=1 --against fashion-ddpm --out {tmp_path / 'x'}"
     result = CliRunner().invoke(main, words.split())
     assert result.exit_code == 1
     assert "another schedule" in result.output
 
 
 def test_projection_needs_an_update_that_can_be_changed(tmp_path):
-    words = "correct --sampler diffusers/EulerDiscreteScheduler:4 --samples 4 --nag 0 --method projection --no-progress"
+    words = "correct --small --sampler diffusers/EulerDiscreteScheduler:4 --samples 4 --nag 0 --method projection --no-progress"
     result = CliRunner().invoke(main, ["correct", "fashion-ddpm", *words.split()[1:], "--out", str(tmp_path / "x")])
     assert result.exit_code == 1
     assert "changes the sampler's update" in result.output
