@@ -236,8 +236,8 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=name)
-    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="encoded / told, (t + δ) / t", xlim=(1, 0))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
+    ax.figure.legend(loc="outside lower center", ncols=2)
     return ax
 
 
