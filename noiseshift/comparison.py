@@ -7,6 +7,7 @@ paired. p-values of all pairs are Holm's, so that a table of twenty pairs has on
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,8 +84,6 @@ def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progre
 
 def _plain(value: Any) -> str:
     """As JSON keeps it."""
-    import json
-
     return json.dumps(value, sort_keys=True, default=str)
 
 

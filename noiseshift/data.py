@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class Images:
     def __getitem__(self, index: slice | Tensor) -> Images:
         return Images(self.pixels[index], None if self.labels is None else self.labels[index])
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of the pixels and labels: what a run that was calibrated on them depends on."""
         digest = hashlib.sha256(str((self.pixels.dtype, tuple(self.pixels.shape))).encode())
