@@ -42,10 +42,11 @@ class TimeInput:
 class Card:
     """What the tensors of a checkpoint do not tell.
 
-    family: sit, dit or repa (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
+    family: sit, dit, repa or callable (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
     prediction: velocity, epsilon, x0, score or v_prediction; time: how the network counts; heads: attention heads, where
     the width is no official one; classes: only where the network has no null class; estimator: file of a level estimator beside
-    the card; data: name of the matching held-out set; class_names, provenance: for people.
+    the card; data: name of the matching held-out set; shape: (C, H, W) of a state, where the model is a callable;
+    class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """
 
@@ -57,6 +58,7 @@ class Card:
     classes: int | None = None
     estimator: str | None = None
     data: str | None = None
+    shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -115,6 +117,8 @@ class Card:
             given["time"] = _time(given["time"])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
         _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
+        if given.get("shape") is not None:
+            given["shape"] = _shape(given["shape"])
         given["class_names"] = tuple(str(name) for name in given.get("class_names", ()))
         return cls(**given)
 
@@ -137,6 +141,13 @@ def _check(name: str, value: object, kind: Any, what: str) -> None:
         raise CheckpointError(f"card: {name} must be {what}, got {value!r}")
 
 
+def _shape(value: Any) -> tuple[int, ...]:
+    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and 0 < n <= 1 << 16 for n in value)
+    if not whole or len(value) != 3:
+        raise CheckpointError(f"card: shape must be three whole numbers [channels, height, width], got {value!r}")
+    return tuple(value)
+
+
 def _time(values: Mapping[str, Any]) -> TimeInput:
     try:
         return TimeInput(**values)
@@ -157,4 +168,6 @@ FAMILIES: Mapping[str, Card] = {
     ),
     # REPA keeps SiT's network but counts 0 = data and predicts noise - data (arXiv 2410.06940).
     "repa": Card("repa", {"kind": "linear"}, "velocity", TimeInput("data")),
+    # Anybody's function of (x, t): counts as we do unless its card says otherwise.
+    "callable": Card("callable", {"kind": "linear"}, "velocity", TimeInput("data")),
 }
