@@ -13,7 +13,7 @@ from noiseshift.cli import main
 
 import noiseshift as ns
 
-MODULE = '''
+MODULE = """
 import functools
 import torch
 import noiseshift as ns
@@ -51,7 +51,7 @@ def exact_pictures(): return exact(), {"shape": [1, 8, 8]}
 def without_card(): return lambda x, time: x
 def number(): return 3
 def broken(): raise RuntimeError("no weights")
-'''
+"""
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -166,6 +166,6 @@ def test_a_trusted_state_dict_is_read_as_any_other(here, caplog):
     network = Transformer(TransformerConfig(8, 1, 2, 16, 1, 2, classes=3))
     torch.save({"ema": network.state_dict(), "settings": mine.Odd(a=1)}, "odd.pt")
     card = {"family": "sit", "heads": 2}
-    with pytest.raises(ns.CheckpointError, match="mine.Odd"):
+    with pytest.raises(ns.CheckpointError, match=r"mine\.Odd"):
         ns.load("odd.pt", card=card)
     assert ns.load("odd.pt", card=card, trust=True).recognised.startswith("a DiT, SiT or REPA")
