@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from noiseshift.checkpoints import edm
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.transformer import is_repa, is_transformer, transformer_model
@@ -45,6 +46,7 @@ def _build_transformer(content: Content, card: Card) -> NetworkModel:
 
 # The first that recognises a file reads it.
 FORMATS = (
+    Format("an EDM pickle", ("edm", "edm2"), edm.recognise, edm.card, edm.build),
     Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
     Format(
         "a DiT, SiT or REPA transformer",
