@@ -2,6 +2,8 @@
 
     git clone https://github.com/NVlabs/edm && python benchmarks/parity_edm.py edm
     git clone https://github.com/NVlabs/edm2 && python benchmarks/parity_edm.py edm2
+    python benchmarks/parity_edm.py edm --train 1500 --out runs/fashion-edm.pkl
+    noiseshift measure runs/fashion-edm.pkl --sampler edm:18
 
 Prints, for every network, the largest difference of a prediction over four noise scales, relative to the largest
 prediction, and the number of parameters of the released sizes as both count them. Their code (CC BY-NC-SA 4.0) is run,
@@ -10,6 +12,7 @@ never copied. Exits with 1 where a difference is above 1e-5.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import sys
 import tempfile
@@ -117,15 +120,49 @@ def _golden(module: Any) -> None:
             click.echo(f'    "{name}": [{", ".join(f"{value:.6g}" for value in found)}],')
 
 
+def _train(module: Any, steps: int, out: Path, data: str) -> None:
+    """A small class-conditional DDPM++ by EDM's loss, averaged and pickled as their training loop does."""
+    images = ns.data.load_idx(data, "train")
+    torch.manual_seed(0)
+    settings = {"model_type": "SongUNet", **SMALL, "attn_resolutions": [14], "dropout": 0.0}
+    network = module.EDMPrecond(img_resolution=28, img_channels=1, label_dim=10, **settings).train()
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    loss_of = __import__("training.loss", fromlist=["x"]).EDMLoss()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for step in range(steps):
+        rows = torch.randint(len(images), (64,))
+        labels = torch.nn.functional.one_hot(images.labels[rows].long(), 10).float()
+        loss = loss_of(network, images.pixels[rows].float() / 127.5 - 1, labels).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay = min(0.998, 1 - 1 / (step + 1))
+        for old, new in zip(average.parameters(), network.parameters(), strict=True):
+            old.lerp_(new.detach(), 1 - decay)
+        if (step + 1) % 250 == 0:
+            click.echo(f"step {step + 1}: loss {float(loss):.4f}", err=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("wb") as file:
+        pickle.dump({"ema": average, "loss_fn": loss_of, "augment_pipe": None, "dataset_kwargs": {"path": data}}, file)
+
+
 @click.command()
 @click.argument("code", type=click.Path(exists=True, path_type=Path))
 @click.option("--golden", is_flag=True, help="Print their answers to the questions of tests/test_edm.py instead.")
-def main(code: Path, golden: bool) -> None:
+@click.option(
+    "--train", type=click.IntRange(min=1), help="Instead, train their DDPM++ on Fashion-MNIST by their loss: steps."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("fashion-edm.pkl"), show_default=True)
+@click.option("--data", type=click.Path(), default="/usr/share/datasets/fashion-mnist", show_default=True)
+def main(code: Path, golden: bool, train: int | None, out: Path, data: str) -> None:
     sys.path.insert(0, str(code.resolve()))
     second = (code / "training" / "networks_edm2.py").exists()
     module = __import__(f"training.networks{'_edm2' if second else ''}", fromlist=["x"])
     if golden:
         _golden(module)
+        return
+    if train:
+        _train(module, train, out, data)
         return
     failed = False
     with tempfile.TemporaryDirectory() as folder:
