@@ -10,6 +10,9 @@ from typing import Any
 import click
 from noiseshift.cli.options import checkpoint_options, parts_options
 
+# What a branch is told: (noise level, condition).
+BRANCHES = {(True, True): "full", (False, True): "noise-blind", (True, False): "class-blind", (False, False): "blind"}
+
 
 @click.command()
 @checkpoint_options
@@ -19,7 +22,8 @@ from noiseshift.cli.options import checkpoint_options, parts_options
 def command(
     checkpoint: str | None, family: str | None, card: str | None, parts: dict[str, Any], write_card: bool, as_json: bool
 ) -> None:
-    """Say what CHECKPOINT is: family, schedule, what it predicts, which branches it has, where it came from.
+    """Say what CHECKPOINT is, how it was recognised and what it lacks: family, schedule, what it
+    predicts, which branches it has, where it came from.
 
     \b
     noiseshift info
@@ -31,13 +35,15 @@ def command(
     loaded = load(checkpoint, family=family, card=card, **parts)
     found: dict[str, Any] = {
         "name": loaded.name,
+        "recognised": loaded.recognised,
         "sha256": loaded.hash,
         "states": list(loaded.shape),
         "pictures": _pictures(loaded),
         "classes": loaded.classes,
         "parameters": sum(p.numel() for p in loaded.model.network.parameters()),
-        "branches": sorted("noise" * b.noise + "+class" * b.condition or "blind" for b in loaded.model.branches),
+        "branches": sorted(BRANCHES[branch[:2]] for branch in loaded.model.branches),
         "estimator": None if loaded.estimator is None else str(loaded.estimator.name),
+        "missing": _missing(loaded) or "nothing",
         "card": asdict(loaded.card),
     }
     if write_card:
@@ -49,8 +55,25 @@ def command(
     table = card_fields["schedule"].get("alphas_cumprod")
     if table is not None:  # a thousand numbers are for --json
         card_fields["schedule"] = f"discrete, {len(table)} steps, alphas_cumprod {table[0]:.6g} … {table[-1]:.6g}"
-    for key, value in {**found, **card_fields}.items():
+    if found["missing"] != "nothing":
+        found["missing"] = f"\n{'':12s} ".join(found["missing"])
+    told = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
+    for key, value in {**found, **told}.items():
         click.echo(f"{key:12s} {value}")
+
+
+def _missing(loaded: Any) -> list[str]:
+    """What this checkpoint lacks, each with what it would be good for and where to get it."""
+    from noiseshift.models import CLASS_BLIND, NOISE_BLIND
+
+    lacks = {
+        "noise-blind branch, for NAG: noiseshift finetune": NOISE_BLIND not in loaded.model.branches,
+        "class-blind branch, for CFG": loaded.classes > 0 and CLASS_BLIND not in loaded.model.branches,
+        "network estimator: noiseshift train-estimator": loaded.estimator is None,
+        "autoencoder, for pictures: --vae": loaded.latent and loaded.autoencoder is None,
+        "matching held-out images: --data": loaded.card.data is None,
+    }
+    return [what for what, missing in lacks.items() if missing]
 
 
 def _pictures(loaded: Any) -> str:

@@ -149,7 +149,7 @@ def test_damaged_files_are_one_line(network, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("state", "options", "says"),
     [
-        ({"weight": torch.zeros(2)}, {"family": "sit"}, "missing"),
+        ({"weight": torch.zeros(2)}, {"family": "sit"}, "no network known"),
         (None, {}, "family"),
         (None, {"family": "gan"}, "choose from"),
         (None, {"card": {"family": "sit", "head": 2}}, "unknown key"),

@@ -212,3 +212,16 @@ def test_words_become_objects():
     assert parse_estimators("fokker-planck:64") == {"fokker-planck": 64}
     weights = parse_guidance("cfg=1.5,nag=0.8").weights()
     assert list(weights.values()) == pytest.approx([3.3, -1.5, -0.8])
+
+
+def test_info_says_what_a_file_was_taken_for_and_what_it_lacks(tmp_path):
+    from noiseshift.networks.transformer import Transformer, TransformerConfig
+
+    network = Transformer(TransformerConfig(8, 4, 2, 16, 1, 2, classes=3, noise_dropout=False))
+    torch.save({"ema": network.state_dict()}, tmp_path / "x.pt")
+    (tmp_path / "x.yaml").write_text("{family: dit, heads: 2}")
+    found = json.loads(run("info", str(tmp_path / "x.pt"), "--json").stdout)
+    assert found["recognised"].startswith("a DiT, SiT or REPA transformer")
+    assert [what.split(",")[0] for what in found["missing"]][0] == "noise-blind branch"
+    assert any("--vae" in what for what in found["missing"])
+    assert json.loads(run("info", "--json").stdout)["missing"] == "nothing"

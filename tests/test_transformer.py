@@ -102,7 +102,7 @@ def test_a_stray_key_asks_for_no_more_blocks():
         ({}, {"estimator": "../e.safetensors"}, "name of a file beside the card"),
         ({}, {"family": "vit"}, "'vit' is unknown: choose from"),
         ({}, {"schedule": {"kind": "variance-exploding", "sigma_min": 2.0, "sigma_max": 1.0}}, "noise must grow"),
-        ({"projectors.0.0.weight": torch.zeros(1)}, {}, "REPA's projectors"),
+        ({"projectors.0.0.weight": torch.zeros(1)}, {}, "a REPA transformer, no sit file"),
     ],
 )
 def test_files_and_cards_that_do_not_fit_are_one_line(tmp_path, change, card, says):

@@ -23,44 +23,43 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in `path`: averaged weights where a training checkpoint holds both, keys without wrappers' prefixes.
+METADATA = "__metadata__"
+"""Where `read_content` puts the words that a safetensors file carries beside its tensors."""
 
-    `.safetensors` hold nothing but tensors; any other suffix is read by torch's restricted unpickler. Raises
-    CheckpointError when the file is damaged, holds code, or holds no tensors.
-    """
-    content: Mapping[Any, Any] = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
-    state = {_bare(str(k)): v for k, v in content.items() if isinstance(v, Tensor)}
+
+def state_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The state dict in a file's content: averaged weights where a training checkpoint holds both, keys without
+    wrappers' prefixes. Raises CheckpointError when there are no tensors."""
+    inside = next((content[k] for k in WEIGHTS if isinstance(content.get(k), Mapping) and content[k]), content)
+    state = {_bare(str(k)): v for k, v in inside.items() if isinstance(v, Tensor)}
     if not state:
-        raise CheckpointError(f"{path.name} holds no tensors: give a file with a model's state dict")
+        raise CheckpointError("it holds no tensors: give a file with a model's state dict")
     return state
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+WEIGHTS = ("ema", "model", "state_dict", "network")
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            words = file.metadata()
+        return {**load_file(path), **({METADATA: words} if words else {})}
     except (SafetensorError, OSError, KeyError):
         raise CheckpointError(f"{path.name} is damaged or no safetensors file: fetch it again") from None
 
 
 def read_content(path: Path) -> Mapping[Any, Any]:
-    """Everything in a checkpoint file as it lies there. Raises CheckpointError when it is damaged or holds code."""
+    """Everything in a checkpoint file as it lies there: `.safetensors` hold nothing but tensors and words, any other suffix
+    is read by torch's restricted unpickler. Raises CheckpointError when the file is damaged or holds code."""
     if path.suffix == ".safetensors":
         return _safetensors(path)
     content = _unpickled(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
-    return content
-
-
-def _pickled(path: Path) -> Mapping[Any, Any]:
-    content = read_content(path)
-    for key in ("ema", "model", "state_dict", "network"):
-        if isinstance(content.get(key), dict) and content[key]:
-            return content[key]
     return content
 
 

@@ -14,8 +14,8 @@ from noiseshift.checkpoints.autoencoder import Autoencoder
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.conditions import Conditions
 from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
-from noiseshift.checkpoints.files import read_state, sha256
-from noiseshift.checkpoints.transformer import is_repa, transformer_model
+from noiseshift.checkpoints.files import read_content, sha256
+from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.data import ASSETS
 from noiseshift.networks.model import NetworkModel
 from noiseshift.samplers import Scheduled
@@ -28,7 +28,7 @@ class Checkpoint:
     """A model and what is known of it. shape (C, H, W) of a state; classes 0 for an unconditional model, the number of
     prompts for one that is told a text; hash: sha256 of the file; estimator: a level estimator's file, or None; decode:
     states → images in [-1, 1], the identity for models that work on pixels; autoencoder: a latent model's, where it is
-    known; sampler(n): the n steps that a diffusers folder's own pipeline takes."""
+    known; sampler(n): the n steps that a diffusers folder's own pipeline takes; recognised: what it was taken for, and why."""
 
     name: str
     model: NetworkModel
@@ -40,6 +40,7 @@ class Checkpoint:
     decode: Callable[[Tensor], Tensor]
     autoencoder: Autoencoder | None = None
     sampler: Callable[[int], Scheduled] | None = None
+    recognised: str = ""
 
     @property
     def latent(self) -> bool:
@@ -74,16 +75,19 @@ def load(
     if file.is_dir():
         folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
         found = _checkpoint(file, folder.weights, folder.model, folder.card, folder.autoencoder)
-        return replace(found, sampler=folder.sampler)
+        return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
     if prompts is not None or embeddings is not None or size is not None:
         raise CheckpointError(f"{file.name} is no diffusers folder: prompts, embeddings and a size are for those")
-    state = read_state(file)
-    convention = _card(file, family, card, repa=is_repa(state))
     try:
-        model = transformer_model(state, convention)
+        content = read_content(file)
+        form, shown = recognised(content)
+        convention = _card(file, family, card, form, content)
+        model = form.build(content, convention)
     except CheckpointError as error:
-        raise CheckpointError(f"{file.name}: {error}") from None
-    return _checkpoint(file, file, model, convention, None if vae is None else Autoencoder.load(vae))
+        said = str(error)
+        raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None
+    found = _checkpoint(file, file, model, convention, None if vae is None else Autoencoder.load(vae))
+    return replace(found, recognised=f"{form.name}, by {shown}")
 
 
 def _checkpoint(
@@ -122,23 +126,28 @@ def _resolve(path: str | Path | None) -> Path:
     return found
 
 
-def _card(path: Path, family: str | None, card: str | Path | Mapping[str, Any] | None, *, repa: bool) -> Card:
-    """The card that was given, or lies beside the file, or is the family's usual one; the family must agree with it."""
+def _card(
+    path: Path, family: str | None, card: str | Path | Mapping[str, Any] | None, form: Format, content: Content
+) -> Card:
+    """The card that was given, or lies beside the file, or that the file itself makes, or the family's usual one."""
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
     beside = path.with_suffix(".yaml")
     if card is None and beside.exists():
         card = beside
-    if card is None and family is None and not repa:
-        raise CheckpointError(
-            f"{path.name}: DiT, SiT and REPA share their keys, so say which it is: --family sit, dit or repa, or a card"
-        )
-    if card is None:
-        found = FAMILIES[family or "repa"]
-    else:
+    if card is not None:
         found = Card.from_dict(card) if isinstance(card, Mapping) else Card.read(card)
-    if family is not None and family != found.family:
+    else:
+        found = form.card(content) or _usual(family, form)
+    if card is not None and family not in (None, found.family):
         raise CheckpointError(f"the card says {found.family}, not {family}: leave --family out, or correct the card")
-    if repa and found.family != "repa":
-        raise CheckpointError(f"{path.name} has REPA's projectors, so it is no {found.family} file: use --family repa")
+    if (family or found.family) not in form.families or found.family not in form.families:
+        raise CheckpointError(f"this is {form.name}, no {family or found.family} file: use --family {form.families[0]}")
     return found
+
+
+def _usual(family: str | None, form: Format) -> Card:
+    if family is None:
+        choice = " or ".join(form.families)
+        raise CheckpointError(f"this is {form.name}: say which with --family {choice}, or with a card")
+    return FAMILIES[family]

@@ -18,6 +18,11 @@ def is_repa(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith("projectors.") for key in state)
 
 
+def is_transformer(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are a DiT's keys, which SiT and REPA share."""
+    return "x_embedder.proj.weight" in state or any(key.startswith("blocks.") for key in state)
+
+
 def transformer_model(state: Mapping[str, Tensor], card: Card) -> NetworkModel:
     """The model in `state`, computing in float32 and counting t = 0 as data.
 
