@@ -37,7 +37,8 @@ def state_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     return state
 
 
-WEIGHTS = ("ema", "model", "state_dict", "network")
+WEIGHTS = ("ema", "ema_model", "model_ema", "model", "net_model", "state_dict", "network")
+"""Where training scripts keep weights, averaged ones first."""
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from noiseshift.checkpoints import adm, lucidrains
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.transformer import is_repa, is_transformer, transformer_model
@@ -52,6 +53,14 @@ FORMATS = (
         _transformer,
         lambda content: None,
         _build_transformer,
+    ),
+    Format("an ADM UNet", ("adm", "torchcfm"), adm.recognise, adm.told, adm.build),
+    Format(
+        "a Unet of denoising-diffusion-pytorch",
+        ("lucidrains",),
+        lucidrains.recognise,
+        lucidrains.told,
+        lucidrains.build,
     ),
 )
 

@@ -76,12 +76,14 @@ def load(
         folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
         found = _checkpoint(file, folder.weights, folder.model, folder.card, folder.autoencoder)
         return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
-    if prompts is not None or embeddings is not None or size is not None:
-        raise CheckpointError(f"{file.name} is no diffusers folder: prompts, embeddings and a size are for those")
+    if prompts is not None or embeddings is not None:
+        raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
     try:
         content = read_content(file)
         form, shown = recognised(content)
         convention = _card(file, family, card, form, content)
+        if size is not None:
+            convention = replace(convention, size=size)
         model = form.build(content, convention)
     except CheckpointError as error:
         said = str(error)
@@ -94,6 +96,10 @@ def _checkpoint(
     path: Path, weights: Path, model: NetworkModel, card: Card, autoencoder: Autoencoder | None
 ) -> Checkpoint:
     assert model.shape is not None  # every loader states it
+    if card.size not in (None, model.shape[-1]):
+        raise CheckpointError(
+            f"{path.name} works on {model.shape[-1]} pixels a side, not {card.size}: leave the size out"
+        )
     if autoencoder is not None and autoencoder.channels != model.shape[0]:
         raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {model.shape[0]}")
     return Checkpoint(
@@ -129,16 +135,17 @@ def _resolve(path: str | Path | None) -> Path:
 def _card(
     path: Path, family: str | None, card: str | Path | Mapping[str, Any] | None, form: Format, content: Content
 ) -> Card:
-    """The card that was given, or lies beside the file, or that the file itself makes, or the family's usual one."""
+    """The card that was given, or lies beside the file, completed by what the file itself tells, or the family's usual one."""
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
     beside = path.with_suffix(".yaml")
     if card is None and beside.exists():
         card = beside
+    told = form.card(content)
     if card is not None:
-        found = Card.from_dict(card) if isinstance(card, Mapping) else Card.read(card)
+        found = Card.from_dict(card, told) if isinstance(card, Mapping) else Card.read(card, told)
     else:
-        found = form.card(content) or _usual(family, form)
+        found = told if told and family in (None, told.family) else _usual(family, form)
     if card is not None and family not in (None, found.family):
         raise CheckpointError(f"the card says {found.family}, not {family}: leave --family out, or correct the card")
     if (family or found.family) not in form.families or found.family not in form.families:

@@ -63,11 +63,11 @@ class RMSNorm(nn.Module):
 class Sinusoids(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.half = width // 2
+        self.frequencies = width // 2
 
     def forward(self, t: Tensor) -> Tensor:
         # Unlike the transformers': sines first, and the last frequency is 1 / 10,000 itself.
-        omega = torch.exp(-math.log(10_000) * torch.arange(self.half, device=t.device) / (self.half - 1))
+        omega = torch.exp(-math.log(10_000) * torch.arange(self.frequencies, device=t.device) / (self.frequencies - 1))
         phase = t.float()[:, None] * omega
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
@@ -160,6 +160,25 @@ class LinearAttention(Attention):
         return (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ context
 
 
+class Down(nn.ModuleList):
+    """Two residual blocks, attention, and the step to a coarser resolution; what `Up` joins is appended to `kept`."""
+
+    def forward(self, x: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
+        block1, block2, attention, halve = self
+        kept.append(x := block1(x, embedding))
+        kept.append(x := attention(block2(x, embedding)))
+        return halve(x)
+
+
+class Up(nn.ModuleList):
+    """The same on the way back; what `Down` kept is taken off `kept`."""
+
+    def forward(self, x: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
+        block1, block2, attention, double = self
+        x = block1(torch.cat([x, kept.pop()], dim=1), embedding)
+        return double(attention(block2(torch.cat([x, kept.pop()], dim=1), embedding)))
+
+
 class Unet(nn.Module):
     """`forward(x, t, label, known)`: x (B, C, H, W), H and W divisible by 2 ** (resolutions - 1); t (B,); label (B,)
     integers, `classes` is the null class. A network that is told its own last answer (self-condition) is told zeros, as
@@ -181,14 +200,14 @@ class Unet(nn.Module):
         levels = list(zip(widths[:-1], widths[1:], attention, strict=True))
         for i, (fine, coarse, attending) in enumerate(levels):
             blocks = [Residual(fine, fine, config), Residual(fine, fine, config), _attention(fine, attending)]
-            self.downs.append(nn.ModuleList([*blocks, self._halve(fine, coarse, last=i == len(levels) - 1)]))
+            self.downs.append(Down([*blocks, self._halve(fine, coarse, last=i == len(levels) - 1)]))
         self.mid_block1 = Residual(widths[-1], widths[-1], config)
         self.mid_attn = _attention(widths[-1], middle)
         self.mid_block2 = Residual(widths[-1], widths[-1], config)
         for i, (fine, coarse, attending) in reversed(list(enumerate(levels))):
             both = fine + coarse
             blocks = [Residual(both, coarse, config), Residual(both, coarse, config), _attention(coarse, attending)]
-            self.ups.append(nn.ModuleList([*blocks, _double(coarse, fine, last=i == 0)]))
+            self.ups.append(Up([*blocks, _double(coarse, fine, last=i == 0)]))
         self.final_res_block = Residual(2 * widths[0], widths[0], config)
         self.final_conv = nn.Conv2d(widths[0], config.out_channels, 1)
 
@@ -207,15 +226,12 @@ class Unet(nn.Module):
             table = torch.cat([self.classes_emb.weight, self.null_classes_emb[None]])
             embedding = torch.cat([embedding, self.classes_mlp(table[label])], dim=-1)
         x = first = self.init_conv(x)
-        kept = []
-        for block1, block2, attention, halve in self.downs:
-            kept.append(x := block1(x, embedding))
-            kept.append(x := attention(block2(x, embedding)))
-            x = halve(x)
+        kept: list[Tensor] = []
+        for down in self.downs:
+            x = down(x, embedding, kept)
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, embedding)), embedding)
-        for block1, block2, attention, double in self.ups:
-            x = block1(torch.cat([x, kept.pop()], dim=1), embedding)
-            x = double(attention(block2(torch.cat([x, kept.pop()], dim=1), embedding)))
+        for up in self.ups:
+            x = up(x, embedding, kept)
         return self.final_conv(self.final_res_block(torch.cat([x, first], dim=1), embedding))
 
 
@@ -229,18 +245,19 @@ def _double(coarse: int, fine: int, *, last: bool) -> nn.Module:
 
 
 def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None) -> UnetConfig:
-    """Read the shape of the network off its state dict; `heads` counts where no learned keys show it (4 unless given).
+    """Read the shape of the network off its state dict; `heads` counts where no learned keys show it (else heads have 32
+    channels, as they have by default).
 
     Twice as many channels in as out are a self-condition, twice as many out as in a learned variance. Raises ValueError
     when keys of the family are missing or of other shapes.
     """
     try:
-        return _shapes(state, heads or 4)
+        return _shapes(state, heads)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f"not this UNet's state dict: {error} is missing or of another shape") from None
 
 
-def _shapes(state: Mapping[str, Tensor], heads: int) -> UnetConfig:
+def _shapes(state: Mapping[str, Tensor], heads: int | None) -> UnetConfig:
     levels = len({key.split(".")[1] for key in state if key.startswith("downs.")})
     inputs, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
     coarse = [state["mid_block1.block1.proj.weight"].shape[1]]
@@ -259,9 +276,14 @@ def _shapes(state: Mapping[str, Tensor], heads: int) -> UnetConfig:
     )
 
 
-def _attention_shapes(state: Mapping[str, Tensor], name: str, heads: int) -> AttentionConfig:
+def _attention_shapes(state: Mapping[str, Tensor], name: str, heads: int | None) -> AttentionConfig:
     inner, full = state[f"{name}.to_qkv.weight"].shape[0] // 3, f"{name}.to_out.weight" in state
     learned = state.get(f"{name}.mem_kv")
-    if learned is None:
-        return AttentionConfig(inner, heads, 0, full)
-    return AttentionConfig(inner, learned.shape[1], learned.shape[2 if full else 3], full)
+    if learned is not None:
+        return AttentionConfig(inner, learned.shape[1], learned.shape[2 if full else 3], full)
+    # Of a network with classes, only the middle's number can be chosen.
+    chosen = heads if full or "null_classes_emb" not in state else None
+    count = chosen or inner // 32
+    if not count or inner % count:
+        raise ValueError(f"{inner} channels cannot be split into {count} heads: give heads in a card")
+    return AttentionConfig(inner, count, 0, full)
