@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +154,7 @@ def print_correction(found: Correction) -> None:
     console.print(correction_table(found))
     console.print(
         "δ: rms over steps, its own error taken out; less: reduction against none, with its paired interval; change: "
-        "paired, 95 %; ● resolved. Scale 0 = unguided.",
+        "paired, 95 %; ● resolved; NFE: calls of the denoiser + of the level estimator. Scale 0 = unguided.",
         style="dim",
     )
     name, reason = found.chosen()
@@ -177,7 +177,7 @@ def correction_table(found: Correction) -> Table:
         resolved = row["change high"] < 0 or row["change low"] > 0
         table.add_row(
             row["method"],
-            "·" if pd.isna(row["nfe"]) else f"{row['nfe']:.0f}",
+            _calls(row),
             f"{row[f'rms {name}']:.4f}",
             _whole(row[f"reduction {name}"]),
             f"{_whole(row[f'reduction low {name}'])} {_whole(row[f'reduction high {name}'])}",
@@ -187,6 +187,13 @@ def correction_table(found: Correction) -> Table:
             "●" if resolved else "",
         )
     return table
+
+
+def _calls(row: dict[Hashable, Any]) -> str:
+    """The denoiser's calls a sample, and the level estimator's behind a +."""
+    if pd.isna(row["nfe"]):
+        return "·"
+    return f"{row['nfe']:.0f}" + (f"+{row['level calls']:.0f}" if row["level calls"] else "")
 
 
 def _whole(value: float) -> str:

@@ -52,6 +52,9 @@ class LazyGroup(click.Group):
         os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files; a window system is never needed
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
         except (ValueError, OSError, MemoryError, ImportError) as error:
             if os.environ.get("NOISESHIFT_DEBUG"):
                 raise

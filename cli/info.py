@@ -40,7 +40,7 @@ def command(
         "states": list(loaded.shape),
         "pictures": _pictures(loaded),
         "classes": loaded.classes,
-        "parameters": sum(p.numel() for p in loaded.model.network.parameters()),
+        "parameters": _parameters(loaded),
         "branches": sorted(BRANCHES[branch[:2]] for branch in loaded.model.branches),
         "estimator": None if loaded.estimator is None else str(loaded.estimator.name),
         "missing": _missing(loaded) or "nothing",
@@ -60,6 +60,11 @@ def command(
     told = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
     for key, value in {**found, **told}.items():
         click.echo(f"{key:12s} {value}")
+
+
+def _parameters(loaded: Any) -> int | str:
+    network = getattr(loaded.model, "network", None)
+    return "unknown" if network is None else sum(p.numel() for p in network.parameters())
 
 
 def _missing(loaded: Any) -> list[str]:

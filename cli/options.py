@@ -16,23 +16,25 @@ from noiseshift import ranks
 
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """CHECKPOINT, --family, --card."""
+    """CHECKPOINT (a file, a folder, a bundled name, or module:function), --family, --card."""
     for wrap in (
         click.option(
             "--card", type=click.Path(), help="YAML card of the checkpoint; <stem>.yaml beside it by default."
         ),
-        click.option("--family", metavar="sit|dit|repa", help="What the state dict is, when it has no card."),
+        click.option(
+            "--family", metavar="NAME", help="What the state dict is (sit, dit, repa, …), when it has no card."
+        ),
         click.argument("checkpoint", required=False),
     ):
         function = wrap(function)
     return function
 
 
-PARTS = ("vae", "prompts", "embeddings", "size")
+PARTS = ("vae", "prompts", "embeddings", "size", "trust")
 
 
 def parts_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--vae, --prompts, --embeddings and --size, as one mapping `parts` of what was given, for `load`."""
+    """--vae, --prompts, --embeddings, --size and --trust, as one mapping `parts` of what was given, for `load`."""
 
     @functools.wraps(function)
     def gathered(**options: Any) -> Any:
@@ -51,6 +53,9 @@ def parts_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt a line; class i is line i."
+        ),
+        click.option(
+            "--trust", is_flag=True, default=None, help="Run the code in the file: only for one that you made yourself."
         ),
         click.option("--vae", type=click.Path(), help="Latent models: the folder of their autoencoder."),
     ):

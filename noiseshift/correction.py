@@ -33,8 +33,8 @@ from noiseshift.evaluation import (
     extract,
     require_enough,
 )
-from noiseshift.guidance import BlindSpace, classifier_free, classifier_noise_awareness, noise_awareness
-from noiseshift.models import Branch, Guidance, Guided, Model, Prediction, Predicts, Wrapped
+from noiseshift.guidance import BlindSpace, EncodedLevel, classifier_free, classifier_noise_awareness, noise_awareness
+from noiseshift.models import Branch, Guidance, Guided, LogProb, Model, Prediction, Predicts, Wrapped
 from noiseshift.protocol import (
     Kept,
     Last,
@@ -73,8 +73,8 @@ class Bench:
     pilot run's report, and another model to guide away from (each None where there is none)."""
 
     model: Model
-    network: Network | None = None
-    encoded: EstimatedLevel | None = None
+    log_prob: LogProb | None = None
+    encoded: EncodedLevel | None = None
     pilot: ShiftReport | None = None
     other: Model | None = None
 
@@ -126,9 +126,9 @@ def guided_method(
             model = BlindSpace(model, space, _level(bench))
             guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
         if classifier_nag:
-            if bench.network is None:
+            if bench.log_prob is None:
                 raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
-            guidance = guidance + classifier_noise_awareness(bench.network.log_prob, classifier_nag)
+            guidance = guidance + classifier_noise_awareness(bench.log_prob, classifier_nag)
         if dog:
             guidance = guidance + guidances.domain(_other(bench), dog)
         if autoguidance:
@@ -186,7 +186,7 @@ def time_step_guidance(scale: float) -> Method:
     return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
 
 
-def _level(bench: Bench) -> EstimatedLevel:
+def _level(bench: Bench) -> EncodedLevel:
     if bench.encoded is None:
         raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
     return bench.encoded
@@ -214,10 +214,22 @@ class Counted(Wrapped):
         return self.model.predict(x, t, cond, branches)
 
 
+class Asked:
+    """Counts the states that a level estimator's `function` (x (B, …), …) is asked about; with its gradient is once."""
+
+    def __init__(self, function: Callable[..., Tensor]):
+        self.function, self.rows = function, 0
+
+    def __call__(self, x: Tensor, *rest: Any) -> Tensor:
+        self.rows += len(x)
+        return self.function(x, *rest)
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one method did: reports by estimator, features of all samples, the quality table, the bootstrap draws of
-    the distance, network calls a sample, seconds of sampling, reading and looking, and the first pictures."""
+    the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking, and
+    the first pictures."""
 
     method: Method
     reports: dict[str, ShiftReport]
@@ -225,6 +237,7 @@ class Outcome:
     quality: pd.DataFrame
     draws: Array
     nfe: float
+    level_calls: float
     seconds: float
     pictures: Tensor
 
@@ -238,9 +251,9 @@ class Correction:
     reference: Features | Moments
 
     def table(self) -> pd.DataFrame:
-        """A row a method: NFE, seconds; by each estimator e the rms shift `rms <e>` (noise taken out), the terminal one,
-        the content-controlled rms, and the reduction against `none` in % with its paired interval; the distance with its
-        interval, its paired change against `none`, and whatever else the extractor gives."""
+        """A row a method: NFE, level estimator's calls, seconds; by each estimator e the rms shift `rms <e>` (noise
+        taken out), the terminal one, the content-controlled rms, and the reduction against `none` in % with its paired
+        interval; the distance with its interval, its paired change against `none`, and whatever else the extractor gives."""
         return self._table().copy()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again
@@ -249,7 +262,8 @@ class Correction:
         return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])
 
     def _row(self, outcome: Outcome, base: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = {"method": outcome.method.name, "nfe": outcome.nfe, "seconds": outcome.seconds}
+        row: dict[str, Any] = {"method": outcome.method.name, "nfe": outcome.nfe}
+        row |= {"level calls": outcome.level_calls, "seconds": outcome.seconds}
         for name, report in outcome.reports.items():
             less = reduction(report, base.reports[name])
             row |= {
@@ -368,7 +382,7 @@ def _bench(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol
     network = Network.load(checkpoint.estimator)
     return Bench(
         checkpoint.model,
-        network,
+        network.log_prob,
         EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2)),
     )
 
@@ -389,7 +403,8 @@ def _one(
     """Sample and read all batches; of a picture only its features are kept."""
     counted = Counted(bench.model)
     other = None if bench.other is None else Counted(bench.other)
-    built = method.make(replace(bench, model=counted, other=other))
+    gradient, level = (function and Asked(function) for function in (bench.log_prob, bench.encoded))
+    built = method.make(replace(bench, model=counted, other=other, log_prob=gradient, encoded=level))
     limits = dict.fromkeys(estimators, measured)
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
@@ -410,7 +425,7 @@ def _one(
         batches.append(read)
         looks.append(extract(pictures, extractor))
         first.append(pictures[: max(0, 64 - sum(map(len, first)))])
-    rows = counted.rows + (other.rows if other else 0)
+    asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
     features = Features.concatenate(looks)
     draws = distance_draws(features, reference, seed=protocol.seed)
     return Outcome(
@@ -419,10 +434,16 @@ def _one(
         features,
         evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws),
         draws,
-        rows / sampled if sampled else float("nan"),
+        asked,
+        told,
         time.perf_counter() - started,
         torch.cat(first),
     )
+
+
+def _calls(samples: int, *counters: Counted | Asked | None) -> float:
+    """Rows a sample; not known where all batches were found finished."""
+    return sum(counter.rows for counter in counters if counter) / samples if samples else float("nan")
 
 
 def _manifest(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint, CheckpointError
 from noiseshift.data import Images, to_float
+from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer
 from noiseshift.training import Objective, TrainingConfig, train
 
@@ -56,7 +57,8 @@ def finetune(
             f"the images are {tuple(images.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
             "give images of its own size"
         )
-    network, objective = _with_null(checkpoint), _objective(checkpoint)
+    model = _trainable(checkpoint)
+    network, objective = _with_null(model), _objective(model)
     before = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]
     if part == "null":
         for name, parameter in network.named_parameters():
@@ -86,23 +88,28 @@ def held_out_loss(network: Transformer, objective: Objective, images: Images, *,
     return total / len(images)
 
 
-def _objective(checkpoint: Checkpoint) -> Objective:
-    model = checkpoint.model
+def _objective(model: NetworkModel) -> Objective:
     if model.predicts not in ("velocity", "epsilon"):
         raise CheckpointError(f"a model that predicts {model.predicts} cannot be fine-tuned yet: velocity or epsilon")
     return Objective(model.schedule, model.predicts, model.time_input, model.sign)
 
 
-@torch.no_grad()
-def _with_null(checkpoint: Checkpoint) -> Transformer:
-    """A trainable copy of the network that has a null embedding."""
-    old = checkpoint.model.network
-    if not isinstance(old, Transformer):
+def _trainable(checkpoint: Checkpoint) -> NetworkModel:
+    """The checkpoint's model. Raises CheckpointError when its network is not of the kind that is trained here."""
+    model = checkpoint.model
+    if not isinstance(model, NetworkModel) or not isinstance(model.network, Transformer):
         raise CheckpointError("only DiT, SiT and REPA checkpoints can be fine-tuned: give one of those")
+    return model
+
+
+@torch.no_grad()
+def _with_null(model: NetworkModel) -> Transformer:
+    """A trainable copy of the network that has a null embedding."""
+    old = cast("Transformer", model.network)
     network = Transformer(replace(old.config, noise_dropout=True))
     state = {key: value.clone().float() for key, value in old.state_dict().items()}
     if "t_embedder.null" not in state:
-        times = checkpoint.model.time_input(torch.linspace(0.01, 0.99, 99, dtype=torch.float64))
+        times = model.time_input(torch.linspace(0.01, 0.99, 99, dtype=torch.float64))
         state["t_embedder.null"] = old.t_embedder(times.float()).mean(0)
     network.load_state_dict(state)
     return network.requires_grad_(True).train()

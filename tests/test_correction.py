@@ -63,7 +63,7 @@ def test_every_method_samples_the_bundled_model(word):
     pilot = report(0.02)
     method = parse_method(word)
     encoded = ns.relatives.EstimatedLevel(network)
-    built = method.make(correction.Bench(checkpoint.model, network, encoded, pilot, checkpoint.model))
+    built = method.make(correction.Bench(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     update = built.update(ns.euler) if built.update else ns.euler
@@ -94,12 +94,15 @@ def test_what_a_method_needs_is_missed_before_sampling():
 
 def test_correct_compares_and_writes(tmp_path):
     out = tmp_path / "found"
-    words = "correct --small --sampler em:4 --samples 12 --measured 8 --nag 0,1 --method projection --batch 8 --no-progress --json"
+    words = "correct --small --sampler em:4 --samples 12 --measured 8 --nag 0,1 --batch 8 --no-progress --json"
+    words += " --method projection --method classifier-nag=1"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
     assert result.exit_code == 0, result.output
     found = json.loads(result.output)
-    assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection"]
-    assert [row["nfe"] for row in found["methods"]] == [4, 8, 4]
+    assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection", "classifier-nag=1"]
+    assert [row["nfe"] for row in found["methods"]] == [4, 8, 4, 4]
+    # The level is read where t <= 0.95: at three of the four told times; classifier guidance asks there too.
+    assert [row["level calls"] for row in found["methods"]] == [0, 0, 3, 3]
     assert {path.name for path in out.iterdir()} == {
         *("run.json", "methods.csv", "shift-network.csv", "shift-constant-pixel.csv", "figures")
     }

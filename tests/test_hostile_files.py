@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.checkpoints.pickles import names_in
 from noiseshift.checkpoints.saving import save
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
@@ -90,9 +91,10 @@ def test_nothing_in_a_pickle_is_called(name, tmp_path, monkeypatch):
         for protocol in (0, 2, 5):
             path = tmp_path / f"bad{suffix}"
             path.write_bytes(pickle.dumps({"ema": made}, protocol=protocol))
+            assert names_in(path), "what trusting it would run is not named"
             refused(path)
         torch.save({"ema": {"x": made}}, path)
-        assert "holds code" in refused(path)
+        assert f"holds code ({names_in(path)[0][:60]}" in refused(path)
     path = tmp_path / "bad.safetensors"
     path.write_bytes(pickle.dumps(made))
     refused(path)

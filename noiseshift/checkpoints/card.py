@@ -47,7 +47,7 @@ class Card:
     the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
     network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
     where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
-    held-out set; class_names, provenance: for people.
+    held-out set; shape: (C, H, W) of a state, where the model is a callable; class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """
 
@@ -62,6 +62,7 @@ class Card:
     classes: int | None = None
     estimator: str | None = None
     data: str | None = None
+    shape: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,6 +126,8 @@ class Card:
             given["time"] = _time(given["time"])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
         _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
+        if given.get("shape") is not None:
+            given["shape"] = _shape(given["shape"])
         given["class_names"] = tuple(str(name) for name in given.get("class_names", ()))
         return cls(**given)
 
@@ -145,6 +148,13 @@ class Card:
 def _check(name: str, value: object, kind: Any, what: str) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise CheckpointError(f"card: {name} must be {what}, got {value!r}")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and 0 < n <= 1 << 16 for n in value)
+    if not whole or len(value) != 3:
+        raise CheckpointError(f"card: shape must be three whole numbers [channels, height, width], got {value!r}")
+    return tuple(value)
 
 
 def _time(values: Mapping[str, Any]) -> TimeInput:
@@ -180,4 +190,6 @@ FAMILIES: Mapping[str, Card] = {
     ),
     # k-diffusion's networks are told sigma, and denoise; each file has its range of sigmas (arXiv 2206.00364).
     "k-diffusion": Card("k-diffusion", {"kind": "variance-exploding"}, "x0", TimeInput("data")),
+    # Anybody's function of (x, t): counts as we do unless its card says otherwise.
+    "callable": Card("callable", {"kind": "linear"}, "velocity", TimeInput("data")),
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.pickles import names_in
 
 
 def sha256(path: Path) -> str:
@@ -71,8 +72,15 @@ def _unpickled(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's unpickler trips over, the file is not to be used
         refused = "unsupported global" in str(error).lower()
-        why = "holds code, which is never run" if refused else "is damaged or no PyTorch checkpoint"
-        raise CheckpointError(f"{path.name} {why}: give a plain state dict or a .safetensors file") from None
+        why = f"holds code{_named(path)}, which is not run" if refused else "is damaged or no PyTorch checkpoint"
+        trust = ", or --trust it if you made it" if refused else ""
+        raise CheckpointError(f"{path.name} {why}: give a plain state dict or a .safetensors file{trust}") from None
+
+
+def _named(path: Path) -> str:
+    """The first few names of the code in a file, for a message."""
+    names = names_in(path)
+    return f" ({', '.join(name[:60] for name in names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
 
 def _bare(key: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noiseshift.checkpoints import adm, lucidrains
+from noiseshift.checkpoints import adm, k_diffusion, lucidrains
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.transformer import is_repa, is_transformer, transformer_model
@@ -44,8 +44,9 @@ def _build_transformer(content: Content, card: Card) -> NetworkModel:
     return transformer_model(state_of(content), card)
 
 
-# The first that recognises a file reads it.
+# The first that recognises a file reads it: a config says more than keys do.
 FORMATS = (
+    Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.told, k_diffusion.build),
     Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
     Format(
         "a DiT, SiT or REPA transformer",

@@ -16,7 +16,9 @@ from noiseshift.checkpoints.conditions import Conditions
 from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
+from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.data import ASSETS
+from noiseshift.models import Model
 from noiseshift.networks.model import NetworkModel
 from noiseshift.samplers import Scheduled
 
@@ -31,7 +33,7 @@ class Checkpoint:
     known; sampler(n): the n steps that a diffusers folder's own pipeline takes; recognised: what it was taken for, and why."""
 
     name: str
-    model: NetworkModel
+    model: Model
     card: Card
     hash: str
     shape: tuple[int, ...]
@@ -48,8 +50,17 @@ class Checkpoint:
         return self.autoencoder is not None or self.shape[0] not in (1, 3)
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
-        """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32)."""
-        return replace(self, model=self.model.to(device, precision))
+        """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32).
+
+        A Model that its own code made stays where it was put. Raises ValueError when such a one is asked for bf16.
+        """
+        if isinstance(self.model, NetworkModel):
+            return replace(self, model=self.model.to(device, precision))
+        if precision != "fp32":
+            raise ValueError(
+                f"{self.name} was made by its own code, which decides the precision: leave --precision out"
+            )
+        return self
 
 
 def load(
@@ -61,25 +72,35 @@ def load(
     prompts: Sequence[str] | None = None,
     embeddings: str | Path | Conditions | None = None,
     size: int | None = None,
+    trust: bool = False,
 ) -> Checkpoint:
-    """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a DiT, SiT or REPA state
-    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred), or a diffusers folder.
+    """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a `.pt`, `.pth` or
+    `.safetensors` file of one of `formats.FORMATS`, as its authors save it (EMA weights preferred), or a diffusers folder, or what
+    `module:function` returns: a Model, a callable of (x, time), with classes (x, time, label), and its card's values, or
+    a Model and a card that says the shape.
 
-    family ("sit", "dit", "repa") or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what
-    the keys cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
+    family ("sit", "dit", …) or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what the
+    file cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
     Text pipelines take `prompts`, encoded once, or their `embeddings` (a file or `Conditions`): class i is then prompt i.
-    `size` is pixels a side, where a folder's network takes several. Raises CheckpointError in one line that names the
+    `size` is pixels a side, where a network takes several. `trust` runs the code in a file, which must be one's
+    own; what will run is logged before. Raises CheckpointError in one line that names the
     remedy.
     """
+    coder = None if vae is None else Autoencoder.load(vae)
+    if path is not None and is_reference(str(path)):
+        made = call(str(path))
+        return _of_own_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
     file = _resolve(path)
     if file.is_dir():
         folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
-        found = _checkpoint(file, folder.weights, folder.model, folder.card, folder.autoencoder)
+        found = _checkpoint(file, sha256(folder.weights), folder.model, folder.card, folder.autoencoder)
         return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
     if prompts is not None or embeddings is not None:
         raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
     try:
-        content = read_content(file)
+        content = read_trusted(file) if trust else read_content(file)
+        if network := network_in(content):
+            return _of_own_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
         form, shown = recognised(content)
         convention = _card(file, family, card, form, content)
         if size is not None:
@@ -88,27 +109,32 @@ def load(
     except CheckpointError as error:
         said = str(error)
         raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None
-    found = _checkpoint(file, file, model, convention, None if vae is None else Autoencoder.load(vae))
-    return replace(found, recognised=f"{form.name}, by {shown}")
+    return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
 
 
-def _checkpoint(
-    path: Path, weights: Path, model: NetworkModel, card: Card, autoencoder: Autoencoder | None
-) -> Checkpoint:
-    assert model.shape is not None  # every loader states it
-    if card.size not in (None, model.shape[-1]):
-        raise CheckpointError(
-            f"{path.name} works on {model.shape[-1]} pixels a side, not {card.size}: leave the size out"
-        )
-    if autoencoder is not None and autoencoder.channels != model.shape[0]:
-        raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {model.shape[0]}")
+def _of_own_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:
+    try:
+        model, convention = as_model(made, card)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    found = _checkpoint(Path(name.replace(":", "-")), digest, model, convention, coder)
+    return replace(found, recognised="whatever its own code makes")
+
+
+def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: Autoencoder | None) -> Checkpoint:
+    shape = card.shape or getattr(model, "shape", None)
+    assert shape is not None  # every loader states it
+    if card.size not in (None, shape[-1]):
+        raise CheckpointError(f"{path.name} works on {shape[-1]} pixels a side, not {card.size}: leave the size out")
+    if autoencoder is not None and autoencoder.channels != shape[0]:
+        raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {shape[0]}")
     return Checkpoint(
         name=path.stem,
         model=model,
         card=card,
-        hash=sha256(weights),
-        shape=model.shape,
-        classes=model.classes,
+        hash=digest,
+        shape=tuple(shape),
+        classes=getattr(model, "classes", 0) or card.classes or 0,
         estimator=None if card.estimator is None else path.parent / card.estimator,
         decode=_shown if autoencoder is None else autoencoder.decode,
         autoencoder=autoencoder,
@@ -138,19 +164,27 @@ def _card(
     """The card that was given, or lies beside the file, completed by what the file itself tells, or the family's usual one."""
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
-    beside = path.with_suffix(".yaml")
-    if card is None and beside.exists():
-        card = beside
     told = form.card(content)
-    if card is not None:
-        found = Card.from_dict(card, told) if isinstance(card, Mapping) else Card.read(card, told)
-    else:
-        found = told if told and family in (None, told.family) else _usual(family, form)
-    if card is not None and family not in (None, found.family):
+    given = _given(card or _beside(path), told)
+    found = given or (told if told and family in (None, told.family) else _usual(family, form))
+    if given and family not in (None, found.family):
         raise CheckpointError(f"the card says {found.family}, not {family}: leave --family out, or correct the card")
     if (family or found.family) not in form.families or found.family not in form.families:
         raise CheckpointError(f"this is {form.name}, no {family or found.family} file: use --family {form.families[0]}")
     return found
+
+
+def _beside(path: Path) -> Path | None:
+    """The card of a file, where there is one."""
+    card = path.with_suffix(".yaml")
+    return card if card.exists() else None
+
+
+def _given(card: str | Path | Mapping[str, Any] | None, told: Card | None = None) -> Card | None:
+    """The card that was given, completed by what the file itself tells."""
+    if card is None:
+        return None
+    return Card.from_dict(card, told) if isinstance(card, Mapping) else Card.read(card, told)
 
 
 def _usual(family: str | None, form: Format) -> Card:

@@ -66,11 +66,12 @@ def model_of(
 def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
     """The shape of a state, where the network takes several sizes. Raises CheckpointError when no size is said, or one
     that cannot be halved so often."""
-    if card.size is None:
+    size = card.size or (card.shape and card.shape[-1])
+    if not size:
         raise CheckpointError("no tensor shows how large its pictures are: give --size, or size in its card")
-    if card.size % 2**halvings:
-        raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {card.size}: give another --size")
-    return channels, card.size, card.size
+    if size % 2**halvings:
+        raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {size}: give another --size")
+    return channels, size, size
 
 
 def time_input(time: TimeInput) -> Callable[[Tensor], Tensor]:

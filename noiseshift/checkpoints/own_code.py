@@ -1,0 +1,189 @@
+"""Models that somebody's own code makes: `module:function`, and files whose code the user trusts."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift.checkpoints.card import Card, CheckpointError
+from noiseshift.checkpoints.files import WEIGHTS, read_content
+from noiseshift.checkpoints.pickles import names_in
+from noiseshift.checkpoints.rebuilt import time_input
+from noiseshift.models import Model
+from noiseshift.networks.model import NetworkModel
+from noiseshift.schedules import Discrete, describe
+
+FAMILY = "callable"
+
+
+def is_reference(name: str) -> bool:
+    """Whether a checkpoint's name is `module:function` and not a file."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None and not Path(name).exists()
+
+
+def see_working_directory() -> None:
+    """Let modules in the working directory be imported, as `python -m` does and an installed command does not."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def call(reference: str) -> Any:
+    """What `module:function` returns; the module is looked for from the working directory on.
+
+    Raises CheckpointError when there is no such module or function; what the function itself raises is passed on in one line.
+    """
+    where, _, name = reference.partition(":")
+    see_working_directory()
+    try:
+        function = getattr(importlib.import_module(where), name)
+    except ImportError as error:
+        raise CheckpointError(
+            f"{reference}: {error}: run from the folder that {where} lies in, or install it"
+        ) from None
+    except AttributeError:
+        raise CheckpointError(f"{reference}: {where} has no {name}: name a function that returns the model") from None
+    try:
+        return function()
+    except Exception as error:
+        raise CheckpointError(f"{reference} raised {type(error).__name__}: {error}") from error
+
+
+def read_trusted(path: Path) -> Any:
+    """Everything in a file whose code the user trusts: the code is run, and named before, on the log.
+
+    Raises CheckpointError when the file is damaged or its code fails.
+    """
+    names = [] if path.suffix == ".safetensors" else names_in(path)
+    if not names:
+        return read_content(path)
+    logging.getLogger("noiseshift").warning(
+        "trusted: loading %s imports, and may call, %s", path.name, ", ".join(names)
+    )
+    see_working_directory()
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # anybody's code may raise anything
+        raise CheckpointError(f"{path.name}: its code raised {type(error).__name__}: {error}") from error
+
+
+def network_in(content: Any) -> nn.Module | None:
+    """The network that a trusted file holds whole, by itself or among other things; averaged ones preferred."""
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in WEIGHTS if isinstance(content.get(key), nn.Module)), None)
+    return content if isinstance(content, nn.Module) else None
+
+
+class Called(nn.Module):
+    """A callable `fn(x, time)`, with classes `fn(x, time, label)`, called as `NetworkModel` calls its networks."""
+
+    def __init__(self, fn: Callable[..., Tensor], classes: int):
+        super().__init__()
+        self.fn, self.classes = fn, classes
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        return self.fn(x, time, label) if self.classes else self.fn(x, time)
+
+
+def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
+    """A model of what somebody's code made, and its card: a Model, a callable with a card, or either in a pair with the
+    card's values. `card` comes before the pair's.
+
+    Raises CheckpointError for anything else, and where the shape of a state is not told.
+    """
+    if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
+        made, said = made
+        card = card or Card.from_dict({"family": FAMILY, **said})
+    if isinstance(made, Model):
+        return made, _card_of(made, card)
+    if not callable(made):
+        raise CheckpointError(f"it is a {type(made).__name__}: return a noiseshift Model, or a callable and its card")
+    if card is None or card.shape is None:
+        raise CheckpointError(
+            "a callable needs a card of its schedule, prediction, time and shape: --card, or return (callable, card)"
+        )
+    schedule = card.build_schedule()
+    model = NetworkModel(
+        Called(made, card.classes or 0),
+        schedule,
+        card.predicts,
+        time_input(card.time),
+        classes=card.classes or 0,
+        class_dropout=False,
+        noise_dropout=False,
+        shape=card.shape,
+        sign=-1.0 if card.time.zero == "noise" and card.prediction == "velocity" else 1.0,
+        levels=schedule.times if isinstance(schedule, Discrete) else None,
+    )
+    return model, card
+
+
+def _card_of(model: Model, card: Card | None) -> Card:
+    """The card of a Model, which knows its schedule and space by itself."""
+    shape = card.shape if card else getattr(model, "shape", None)
+    if shape is None:
+        raise CheckpointError("how large is a state? return (model, {'shape': [3, 32, 32]})")
+    try:
+        schedule = describe(model.schedule)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    classes = (card and card.classes) or getattr(model, "classes", None) or None
+    return replace(
+        card or Card(FAMILY), schedule=schedule, prediction=model.predicts, shape=tuple(shape), classes=classes
+    )
+
+
+def hash_of(made: Any, source: str) -> str:
+    """SHA-256 of the code that made a model and of every tensor in the networks it holds: other weights, another hash."""
+    digest = hashlib.sha256(_source(source))
+    for network in _networks(made, set()):
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _source(reference: str) -> bytes:
+    try:
+        return inspect.getsource(sys.modules[reference.partition(":")[0]]).encode()
+    except (KeyError, OSError, TypeError):
+        return reference.encode()
+
+
+def _networks(made: Any, seen: set[int]) -> Iterator[nn.Module]:
+    """The networks in an object: itself, its attributes, the variables that its functions use."""
+    if id(made) in seen:
+        return
+    seen.add(id(made))
+    if isinstance(made, nn.Module):
+        yield made
+        return
+    for part in _parts(made):
+        ours = type(part).__module__.startswith("noiseshift")
+        if ours or callable(part) or isinstance(part, list | tuple | dict):
+            yield from _networks(part, seen)
+
+
+def _parts(made: Any) -> list[Any]:
+    if isinstance(made, list | tuple):
+        return [*made]
+    if isinstance(made, dict):
+        return [*made.values()]
+    if isinstance(made, functools.partial):
+        return [made.func, *made.args, *made.keywords.values()]
+    if inspect.isfunction(made):
+        used = inspect.getclosurevars(made)
+        return [*used.nonlocals.values(), *used.globals.values()]
+    return [*getattr(made, "__dict__", {}).values(), getattr(made, "__self__", None), getattr(made, "__func__", None)]
