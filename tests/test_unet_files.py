@@ -380,6 +380,7 @@ def test_configs_that_say_no_card_are_refused(wrong, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_without_k_diffusion_the_remedy_is_named(tmp_path):
     try:
         import k_diffusion  # noqa: F401

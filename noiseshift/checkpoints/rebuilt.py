@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,7 +18,9 @@ from noiseshift.schedules import Discrete
 def fitting(card: Card) -> Iterator[None]:
     """What goes wrong while a network is built and filled becomes a CheckpointError of one line."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on shapes that will not fit anyway
+            yield
     except CheckpointError:
         raise
     except ValueError as error:
