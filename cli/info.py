@@ -52,14 +52,17 @@ def command(
         click.echo(json.dumps(found, default=str))
         return
     card_fields = found.pop("card")
-    table = card_fields["schedule"].get("alphas_cumprod")
-    if table is not None:  # a thousand numbers are for --json
-        card_fields["schedule"] = f"discrete, {len(table)} steps, alphas_cumprod {table[0]:.6g} … {table[-1]:.6g}"
+    card_fields["schedule"] = {name: _shortened(value) for name, value in card_fields["schedule"].items()}
     if found["missing"] != "nothing":
         found["missing"] = f"\n{'':12s} ".join(found["missing"])
     told = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
     for key, value in {**found, **told}.items():
         click.echo(f"{key:12s} {value}")
+
+
+def _shortened(value: Any) -> Any:
+    """A table by its ends: a thousand numbers are for --json."""
+    return f"{len(value)} numbers, {value[0]:.6g} … {value[-1]:.6g}" if isinstance(value, list) else value
 
 
 def _parameters(loaded: Any) -> int | str:

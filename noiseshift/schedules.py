@@ -161,14 +161,51 @@ class Discrete(Schedule):
         return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
+class Tabulated(Schedule):
+    """Any schedule by numbers: log_snr (K,), falling, and log_norm (K,), ½ log(alpha² + sigma²), at `times` (K,) from 0 to 1;
+    linear between them. Raises ValueError for other rows."""
+
+    def __init__(self, times: Tensor, log_snr: Tensor, log_norm: Tensor):
+        rows = [torch.as_tensor(row, dtype=torch.float64).cpu() for row in (times, log_snr, log_norm)]
+        self.table, alike = rows, len({row.shape for row in rows}) == 1 and rows[0].ndim == 1 and len(rows[0]) > 1
+        ordered = alike and bool((rows[0].diff() > 0).all() and (rows[1].diff() < 0).all())
+        if not ordered or float(rows[0][0]) != 0 or float(rows[0][-1]) != 1:
+            raise ValueError(
+                "a tabulated schedule has times from 0 up to 1, log_snr falling, and log_norm, alike in length"
+            )
+
+    @classmethod
+    def of(cls, schedule: Schedule, knots: int = 2049) -> Tabulated:
+        """The table of another schedule, evenly spaced in log-SNR, which is read as within ±46 (an SNR of 1e±20)."""
+        high, low = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64)).clamp(-46, 46)) for t in (0.0, 1.0))
+        levels = torch.linspace(high, low, knots, dtype=torch.float64)
+        inside = schedule.time_of_log_snr(levels[1:-1])
+        times = torch.cat([torch.zeros(1), inside, torch.ones(1)]).double()
+        alpha, sigma = schedule.coefficients(times)
+        apart = torch.cat([torch.ones(1), times.diff()]) > 0
+        return cls(times[apart], levels[apart], (0.5 * (alpha**2 + sigma**2).log())[apart])
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        times, log_snr, log_norm = (row.to(t) for row in self.table)
+        low = torch.searchsorted(times, t.detach().contiguous(), right=True).sub(1).clamp(0, len(times) - 2)
+        share = (t - times[low]) / (times[low + 1] - times[low])
+        snr, norm = (torch.lerp(row[low], row[low + 1], share) for row in (log_snr, log_norm))
+        return norm.exp() * torch.sigmoid(snr).sqrt(), norm.exp() * torch.sigmoid(-snr).sqrt()
+
+
 def describe(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as plain values, for cards and run folders; `build` is its inverse. Raises ValueError if unknown."""
+    """A schedule as plain values, for cards and run folders; `build` is its inverse, to 1e-4 in log-SNR for a schedule of
+    somebody else's, which is tabulated."""
     kind = next((name for name, cls in _KINDS.items() if type(schedule) is cls), None)
-    if kind is None:
-        raise ValueError(f"a {type(schedule).__name__} cannot be written to a card: only {', '.join(_KINDS)} can")
     if isinstance(schedule, Discrete):
         return {"kind": kind, "alphas_cumprod": schedule.alphas_cumprod.tolist()}
+    if kind is None or isinstance(schedule, Tabulated):
+        made = schedule if isinstance(schedule, Tabulated) else Tabulated.of(schedule)
+        return {"kind": "tabulated", **{name: row.tolist() for name, row in zip(_ROWS, made.table, strict=True)}}
     return {"kind": kind, **vars(schedule)}
+
+
+_ROWS = ("times", "log_snr", "log_norm")
 
 
 def build(description: Mapping[str, Any]) -> Schedule:
@@ -185,7 +222,8 @@ def build(description: Mapping[str, Any]) -> Schedule:
         if betas not in _BETAS:
             raise ValueError(f"unknown betas {betas!r}: choose from {', '.join(_BETAS)}")
         make = _BETAS[betas]
-    words = [name for name, value in values.items() if name != "alphas_cumprod" and not isinstance(value, int | float)]
+    tables = ("alphas_cumprod", *_ROWS)
+    words = [name for name, value in values.items() if name not in tables and not isinstance(value, int | float)]
     if words:
         raise ValueError(f"a {kind} schedule takes numbers, got {words[0]} = {values[words[0]]!r}")
     try:
@@ -206,6 +244,7 @@ _KINDS: dict[str, type[Schedule]] = {
     "variance-preserving": VariancePreserving,
     "variance-exploding": VarianceExploding,
     "discrete": Discrete,
+    "tabulated": Tabulated,
 }
 
 

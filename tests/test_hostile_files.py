@@ -214,6 +214,8 @@ def rearranged(state, source):
     for _ in range(source.randint(1, 3)):
         key = source.choice(sorted(changed))
         value = changed.pop(key)
+        if not isinstance(value, torch.Tensor):
+            continue
         other = source.choice(["gone", "renamed", "scalar", "empty", "flat", "first", "double", "words"])
         if other == "renamed":
             changed[source.choice(sorted(state)) + source.choice(["", ".1", "0"])] = value

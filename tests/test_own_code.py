@@ -12,11 +12,13 @@ from click.testing import CliRunner
 from noiseshift.cli import main
 
 import noiseshift as ns
+from noiseshift.checkpoints.own_code import networks_in
 
 MODULE = """
 import functools
 import torch
 import noiseshift as ns
+from noiseshift.checkpoints.own_code import networks_in
 
 CARD = {"shape": [1, 8, 8], "prediction": "epsilon", "time": {"zero": "noise", "scale": 10.0, "offset": 1.0}}
 
@@ -169,3 +171,14 @@ def test_a_trusted_state_dict_is_read_as_any_other(here, caplog):
     with pytest.raises(ns.CheckpointError, match=r"mine\.Odd"):
         ns.load("odd.pt", card=card)
     assert ns.load("odd.pt", card=card, trust=True).recognised.startswith("a DiT, SiT or REPA")
+
+
+def test_networks_that_are_still_in_training_mode_are_read_and_frozen():
+    network = torch.nn.Linear(8, 8)
+    model = ns.wrap(lambda x, t, cond: network(x), ns.Linear())
+    data, times = X.repeat(8, 1, 1, 1), torch.tensor([0.3, 0.6])
+    estimator = ns.estimators.Residual(model, data, times, generator=torch.Generator().manual_seed(0))
+    found = ns.calibrate(estimator, data, times)
+    assert found.times.shape == (2,)
+    checkpoint = ns.load("mine:by_closure")
+    assert not any(p.requires_grad for n in networks_in(checkpoint.model) for p in n.parameters())

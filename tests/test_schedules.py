@@ -9,6 +9,7 @@ from noiseshift.schedules import (
     Cosine,
     Discrete,
     Linear,
+    Schedule,
     VarianceExploding,
     VariancePreserving,
     build,
@@ -196,9 +197,30 @@ def test_descriptions_come_back_as_the_same_schedule(schedule):
         assert torch.equal(got, want)
 
 
+class Foreign(Schedule):
+    """A path that no kind names, with data at t = 0 and noise at t = 1: 1 - alpha² = sigma², alpha = 1 - t."""
+
+    def coefficients(self, t):
+        return 1 - t, (1 - (1 - t) ** 2).clamp_min(0).sqrt()
+
+
+def test_a_foreign_schedule_is_described_by_numbers():
+    again, t = build(describe(Foreign())), torch.linspace(0.001, 0.999, 997, dtype=torch.float64)
+    assert (again.log_snr(t) - Foreign().log_snr(t)).abs().max() < 5e-4
+    for got, want in zip(again(t)[:2], Foreign()(t)[:2], strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
+    assert describe(build(describe(again))) == describe(again)  # a table of a table is that table
+    alpha, sigma = again.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(alpha, torch.tensor([1.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(sigma, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [
+        ({"kind": "tabulated", "times": [0, 1], "log_snr": [0, 1], "log_norm": [0, 0]}, "log_snr falling"),
+        ({"kind": "tabulated", "times": [0, 0.5], "log_snr": [1, 0], "log_norm": [0, 0]}, "times from 0 up to 1"),
+        ({"kind": "tabulated", "times": [0, 1], "log_snr": [1, 0], "log_norm": [0]}, "alike in length"),
         ({"kind": "sigmoid"}, "unknown schedule kind 'sigmoid': choose from linear"),
         ({}, "unknown schedule kind None"),
         ({"kind": "linear", "beta": 1.0}, "a linear schedule does not take beta"),

@@ -15,6 +15,10 @@ from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.pickles import names_in
 
 
+class HoldsCode(CheckpointError):
+    """A file that only its own code can rebuild."""
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256, hexadecimal."""
     digest = hashlib.sha256()
@@ -71,10 +75,13 @@ def _unpickled(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's unpickler trips over, the file is not to be used
-        refused = "unsupported global" in str(error).lower()
-        why = f"holds code{_named(path)}, which is not run" if refused else "is damaged or no PyTorch checkpoint"
-        trust = ", or --trust it if you made it" if refused else ""
-        raise CheckpointError(f"{path.name} {why}: give a plain state dict or a .safetensors file{trust}") from None
+        if "unsupported global" in str(error).lower():
+            raise HoldsCode(
+                f"{path.name} holds code{_named(path)}, which is not run: give a plain state dict or a .safetensors file"
+            ) from None
+        raise CheckpointError(
+            f"{path.name} is damaged or no PyTorch checkpoint: give a plain state dict or a .safetensors file"
+        ) from None
 
 
 def _named(path: Path) -> str:

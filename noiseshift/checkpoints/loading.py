@@ -14,7 +14,7 @@ from noiseshift.checkpoints.autoencoder import Autoencoder
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.conditions import Conditions
 from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
-from noiseshift.checkpoints.files import read_content, sha256
+from noiseshift.checkpoints.files import HoldsCode, read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.data import ASSETS
@@ -106,6 +106,8 @@ def load(
         if size is not None:
             convention = replace(convention, size=size)
         model = form.build(content, convention)
+    except HoldsCode as error:
+        raise HoldsCode(f"{error}, or --trust it if you made it") from None
     except CheckpointError as error:
         said = str(error)
         raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None

@@ -33,7 +33,8 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
         shown += ", averaged, in its Trainer's file"
     if isinstance(content.get("version"), str):
         shown += f" of version {content['version'][:20]}"
-    if network["init_conv.weight"].shape[1:2] == (2 * len(network["final_conv.weight"]),):
+    inputs, outputs = network["init_conv.weight"].shape[1:2], network["final_conv.weight"].shape[:1]
+    if outputs and inputs == (2 * outputs[0],):
         shown += "; its self-condition is told zeros"
     return shown
 

@@ -106,6 +106,8 @@ def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
         made, said = made
         card = card or Card.from_dict({"family": FAMILY, **said})
+    for network in networks_in(made):
+        network.eval().requires_grad_(False)
     if isinstance(made, Model):
         return made, _card_of(made, card)
     if not callable(made):
@@ -135,24 +137,29 @@ def _card_of(model: Model, card: Card | None) -> Card:
     shape = card.shape if card else getattr(model, "shape", None)
     if shape is None:
         raise CheckpointError("how large is a state? return (model, {'shape': [3, 32, 32]})")
-    try:
-        schedule = describe(model.schedule)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
     classes = (card and card.classes) or getattr(model, "classes", None) or None
     return replace(
-        card or Card(FAMILY), schedule=schedule, prediction=model.predicts, shape=tuple(shape), classes=classes
+        card or Card(FAMILY),
+        schedule=describe(model.schedule),
+        prediction=model.predicts,
+        shape=tuple(shape),
+        classes=classes,
     )
 
 
 def hash_of(made: Any, source: str) -> str:
     """SHA-256 of the code that made a model and of every tensor in the networks it holds: other weights, another hash."""
     digest = hashlib.sha256(_source(source))
-    for network in _networks(made, set()):
+    for network in networks_in(made):
         for name, tensor in network.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def networks_in(made: Any) -> list[nn.Module]:
+    """The networks in an object: itself, its attributes, the variables that its functions use."""
+    return list(_networks(made, set()))
 
 
 def _source(reference: str) -> bytes:
@@ -163,7 +170,6 @@ def _source(reference: str) -> bytes:
 
 
 def _networks(made: Any, seen: set[int]) -> Iterator[nn.Module]:
-    """The networks in an object: itself, its attributes, the variables that its functions use."""
     if id(made) in seen:
         return
     seen.add(id(made))

@@ -88,6 +88,7 @@ class Calibration:
         return self.slopes_log_snr.mean(0)
 
 
+@torch.no_grad()
 def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Readings:
     """One estimator's readings (N, 1) of the states x (N, …) of a step. Raises ValueError when a reading is not finite."""
     posterior = estimator(x, cond, step=step)
