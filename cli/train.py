@@ -52,8 +52,8 @@ def command(
     from noiseshift import data as sets
     from noiseshift import ranks
     from noiseshift.checkpoints import Card
+    from noiseshift.checkpoints.rebuilt import time_input
     from noiseshift.checkpoints.saving import save
-    from noiseshift.checkpoints.transformer import time_input
     from noiseshift.networks.transformer import Transformer, TransformerConfig
     from noiseshift.training import Objective, TrainingConfig, train
 

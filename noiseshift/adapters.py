@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
-from noiseshift.checkpoints.files import read_content
+from noiseshift.checkpoints.files import bare, read_content, state_of
 from noiseshift.models import READ, CallableModel, Prediction, Predicts
 from noiseshift.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
 
@@ -235,10 +235,6 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name
     return args[place] if len(args) > place else kwargs.get(name)
 
 
-AVERAGED = ("model_ema", "ema_model", "ema")
-PLAIN = ("net_model", "model", "state_dict")
-
-
 def weights(path: str | Path, network: nn.Module) -> nn.Module:
     """Fill `network`, built by the library that trained it, from that library's checkpoint; averaged weights preferred.
 
@@ -248,9 +244,7 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
     the file is damaged or its tensors are not the network's.
     """
     path = Path(path)
-    content = read_content(path)
-    found = next((content[key] for key in AVERAGED + PLAIN if isinstance(content.get(key), Mapping)), content)
-    state = {_plain(str(key)): value for key, value in found.items() if isinstance(value, Tensor)}
+    state = state_of(read_content(path))
     positional = sorted((key for key in state if key.startswith("shadow_params.")), key=lambda k: int(k.split(".")[1]))
     if positional:
         state = _by_position(path, network, state, positional)
@@ -265,17 +259,11 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def _plain(key: str) -> str:
-    for prefix in ("module.", "_orig_mod."):
-        key = key.removeprefix(prefix)
-    return key
-
-
 def _by_position(
     path: Path, network: nn.Module, state: Mapping[str, Tensor], positional: list[str]
 ) -> dict[str, Tensor]:
     """flow_matching's EMA wraps the network as `model.` and lists the averages in the order of its trained parameters."""
-    inner = {_plain(key.removeprefix("model.")): v for key, v in state.items() if key.startswith("model.")}
+    inner = {bare(key.removeprefix("model.")): v for key, v in state.items() if key.startswith("model.")}
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     if len(names) != len(positional):
         raise CheckpointError(

@@ -128,6 +128,24 @@ class Discrete(Schedule):
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return cls((1 - betas).cumprod(0))
 
+    @classmethod
+    def cosine(cls, steps: int = 1000) -> Discrete:
+        """The table of improved DDPM: betas of cos² of the time, at most 0.999 (Nichol & Dhariwal, arXiv 2102.09672)."""
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        return cls._falling((((u + 0.008) / 1.008) * (math.pi / 2)).cos() ** 2)
+
+    @classmethod
+    def sigmoid(cls, steps: int = 1000) -> Discrete:
+        """The table of a sigmoid from -3 to 3, betas at most 0.999 (Jabri et al., arXiv 2212.11972)."""
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        return cls._falling(torch.sigmoid(3 - 6 * u) - torch.sigmoid(torch.tensor(-3.0, dtype=torch.float64)))
+
+    @classmethod
+    def _falling(cls, signal: Tensor) -> Discrete:
+        """The table of betas that lead from each entry of `signal` (N + 1,) to the next."""
+        betas = (1 - signal[1:] / signal[:-1]).clamp(0, 0.999)
+        return cls((1 - betas).cumprod(0))
+
     @property
     def times(self) -> Tensor:
         """The N times of the table, ascending, float64: what a model trained on it knows."""
@@ -192,14 +210,18 @@ _ROWS = ("times", "log_snr", "log_norm")
 
 def build(description: Mapping[str, Any]) -> Schedule:
     """The schedule that a card describes: {"kind": "linear"}, {"kind": "discrete", "beta_start": …, "beta_end": …,
-    "steps": …} or with "alphas_cumprod", … Raises ValueError naming the kinds or the wrong value."""
+    "steps": …}, with "betas": "cosine" or "sigmoid" and "steps", or with "alphas_cumprod", … Raises ValueError naming the
+    kinds or the wrong value."""
     values = _mapping(description)
     kind = values.pop("kind", None)
     if kind not in _KINDS:
         raise ValueError(f"unknown schedule kind {kind!r}: choose from {', '.join(_KINDS)}")
     make: Callable[..., Schedule] = _KINDS[kind]
     if kind == "discrete" and "alphas_cumprod" not in values:
-        make = Discrete.from_betas
+        betas = values.pop("betas", "linear")
+        if betas not in _BETAS:
+            raise ValueError(f"unknown betas {betas!r}: choose from {', '.join(_BETAS)}")
+        make = _BETAS[betas]
     tables = ("alphas_cumprod", *_ROWS)
     words = [name for name, value in values.items() if name not in tables and not isinstance(value, int | float)]
     if words:
@@ -223,6 +245,13 @@ _KINDS: dict[str, type[Schedule]] = {
     "variance-exploding": VarianceExploding,
     "discrete": Discrete,
     "tabulated": Tabulated,
+}
+
+
+_BETAS: dict[str, Callable[..., Discrete]] = {
+    "linear": Discrete.from_betas,
+    "cosine": Discrete.cosine,
+    "sigmoid": Discrete.sigmoid,
 }
 
 

@@ -5,6 +5,7 @@ NOISESHIFT_FUZZ=N makes N mutations of every sample file instead of a few.
 
 import importlib
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -16,14 +17,19 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import noiseshift as ns
 from noiseshift.checkpoints.pickles import names_in
 from noiseshift.checkpoints.saving import save
+from noiseshift.networks.adm import Adm, AdmConfig
+from noiseshift.networks.lucidrains import AttentionConfig, Unet, UnetConfig
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
 ROUNDS = int(os.environ.get("NOISESHIFT_FUZZ", "25"))
 CARD = {"family": "sit", "heads": 2}
+UNET = UnetConfig(1, 1, 4, (4, 4), 2 * (AttentionConfig(4, 1, 1, full=True),))
+ADM = AdmConfig(1, 1, 32, (32,), 1, (True,), heads=1)
 
 
 class Calls:
@@ -134,6 +140,16 @@ def samples(tmp_path_factory):
     torch.save({"ema": network.state_dict(), "opt": {}}, folder / "trainer.pt")
     torch.save(network.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
     save(folder / "own", network.state_dict(), ns.Card.from_dict(CARD))
+    diffusion = {f"model.{k}": v for k, v in Unet(UNET).state_dict().items()}
+    diffusion |= {"betas": torch.linspace(1e-3, 0.1, 10), "loss_weight": torch.ones(10)}
+    averaged = {f"ema_model.{k}": v for k, v in diffusion.items()}
+    content = {"model": diffusion, "ema": averaged, "version": "2.3.4"}
+    torch.save(content, folder / "lucidrains.pt", _use_new_zipfile_serialization=False)
+    torch.save(Adm(ADM).state_dict(), folder / "adm.pt", _use_new_zipfile_serialization=False)
+    # What their config says is checked before anything is built.
+    config = {"type": "image_v1", "input_channels": 1, "input_size": [8, 8], "sigma_min": 0.01, "sigma_max": 80}
+    words = {"config": json.dumps({"model": config})}
+    save_file({"x": torch.zeros(1)}, folder / "k-diffusion.safetensors", metadata=words)
     np.savez(folder / "data.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
     return folder
 
@@ -164,6 +180,9 @@ READ = {
     "old.pt": lambda path: ns.load(path, card=CARD),
     "own.safetensors": lambda path: ns.load(path),
     "own.yaml": lambda path: ns.load(path.with_suffix(".safetensors")),
+    "lucidrains.pt": lambda path: ns.load(path, size=8),
+    "adm.pt": lambda path: ns.load(path, card={"family": "adm", "heads": 1, "size": 8}),
+    "k-diffusion.safetensors": lambda path: ns.load(path),
     "data.npz": ns.data.load_images,
 }
 
@@ -187,3 +206,45 @@ def test_a_mutated_file_loads_or_is_refused_in_one_line(name, samples, tmp_path)
             messages.append(str(error))
     assert messages
     assert not [message for message in messages if "\n" in message]
+
+
+def rearranged(state, source):
+    """A state dict with a few of its tensors gone, renamed, of other shapes, or no tensors."""
+    changed = dict(state)
+    for _ in range(source.randint(1, 3)):
+        key = source.choice(sorted(changed))
+        value = changed.pop(key)
+        if not isinstance(value, torch.Tensor):
+            continue
+        other = source.choice(["gone", "renamed", "scalar", "empty", "flat", "first", "double", "words"])
+        if other == "renamed":
+            changed[source.choice(sorted(state)) + source.choice(["", ".1", "0"])] = value
+        elif other == "words":
+            changed[key] = source.choice(["", 0, None, [value], {key: value}])
+        elif other != "gone":
+            shaped = {
+                "scalar": lambda v: v.new_zeros(()),
+                "empty": lambda v: v[:0] if v.ndim else v.new_zeros(0),
+                "flat": lambda v: v.flatten(),
+                "first": lambda v: v[:1] if v.ndim else v,
+                "double": lambda v: torch.cat([v, v]) if v.ndim else v,
+            }
+            changed[key] = shaped[other](value)
+    return changed
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "lucidrains.pt", "adm.pt"])
+def test_other_tensors_under_the_same_names_load_or_are_refused_in_one_line(name, samples, tmp_path):
+    content = torch.load(samples / name, weights_only=True)
+    messages = []
+    for seed in range(ROUNDS):
+        source = random.Random(seed)
+        inside = "ema" if "ema" in content else None
+        changed = rearranged(content[inside] if inside else content, source)
+        torch.save({**content, inside: changed} if inside else changed, tmp_path / name)
+        try:
+            READ[name](tmp_path / name)
+        except (ValueError, OSError) as error:
+            messages.append(str(error))
+    assert messages
+    assert not [message for message in messages if "\n" in message or name not in message]

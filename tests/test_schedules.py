@@ -150,6 +150,22 @@ def test_a_table_is_met_at_its_times():
     torch.testing.assert_close(Discrete.from_betas().alphas_cumprod, table, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("steps", [20, 1000])
+def test_tables_of_named_betas_are_the_papers(steps):
+    def cosine(u):
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2  # arXiv 2102.09672, equation 17
+
+    def sigmoid(u):
+        logistic = [1 / (1 + math.exp(-x)) for x in (3.0, 6 * u - 3, -3.0)]  # arXiv 2212.11972, algorithm 1
+        return (logistic[0] - logistic[1]) / (logistic[0] - logistic[2])
+
+    for name, signal in (("cosine", cosine), ("sigmoid", sigmoid)):
+        table = build({"kind": "discrete", "betas": name, "steps": steps}).alphas_cumprod
+        expected = [signal((i + 1) / steps) / signal(0) for i in range(steps - 1)]
+        assert table[:-1].tolist() == pytest.approx(expected, rel=1e-9)
+        assert float(table[-1] / table[-2]) == pytest.approx(1e-3)  # betas end at 0.999, not at 1
+
+
 def test_a_table_is_linear_in_log_snr_between_steps_and_falls_to_data_below_the_first():
     schedule = Discrete.from_betas()
     between = schedule.log_snr(torch.tensor([0.5, 0.5003, 0.501], dtype=torch.float64))
@@ -226,6 +242,7 @@ def test_a_foreign_schedule_is_described_by_numbers():
         ({"kind": "linear", "beta": 1.0}, "a linear schedule does not take beta"),
         ({"kind": "variance-preserving", "beta_min": "small"}, "takes numbers, got beta_min = 'small'"),
         ({"kind": "discrete", "alphas_cumprod": [0.1, 0.2]}, "one decreasing row"),
+        ({"kind": "discrete", "betas": "square"}, "unknown betas 'square': choose from linear, cosine, sigmoid"),
         ("linear", "a mapping such as"),
     ],
 )

@@ -20,7 +20,7 @@ from PIL import Image
 
 import noiseshift as ns
 from noiseshift.checkpoints.card import FAMILIES
-from noiseshift.checkpoints.transformer import time_input
+from noiseshift.checkpoints.rebuilt import time_input
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.training import Objective, TrainingConfig, train
 

@@ -46,12 +46,14 @@ class TimeInput:
 class Card:
     """What the tensors of a checkpoint do not tell.
 
-    family: sit, dit, repa or callable (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
+    family: one of FAMILIES (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
     prediction: velocity, epsilon, x0, score or v_prediction; time: how the network counts; heads: attention heads, where
-    the width is no official one; classes: only where the network has no null class; estimator: file of a level estimator beside
-    the card; data: name of the matching held-out set; shape: (C, H, W) of a state, where the model is a callable;
-    latents: center and spread, a number a channel each, where states are (z - center) / spread of an autoencoder's latents
-    z in another way than its configuration says; class_names, provenance: for people.
+    the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
+    network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
+    where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
+    held-out set; shape: (C, H, W) of a state, where the model is a callable; latents: center and spread, a number a channel
+    each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says;
+    class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """
 
@@ -60,6 +62,9 @@ class Card:
     prediction: str = "velocity"
     time: TimeInput = field(default_factory=TimeInput)
     heads: int | None = None
+    head_channels: int | None = None
+    attention_order: str = "legacy"
+    size: int | None = None
     classes: int | None = None
     estimator: str | None = None
     data: str | None = None
@@ -76,7 +81,9 @@ class Card:
         _check("latents", self.latents, Mapping, "a mapping of center and spread")
         if self.latents and not _standard(self.latents):
             raise CheckpointError("card: latents must be {center: [a number a channel], spread: [as many above 0]}")
-        for name in ("heads", "classes"):
+        if self.attention_order not in ("legacy", "new"):
+            raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
+        for name in ("heads", "head_channels", "size", "classes"):
             value = getattr(self, name)
             _check(name, value, int | None, "a whole number above 0")
             if value is not None and value < 1:
@@ -107,8 +114,9 @@ class Card:
         return schedule
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Card:
-        """A card from plain values; keys that are left out are what the family's own code means by them.
+    def from_dict(cls, values: Mapping[str, Any], told: Card | None = None) -> Card:
+        """A card from plain values; keys that are left out are what the file itself tells, `told`, or else what the
+        family's own code means by them.
 
         Raises CheckpointError on unknown keys, an unknown family or a value of the wrong kind.
         """
@@ -116,12 +124,14 @@ class Card:
         unknown = sorted(str(key) for key in set(values) - set(known))
         if unknown:
             raise CheckpointError(f"card: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        family = values.get("family")
+        family = values.get("family", told and told.family)
         usual = FAMILIES.get(family) if isinstance(family, str) else None
+        if told is not None and told.family == family:
+            usual = told
         if usual is None:
             said = "is missing" if family is None else f"{family!r} is unknown"
             raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
-        given = {"schedule": usual.schedule, "prediction": usual.prediction, "time": usual.time, **values}
+        given = {**{name: getattr(usual, name) for name in known}, **values}
         if isinstance(given["time"], Mapping):
             given["time"] = _time(given["time"])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
@@ -132,8 +142,8 @@ class Card:
         return cls(**given)
 
     @classmethod
-    def read(cls, path: str | Path) -> Card:
-        """Read a YAML card. Raises CheckpointError when it is missing or no mapping."""
+    def read(cls, path: str | Path, told: Card | None = None) -> Card:
+        """Read a YAML card; see `from_dict`. Raises CheckpointError when it is missing or no mapping."""
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError:
@@ -142,7 +152,7 @@ class Card:
             raise CheckpointError(f"{path} is not YAML: write it as lines of key: value, family first") from None
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is no card: it must hold keys and values, family first")
-        return cls.from_dict(values)
+        return cls.from_dict(values, told)
 
 
 def _check(name: str, value: object, kind: Any, what: str) -> None:
@@ -193,6 +203,19 @@ FAMILIES: Mapping[str, Card] = {
     # Denoisers of states x0 + sigma eps, told sigma; the file itself gives the range (arXiv 2206.00364, 2312.02696).
     "edm": Card("edm", {"kind": "variance-exploding"}, "x0"),
     "edm2": Card("edm2", {"kind": "variance-exploding"}, "x0"),
+    # guided-diffusion is handed DDPM's integer step; --noise_schedule linear and the noise are its defaults (2105.05233).
+    "adm": Card("adm", {"kind": "discrete", "steps": 1000}, "epsilon", TimeInput("data", 1000.0, -1.0)),
+    # torchcfm counts 0 = noise, hands the raw time to the embedding and predicts data - noise (arXiv 2302.00482).
+    "torchcfm": Card("torchcfm", {"kind": "linear"}, "velocity", TimeInput("noise")),
+    # denoising-diffusion-pytorch's GaussianDiffusion() as it comes: 1000 steps of sigmoid betas, v, an integer step.
+    "lucidrains": Card(
+        "lucidrains",
+        {"kind": "discrete", "betas": "sigmoid", "steps": 1000},
+        "v_prediction",
+        TimeInput("data", 1000.0, -1.0),
+    ),
+    # k-diffusion's networks are told sigma, and denoise; each file has its range of sigmas (arXiv 2206.00364).
+    "k-diffusion": Card("k-diffusion", {"kind": "variance-exploding"}, "x0", TimeInput("data")),
     # Anybody's function of (x, t): counts as we do unless its card says otherwise.
     "callable": Card("callable", {"kind": "linear"}, "velocity", TimeInput("data")),
 }

@@ -33,13 +33,14 @@ def state_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
     """The state dict in a file's content: averaged weights where a training checkpoint holds both, keys without
     wrappers' prefixes. Raises CheckpointError when there are no tensors."""
     inside = next((content[k] for k in WEIGHTS if isinstance(content.get(k), Mapping) and content[k]), content)
-    state = {_bare(str(k)): v for k, v in inside.items() if isinstance(v, Tensor)}
+    state = {bare(str(k)): v for k, v in inside.items() if isinstance(v, Tensor)}
     if not state:
         raise CheckpointError("it holds no tensors: give a file with a model's state dict")
     return state
 
 
-WEIGHTS = ("ema", "model", "state_dict", "network")
+WEIGHTS = ("ema", "ema_model", "model_ema", "model", "net_model", "state_dict", "network")
+"""Where training scripts keep weights, averaged ones first."""
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
@@ -89,6 +90,6 @@ def _named(path: Path) -> str:
     return f" ({', '.join(name[:60] for name in names[:3])}{', …' * (len(names) > 3)})" if names else ""
 
 
-def _bare(key: str) -> str:
+def bare(key: str) -> str:
     """The key without what DistributedDataParallel and torch.compile put before it."""
     return key.removeprefix("module.").removeprefix("_orig_mod.")

@@ -74,15 +74,15 @@ def load(
     size: int | None = None,
     trust: bool = False,
 ) -> Checkpoint:
-    """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a DiT, SiT or REPA state
-    dict, `.pt` or `.safetensors`, as its authors save it (EMA weights preferred), or a diffusers folder, or what
+    """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a `.pt`, `.pth` or
+    `.safetensors` file of one of `formats.FORMATS`, as its authors save it (EMA weights preferred), or a diffusers folder, or what
     `module:function` returns: a Model, a callable of (x, time), with classes (x, time, label), and its card's values, or
     a Model and a card that says the shape.
 
-    family ("sit", "dit", "repa") or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what
-    the keys cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
+    family ("sit", "dit", …) or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what the
+    file cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
     Text pipelines take `prompts`, encoded once, or their `embeddings` (a file or `Conditions`): class i is then prompt i.
-    `size` is pixels a side, where a folder's network takes several. `trust` runs the code in a file, which must be one's
+    `size` is pixels a side, where a network takes several. `trust` runs the code in a file, which must be one's
     own; what will run is logged before. Raises CheckpointError in one line that names the
     remedy.
     """
@@ -95,14 +95,16 @@ def load(
         folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
         found = _checkpoint(file, sha256(folder.weights), folder.model, folder.card, folder.autoencoder)
         return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
-    if prompts is not None or embeddings is not None or size is not None:
-        raise CheckpointError(f"{file.name} is no diffusers folder: prompts, embeddings and a size are for those")
+    if prompts is not None or embeddings is not None:
+        raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
     try:
         content = read_trusted(file) if trust else read_content(file)
         if network := network_in(content):
             return _of_own_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
         form, shown = recognised(content)
         convention = _card(file, family, card, form, content)
+        if size is not None:
+            convention = replace(convention, size=size)
         model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
@@ -124,6 +126,8 @@ def _of_own_code(name: str, made: Any, digest: str, card: Card | None, coder: Au
 def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: Autoencoder | None) -> Checkpoint:
     shape = card.shape or getattr(model, "shape", None)
     assert shape is not None  # every loader states it
+    if card.size not in (None, shape[-1]):
+        raise CheckpointError(f"{path.name} works on {shape[-1]} pixels a side, not {card.size}: leave the size out")
     if autoencoder is not None and autoencoder.channels != shape[0]:
         raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {shape[0]}")
     if autoencoder is not None and card.latents:
@@ -161,11 +165,12 @@ def _resolve(path: str | Path | None) -> Path:
 def _card(
     path: Path, family: str | None, card: str | Path | Mapping[str, Any] | None, form: Format, content: Content
 ) -> Card:
-    """The card that was given, or lies beside the file, or that the file itself makes, or the family's usual one."""
+    """The card that was given, or lies beside the file, completed by what the file itself tells, or the family's usual one."""
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
-    given = _given(card or _beside(path))
-    found = given or form.card(content) or _usual(family, form)
+    told = form.card(content)
+    given = _given(card or _beside(path), told)
+    found = given or (told if told and family in (None, told.family) else _usual(family, form))
     if given and family not in (None, found.family):
         raise CheckpointError(f"the card says {found.family}, not {family}: leave --family out, or correct the card")
     if (family or found.family) not in form.families or found.family not in form.families:
@@ -179,10 +184,11 @@ def _beside(path: Path) -> Path | None:
     return card if card.exists() else None
 
 
-def _given(card: str | Path | Mapping[str, Any] | None) -> Card | None:
+def _given(card: str | Path | Mapping[str, Any] | None, told: Card | None = None) -> Card | None:
+    """The card that was given, completed by what the file itself tells."""
     if card is None:
         return None
-    return Card.from_dict(card) if isinstance(card, Mapping) else Card.read(card)
+    return Card.from_dict(card, told) if isinstance(card, Mapping) else Card.read(card, told)
 
 
 def _usual(family: str | None, form: Format) -> Card:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.files import WEIGHTS, read_content
 from noiseshift.checkpoints.pickles import names_in
-from noiseshift.checkpoints.transformer import time_input
+from noiseshift.checkpoints.rebuilt import time_input
 from noiseshift.models import Model
 from noiseshift.networks.model import NetworkModel
 from noiseshift.schedules import Discrete, describe

@@ -62,5 +62,8 @@ def names_in(path: Path) -> list[str]:
 def _pickles(path: Path) -> list[IO[bytes]]:
     if not zipfile.is_zipfile(path):
         return [path.open("rb")]
-    with zipfile.ZipFile(path) as archive:
-        return [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith(".pkl")]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith(".pkl")]
+    except Exception:  # damage that loading will name
+        return []

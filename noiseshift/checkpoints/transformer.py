@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
+from noiseshift.checkpoints.card import Card
+from noiseshift.checkpoints.rebuilt import filled, fitting, model_of
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, config_from_state
-from noiseshift.schedules import Discrete
 
 
 def is_repa(state: Mapping[str, Tensor]) -> bool:
@@ -28,35 +27,15 @@ def transformer_model(state: Mapping[str, Tensor], card: Card) -> NetworkModel:
 
     Raises CheckpointError when the tensors are not such a network's.
     """
-    state = {k: v.float() for k, v in state.items() if not k.startswith("projectors.")}
-    try:
+    state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
+    with fitting(card):
         config = config_from_state(state, heads=card.heads, classes=card.classes)
-        # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
-        with torch.device("meta"):
-            network = Transformer(config)
-        network.load_state_dict(state, assign=True)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
-        raise CheckpointError(
-            f"the tensors do not fit a {card.family} network, use another --family: {reason}"
-        ) from None
-    schedule = card.build_schedule()
-    return NetworkModel(
+        network = filled(lambda: Transformer(config), state)
+    return model_of(
         network,
-        schedule,
-        card.predicts,
-        time_input(card.time),
+        card,
         classes=config.classes,
         class_dropout=config.class_dropout,
         noise_dropout=config.noise_dropout,
         shape=(config.channels, config.size, config.size),
-        sign=-1.0 if card.time.zero == "noise" and card.prediction == "velocity" else 1.0,
-        levels=schedule.times if isinstance(schedule, Discrete) else None,
     )
-
-
-def time_input(time: TimeInput) -> Callable[[Tensor], Tensor]:
-    """t, with 0 = data → the number that the network's time embedding was trained on."""
-    return lambda t: time.scale * (t if time.zero == "data" else 1 - t) + time.offset

@@ -1,0 +1,289 @@
+"""The UNet of denoising-diffusion-pytorch, under its state-dict keys, with or without classes.
+
+Residual blocks and linear attention at every resolution, full attention at the coarsest (Ho et al., arXiv 2006.11239;
+Shen et al., arXiv 1812.01243). The network knows nothing of schedules: it is handed the step that it was trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from noiseshift.networks.blocks import attend
+
+GROUPS = 8
+"""Groups of the residual blocks' normalisation in versions before 2.0, which no tensor shows."""
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Attention at one resolution: its inner channels, heads and learned keys; full, or else linear in the places."""
+
+    inner: int
+    heads: int
+    memory: int
+    full: bool
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """Shape of the network. widths: channels after the first convolution and after every resolution; attention: at every
+    resolution, then in the middle; classes: besides the null class, 0 for none; fourier: learned frequencies of the time,
+    0 where they are fixed; grouped: whether residual blocks normalise groups of channels, as before version 2.0."""
+
+    channels: int
+    out_channels: int
+    width: int
+    widths: tuple[int, ...]
+    attention: tuple[AttentionConfig, ...]
+    classes: int = 0
+    self_condition: bool = False
+    fourier: int = 0
+    grouped: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
+
+
+class Sinusoids(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.frequencies = width // 2
+
+    def forward(self, t: Tensor) -> Tensor:
+        # Unlike the transformers': sines first, and the last frequency is 1 / 10,000 itself.
+        omega = torch.exp(-math.log(10_000) * torch.arange(self.frequencies, device=t.device) / (self.frequencies - 1))
+        phase = t.float()[:, None] * omega
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class Fourier(nn.Module):
+    """The time itself, then sines and cosines of it at learned or random frequencies."""
+
+    def __init__(self, frequencies: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(frequencies))
+
+    def forward(self, t: Tensor) -> Tensor:
+        phase = 2 * math.pi * t[:, None] * self.weights
+        return torch.cat([t[:, None], phase.sin(), phase.cos()], dim=-1)
+
+
+class Half(nn.Module):
+    """A convolution, its normalisation, and what the condition makes of it."""
+
+    def __init__(self, channels: int, out: int, grouped: bool):
+        super().__init__()
+        self.proj = nn.Conv2d(channels, out, 3, padding=1)
+        self.norm = nn.GroupNorm(GROUPS, out) if grouped else RMSNorm(out)
+
+    def forward(self, x: Tensor, scale: Tensor | float = 0.0, shift: Tensor | float = 0.0) -> Tensor:
+        return F.silu(self.norm(self.proj(x)) * (scale + 1) + shift)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, out: int, config: UnetConfig):
+        super().__init__()
+        embedding = 4 * config.width * (2 if config.classes else 1)
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out))
+        self.block1, self.block2 = Half(channels, out, config.grouped), Half(out, out, config.grouped)
+        self.res_conv = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.mlp(embedding)[..., None, None].chunk(2, dim=1)
+        return self.block2(self.block1(x, scale, shift)) + self.res_conv(x)
+
+
+class Attention(nn.Module):
+    """Places attend to each other and to learned keys, whose values are learned too."""
+
+    def __init__(self, channels: int, config: AttentionConfig):
+        super().__init__()
+        self.heads, self.memory = config.heads, config.memory
+        self.norm = RMSNorm(channels)
+        if config.memory:
+            self.mem_kv = nn.Parameter(torch.randn(self._memory(config.heads, config.inner // config.heads)))
+        self.to_qkv = nn.Conv2d(channels, 3 * config.inner, 1, bias=False)
+        self.to_out = self._out(config.inner, channels)
+
+    def _memory(self, heads: int, width: int) -> tuple[int, ...]:
+        return 2, heads, self.memory, width
+
+    def _out(self, inner: int, channels: int) -> nn.Module:
+        return nn.Conv2d(inner, channels, 1)
+
+    def _learned(self) -> Tensor:
+        """Keys and values, (2, heads, memory, width)."""
+        return self.mem_kv
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        if self.memory:
+            keys, values = (part.expand(len(x), -1, -1, -1) for part in self._learned())
+            k, v = torch.cat([keys, k], dim=-2), torch.cat([values, v], dim=-2)
+        h = self._mix(q, k, v).transpose(-1, -2).flatten(1, 2)
+        return x + self.to_out(h.unflatten(-1, x.shape[2:]))
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, k, v)
+
+
+class LinearAttention(Attention):
+    """Attention in time linear in the number of places (arXiv 1812.01243)."""
+
+    def _memory(self, heads: int, width: int) -> tuple[int, ...]:
+        return 2, heads, width, self.memory
+
+    def _out(self, inner: int, channels: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inner, channels, 1), RMSNorm(channels))
+
+    def _learned(self) -> Tensor:
+        return self.mem_kv.transpose(-1, -2)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        context = k.softmax(dim=-2).transpose(-1, -2) @ v
+        return (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ context
+
+
+class Down(nn.ModuleList):
+    """Two residual blocks, attention, and the step to a coarser resolution; what `Up` joins is appended to `kept`."""
+
+    def forward(self, x: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
+        block1, block2, attention, halve = self
+        kept.append(x := block1(x, embedding))
+        kept.append(x := attention(block2(x, embedding)))
+        return halve(x)
+
+
+class Up(nn.ModuleList):
+    """The same on the way back; what `Down` kept is taken off `kept`."""
+
+    def forward(self, x: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
+        block1, block2, attention, double = self
+        x = block1(torch.cat([x, kept.pop()], dim=1), embedding)
+        return double(attention(block2(torch.cat([x, kept.pop()], dim=1), embedding)))
+
+
+class Unet(nn.Module):
+    """`forward(x, t, label, known)`: x (B, C, H, W), H and W divisible by 2 ** (resolutions - 1); t (B,); label (B,)
+    integers, `classes` is the null class. A network that is told its own last answer (self-condition) is told zeros, as
+    in its first step. Returns (B, out_channels, H, W)."""
+
+    def __init__(self, config: UnetConfig):
+        super().__init__()
+        self.config, width, widths = config, config.width, config.widths
+        self.init_conv = nn.Conv2d(config.channels * (1 + config.self_condition), widths[0], 7, padding=3)
+        time = Fourier(config.fourier) if config.fourier else Sinusoids(width)
+        features = 2 * config.fourier + 1 if config.fourier else width
+        self.time_mlp = nn.Sequential(time, nn.Linear(features, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
+        if config.classes:
+            self.classes_emb = nn.Embedding(config.classes, width)
+            self.null_classes_emb = nn.Parameter(torch.randn(width))
+            self.classes_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        *attention, middle = config.attention
+        levels = list(zip(widths[:-1], widths[1:], attention, strict=True))
+        for i, (fine, coarse, attending) in enumerate(levels):
+            blocks = [Residual(fine, fine, config), Residual(fine, fine, config), _attention(fine, attending)]
+            self.downs.append(Down([*blocks, self._halve(fine, coarse, last=i == len(levels) - 1)]))
+        self.mid_block1 = Residual(widths[-1], widths[-1], config)
+        self.mid_attn = _attention(widths[-1], middle)
+        self.mid_block2 = Residual(widths[-1], widths[-1], config)
+        for i, (fine, coarse, attending) in reversed(list(enumerate(levels))):
+            both = fine + coarse
+            blocks = [Residual(both, coarse, config), Residual(both, coarse, config), _attention(coarse, attending)]
+            self.ups.append(Up([*blocks, _double(coarse, fine, last=i == 0)]))
+        self.final_res_block = Residual(2 * widths[0], widths[0], config)
+        self.final_conv = nn.Conv2d(widths[0], config.out_channels, 1)
+
+    def _halve(self, fine: int, coarse: int, *, last: bool) -> nn.Module:
+        if last:
+            return nn.Conv2d(fine, coarse, 3, padding=1)
+        if self.config.classes:  # their network with classes kept an older way
+            return nn.Conv2d(fine, coarse, 4, stride=2, padding=1)
+        return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * fine, coarse, 1))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        if self.config.self_condition:
+            x = torch.cat([torch.zeros_like(x), x], dim=1)
+        embedding = self.time_mlp(t)
+        if self.config.classes:
+            table = torch.cat([self.classes_emb.weight, self.null_classes_emb[None]])
+            embedding = torch.cat([embedding, self.classes_mlp(table[label])], dim=-1)
+        x = first = self.init_conv(x)
+        kept: list[Tensor] = []
+        for down in self.downs:
+            x = down(x, embedding, kept)
+        x = self.mid_block2(self.mid_attn(self.mid_block1(x, embedding)), embedding)
+        for up in self.ups:
+            x = up(x, embedding, kept)
+        return self.final_conv(self.final_res_block(torch.cat([x, first], dim=1), embedding))
+
+
+def _attention(channels: int, config: AttentionConfig) -> Attention:
+    return (Attention if config.full else LinearAttention)(channels, config)
+
+
+def _double(coarse: int, fine: int, *, last: bool) -> nn.Module:
+    conv = nn.Conv2d(coarse, fine, 3, padding=1)
+    return conv if last else nn.Sequential(nn.Upsample(scale_factor=2.0), conv)
+
+
+def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None) -> UnetConfig:
+    """Read the shape of the network off its state dict; `heads` counts where no learned keys show it (else heads have 32
+    channels, as they have by default).
+
+    Twice as many channels in as out are a self-condition, twice as many out as in a learned variance. Raises ValueError
+    when keys of the family are missing or of other shapes.
+    """
+    try:
+        return _shapes(state, heads)
+    except (KeyError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(f"not this UNet's state dict: {error} is missing or of another shape") from None
+
+
+def _shapes(state: Mapping[str, Tensor], heads: int | None) -> UnetConfig:
+    levels = len({key.split(".")[1] for key in state if key.startswith("downs.")})
+    inputs, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
+    coarse = [state["mid_block1.block1.proj.weight"].shape[1]]
+    fourier = state.get("time_mlp.0.weights")
+    names = [*(f"downs.{i}.2" for i in range(levels)), "mid_attn"]
+    return UnetConfig(
+        channels=out if inputs == 2 * out else inputs,
+        out_channels=out,
+        width=state["time_mlp.1.weight"].shape[0] // 4,
+        widths=tuple([state[f"downs.{i}.0.block1.proj.weight"].shape[1] for i in range(levels)] + coarse),
+        attention=tuple(_attention_shapes(state, name, heads) for name in names),
+        classes=state["classes_emb.weight"].shape[0] if "null_classes_emb" in state else 0,
+        self_condition=inputs == 2 * out,
+        fourier=0 if fourier is None else fourier.shape[0],
+        grouped="final_res_block.block1.norm.weight" in state,
+    )
+
+
+def _attention_shapes(state: Mapping[str, Tensor], name: str, heads: int | None) -> AttentionConfig:
+    inner, full = state[f"{name}.to_qkv.weight"].shape[0] // 3, f"{name}.to_out.weight" in state
+    learned = state.get(f"{name}.mem_kv")
+    if learned is not None:
+        return AttentionConfig(inner, learned.shape[1], learned.shape[2 if full else 3], full)
+    # Of a network with classes, only the middle's number can be chosen.
+    chosen = heads if full or "null_classes_emb" not in state else None
+    count = chosen or inner // 32
+    if not count or inner % count:
+        raise ValueError(f"{inner} channels cannot be split into {count} heads: give heads in a card")
+    return AttentionConfig(inner, count, 0, full)
