@@ -106,12 +106,27 @@ def difference(network: Any, path: Path, classes: int) -> float:
     return worst
 
 
+def _golden(module: Any) -> None:
+    """What their networks answer, as lines for the test."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from test_edm import CASES, answers, filled
+
+    for name, (kind, settings, _) in CASES.items():
+        if hasattr(module, kind):
+            found = answers(filled(getattr(module, kind)(**settings)), settings)
+            click.echo(f'    "{name}": [{", ".join(f"{value:.6g}" for value in found)}],')
+
+
 @click.command()
 @click.argument("code", type=click.Path(exists=True, path_type=Path))
-def main(code: Path) -> None:
+@click.option("--golden", is_flag=True, help="Print their answers to the questions of tests/test_edm.py instead.")
+def main(code: Path, golden: bool) -> None:
     sys.path.insert(0, str(code.resolve()))
     second = (code / "training" / "networks_edm2.py").exists()
     module = __import__(f"training.networks{'_edm2' if second else ''}", fromlist=["x"])
+    if golden:
+        _golden(module)
+        return
     failed = False
     with tempfile.TemporaryDirectory() as folder:
         for name, (kind, classes, settings) in (EDM2 if second else EDM).items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,19 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     return f"a persistent {record.class_name} under 'ema'" if isinstance(record, Record) else None
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever a damaged description makes of itself is one line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+        reason = next(iter(reversed(str(error).splitlines())), type(error).__name__).strip()[:200]
+        raise CheckpointError(f"its description of itself cannot be followed: {reason}") from None
+
+
+@_readable()
 def card(content: Mapping[Any, Any]) -> Card:
     """What the file says of itself: the noise scales of its preconditioner."""
     record: Record = content["ema"]
@@ -70,6 +84,7 @@ def _latents(content: Mapping[Any, Any]) -> dict[str, list[float]]:
     return {"center": (-bias / scale).tolist(), "spread": (1 / scale).tolist()}
 
 
+@_readable()
 def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     """The model in a pickle. Raises CheckpointError for a network of another kind, or tensors that do not fit."""
     record: Record = content["ema"]
@@ -77,13 +92,9 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     if inner.class_name not in NETWORKS:
         raise CheckpointError(f"its network is a {inner.class_name}: those that can be read are {', '.join(NETWORKS)}")
     settings, state = inner.settings, _single(inner.tensors())
-    try:
-        with torch.device("meta"):
-            network = NETWORKS[inner.class_name](settings)
-        network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
-    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
-        reason = str(error).splitlines()[-1].strip()[:200]
-        raise CheckpointError(f"its tensors do not fit the {inner.class_name} that it describes: {reason}") from None
+    with torch.device("meta"):
+        network = NETWORKS[inner.class_name](settings)
+    network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
     wrapped = _preconditioned(record, network)
     schedule = card.build_schedule()
     levels = None if wrapped.levels is None else _times(schedule, wrapped.levels)

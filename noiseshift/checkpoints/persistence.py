@@ -52,7 +52,7 @@ class Record:
 
     def _named(self, prefix: str) -> Iterator[tuple[str, Tensor]]:
         for group in ("_parameters", "_buffers"):
-            yield from ((prefix + k, v) for k, v in self._group(group).items() if isinstance(v, Tensor))
+            yield from ((f"{prefix}{k}", v) for k, v in self._group(group).items() if isinstance(v, Tensor))
         for name, module in self._group("_modules").items():
             if isinstance(module, Record):
                 yield from module._named(f"{prefix}{name}.")
