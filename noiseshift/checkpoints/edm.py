@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,13 +25,16 @@ NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "DhariwalUNet": lambda settings: DhariwalUnet(configured(UnetConfig, settings, ADM)),
     "UNet": lambda settings: Edm2Unet(configured(Edm2Config, settings)),
 }
-# The preconditioner's class and settings by its name in the file.
-PRECONDITIONERS: Mapping[str, tuple[Callable[..., Preconditioned], tuple[str, ...]]] = {
-    "EDMPrecond": (Edm, ("sigma_data",)),
-    "Precond": (Edm, ("sigma_data",)),  # EDM2's
-    "VPPrecond": (VariancePreserved, ("beta_d", "beta_min")),
-    "VEPrecond": (VarianceExploded, ()),
-    "iDDPMPrecond": (ImprovedDdpm, ("C_1", "C_2")),
+# The preconditioner's class by its name in the file, and its settings: their names there and here.
+PRECONDITIONERS: Mapping[str, tuple[Callable[..., Preconditioned], Mapping[str, str]]] = {
+    "EDMPrecond": (Edm, {"sigma_data": "sigma_data", "sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
+    "Precond": (Edm, {"sigma_data": "sigma_data"}),  # EDM2's
+    "VPPrecond": (
+        VariancePreserved,
+        {"beta_d": "beta_d", "beta_min": "beta_min", "M": "steps", "epsilon_t": "epsilon_t"},
+    ),
+    "VEPrecond": (VarianceExploded, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
+    "iDDPMPrecond": (ImprovedDdpm, {"C_1": "c_1", "C_2": "c_2", "M": "steps"}),
 }
 TRAINING_ONLY = ("map_augment.",)
 """Tensors that serve the augmentation of training data; at zero augmentation they add nothing."""
@@ -87,10 +91,10 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     inner = _network(record)
     if inner.class_name not in NETWORKS:
         raise CheckpointError(f"its network is a {inner.class_name}: those that can be read are {', '.join(NETWORKS)}")
-    settings, state = inner.settings, inner.tensors()
+    settings, state = inner.settings, _single(inner.tensors())
     with torch.device("meta"):
         network = NETWORKS[inner.class_name](settings)
-    network.load_state_dict({k: v.float() for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
+    network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
     wrapped = _preconditioned(record, network)
     schedule = card.build_schedule()
     levels = None if wrapped.levels is None else _times(schedule, wrapped.levels)
@@ -108,6 +112,18 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     )
 
 
+def _single(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in float32. EDM2 keeps them in half precision and divides its gains by the root of a fan-in in it: what its
+    networks answer has that rounding, up to 5e-4 of a gain, so here the gains get it."""
+    found = {name: tensor.float() for name, tensor in state.items()}
+    for name, gain in state.items():
+        scaled = name.replace("emb_gain", "emb_linear.weight").replace("out_gain", "out_conv.weight")
+        if gain.dtype == torch.float16 and gain.ndim == 0 and scaled in state and scaled != name:
+            root = math.sqrt(state[scaled][0].numel())
+            found[name] = (gain / root).float() * root
+    return found
+
+
 def _preconditioned(record: Record, network: nn.Module) -> Preconditioned:
     if record.class_name not in PRECONDITIONERS:
         known = ", ".join(PRECONDITIONERS)
@@ -116,13 +132,13 @@ def _preconditioned(record: Record, network: nn.Module) -> Preconditioned:
     settings = record.settings
     if "img_channels" not in settings or "img_resolution" not in settings:
         raise CheckpointError("its preconditioner does not say how it was made: the file is damaged, fetch it again")
-    given = {name.lower(): float(settings[name]) for name in names if name in settings}
+    given = {ours: float(settings[name]) for name, ours in names.items() if name in settings}
     return make(network, int(settings.get("label_dim") or 0), **given)
 
 
 def _times(schedule: Any, sigmas: Tensor) -> Tensor:
-    """The times of the noise scales that a network knows."""
+    """The times of those noise scales that a network knows and the schedule reaches."""
     assert isinstance(schedule, VarianceExploding)
-    inside = sigmas.clamp(schedule.sigma_min, schedule.sigma_max)
-    found: Tensor = schedule.time_of_sigma(inside)
+    inside = (sigmas >= schedule.sigma_min * (1 - 1e-9)) & (sigmas <= schedule.sigma_max * (1 + 1e-9))
+    found: Tensor = schedule.time_of_sigma(sigmas[inside])
     return found

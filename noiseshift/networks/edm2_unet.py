@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noiseshift.networks.blocks import attend
+
 Resample = Literal["keep", "up", "down"]
 
 
@@ -139,7 +141,7 @@ class Edm2Block(nn.Module):
         rows, channels, *side = x.shape
         split = self.attn_qkv(x).reshape(rows, self.heads, channels // self.heads, 3, -1)
         query, key, value = normalised(split, (2,)).transpose(2, 4).unbind(3)
-        found = F.scaled_dot_product_attention(query, key, value)
+        found = attend(query, key, value)
         return self.attn_proj(found.transpose(2, 3).reshape(rows, channels, *side))
 
 

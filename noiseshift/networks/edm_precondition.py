@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+LEAST, MOST = 0.002, 80.0
+"""The noise scales that EDM samples between, whatever more a network knows."""
+
+
 class Scales(NamedTuple):
     """The four factors at a noise scale, of its shape."""
 
@@ -60,10 +64,11 @@ class Edm(Preconditioned):
         classes: int = 0,
         *,
         sigma_data: float = 0.5,
-        sigmas: tuple[float, float] = (0.002, 80.0),
+        sigma_min: float = 0.0,
+        sigma_max: float = math.inf,
     ):
         super().__init__(model, classes)
-        self.sigma_data, self.sigmas = sigma_data, sigmas
+        self.sigma_data, self.sigmas = sigma_data, (max(LEAST, sigma_min), min(MOST, sigma_max))
 
     def scales(self, sigma: Tensor) -> Scales:
         total = (sigma**2 + self.sigma_data**2).sqrt()
@@ -71,14 +76,21 @@ class Edm(Preconditioned):
 
 
 class VariancePreserved(Preconditioned):
-    """Trained on Song's variance-preserving path (arXiv 2011.13456), told 999 t."""
+    """Trained on Song's variance-preserving path (arXiv 2011.13456), told (steps - 1) t for t from epsilon_t to 1."""
 
     def __init__(
-        self, model: nn.Module, classes: int = 0, *, beta_d: float = 19.9, beta_min: float = 0.1, steps: int = 1000
+        self,
+        model: nn.Module,
+        classes: int = 0,
+        *,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        steps: float = 1000,
+        epsilon_t: float = 1e-5,
     ):
         super().__init__(model, classes)
         self.beta_d, self.beta_min, self.last = beta_d, beta_min, steps - 1
-        self.sigmas = (self._sigma(1e-5), self._sigma(1.0))
+        self.sigmas = (self._sigma(epsilon_t), self._sigma(1.0))
 
     def _sigma(self, t: float) -> float:
         return math.sqrt(math.expm1(self.beta_d * t**2 / 2 + self.beta_min * t))
@@ -93,7 +105,11 @@ class VariancePreserved(Preconditioned):
 class VarianceExploded(Preconditioned):
     """Trained on Song's variance-exploding path, told log(sigma / 2)."""
 
-    sigmas = (0.02, 100.0)
+    def __init__(
+        self, model: nn.Module, classes: int = 0, *, sigma_min: float = 0.02, sigma_max: float = 100.0
+    ):
+        super().__init__(model, classes)
+        self.sigmas = (sigma_min, sigma_max)
 
     def scales(self, sigma: Tensor) -> Scales:
         one = torch.ones_like(sigma)
@@ -101,21 +117,27 @@ class VarianceExploded(Preconditioned):
 
 
 class ImprovedDdpm(Preconditioned):
-    """Trained as iDDPM (Nichol & Dhariwal, arXiv 2102.09672) on its cosine schedule, at `steps` levels and no others."""
+    """Trained as iDDPM (Nichol & Dhariwal, arXiv 2102.09672) on its cosine schedule, at `steps` levels and no others.
+
+    Its largest level is 20,000 times the data's scale, where nothing is left to tell apart: sampling starts at the one next
+    to 80, the ninth, as EDM does (arXiv 2206.00364, table 1: j0 = 8).
+    """
 
     table: Tensor
 
     def __init__(
-        self, model: nn.Module, classes: int = 0, *, c_1: float = 0.001, c_2: float = 0.008, steps: int = 1000
+        self, model: nn.Module, classes: int = 0, *, c_1: float = 0.001, c_2: float = 0.008, steps: float = 1000
     ):
         super().__init__(model, classes)
+        steps = int(steps)
         squares = [0.0]  # sigma², from data to noise; a step never keeps less than c_1 of the signal
         cumulative = [math.sin(0.5 * math.pi * j / steps / (c_2 + 1)) ** 2 for j in range(steps + 1)]
         for before, now in zip(cumulative[-2::-1], cumulative[:0:-1], strict=True):
             squares.append((squares[-1] + 1) / max(before / now, c_1) - 1)
         table = torch.tensor(squares, dtype=torch.float64).sqrt()
         self.register_buffer("table", table, persistent=False)
-        self.levels, self.sigmas = table[1:], (float(table[1]), float(table[-1]))
+        self.levels, top = table[1:], int((table[1:] - MOST).abs().argmin())
+        self.sigmas = (float(self.levels[0]), float(self.levels[top]))
 
     def scales(self, sigma: Tensor) -> Scales:
         nearest = (sigma.double()[:, None] - self.table.double()).abs().argmin(1)

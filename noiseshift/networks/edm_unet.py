@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from noiseshift.networks.blocks import attend
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -145,7 +147,7 @@ class Block(nn.Module):
         rows, channels, *side = x.shape
         split = self.qkv(self.norm2(x)).reshape(rows, self.heads, channels // self.heads, 3, -1)
         query, key, value = split.transpose(2, 4).unbind(3)  # (B, heads, pixels, channels a head)
-        found = F.scaled_dot_product_attention(query, key, value)
+        found = attend(query, key, value)
         return self.proj(found.transpose(2, 3).reshape(rows, channels, *side))
 
 
