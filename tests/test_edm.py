@@ -123,13 +123,17 @@ CASES = {
 }
 
 
-def written(path, name, **more):
-    """A pickle of a case's network, and the network."""
+def written(path, name, outer=(), claims=(), half=False, **more):
+    """A pickle of a case's network, and the network; with settings of its preconditioner, or false ones of its own."""
     kind, settings, precondition = CASES[name]
     network, inner = filled(NETWORKS[kind](settings)), "unet" if kind == "UNet" else "model"
-    outer = {"img_resolution": 8, "img_channels": 3, "label_dim": settings.get("label_dim", 0), "use_fp16": True}
+    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": settings.get("label_dim", 0), "use_fp16": True}
     whole = Persistent(
-        precondition, outer, _modules={inner: module(network, kind, settings)}, _parameters={}, _buffers={}
+        precondition,
+        {**sizes, **dict(outer)},
+        _modules={inner: module(network.half() if half else network, kind, {**settings, **dict(claims)})},
+        _parameters={},
+        _buffers={},
     )
     path.write_bytes(pickle.dumps({"ema": whole, "loss_fn": Persistent("EDMLoss"), **more}))
     return network
@@ -281,10 +285,10 @@ def test_latents_are_standardised_as_their_encoder_does(tmp_path):
     checkpoint = ns.load(tmp_path / "x.pkl")
     coder = Autoencoder(ToyCoder())
     coder.standardise(**checkpoint.card.latents)
-    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    x = coder.encode(z)
+    pictures = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, z = coder.encode(pictures), (pictures + 1) / 2  # their autoencoder takes pictures from 0 to 1
     torch.testing.assert_close(x, z * torch.tensor(scale)[:, None, None] + torch.tensor(bias)[:, None, None])
-    torch.testing.assert_close(coder.decode(x), z)
+    torch.testing.assert_close(coder.decode(x), pictures)
 
 
 def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
@@ -294,6 +298,94 @@ def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
     sigma = model.schedule(model.snap(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))).sigma
     gaps = (sigma[:, None] - known).abs().min(1).values
     assert float((gaps / sigma).max()) < 1e-6
+
+
+def test_settings_of_a_preconditioner_are_used(tmp_path):
+    path = tmp_path / "x.pkl"
+
+    def loaded(name, **outer):
+        written(path, name, outer)
+        found = ns.load(path)
+        return found.model.network, found.card.schedule["sigma_min"], found.card.schedule["sigma_max"]
+
+    network, low, high = loaded("DDPM++ with classes", beta_d=12.0, beta_min=0.3, M=500, epsilon_t=1e-3)
+    assert low == pytest.approx(math.sqrt(math.expm1(6e-6 + 3e-4)))
+    assert high == pytest.approx(math.sqrt(math.expm1(6.3)))
+    told = network.scales(torch.tensor([low, high], dtype=torch.float64)).noise
+    torch.testing.assert_close(told, torch.tensor([499e-3, 499.0], dtype=torch.float64))
+    assert loaded("NCSN++", sigma_min=0.01, sigma_max=50.0)[1:] == (0.01, 50.0)
+    assert loaded("DDPM++", sigma_min=0, sigma_max=math.inf)[1:] == (0.002, 80.0)
+    assert loaded("DDPM++", sigma_min=0.01, sigma_max=50)[1:] == (0.01, 50.0)
+    network, low, high = loaded("ADM")
+    assert network.scales(torch.tensor([low, high])).noise.tolist() == [0, 991]  # 999 - j0, table 1
+    assert loaded("ADM", M=500, C_1=0.01)[0].levels.shape == (500,)
+
+
+def test_a_preconditioner_made_without_keywords_is_read_from_its_attributes(tmp_path):
+    network = module(filled(NETWORKS["SongUNet"](SONG)), "SongUNet", SONG)
+    made = Persistent(
+        "EDMPrecond", img_resolution=8, img_channels=3, label_dim=0, sigma_data=0.3, _modules={"model": network}
+    )
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"ema": made}))
+    assert ns.load(tmp_path / "x.pkl").model.network.sigma_data == 0.3
+
+
+def test_gains_of_half_precision_are_divided_in_it(tmp_path):
+    """As EDM2's own code does with what it saves: 0-dimensional and in half precision, a gain stays so when divided."""
+    written(tmp_path / "x.pkl", "EDM2", half=True)
+    network, theirs = ns.load(tmp_path / "x.pkl").model.network.model, filled(NETWORKS["UNet"](SECOND)).half()
+    for found, gain, root in (
+        (network.out_gain, theirs.out_gain, math.sqrt(9 * 16)),
+        (network.dec["4x4_in0"].emb_gain, theirs.dec["4x4_in0"].emb_gain, math.sqrt(32)),
+    ):
+        divided = np.float16(np.float16(gain.item()) / np.float16(root))
+        assert found.item() / root == pytest.approx(float(divided), rel=1e-6)
+        assert abs(found.item() - gain.item()) < 1e-3 * abs(gain.item())
+
+
+@pytest.mark.parametrize("name", ["DDPM++", "EDM2"])
+def test_networks_have_a_forward_derivative(name):
+    """Which Fokker-Planck's divergence takes; without one it is a difference quotient."""
+    kind, settings, _ = CASES[name]
+    network, generator = filled(NETWORKS[kind](settings)), torch.Generator().manual_seed(1)
+    x, v = torch.randn(2, 2, 3, 8, 8, generator=generator)
+    hot = torch.eye(4)[[1, 3]] if settings.get("label_dim") else None
+    noise = torch.tensor([0.3, -1.2])
+    _, slope = torch.func.jvp(lambda x: network(x, noise, hot), (x,), (v,))
+    quotient = (network(x + 0.01 * v, noise, hot) - network(x - 0.01 * v, noise, hot)) / 0.02
+    torch.testing.assert_close(slope, quotient, rtol=1e-2, atol=2e-3 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("outer", "claims", "says"),
+    [
+        ({}, {"num_blocks": 10**9}, "more blocks than it has tensors"),
+        ({}, {"channel_mult": [1] * 10**6}, "more blocks than it has tensors"),
+        ({}, {"model_channels": 10**5}, "size mismatch"),
+        ({"label_dim": 10**9}, {}, "made for another network"),
+        ({"img_resolution": 10**6}, {}, "made for another network"),
+        ({"img_channels": 4}, {}, "made for another network"),
+        ({"M": 10**12}, {}, "noise levels"),
+    ],
+)
+def test_what_a_pickle_claims_beyond_its_tensors_is_refused_at_once(outer, claims, says, tmp_path):
+    written(tmp_path / "x.pkl", "ADM", outer, claims)
+    with pytest.raises(ns.CheckpointError, match=says) as caught:
+        ns.load(tmp_path / "x.pkl")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
+    def held(tensor):
+        return pickle.dumps({"ema": Persistent("EDMPrecond", _parameters={"weight": tensor})}, protocol=4)
+
+    content, shape = held(torch.zeros(3, 5)), b"K\x03K\x05\x86"
+    assert content.count(shape) == 1
+    # Beyond its end, and over and over the same number.
+    for claimed in (content.replace(shape, b"K\xffK\xff\x86"), held(torch.zeros(1).expand(10**12))):
+        (tmp_path / "x.pkl").write_bytes(claimed)
+        with pytest.raises(ns.CheckpointError, match="damaged"):
+            ns.load(tmp_path / "x.pkl")
 
 
 class Runs:
