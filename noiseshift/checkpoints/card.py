@@ -57,7 +57,7 @@ class Card:
     time: TimeInput = field(default_factory=TimeInput)
     heads: int | None = None
     head_channels: int | None = None
-    attention_order: str = "legacy"
+    attention_order: str | None = None
     size: int | None = None
     classes: int | None = None
     estimator: str | None = None
@@ -71,7 +71,7 @@ class Card:
             raise CheckpointError(f"card: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         _check("schedule", self.schedule, Mapping, "a mapping such as {kind: linear}")
         _check("provenance", self.provenance, Mapping, "a mapping")
-        if self.attention_order not in ("legacy", "new"):
+        if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
         for name in ("heads", "head_channels", "size", "classes"):
             value = getattr(self, name)
