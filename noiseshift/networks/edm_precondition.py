@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 LEAST, MOST = 0.002, 80.0
 """The noise scales that EDM samples between, whatever more a network knows."""
 
@@ -105,9 +104,7 @@ class VariancePreserved(Preconditioned):
 class VarianceExploded(Preconditioned):
     """Trained on Song's variance-exploding path, told log(sigma / 2)."""
 
-    def __init__(
-        self, model: nn.Module, classes: int = 0, *, sigma_min: float = 0.02, sigma_max: float = 100.0
-    ):
+    def __init__(self, model: nn.Module, classes: int = 0, *, sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__(model, classes)
         self.sigmas = (sigma_min, sigma_max)
 
