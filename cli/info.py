@@ -73,9 +73,11 @@ def _parameters(loaded: Any) -> int | str:
 def _missing(loaded: Any) -> list[str]:
     """What this checkpoint lacks, each with what it would be good for and where to get it."""
     from noiseshift.models import CLASS_BLIND, NOISE_BLIND
+    from noiseshift.networks.transformer import Transformer
 
+    finetune = ": noiseshift finetune" if isinstance(getattr(loaded.model, "network", None), Transformer) else ""
     lacks = {
-        "noise-blind branch, for NAG: noiseshift finetune": NOISE_BLIND not in loaded.model.branches,
+        f"noise-blind branch, for NAG{finetune}": NOISE_BLIND not in loaded.model.branches,
         "class-blind branch, for CFG": loaded.classes > 0 and CLASS_BLIND not in loaded.model.branches,
         "network estimator: noiseshift train-estimator": loaded.estimator is None,
         "autoencoder, for pictures: --vae": loaded.latent and loaded.autoencoder is None,

@@ -293,7 +293,7 @@ def test_released_adm_networks_are_known_by_their_shapes(width, multiples, block
     assert adm.config_from_state(network.state_dict()) == config
     card = told(network.state_dict())
     assert (card.family, card.size) == ("adm", size)
-    assert (card.attention_order, card.schedule.get("betas")) == (("new", "cosine") if size == 64 else ("legacy", None))
+    assert (card.attention_order, card.schedule.get("betas")) == (("new", "cosine") if size == 64 else (None, None))
     assert (card.heads, card.head_channels) == ((4, None) if size == 128 else (None, 64))
 
 

@@ -65,7 +65,7 @@ class Card:
     time: TimeInput = field(default_factory=TimeInput)
     heads: int | None = None
     head_channels: int | None = None
-    attention_order: str = "legacy"
+    attention_order: str | None = None
     size: int | None = None
     classes: int | None = None
     estimator: str | None = None
@@ -85,7 +85,7 @@ class Card:
             raise CheckpointError(
                 "card: latents must be {center: [a number a channel], spread: [as many above 0], range: [0, 1]}"
             )
-        if self.attention_order not in ("legacy", "new"):
+        if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
         for name in ("heads", "head_channels", "size", "classes"):
             value = getattr(self, name)
