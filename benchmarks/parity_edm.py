@@ -5,9 +5,9 @@
     python benchmarks/parity_edm.py edm --train 1500 --out runs/fashion-edm.pkl
     noiseshift measure runs/fashion-edm.pkl --sampler edm:18
 
-Prints, for every network (EDM2's in half precision, as they are released), the largest difference of a prediction over four noise scales, relative to the largest
-prediction, and the number of parameters of the released sizes as both count them. Their code (CC BY-NC-SA 4.0) is run,
-never copied. Exits with 1 where a difference is above 1e-5.
+Prints, for every network (EDM2's in half precision, as they are released), the largest difference of a prediction over
+four noise scales, relative to the largest prediction, and the number of parameters of the released sizes as both count
+them. Their code (CC BY-NC-SA 4.0) is run, never copied. Exits with 1 where a difference is above 1e-5.
 """
 
 from __future__ import annotations
