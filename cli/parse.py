@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
-SAMPLERS = "euler:N, heun:N, ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a diffusers folder's)"
+SAMPLERS = (
+    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a "
+    "diffusers folder's)"
+)
 
 
 def parse_solver(text: str) -> Any:
@@ -27,6 +30,10 @@ def parse_solver(text: str) -> Any:
         return Solver(text, _no_own, lambda model: None)
     if name.startswith("diffusers/"):
         return _scheduled(text, name.removeprefix("diffusers/"), steps)
+    if name == "edm" and not rest:
+        return Solver(
+            text, lambda: samplers.edm_heun, lambda model: samplers.karras_grid(model, steps), lambda: samplers.edm_heun
+        )
     makers: dict[str, Callable[[], samplers.Update]] = {
         "euler": lambda: samplers.euler,
         "heun": lambda: samplers.heun,

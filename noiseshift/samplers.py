@@ -111,6 +111,24 @@ def time_grid(model: Model, steps: int, *, start: float = 1.0, end: float = 0.0)
     return torch.cat([known[known > end], grid[-1:]])
 
 
+def karras_grid(model: Model, steps: int, rho: float = 7.0) -> Tensor:
+    """EDM's times, `steps` noise scales even in sigma^(1/rho) from the largest to the least (arXiv 2206.00364, eq. 5), moved to
+    levels that the model knows: (steps,) float64, so steps - 1 transitions. EDM's own last one, from there to sigma = 0, is
+    left out: the state stays at the schedule's least noise.
+
+    Raises ValueError for fewer than two scales, or a schedule where noise over signal is not finite and above 0 at both ends.
+    """
+    if steps < 2:
+        raise ValueError(f"a sampler takes at least 2 noise scales, got {steps}")
+    low, high = (model.schedule.log_snr(torch.tensor(t, dtype=torch.float64)).div(-2).exp() for t in (0.0, 1.0))
+    if not 1e-9 < low < high < 1e9:
+        raise ValueError("EDM's grid spaces the noise scales of variance-exploding models: take heun:N for this one")
+    scales = torch.linspace(float(high ** (1 / rho)), float(low ** (1 / rho)), steps, dtype=torch.float64) ** rho
+    inside = (-2 * scales[1:-1].log()).clamp(*(-2 * edge.log() for edge in (high, low)))
+    times = torch.cat([torch.ones(1), model.schedule.time_of_log_snr(inside), torch.zeros(1)]).double()
+    return torch.unique(model.snap(times).double()).flip(0)
+
+
 def sample(
     model: Model,
     x: Tensor,
@@ -165,6 +183,17 @@ def heun(transition: Transition) -> Tensor:
     there = transition.model(x, _as_told(transition.t_next, x), transition.cond)
     slope = (transition.prediction.velocity + there.velocity) / 2
     return transition.step.x + _span(transition) * slope
+
+
+def edm_heun(transition: Transition) -> Tensor:
+    """EDM's deterministic sampler (arXiv 2206.00364, Alg. 1 without churn): Heun's rule for x/alpha over sigma/alpha, where the
+    path bends least; Euler's, which is DDIM's, where no noise is left."""
+    now, then, eps = transition.level, transition.next_level, transition.prediction.eps
+    if float(then.sigma.flatten()[0]) > 0:
+        guess = then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
+        there = transition.model(guess, _as_told(transition.t_next, guess), transition.cond)
+        eps = (eps + there.eps) / 2
+    return then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
 
 
 def ddim(eta: float = 0.0) -> Update:

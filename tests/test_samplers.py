@@ -34,7 +34,9 @@ def last_of(steps):
 
 @pytest.mark.parametrize("schedule", [ns.Linear(), ns.VariancePreserving()], ids=["linear", "vp"])
 @pytest.mark.parametrize(
-    ("update", "order"), [(ns.euler, 1), (ns.heun, 2), (ns.ddim(0.0), 1)], ids=["euler", "heun", "ddim"]
+    ("update", "order"),
+    [(ns.euler, 1), (ns.heun, 2), (ns.edm_heun, 2), (ns.ddim(0.0), 1)],
+    ids=["euler", "heun", "edm", "ddim"],
 )
 def test_convergence_order(schedule, update, order):
     model = TARGET.model(schedule)
@@ -45,6 +47,34 @@ def test_convergence_order(schedule, update, order):
         errors.append(float((last_of(sample(model, x, times, update=update)) - flow(schedule, x, 0.9, 0.1)).norm()))
     rates = np.log2(np.array(errors[:-1]) / errors[1:])
     np.testing.assert_allclose(rates, order, atol=0.25)
+
+
+def test_edms_sampler_is_its_papers():
+    schedule, rho = ns.VarianceExploding(), 7
+    model = TARGET.model(schedule)
+    times = ns.karras_grid(model, 18)
+    # Equation 5, written out.
+    ends = 80.0 ** (1 / rho), 0.002 ** (1 / rho)
+    sigmas = [(ends[0] + i / 17 * (ends[1] - ends[0])) ** rho for i in range(18)]
+    np.testing.assert_allclose(schedule.coefficients(times)[1], sigmas, rtol=1e-6)
+    x = 80 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    final, y = last_of(sample(model, x, times, update=ns.edm_heun)), x
+    for now, then in itertools.pairwise(sigmas):  # Algorithm 1 with the exact denoiser of a Gaussian
+        slope = [(y - MEAN) * now / (VARIANCE + now**2)]
+        guess = y + (then - now) * slope[0]
+        slope.append((guess - MEAN) * then / (VARIANCE + then**2))
+        y = y + (then - now) * sum(slope) / 2
+    torch.testing.assert_close(final, y, rtol=1e-5, atol=1e-5)
+
+
+def test_edms_grid_is_for_variance_exploding_models():
+    with pytest.raises(ValueError, match="take heun:N"):
+        ns.karras_grid(TARGET.model(ns.Linear()), 18)
+    with pytest.raises(ValueError, match="at least 2 noise scales"):
+        ns.karras_grid(TARGET.model(ns.VarianceExploding()), 1)
+    levels = torch.linspace(0, 1, 9, dtype=torch.float64)
+    known = ns.wrap(lambda x, t, cond: x, ns.VarianceExploding(), predicts="x0", levels=levels)
+    assert set(ns.karras_grid(known, 50).tolist()) <= set(levels.tolist())
 
 
 @pytest.mark.parametrize("update", [ns.euler_maruyama(), ns.ancestral], ids=["em", "ancestral"])

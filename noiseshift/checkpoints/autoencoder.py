@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,15 @@ class Autoencoder:
         self.spread = torch.tensor(std if known else [1.0]).float()[:, None, None] / self.scale
         self.channels = int(config["latent_channels"])
         self.factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+
+    def standardise(self, center: Sequence[float], spread: Sequence[float]) -> None:
+        """Let states be (z - center) / spread, (channels,) each, whatever the configuration says.
+
+        Raises CheckpointError for another number of channels.
+        """
+        if len(center) != self.channels:
+            raise CheckpointError(f"the card standardises {len(center)} channels, the autoencoder has {self.channels}")
+        self.center, self.spread = (torch.tensor(row).float()[:, None, None] for row in (center, spread))
 
     @classmethod
     def load(cls, path: str | Path) -> Autoencoder:

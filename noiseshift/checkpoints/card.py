@@ -20,6 +20,10 @@ class CheckpointError(ValueError):
     """A checkpoint or card that cannot be used; the message is one line and names the remedy."""
 
 
+class HoldsCode(CheckpointError):
+    """A file that only its own code can rebuild."""
+
+
 @dataclass(frozen=True)
 class TimeInput:
     """How the network counts time: it is handed `scale` * u + `offset`, where u is t, or 1 - t when zero means noise.
@@ -47,7 +51,9 @@ class Card:
     the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
     network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
     where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
-    held-out set; shape: (C, H, W) of a state, where the model is a callable; class_names, provenance: for people.
+    held-out set; shape: (C, H, W) of a state, where the model is a callable; latents: center and spread, a number a channel
+    each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says;
+    class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """
 
@@ -63,6 +69,7 @@ class Card:
     estimator: str | None = None
     data: str | None = None
     shape: tuple[int, ...] | None = None
+    latents: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,6 +78,9 @@ class Card:
             raise CheckpointError(f"card: prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         _check("schedule", self.schedule, Mapping, "a mapping such as {kind: linear}")
         _check("provenance", self.provenance, Mapping, "a mapping")
+        _check("latents", self.latents, Mapping, "a mapping of center and spread")
+        if self.latents and not _standard(self.latents):
+            raise CheckpointError("card: latents must be {center: [a number a channel], spread: [as many above 0]}")
         if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
         for name in ("heads", "head_channels", "size", "classes"):
@@ -150,6 +160,19 @@ def _check(name: str, value: object, kind: Any, what: str) -> None:
         raise CheckpointError(f"card: {name} must be {what}, got {value!r}")
 
 
+def _standard(latents: Mapping[str, Any]) -> bool:
+    """Whether this is a center and a positive spread of as many channels."""
+    center, spread = latents.get("center"), latents.get("spread")
+    if (
+        set(latents) != {"center", "spread"}
+        or not isinstance(center, list | tuple)
+        or not isinstance(spread, list | tuple)
+    ):
+        return False
+    numbers = all(isinstance(n, int | float) for n in (*center, *spread))
+    return numbers and len(center) == len(spread) > 0 and min(spread) > 0
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     whole = isinstance(value, list | tuple) and all(isinstance(n, int) and 0 < n <= 1 << 16 for n in value)
     if not whole or len(value) != 3:
@@ -177,6 +200,9 @@ FAMILIES: Mapping[str, Card] = {
     ),
     # REPA keeps SiT's network but counts 0 = data and predicts noise - data (arXiv 2410.06940).
     "repa": Card("repa", {"kind": "linear"}, "velocity", TimeInput("data")),
+    # Denoisers of states x0 + sigma eps, told sigma; the file itself gives the range (arXiv 2206.00364, 2312.02696).
+    "edm": Card("edm", {"kind": "variance-exploding"}, "x0"),
+    "edm2": Card("edm2", {"kind": "variance-exploding"}, "x0"),
     # guided-diffusion is handed DDPM's integer step; --noise_schedule linear and the noise are its defaults (2105.05233).
     "adm": Card("adm", {"kind": "discrete", "steps": 1000}, "epsilon", TimeInput("data", 1000.0, -1.0)),
     # torchcfm counts 0 = noise, hands the raw time to the embedding and predicts data - noise (arXiv 2302.00482).

@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.card import CheckpointError, HoldsCode
+from noiseshift.checkpoints.persistence import is_persistent, read_persistent
 from noiseshift.checkpoints.pickles import names_in
-
-
-class HoldsCode(CheckpointError):
-    """A file that only its own code can rebuild."""
 
 
 def sha256(path: Path) -> str:
@@ -60,9 +57,12 @@ def _safetensors(path: Path) -> dict[str, Any]:
 
 def read_content(path: Path) -> Mapping[Any, Any]:
     """Everything in a checkpoint file as it lies there: `.safetensors` hold nothing but tensors and words, any other suffix
-    is read by torch's restricted unpickler. Raises CheckpointError when the file is damaged or holds code."""
+    is read by torch's restricted unpickler, or, EDM's pickles, by our own. Raises CheckpointError when the file is damaged
+    or holds code."""
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if path.is_file() and is_persistent(path):
+        return read_persistent(path)
     content = _unpickled(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from noiseshift.checkpoints import adm, k_diffusion, lucidrains
+from noiseshift.checkpoints import adm, edm, k_diffusion, lucidrains
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.transformer import is_repa, is_transformer, transformer_model
@@ -46,6 +46,7 @@ def _build_transformer(content: Content, card: Card) -> NetworkModel:
 
 # The first that recognises a file reads it: a config says more than keys do.
 FORMATS = (
+    Format("an EDM pickle", ("edm", "edm2"), edm.recognise, edm.card, edm.build),
     Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.told, k_diffusion.build),
     Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
     Format(

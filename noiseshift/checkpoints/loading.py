@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.autoencoder import Autoencoder
-from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
+from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.conditions import Conditions
 from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
-from noiseshift.checkpoints.files import HoldsCode, read_content, sha256
+from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.data import ASSETS
@@ -130,6 +130,8 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
         raise CheckpointError(f"{path.name} works on {shape[-1]} pixels a side, not {card.size}: leave the size out")
     if autoencoder is not None and autoencoder.channels != shape[0]:
         raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {shape[0]}")
+    if autoencoder is not None and card.latents:
+        autoencoder.standardise(**card.latents)
     return Checkpoint(
         name=path.stem,
         model=model,

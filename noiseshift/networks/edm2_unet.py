@@ -1,0 +1,226 @@
+"""The magnitude-preserving U-Net of EDM2 checkpoints (Karras et al., arXiv 2312.02696, "config G"). Written from the paper;
+names and shapes of the tensors are the released files'.
+
+Every operation keeps the expected magnitude of what goes through it: weights are normalised where they are used, sums and
+concatenations are weighted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noiseshift.networks.blocks import attend
+
+Resample = Literal["keep", "up", "down"]
+
+
+@dataclass(frozen=True)
+class Edm2Config:
+    """What builds the network; fields are named as the files name them. Unknown ones are training's."""
+
+    img_resolution: int
+    img_channels: int
+    label_dim: int = 0
+    model_channels: int = 192
+    channel_mult: tuple[int, ...] = (1, 2, 3, 4)
+    channel_mult_noise: int | None = None
+    channel_mult_emb: int | None = None
+    num_blocks: int = 3
+    attn_resolutions: tuple[int, ...] = (16, 8)
+    label_balance: float = 0.5
+    concat_balance: float = 0.5
+    resample_filter: tuple[int, ...] = (1, 1)
+    channels_per_head: int = 64
+    res_balance: float = 0.3
+    attn_balance: float = 0.3
+    clip_act: float | None = 256
+
+
+def normalised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """x over its root mean square along `dims`, guarded by 1e-4."""
+    size = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
+    kept = math.sqrt(size.numel() / x.numel())
+    return x / (1e-4 + kept * size).to(x.dtype)
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU over its root mean square on unit noise (eq. 81)."""
+    return F.silu(x) / 0.596
+
+
+def summed(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """a and b at 1 - share to share, at the magnitude of one (eq. 88)."""
+    return torch.lerp(a, b, share) / math.hypot(1 - share, share)
+
+
+def joined(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """a beside b, each contributing its share whatever their widths (eq. 103)."""
+    total = math.sqrt((a.shape[1] + b.shape[1]) / ((1 - share) ** 2 + share**2))
+    return torch.cat(
+        [a * (total / math.sqrt(a.shape[1]) * (1 - share)), b * (total / math.sqrt(b.shape[1]) * share)], 1
+    )
+
+
+class Weighted(nn.Module):
+    """A convolution, or a linear map where `kernel` is 0, without bias, whose weights are normalised (eq. 47)."""
+
+    def __init__(self, ins: int, outs: int, kernel: int = 0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outs, ins, *[kernel, kernel][: 2 * bool(kernel)]))
+
+    def forward(self, x: Tensor, gain: float | Tensor = 1.0) -> Tensor:
+        each = tuple(range(1, self.weight.ndim))
+        weight = normalised(self.weight.float(), each) * (gain / math.sqrt(self.weight[0].numel()))
+        weight = weight.to(x.dtype)
+        return x @ weight.T if weight.ndim == 2 else F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+class FourierFeatures(nn.Module):
+    """Cosines of random frequencies and phases, which are in the file (eq. 75)."""
+
+    freqs: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("freqs", torch.empty(channels))
+        self.register_buffer("phases", torch.empty(channels))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        angle = torch.outer(noise.float(), self.freqs.float()) + self.phases.float()
+        return (angle.cos() * math.sqrt(2)).to(noise.dtype)
+
+
+class Edm2Block(nn.Module):
+    """A residual block of the encoder ("enc": normalises pixels first) or the decoder ("dec")."""
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        emb: int,
+        config: Edm2Config,
+        flavour: Literal["enc", "dec"],
+        resample: Resample = "keep",
+        *,
+        attention: bool = False,
+    ):
+        super().__init__()
+        ins, outs = channels
+        self.config, self.flavour, self.resample = config, flavour, resample
+        self.emb_gain = nn.Parameter(torch.empty(()))
+        self.conv_res0 = Weighted(outs if flavour == "enc" else ins, outs, 3)
+        self.emb_linear = Weighted(emb, outs)
+        self.conv_res1 = Weighted(outs, outs, 3)
+        self.conv_skip = None if ins == outs else Weighted(ins, outs, 1)
+        self.heads = outs // config.channels_per_head if attention else 0
+        if self.heads:
+            self.attn_qkv, self.attn_proj = Weighted(outs, 3 * outs, 1), Weighted(outs, outs, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = resampled(x, self.config.resample_filter, self.resample)
+        if self.flavour == "enc":
+            x = x if self.conv_skip is None else self.conv_skip(x)
+            x = normalised(x, (1,))
+        told = self.emb_linear(emb, self.emb_gain) + 1
+        hidden = self.conv_res1(silu(self.conv_res0(silu(x)) * told[:, :, None, None]))
+        if self.flavour == "dec" and self.conv_skip is not None:
+            x = self.conv_skip(x)
+        x = summed(x, hidden, self.config.res_balance)
+        if self.heads:
+            x = summed(x, self._attended(x), self.config.attn_balance)
+        limit = self.config.clip_act
+        return x if limit is None else x.clamp(-limit, limit)
+
+    def _attended(self, x: Tensor) -> Tensor:
+        rows, channels, *side = x.shape
+        split = self.attn_qkv(x).reshape(rows, self.heads, channels // self.heads, 3, -1)
+        query, key, value = normalised(split, (2,)).transpose(2, 4).unbind(3)
+        found = attend(query, key, value)
+        return self.attn_proj(found.transpose(2, 3).reshape(rows, channels, *side))
+
+
+def resampled(x: Tensor, taps: tuple[int, ...], mode: Resample) -> Tensor:
+    """Half or twice the size by a separable filter that keeps a constant what it is."""
+    if mode == "keep":
+        return x
+    row = torch.tensor(taps, dtype=torch.float32)
+    weight = (torch.outer(row, row) / row.sum() ** 2).to(x).expand(x.shape[1], 1, -1, -1)
+    padding = (len(taps) - 1) // 2
+    if mode == "up":
+        return F.conv_transpose2d(x, 4 * weight, stride=2, padding=padding, groups=x.shape[1])
+    return F.conv2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
+
+
+class Edm2Unet(nn.Module):
+    """network(x (B, C, H, W), noise (B,), label (B, classes) or None) → (B, C, H, W)."""
+
+    def __init__(self, config: Edm2Config):
+        super().__init__()
+        self.config = config
+        widths = [config.model_channels * m for m in config.channel_mult]
+        noise = widths[0] if config.channel_mult_noise is None else config.model_channels * config.channel_mult_noise
+        emb = max(widths) if config.channel_mult_emb is None else config.model_channels * config.channel_mult_emb
+        self.out_gain = nn.Parameter(torch.empty(()))
+        self.emb_fourier, self.emb_noise = FourierFeatures(noise), Weighted(noise, emb)
+        self.emb_label = Weighted(config.label_dim, emb) if config.label_dim else None
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        self._build_decoder(widths, emb, self._build_encoder(widths, emb))
+        self.out_conv = Weighted(widths[0], config.img_channels, 3)
+
+    def _build_encoder(self, widths: list[int], emb: int) -> list[int]:
+        config, now, handed = self.config, self.config.img_channels + 1, []
+        for level, width in enumerate(widths):
+            side = config.img_resolution >> level
+            if level == 0:
+                self.enc[f"{side}x{side}_conv"] = Weighted(now, width, 3)
+                now = width
+            else:
+                self.enc[f"{side}x{side}_down"] = Edm2Block((now, now), emb, config, "enc", "down")
+            handed.append(now)
+            for index in range(config.num_blocks):
+                attention = side in config.attn_resolutions
+                self.enc[f"{side}x{side}_block{index}"] = Edm2Block(
+                    (now, width), emb, config, "enc", attention=attention
+                )
+                now = width
+                handed.append(now)
+        return handed
+
+    def _build_decoder(self, widths: list[int], emb: int, handed: list[int]) -> None:
+        config, now, last = self.config, widths[-1], len(widths) - 1
+        for level in range(last, -1, -1):
+            side, width = config.img_resolution >> level, widths[level]
+            if level == last:
+                self.dec[f"{side}x{side}_in0"] = Edm2Block((now, now), emb, config, "dec", attention=True)
+                self.dec[f"{side}x{side}_in1"] = Edm2Block((now, now), emb, config, "dec")
+            else:
+                self.dec[f"{side}x{side}_up"] = Edm2Block((now, now), emb, config, "dec", "up")
+            for index in range(config.num_blocks + 1):
+                attention, ins = side in config.attn_resolutions, now + handed.pop()
+                self.dec[f"{side}x{side}_block{index}"] = Edm2Block(
+                    (ins, width), emb, config, "dec", attention=attention
+                )
+                now = width
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+        emb = self.emb_noise(self.emb_fourier(noise))
+        if self.emb_label is not None:
+            label = noise.new_zeros(len(noise), self.config.label_dim) if label is None else label
+            emb = summed(emb, self.emb_label(label * math.sqrt(self.config.label_dim)), self.config.label_balance)
+        emb = silu(emb)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)  # what biases would have learned
+        handed: list[Tensor] = []
+        for name, stage in self.enc.items():
+            x = stage(x) if name.endswith("conv") else stage(x, emb)
+            handed.append(x)
+        for name, stage in self.dec.items():
+            if "block" in name:
+                x = joined(x, handed.pop(), self.config.concat_balance)
+            x = stage(x, emb)
+        return self.out_conv(x, self.out_gain)

@@ -1,0 +1,339 @@
+"""The U-Nets of EDM checkpoints (Karras et al., arXiv 2206.00364): DDPM++ and NCSN++ (Song et al., arXiv 2011.13456), and ADM
+(Dhariwal & Nichol, arXiv 2105.05233). Written from the papers; names and shapes of the tensors are the released files'.
+
+Both are called as network(x (B, C, H, W), noise (B,), label (B, classes) or None) → (B, out, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from noiseshift.networks.blocks import attend
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Resample = Literal["", "up", "down"]
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """What builds either network; fields are named as the files name them. Unknown ones are training's."""
+
+    img_resolution: int
+    in_channels: int
+    out_channels: int
+    label_dim: int = 0
+    model_channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 2, 2)
+    channel_mult_emb: int = 4
+    num_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    embedding_type: str = "positional"
+    channel_mult_noise: int = 1
+    encoder_type: str = "standard"
+    decoder_type: str = "standard"
+    resample_filter: tuple[int, ...] = (1, 1)
+
+
+C = TypeVar("C", bound="DataclassInstance")
+
+
+def configured(kind: type[C], values: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> C:
+    """A configuration from a file's `values` over a family's `usual` ones; what the configuration lacks is left out."""
+    known = {field.name for field in fields(kind)}
+    given: dict[str, Any] = {**(usual or {}), **{name: value for name, value in values.items() if name in known}}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+
+
+class ResampledConv(nn.Module):
+    """A convolution behind an up- or downsampling by two with the taps of a separable filter; kernel 0 only resamples.
+
+    `fused` is NCSN++'s order for its residual path: the convolution before the downsampling.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: int,
+        resample: Resample = "",
+        taps: tuple[int, ...] = (1, 1),
+        *,
+        fused: bool = False,
+    ):
+        super().__init__()
+        self.resample, self.taps, self.fused, self.reach = resample, taps, fused, kernel // 2
+        self.weight = nn.Parameter(torch.empty(channels[1], channels[0], kernel, kernel)) if kernel else None
+        self.bias = nn.Parameter(torch.empty(channels[1])) if kernel else None
+        row = torch.tensor(taps, dtype=torch.float32)
+        self.register_buffer(
+            "resample_filter", torch.outer(row, row)[None, None] / row.sum() ** 2 if resample else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = (len(self.taps) - 1) // 2
+        if self.fused:
+            return self._filtered(self._convolved(x, side), 0)
+        return self._convolved(self._filtered(x, side) if self.resample else x)
+
+    def _convolved(self, x: Tensor, more: int = 0) -> Tensor:
+        return x if self.weight is None else F.conv2d(x, self.weight, self.bias, padding=self.reach + more)
+
+    def _filtered(self, x: Tensor, padding: int) -> Tensor:
+        taps = self.resample_filter.to(x).repeat(x.shape[1], 1, 1, 1)
+        if self.resample == "up":
+            return F.conv_transpose2d(x, 4 * taps, stride=2, padding=padding, groups=x.shape[1])
+        return F.conv2d(x, taps, stride=2, padding=padding, groups=x.shape[1])
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a family makes its blocks: embedding width, norms, whether the embedding also scales, how sums are weighted."""
+
+    emb: int
+    taps: tuple[int, ...]
+    head_channels: int | None
+    project: bool
+    scales: bool
+    skip_scale: float
+    eps: float
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        return nn.GroupNorm(min(32, channels // 4), channels, eps=self.eps)
+
+
+class Block(nn.Module):
+    """A residual block, with attention where asked for."""
+
+    def __init__(self, channels: tuple[int, int], style: Style, resample: Resample = "", *, attention: bool = False):
+        super().__init__()
+        ins, outs = channels
+        self.in_channels, self.style = ins, style
+        self.norm0, self.norm1 = style.norm(ins), style.norm(outs)
+        self.conv0 = ResampledConv(channels, 3, resample, style.taps)
+        self.affine = nn.Linear(style.emb, outs * (2 if style.scales else 1))
+        self.conv1 = ResampledConv((outs, outs), 3)
+        self.skip = None
+        if resample or ins != outs:
+            kernel = 1 if style.project or ins != outs else 0
+            self.skip = ResampledConv(channels, kernel, resample, style.taps)
+        self.heads = 0 if not attention else outs // style.head_channels if style.head_channels else 1
+        if attention:
+            self.norm2 = style.norm(outs)
+            self.qkv, self.proj = ResampledConv((outs, 3 * outs), 1), ResampledConv((outs, outs), 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        hidden = self.conv0(F.silu(self.norm0(x)))
+        told = self.affine(emb)[:, :, None, None]
+        if self.style.scales:
+            scale, shift = told.chunk(2, 1)
+            hidden = self.norm1(hidden) * (1 + scale) + shift
+        else:
+            hidden = self.norm1(hidden + told)
+        hidden = self.conv1(F.silu(hidden))
+        x = (hidden + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
+        return (self._attended(x) + x) * self.style.skip_scale if self.heads else x
+
+    def _attended(self, x: Tensor) -> Tensor:
+        rows, channels, *side = x.shape
+        split = self.qkv(self.norm2(x)).reshape(rows, self.heads, channels // self.heads, 3, -1)
+        query, key, value = split.transpose(2, 4).unbind(3)  # (B, heads, pixels, channels a head)
+        found = attend(query, key, value)
+        return self.proj(found.transpose(2, 3).reshape(rows, channels, *side))
+
+
+class Unet(nn.Module):
+    """The trunk of both: encoder and decoder stages, by the names of the files."""
+
+    def __init__(self, config: UnetConfig, style: Style):
+        super().__init__()
+        self.config, self.style = config, style
+        self.widths = [config.model_channels * m for m in config.channel_mult]
+        self.sides = [config.img_resolution >> level for level in range(len(self.widths))]
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        self.first = self.widths[0]  # channels of the first convolution
+        self.dec_attends: Literal["every", "last"] = "every"
+
+    def block(self, channels: tuple[int, int], resample: Resample = "", *, attention: bool = False) -> Block:
+        return Block(channels, self.style, resample, attention=attention)
+
+    def build_encoder(self) -> list[int]:
+        """Fill `enc`; returns the channels of what it hands to the decoder, in order."""
+        now, handed = self.config.in_channels, []
+        for level, (side, width) in enumerate(zip(self.sides, self.widths, strict=True)):
+            if level == 0:
+                self.enc[f"{side}x{side}_conv"] = ResampledConv((now, self.first), 3)
+                now = self.first
+            else:
+                self.enc[f"{side}x{side}_down"] = self.block((now, now), "down")
+                self.after_down(side, now)
+            handed.append(now)
+            for index in range(self.config.num_blocks):
+                attention = side in self.config.attn_resolutions
+                self.enc[f"{side}x{side}_block{index}"] = self.block((now, width), attention=attention)
+                now = width
+                handed.append(now)
+        return handed
+
+    def build_decoder(self, handed: list[int]) -> int:
+        """Fill `dec`; returns the channels that it ends with."""
+        now, last = self.widths[-1], len(self.widths) - 1
+        for level in range(last, -1, -1):
+            side, width = self.sides[level], self.widths[level]
+            if level == last:
+                self.dec[f"{side}x{side}_in0"] = self.block((now, now), attention=True)
+                self.dec[f"{side}x{side}_in1"] = self.block((now, now))
+            else:
+                self.dec[f"{side}x{side}_up"] = self.block((now, now), "up")
+            for index in range(self.config.num_blocks + 1):
+                attends = side in self.config.attn_resolutions
+                if self.dec_attends == "last":
+                    attends = attends and index == self.config.num_blocks
+                self.dec[f"{side}x{side}_block{index}"] = self.block((now + handed.pop(), width), attention=attends)
+                now = width
+            self.after_level(level, width)
+        return now
+
+    def after_down(self, side: int, channels: int) -> None:
+        """What a family adds to the encoder behind a downsampling."""
+
+    def after_level(self, level: int, channels: int) -> None:
+        """What a family adds to the decoder behind a level."""
+
+
+class SongUnet(Unet):
+    """DDPM++ (positional embedding) and NCSN++ (Fourier embedding, a residual pyramid beside the encoder)."""
+
+    def __init__(self, config: UnetConfig):
+        emb = config.model_channels * config.channel_mult_emb
+        style = Style(emb, config.resample_filter, None, True, False, math.sqrt(0.5), 1e-6)
+        super().__init__(config, style)
+        noise = config.model_channels * config.channel_mult_noise
+        self.map_noise = Fourier(noise) if config.embedding_type == "fourier" else Positional(noise, endpoint=True)
+        self.map_label = nn.Linear(config.label_dim, noise) if config.label_dim else None
+        self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
+        self.dec_attends, self.pyramid, self.first = "last", config.in_channels, config.model_channels
+        self.build_decoder(self.build_encoder())
+
+    def after_down(self, side: int, channels: int) -> None:
+        taps, name = self.config.resample_filter, f"{side}x{side}_aux"
+        if self.config.encoder_type == "skip":
+            self.enc[f"{name}_down"] = ResampledConv((self.pyramid, self.pyramid), 0, "down", taps)
+            self.enc[f"{name}_skip"] = ResampledConv((self.pyramid, channels), 1)
+        elif self.config.encoder_type == "residual":
+            self.enc[f"{name}_residual"] = ResampledConv((self.pyramid, channels), 3, "down", taps, fused=True)
+            self.pyramid = channels
+
+    def after_level(self, level: int, channels: int) -> None:
+        side, outs, skips = self.sides[level], self.config.out_channels, self.config.decoder_type == "skip"
+        if skips and level < len(self.sides) - 1:
+            self.dec[f"{side}x{side}_aux_up"] = ResampledConv((outs, outs), 0, "up", self.config.resample_filter)
+        if skips or level == 0:
+            self.dec[f"{side}x{side}_aux_norm"] = self.style.norm(channels)
+            self.dec[f"{side}x{side}_aux_conv"] = ResampledConv((channels, outs), 3)
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+        emb = self.map_noise(noise).reshape(len(noise), 2, -1).flip(1).reshape(len(noise), -1)  # sines first
+        if self.map_label is not None and label is not None:
+            emb = emb + self.map_label(label * math.sqrt(self.config.label_dim))
+        emb = F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+        return self._decoded(*self._encoded(x, emb), emb)
+
+    def _encoded(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
+        handed: list[Tensor] = []
+        pyramid = x
+        for name, stage in self.enc.items():
+            if name.endswith("aux_down"):
+                pyramid = stage(pyramid)
+                continue
+            if name.endswith("aux_skip"):
+                x = handed.pop() + stage(pyramid)
+            elif name.endswith("aux_residual"):
+                x = pyramid = (handed.pop() + stage(pyramid)) * math.sqrt(0.5)
+            else:
+                x = stage(x, emb) if isinstance(stage, Block) else stage(x)
+            handed.append(x)
+        return x, handed
+
+    def _decoded(self, x: Tensor, handed: list[Tensor], emb: Tensor) -> Tensor:
+        total: Tensor | None = None
+        normed = x
+        for name, stage in self.dec.items():
+            if name.endswith("aux_up"):
+                total = stage(total)
+            elif name.endswith("aux_norm"):
+                normed = stage(x)
+            elif name.endswith("aux_conv"):
+                part = stage(F.silu(normed))
+                total = part if total is None else total + part
+            else:
+                x = stage(_joined(x, handed, stage), emb)
+        assert total is not None  # level 0 always ends in one
+        return total
+
+
+class DhariwalUnet(Unet):
+    """ADM's network as EDM trains it: the embedding scales and shifts, attention heads of 64 channels."""
+
+    def __init__(self, config: UnetConfig):
+        emb = config.model_channels * config.channel_mult_emb
+        super().__init__(config, Style(emb, (1, 1), 64, False, True, 1.0, 1e-5))
+        self.map_noise = Positional(config.model_channels, endpoint=False)
+        self.map_layer0, self.map_layer1 = nn.Linear(config.model_channels, emb), nn.Linear(emb, emb)
+        self.map_label = nn.Linear(config.label_dim, emb, bias=False) if config.label_dim else None
+        now = self.build_decoder(self.build_encoder())
+        self.out_norm, self.out_conv = self.style.norm(now), ResampledConv((now, config.out_channels), 3)
+
+    def forward(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
+        emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(noise))))
+        if self.map_label is not None and label is not None:
+            emb = emb + self.map_label(label)
+        emb = F.silu(emb)
+        handed: list[Tensor] = []
+        for stage in self.enc.values():
+            x = stage(x, emb) if isinstance(stage, Block) else stage(x)
+            handed.append(x)
+        for stage in self.dec.values():
+            x = stage(_joined(x, handed, stage), emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+
+def _joined(x: Tensor, handed: list[Tensor], stage: nn.Module) -> Tensor:
+    """x, beside what the encoder handed over where the stage takes it."""
+    return x if x.shape[1] == stage.in_channels else torch.cat([x, handed.pop()], 1)
+
+
+class Positional(nn.Module):
+    """Cosines, then sines, of n geometric frequencies from 1 to 1e-4 (with its endpoint, or short of it by one)."""
+
+    def __init__(self, channels: int, *, endpoint: bool):
+        super().__init__()
+        self.pairs, self.gaps = channels // 2, channels // 2 - endpoint
+
+    def forward(self, noise: Tensor) -> Tensor:
+        places = torch.arange(self.pairs, dtype=torch.float32, device=noise.device) / self.gaps
+        angle = torch.outer(noise, (1e-4**places).to(noise.dtype))
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+class Fourier(nn.Module):
+    """Cosines, then sines, of random frequencies, which are in the file."""
+
+    freqs: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("freqs", torch.empty(channels // 2))
+
+    def forward(self, noise: Tensor) -> Tensor:
+        angle = torch.outer(noise, (2 * math.pi * self.freqs).to(noise.dtype))
+        return torch.cat([angle.cos(), angle.sin()], 1)
