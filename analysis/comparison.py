@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import REAL, axes, save_figure, style
+from noiseshift.analysis.plots import REAL, Figure, axes, save_figure, style
 from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.comparison import Comparison
@@ -24,7 +25,7 @@ MARKERS = "osD^vP*X"
 
 def paper_table(found: Comparison) -> pd.DataFrame:
     """The comparison as text, a row a run: values with their 95 % intervals, as a paper prints them."""
-    table, distance = found.table(), found.distance()
+    table, distance = found.table, found.distance()
     columns: dict[str, list[str]] = {
         "checkpoint": list(table.checkpoint),
         "sampler": list(table.sampler),
@@ -46,10 +47,10 @@ def paper_table(found: Comparison) -> pd.DataFrame:
 
 def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
-    best, rows = found.best("rms"), found.table()
+    best, rows = found.best("rms"), found.table
     distance = found.distance()
     headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([distance] if distance else []))
-    table = numbers_table(f"shift read by {found.estimator}", headings)
+    table = numbers_table(f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}", headings)
     table.columns[0].justify, table.columns[0].no_wrap = "left", False
     for row in rows.to_dict("records"):
         cells = [
@@ -75,8 +76,9 @@ def latex_table(found: Comparison) -> str:
     styled = marked.style.hide(axis="index")
     body = styled.to_latex(hrules=True, column_format="lll" + "r" * (len(marked.columns) - 3))
     return (
-        f"% noiseshift compare: shift read by {found.estimator}, 95 % bootstrap intervals in brackets.\n"
-        "% Bold: the best, and every run whose difference from it is not resolved (paired, Holm over all pairs, 5 %).\n"
+        f"% noiseshift compare: shift read by {found.estimator}, 95 % intervals in brackets; rms over t = "
+        f"{found.span[1]:.3g} to {found.span[0]:.3g}.\n"
+        "% Bold: the best, and every run whose difference from it is not resolved (Holm over all pairs, 5 %).\n"
         f"{body}"
     )
 
@@ -118,9 +120,9 @@ def _interval(row: Any, name: str, digits: int) -> str:
 def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """rms δ against NFE with its 95 % interval, a line a checkpoint, sampler and guidance."""
     ax = axes(ax)
-    for (label, part), colour, marker in _families(found.table()):
-        error = np.abs(np.stack([part.rms - part["rms low"], part["rms high"] - part.rms]))
-        ax.errorbar(part.nfe, part.rms, yerr=error, marker=marker, color=colour, label=label, capsize=2, elinewidth=0.8)
+    for (label, part), colour, marker in _families(found.table):
+        ax.vlines(part.nfe, part["rms low"], part["rms high"], color=colour, linewidth=0.8)
+        ax.plot(part.nfe, part.rms, marker=marker, color=colour, label=label)
     ax.set(ylabel=f"rms δ (in t), by {found.estimator}")
     _calls(ax, found)
     ax.legend()
@@ -129,7 +131,7 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """The distance to real images against NFE, coloured by rms δ. Raises ValueError without features."""
-    table, distance = found.table(), _distance(found)
+    table, distance = found.table, _distance(found)
     ax = axes(ax)
     for (label, part), _, marker in _families(table):
         ax.plot(part.nfe, part[distance], color="#bbbbbb", zorder=1)
@@ -151,21 +153,22 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Distance against rms δ, a colour an NFE; a line joins the runs of one NFE that no other of it beats in both."""
-    table, distance = found.table(), _distance(found)
+    """Distance against rms δ, a colour an NFE and a marker a sampler; a line joins the runs of one NFE that no other of it
+    beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
+    table, distance = found.table, _distance(found)
     ax = axes(ax)
+    markers = {run: marker for (_, part), _, marker in _families(table) for run in part.run}
     for (nfe, part), colour in zip(table.groupby("nfe"), _cycle(COLOURS), strict=False):
-        ax.scatter(part.rms, part[distance], color=colour, label=f"NFE {nfe:.0f}")
         front = part.sort_values("rms")
         front = front[front[distance] <= front[distance].cummin()]
         ax.plot(front.rms, front[distance], color=colour, linewidth=0.8)
-    for row in table.to_dict("records"):
-        ax.annotate(
-            row["sampler"], (row["rms"], row[distance]), xytext=(4, 3), textcoords="offset points", fontsize=6.5
-        )
+        for row in part.to_dict("records"):
+            ax.plot(row["rms"], row[distance], markers[row["run"]], color=colour, markersize=5, alpha=0.8)
+        ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
+    for (label, _), _, marker in _families(table):
+        ax.plot([], [], marker, color="#777777", label=label)
     ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance)
-    ax.margins(x=0.12)
-    ax.legend()
+    ax.legend(loc="best", ncols=2)
     return ax
 
 
@@ -241,21 +244,46 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def figures(found: Comparison) -> Iterator[Figure]:
+    """Every figure of a comparison that its runs allow."""
+    if found.table.nfe.notna().any():
+        yield "shift-nfe", partial(plot_shift_nfe, found), "rms δ against network calls, with 95 % intervals."
+        if found.distance() is not None:
+            yield (
+                "distance-nfe",
+                partial(plot_distance_nfe, found),
+                "Distance to real images against network calls, coloured by the shift.",
+            )
+            yield (
+                "pareto",
+                partial(plot_pareto, found),
+                "Distance against shift; a line joins the runs of one NFE that no other of it beats in both.",
+            )
+    yield (
+        "heat",
+        partial(plot_heat, found),
+        "δ by run and told level; a cross: not resolved; grey: not read.",
+    )
+    yield (
+        "ridge",
+        partial(plot_ridge, found),
+        "Readings of sampling states at the step nearest to t = 0.1 against those of real states (grey).",
+    )
+    yield (
+        "phase",
+        partial(plot_phase, found),
+        "Encoded against scheduled level: 1 where states carry what the network is told.",
+    )
+
+
 def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None = None) -> list[Path]:
-    """Write table.csv, .tex and .md, pairs.csv, and every figure as PNG and PDF; returns the figures."""
+    """Write table.tex and .md, and every figure as PNG and PDF, in the width of a `paper`; returns the figures."""
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    found.table().to_csv(folder / "table.csv", index=False)
-    found.pairs().to_csv(folder / "pairs.csv", index=False)
     (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
-    drawn: dict[str, Callable[[Comparison], Axes]] = {"heat": plot_heat, "ridge": plot_ridge, "phase": plot_phase}
-    if found.table().nfe.notna().any():
-        drawn["shift-nfe"] = plot_shift_nfe
-        if found.distance() is not None:
-            drawn |= {"distance-nfe": plot_distance_nfe, "pareto": plot_pareto}
     with style(paper):
-        return [path for name, draw in drawn.items() for path in save_figure(draw(found), folder / "figures" / name)]
+        return [path for stem, draw, _ in figures(found) for path in save_figure(draw(), folder / "figures" / stem)]
 
 
 def _distance(found: Comparison) -> str:
@@ -278,7 +306,7 @@ def _calls(ax: Axes, found: Comparison) -> None:
     """A logarithmic axis of NFE whose ticks are the runs' own numbers."""
     ax.set(xscale="log", xlabel="network calls a sample (NFE)")
     ticks: list[int] = []
-    for nfe in sorted({int(nfe) for nfe in found.table().nfe.dropna()}):
+    for nfe in sorted({int(nfe) for nfe in found.table.nfe.dropna()}):
         if not ticks or nfe > 1.2 * ticks[-1]:  # closer ones would run into each other
             ticks.append(nfe)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -5,7 +5,7 @@ Time runs from noise (t = 1) on the left to data (t = 0) on the right, as sampli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reports = ShiftReport | Mapping[str, ShiftReport]
+
+Figure = tuple[str, Callable[[], Any], str]
+"""A figure's file name without suffix, what draws it (Axes), and its caption."""
+
+ON_DARK, ON_LIGHT = "#fefefe", "#101010"
+"""Letters on coloured cells, which keep their colours on a dark page (black and white would follow it)."""
 
 # Okabe–Ito, safe for colour-blind readers; one colour an estimator, in every figure.
 COLOURS = {
