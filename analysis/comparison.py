@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import REAL, Figure, axes, save_figure, style
+from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_figure, shades_of, style
 from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.comparison import Comparison
@@ -117,6 +117,15 @@ def _interval(row: Any, name: str, digits: int) -> str:
     return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
+def labels(found: Comparison) -> dict[str, str]:
+    """Names of the runs for figures and sentences: without the checkpoint's where all share it."""
+    checkpoint = found.table.checkpoint.iloc[0]
+    same = (found.table.checkpoint == checkpoint).all() and all(
+        name.startswith(f"{checkpoint}-") for name in found.runs
+    )
+    return {name: name.removeprefix(f"{checkpoint}-") if same else name for name in found.runs}
+
+
 def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """rms δ against NFE with its 95 % interval, a line a checkpoint, sampler and guidance."""
     ax = axes(ax)
@@ -139,10 +148,12 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
             part.nfe,
             part[distance],
             c=part.rms,
-            cmap="viridis",
+            cmap=shades_of(),
             vmin=0,
             vmax=table.rms.max(),
             marker=marker,
+            edgecolors=REAL,
+            linewidths=0.5,
             label=label,
         )
     ax.set(ylabel=distance)
@@ -155,6 +166,8 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """Distance against rms δ, a colour an NFE and a marker a sampler; a line joins the runs of one NFE that no other of it
     beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
+    from matplotlib.ticker import LogLocator
+
     table, distance = found.table, _distance(found)
     ax = axes(ax)
     markers = {run: marker for (_, part), _, marker in _families(table) for run in part.run}
@@ -167,7 +180,10 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
     for (label, _), _, marker in _families(table):
         ax.plot([], [], marker, color="#777777", label=label)
-    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance)
+    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance, yscale="log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
     ax.legend(loc="best", ncols=2)
     return ax
 
@@ -187,11 +203,11 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
             part = table[place == cell]
             values[k, cell], resolved[k, cell] = part["shift"].mean(), part.resolved.any()
     limit = max(1e-4, float(np.nanmax(np.abs(values))))
-    colours = plt.get_cmap("RdBu_r").with_extremes(bad="#e8e8e8")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     rows, columns = np.nonzero(~resolved & np.isfinite(values))
     ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
-    ax.set_yticks(range(len(found.runs)), list(found.runs))
+    ax.set_yticks(range(len(found.runs)), list(labels(found).values()))
     ticks = np.arange(cells)
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
     ax.set_xlabel("told time t: noise → data")
@@ -217,7 +233,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
                 grid, height, height + 1.6 * density, color=shade, alpha=alpha, linewidth=0.6, zorder=-height
             )
         ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
-    ax.set_yticks(range(len(ridges)), list(found.runs)[::-1])
+    ax.set_yticks(range(len(ridges)), list(labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
     ax.grid(False)
@@ -238,9 +254,9 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1, color="black", linewidth=0.8)
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
-        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=name)
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=labels(found)[name])
     ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
-    ax.figure.legend(loc="outside lower center", ncols=2)
+    ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, labels(found).values())) > 12 else 3)
     return ax
 
 
@@ -297,7 +313,12 @@ def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, 
     """Rows that differ in their steps alone, by increasing NFE, with a colour and a marker."""
     table = table[table.nfe.notna()]
     solver = table.sampler.str.rpartition(":")[0]
-    label = table.checkpoint + " " + solver + np.where(table.guidance == "none", "", " " + table.guidance)
+    several = len(set(table.checkpoint)) > 1
+    label = (
+        (table.checkpoint + " " if several else "")
+        + solver
+        + np.where(table.guidance == "none", "", " " + table.guidance)
+    )
     groups = [(str(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
     return list(zip(groups, _cycle(COLOURS), _cycle(MARKERS), strict=False))
 

@@ -26,6 +26,14 @@ COLUMNS = (
 )
 
 
+ROOTS = {
+    "sigma": "the exact root in σ",
+    "snr": "the exact root in signal-to-noise ratio",
+    "posterior": "the posterior root, from the images' spectrum",
+    "first_order": "first order itself",
+}
+
+
 def approximated(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `approx` wrote: its figures are drawn again from its tables."""
     about, injected = manifest(folder), pd.read_parquet(folder / "injected.parquet")
@@ -51,13 +59,12 @@ def _answer(injected: pd.DataFrame) -> tuple[str, str, str]:
     if seen.empty:
         none = f"None of {len(injected)} injected errors makes a shift that is resolved."
         return none, "No prediction can be judged.", "none resolved"
-    roots = [c for c in ("sigma", "snr", "posterior", "first_order") if c in injected]
-    error = {c: float((seen[c] / seen.measured - 1).abs().median()) for c in roots}
+    error = {root: float((seen[root] / seen.measured - 1).abs().median()) for root in ROOTS}
     nearest = min(error, key=lambda c: error[c])
     return (
         f"Of {len(injected)} injected errors {len(seen)} make a shift that is resolved; Statement 1's first order misses it by "
         f"{100 * error['first_order']:.0f} % (median).",
-        f"The nearest prediction is `{nearest}`, off by {100 * error[nearest]:.0f} %.",
+        f"The nearest prediction is {ROOTS[nearest]}, off by {100 * error[nearest]:.0f} %.",
         f"first order off by {100 * error['first_order']:.0f} %",
     )
 

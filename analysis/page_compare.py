@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis.answer import Verdict, controls_verdict
-from noiseshift.analysis.comparison import figures
+from noiseshift.analysis.comparison import figures, labels
 from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
 
 from noiseshift.comparison import MEAN_SQUARE, Comparison
@@ -50,7 +50,7 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
         list(drawings(anchor, figures(found))),
         [
             table(f"Runs: shift read by {found.estimator}", found.table, list(_columns(found))),
-            table("Pairs of runs", _signed_pairs(found.pairs), PAIRS),
+            table("Pairs of runs", _pairs(found), PAIRS),
         ],
         checks,
         list(protocol(_shared(found))),
@@ -65,40 +65,44 @@ def answer(found: Comparison) -> tuple[str, str, str]:
     low, high = found.span
     read_by = f"by {found.estimator} between t = {high:.3g} and {low:.3g}"
     return (
-        f"The least shift, {read_by}, is {_least(found, 'rms', 4)}.",
+        f"The least shift, {read_by}, is {_least(found, 'rms')}.",
         _distances(found),
         f"{_unresolved(found)} {_unpaired(found)}".strip(),
     )
 
 
-def _least(found: Comparison, quantity: str, digits: int) -> str:
-    rows = found.table.set_index("run")
+def _least(found: Comparison, quantity: str) -> str:
+    words, rows = labels(found), found.table.set_index("run")
     name = str(rows[quantity].idxmin())
-    value, low, high = (f"{rows[f'{quantity}{end}'][name]:.{digits}f}" for end in ("", " low", " high"))
-    others = [each for each in found.runs if each in found.best(quantity) - {name}]
-    tied = (
-        f"; {_names(others)} cannot be told from it" if others else ", and every run that it is tested against has more"
-    )
-    return (
-        f"{name}'s: {'rms δ ' if quantity == 'rms' else ''}{value} (95 % {low} … {high}){tied if len(rows) > 1 else ''}"
-    )
+    value, low, high = (float(rows[f"{quantity}{end}"][name]) for end in ("", " low", " high"))
+    if quantity == "rms":
+        size = f"rms δ {value:.4f} in t (95 % {low:.4f} … {high:.4f})"
+    else:
+        n = len(found.runs[name].features or ())
+        size = f"{value:.2f} over {n:,} samples (95 % {low:.2f} … {high:.2f} without what so few add)"
+    if len(rows) == 1:
+        return f"{words[name]}'s: {size}"
+    others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
+    tied = f"{_names(others)} cannot be told from it" if others else "whatever it is tested against has more"
+    return f"{words[name]}'s: {size}; {tied}"
 
 
 def _distances(found: Comparison) -> str:
     distance = found.distance()
     if distance is None:
         return "Distances to real images were not taken (compare with --extractor), and a small shift is not yet a good image."
-    best, least = found.best(distance), found.best("rms")
-    both = [name for name in found.runs if name in best & least]
-    agree = f"In both {_names(both)} cannot be told from the best." if both else "No run is among the best in both."
-    return f"The least {distance} is {_least(found, distance, 2)}. {agree if len(found.runs) > 1 else ''}".strip()
+    line = f"The least {distance} is {_least(found, distance)}."
+    if len(found.runs) == 1:
+        return line
+    both = [word for name, word in labels(found).items() if name in found.best(distance) & found.best("rms")]
+    return f"{line} {f'Among the best in both: {_names(both)}.' if both else 'No run is among the best in both.'}"
 
 
 def _unresolved(found: Comparison) -> str:
-    parts = []
+    parts, words = [], labels(found)
     for quantity, pairs in found.pairs.groupby("quantity", sort=False):
         open_ = pairs[~pairs.resolved]
-        shown = [f"{row['first']} and {row['second']}" for row in open_.head(3).to_dict("records")]
+        shown = [f"{words[row['first']]} and {words[row['second']]}" for row in open_.head(3).to_dict("records")]
         more = f" and {len(open_) - 3} more" if len(open_) > 3 else ""
         listed = f" ({'; '.join(shown)}{more})" if shown else ""
         what = "rms δ" if quantity == MEAN_SQUARE else quantity
@@ -139,9 +143,10 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "seconds", "seconds", "of measuring"
 
 
-def _signed_pairs(pairs: pd.DataFrame) -> pd.DataFrame:
-    """With the interval under the difference's name, where the table looks for it."""
-    return pairs.rename(columns={"low": "difference low", "high": "difference high"})
+def _pairs(found: Comparison) -> pd.DataFrame:
+    """The pairs in short names, the interval under the difference's name, where the table looks for it."""
+    frame = found.pairs.rename(columns={"low": "difference low", "high": "difference high"})
+    return frame.assign(**{side: frame[side].map(labels(found)) for side in ("first", "second")})
 
 
 def _shared(found: Comparison) -> dict[str, Any]:

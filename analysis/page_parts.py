@@ -16,7 +16,7 @@ from noiseshift.controls import Check
 Column = tuple[str, str, str]
 """A table's column, its heading and what it means."""
 
-UNCHECKED = "The null and level controls belong to `measure` and were not run here."
+UNCHECKED = "The null and level controls belong to noiseshift measure and were not run here."
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
 
 
 SIGNED = {"shift", "low", "high", "content_shift", "solver", "network", "shift_log_snr", "terminal", "difference"}
-COUNTS = {"step", "n", "nfe", "samples"}
+COUNTS = {"step", "n", "nfe", "samples", "seconds"}
 TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls")
 
 
@@ -106,8 +106,10 @@ def cell(name: str, value: Any) -> Cell:
         return Cell("yes" if value else "no", "yes" if value else "no", False)
     if pd.isna(value):
         return Cell("–", "", True)
-    if name.startswith("p") and 0 < value < 1e-4:
-        return Cell(f"{value:.0e}", float(value), True)
+    if name in ("p", "p holm") and value < 1e-4:
+        return Cell(f"{value:.0e}" if value else "< 1e-300", float(value), True)
+    if name.startswith("difference"):
+        return Cell(f"{value:+.3g}".replace("-", "−"), float(value), True)
     digits = 2 if name == "slope" or name.startswith(TWO_DIGITS) else 4
     if name in COUNTS or name.startswith("reduction"):
         digits = 0

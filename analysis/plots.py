@@ -27,6 +27,9 @@ Figure = tuple[str, Callable[[], Any], str]
 ON_DARK, ON_LIGHT = "#fefefe", "#101010"
 """Letters on coloured cells, which keep their colours on a dark page (black and white would follow it)."""
 
+UNREAD = "#e8e8e8"
+"""A cell without a value."""
+
 # Okabe–Ito, safe for colour-blind readers; one colour an estimator, in every figure.
 COLOURS = {
     "network": "#0072B2",
@@ -248,6 +251,13 @@ def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
 
 def _named(reports: Reports) -> Mapping[str, ShiftReport]:
     return {reports.estimator: reports} if isinstance(reports, ShiftReport) else reports
+
+
+def shades_of() -> Any:
+    """Colours for an ordered quantity, all of which are seen on white and on black."""
+    import matplotlib as mpl
+
+    return mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
 
 
 def axes(ax: Axes | None) -> Axes:

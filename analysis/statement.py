@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, Figure, axes, save_figure, style
+from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_figure, shades_of, style
 from noiseshift.analysis.tables import numbers_table, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
@@ -55,13 +55,16 @@ def plot_predicted(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def plot_error_map(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """First order against measured shift, in per cent, over (t, σ_e/σ_t); a dot where the difference is not resolved."""
+    import matplotlib.pyplot as plt
+
     ax = axes(ax)
     times = table.t.unique()
     rows, columns = len(times), len(table) // len(times)
     error = 100 * table.error.to_numpy().reshape(rows, columns)
     unsure = ((table.error_low <= 0) & (table.error_high >= 0)).to_numpy().reshape(rows, columns)
     limit = max(10.0, float(np.nanquantile(np.abs(error), 0.9)))
-    image = ax.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
+    image = ax.imshow(error, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
     ax.figure.colorbar(image, ax=ax, label="first order / measured − 1 (%)", extend="both")
     for k, j in np.ndindex(error.shape):
         words = "n.r." if np.isnan(error[k, j]) else f"{error[k, j]:+.0f}{'·' if unsure[k, j] else ''}"
@@ -99,11 +102,9 @@ def plot_path(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def plot_spectrum(times: np.ndarray, spectrum: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Radial power (K, F) of the run's error at each of `times` (K,); 1 everywhere if it were white."""
-    import matplotlib.pyplot as plt
-
     ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(times)))
+    shades = shades_of()(np.linspace(0, 1, len(times)))
     for shade, t, power in zip(shades, times, spectrum, strict=True):
         ax.plot(np.arange(len(power)), power, color=shade, label=f"t = {t:.2g}")
     ax.set(yscale="log", xlabel="radial frequency (cycles a picture)", ylabel="power of e, 1 = white")
@@ -119,7 +120,7 @@ def figures(injected: pd.DataFrame, paths: pd.DataFrame, spectra: Mapping[str, n
         yield (
             f"injected-{name}",
             partial(plot_injected, part),
-            f"Known errors added to real states: the shift that they make, by {name}, against Statement 1 (black).",
+            f"Known errors added to real states: the shift that they make, by {name}, against Statement 1.",
         )
         yield (
             f"predicted-{name}",

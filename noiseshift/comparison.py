@@ -39,7 +39,6 @@ from noiseshift.rms import (
     content_rms,
     mean_square,
     mean_square_draws,
-    rms_interval,
     rms_shift,
     terminal_shift,
 )
@@ -188,17 +187,9 @@ def compare(
             require_enough(len(run.features), reference)
     reports = {name: run.reports[estimator] for name, run in runs.items()}
     span = common_span(reports.values())
-    squares = {name: mean_square(report, span) for name, report in reports.items()}
-    seen = {name: reports[name] for name, square in squares.items() if np.isfinite(square)}
-    shifts = Quantity(
-        MEAN_SQUARE,
-        {name: squares[name] for name in seen},
-        {name: mean_square_draws(report, span) for name, report in seen.items()},
-        {name: len(report.sampled) - 1 for name, report in seen.items()},
-    )
-    distances = _distances(runs, reference)
+    shifts, distances = _shifts(reports, span), _distances(runs, reference)
     rows = [
-        _row(name, run, estimator, span) | _quality(run, reference, distances.draws.get(name))
+        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, distances.draws.get(name))
         for name, run in runs.items()
     ]
     pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
@@ -224,6 +215,17 @@ class Quantity:
         half = float(stats.t.ppf(0.975, freedom)) * spread
         p = 2 * float(stats.t.sf(abs(value) / spread, freedom)) if spread else float(value == 0)
         return {"difference": value, "low": value - half, "high": value + half, "p": p}
+
+
+def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
+    squares = {name: mean_square(report, span) for name, report in reports.items()}
+    seen = {name: reports[name] for name, square in squares.items() if np.isfinite(square)}
+    return Quantity(
+        MEAN_SQUARE,
+        {name: squares[name] for name in seen},
+        {name: mean_square_draws(report, span) for name, report in seen.items()},
+        {name: len(report.sampled) - 1 for name, report in seen.items()},
+    )
 
 
 def _distances(runs: Mapping[str, Run], reference: Features | Moments | None) -> Quantity:
@@ -262,9 +264,9 @@ def _one_schedule(a: Run, b: Run) -> bool:
     return first == second
 
 
-def _row(name: str, run: Run, estimator: str, span: Span) -> dict[str, Any]:
+def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
     report, about = run.reports[estimator], run.manifest
-    low, high = rms_interval(report, span)
+    ends = [np.nan, np.nan] if squares is None else np.sqrt(np.quantile(squares, [0.025, 0.975]).clip(0))
     row: dict[str, Any] = {
         "run": name,
         "checkpoint": about["checkpoint"]["name"],
@@ -272,9 +274,9 @@ def _row(name: str, run: Run, estimator: str, span: Span) -> dict[str, Any]:
         "guidance": _guidance(about.get("guidance")),
         "nfe": about.get("nfe", np.nan),
         "samples": len(report.sampled),
-        "rms": rms_shift(report, span),
-        "rms low": low,
-        "rms high": high,
+        "rms": np.nan if squares is None else rms_shift(report, span),
+        "rms low": ends[0],
+        "rms high": ends[1],
         "terminal": terminal_shift(report),
         "content": content_rms(report),
     }

@@ -253,8 +253,8 @@ class Correction:
     def table(self) -> pd.DataFrame:
         """A row a method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
         `rms <e>` (noise taken out), the terminal one, the content-controlled rms, and the reduction against `none` in %
-        with its paired
-        interval; the distance with its interval, its paired change against `none`, and whatever else the extractor gives."""
+        with its paired interval; the distance with its interval, its paired change against `none` (without what few samples
+        add to it), and whatever else the extractor gives."""
         return self._table().copy()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again

@@ -36,7 +36,7 @@ def mean_square(report: ShiftReport, span: Span | None = None) -> float:
     usable = _usable(report)
     if not usable.any():
         return float("nan")
-    shift, form = report.table()["shift"].to_numpy()[usable], _form(report.times[usable], span)
+    shift, form = report.shift()[usable], _form(report.times[usable], span)
     return float(shift @ form @ shift - np.sum(form * _error(report)))
 
 
@@ -86,8 +86,8 @@ def rms_interval(report: ShiftReport, span: Span | None = None, level: float = 0
 
 def terminal_shift(report: ShiftReport) -> float:
     """δ at the last step that can be read."""
-    shift = report.table()["shift"].dropna()
-    return float(shift.iloc[-1]) if len(shift) else float("nan")
+    shift = report.shift()[_usable(report)]
+    return float(shift[-1]) if len(shift) else float("nan")
 
 
 def content_rms(report: ShiftReport) -> float:

@@ -95,6 +95,10 @@ class ShiftReport:
         frame["n"] = len(self.sampled)
         return frame
 
+    def shift(self) -> Array:
+        """(K,) delta in t, also where the calibration's slope says that it means nothing."""
+        return self._shift("t")
+
     def standard_error(self) -> Array:
         """(K,) of the shift, in t: sqrt(sd²/n_sampled + sd²/n_real) / slope."""
         return np.sqrt(sum(variance for variance, _ in self._variances())) / self.calibration.slope
