@@ -1,9 +1,9 @@
 """Coverage of FD's 95 % interval: the jackknife's against bootstraps of 200 draws, where the distance is known exactly.
 
-python benchmarks/distance_intervals.py [--repeats 200]
+python benchmarks/distance_intervals.py
 
 Two Gaussians whose variances fall as 1/k, at a small, a large and no distance; a line a case and interval: how often it holds
-the exact distance, how wide it is, and how far the plain distance lies above on average. Some 40 minutes on one core.
+the exact distance, how wide it is, and how far the plain distance lies above on average. About an hour on one core.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def laws(width: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 @click.command()
-@click.option("--repeats", default=200, show_default=True)
+@click.option("--repeats", default=100, show_default=True)
 @click.option("--widths", default=[64, 128], multiple=True, show_default=True)
 @click.option("--samples", default=[1000, 5000], multiple=True, show_default=True)
 def main(repeats: int, widths: tuple[int, ...], samples: tuple[int, ...]) -> None:

@@ -187,9 +187,12 @@ def compare(
             require_enough(len(run.features), reference)
     reports = {name: run.reports[estimator] for name, run in runs.items()}
     span = common_span(reports.values())
-    shifts, distances = _shifts(reports, span), _distances(runs, reference)
+    looked = {name: run.features for name, run in runs.items() if run.features is not None}
+    pseudo = {} if reference is None else {name: pseudo_values(each, reference) for name, each in looked.items()}
+    distance = next((distance_name(looked[name].extractor) for name in pseudo), "")
+    shifts, distances = _shifts(reports, span), _distances(pseudo, distance)
     rows = [
-        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, distances.draws.get(name))
+        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, pseudo.get(name))
         for name, run in runs.items()
     ]
     pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
@@ -228,14 +231,12 @@ def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
     )
 
 
-def _distances(runs: Mapping[str, Run], reference: Features | Moments | None) -> Quantity:
-    looked = {} if reference is None else {name: run.features for name, run in runs.items() if run.features is not None}
-    pseudo = {} if reference is None else {name: pseudo_values(each, reference) for name, each in looked.items()}
+def _distances(pseudo: Mapping[str, np.ndarray], name: str) -> Quantity:
     return Quantity(
-        next((distance_name(features.extractor) for features in looked.values()), ""),
-        {name: float(values.mean()) for name, values in pseudo.items()},
-        {name: values.mean() + (values - values.mean()) / np.sqrt(len(values)) for name, values in pseudo.items()},
-        {name: len(values) - 1 for name, values in pseudo.items()},
+        name,
+        {run: float(values.mean()) for run, values in pseudo.items()},
+        {run: values / np.sqrt(len(values)) for run, values in pseudo.items()},
+        {run: len(values) - 1 for run, values in pseudo.items()},
     )
 
 

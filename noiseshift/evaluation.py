@@ -24,8 +24,9 @@ from noiseshift.data import load_images, to_float
 
 Array = np.ndarray
 
-GROUPS = 20
-"""Parts of the samples that FD's jackknife leaves out in turn; each takes one decomposition."""
+SMALL = 256
+"""Feature length up to which FD's jackknife leaves out 100 groups of samples in turn; above it 20, since each needs a
+decomposition."""
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,8 @@ def pseudo_values(features: Features, reference: Features | Moments, *, seed: in
     equal rows, so that differences of pseudo-values are paired. The reference counts as exact.
     """
     moments, values = _moments_of(reference), features.values
-    groups = np.array_split(np.random.default_rng(seed).permutation(len(values)), min(GROUPS, len(values)))
+    count = min(100 if values.shape[1] <= SMALL else 20, len(values))
+    groups = np.array_split(np.random.default_rng(seed).permutation(len(values)), count)
     without = [frechet_distance(_moments(np.delete(values, rows, 0)), moments) for rows in groups]
     return len(groups) * frechet_distance(features.moments, moments) - (len(groups) - 1) * np.array(without)
 

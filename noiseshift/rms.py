@@ -73,15 +73,9 @@ def rms_shift(report: ShiftReport, span: Span | None = None) -> float:
     return float(np.sqrt(np.maximum(mean_square(report, span), 0)))
 
 
-def rms_draws(report: ShiftReport, span: Span | None = None, *, seed: int = 0) -> Array:
+def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
     """(R,) bootstrap draws of `rms_shift`."""
-    return np.sqrt(np.clip(mean_square_draws(report, span, seed=seed), 0, None))
-
-
-def rms_interval(report: ShiftReport, span: Span | None = None, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of `rms_shift`."""
-    low, high = np.quantile(rms_draws(report, span), [0.5 - level / 2, 0.5 + level / 2])
-    return float(low), float(high)
+    return np.sqrt(np.clip(mean_square_draws(report, seed=seed), 0, None))
 
 
 def terminal_shift(report: ShiftReport) -> float:

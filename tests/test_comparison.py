@@ -16,7 +16,7 @@ from noiseshift.cli.parse import parse_solver
 import noiseshift as ns
 from noiseshift.comparison import Cell, Comparison, compare, holm, run_grid
 from noiseshift.estimators.calibration import Calibration, Readings
-from noiseshift.evaluation import ClassifierFeatures, load_reference
+from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.protocol import Protocol
 from noiseshift.runs import Run
 from noiseshift.shift import ShiftReport
@@ -193,6 +193,12 @@ def test_every_figure_is_drawn(real_runs, tmp_path):
     found = compare(real_runs[2], "constant-pixel", real, small=True)
     assert found.distance() == "FD-fashion"
     assert set(found.pairs.quantity) == {"mean δ²", "FD-fashion"}
+    alone = evaluate(real_runs[2]["few"].features, real, allow_small=True).set_index("metric").loc["FD-fashion"]
+    shown = found.table.set_index("run").loc["few", ["FD-fashion", "FD-fashion low", "FD-fashion high"]]
+    np.testing.assert_allclose(shown.to_list(), alone[["value", "low", "high"]].to_list())
+    change = paired_change(*(real_runs[2][name].features for name in ("few", "more")), real)
+    tested = found.pairs.set_index("quantity").loc["FD-fashion", ["difference", "low", "high"]]
+    np.testing.assert_allclose(tested.to_list(), [change.value, change.low, change.high])
     plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
     for draw in (*plots, drawing.plot_ridge, drawing.plot_phase):
         assert isinstance(draw(found), Axes)
