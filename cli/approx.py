@@ -69,6 +69,7 @@ def command(
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
+    from noiseshift.analysis.report import page
     from noiseshift.analysis.statement import print_study, save_figures
 
     from noiseshift import data as images
@@ -95,8 +96,9 @@ def command(
     study.manifest["command"] = command_line()
     folder = study.save(out or f"runs/{loaded.name}-approx")
     figures = save_figures(study, folder / "figures")
+    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(study.summary(), default=str))
     else:
         print_study(study)
-        click.echo(f"written: {Path(folder)}/ (run.json, summary.json, 3 tables, {len(figures)} figures)")
+        click.echo(f"written: {Path(folder)}/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")

@@ -88,6 +88,7 @@ def command(
         _exact(sampler, chosen, data, seed, progress, as_json)
         return
     from noiseshift.analysis.correction import print_correction, save_correction
+    from noiseshift.analysis.report import page
 
     from noiseshift import data as images
     from noiseshift import ranks
@@ -135,6 +136,7 @@ def command(
         return  # the first process writes
     found.manifest["command"] = command_line()
     figures = save_correction(found, folder)
+    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
     for each in kept:
         each.clear()
     if as_json:
@@ -142,7 +144,7 @@ def command(
         click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
     else:
         print_correction(found)
-        click.echo(f"written: {folder}/ (run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
 
 
 def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progress: bool, as_json: bool) -> None:
