@@ -8,7 +8,9 @@ import contextlib
 import math
 import os
 import pickle
+import struct
 import sys
+import tracemalloc
 import types
 from typing import ClassVar
 
@@ -386,6 +388,18 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
         (tmp_path / "x.pkl").write_bytes(claimed)
         with pytest.raises(ns.CheckpointError, match="damaged or no EDM checkpoint"):
             ns.load(tmp_path / "x.pkl")
+
+
+def test_what_a_pickle_says_it_remembers_takes_no_room(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04\x8c\x17torch_utils.persistence0}r" + struct.pack("<I", 2**22) + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ns.CheckpointError):
+            ns.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24  # a place for each would take 2**26
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", list(HOSTILE))

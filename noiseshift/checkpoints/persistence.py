@@ -120,8 +120,11 @@ def _latin(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-class Reader(pickle.Unpickler):
-    """Knows the names of `_harmless`, and torch's modules as records."""
+class Reader(pickle._Unpickler):
+    """Knows the names of `_harmless`, and torch's modules as records.
+
+    The standard library's own in Python: its twin in C makes room for as many objects as a file claims to remember.
+    """
 
     def __init__(self, stream: io.BufferedIOBase):
         super().__init__(stream)
