@@ -295,6 +295,8 @@ def test_released_adm_networks_are_known_by_their_shapes(width, multiples, block
     assert (card.family, card.size) == ("adm", size)
     assert (card.attention_order, card.schedule.get("betas")) == (("new", "cosine") if size == 64 else (None, None))
     assert (card.heads, card.head_channels) == ((4, None) if size == 128 else (None, 64))
+    own = ns.Card.from_dict({"head_channels": 32}, card)
+    assert (own.heads, own.head_channels, own.size) == (None, 32, size)
 
 
 def test_torchcfm_counts_from_noise_to_data(tmp_path):

@@ -135,7 +135,10 @@ class Card:
         if usual is None:
             said = "is missing" if family is None else f"{family!r} is unknown"
             raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
-        given = {**{name: getattr(usual, name) for name in known}, **values}
+        given = {name: getattr(usual, name) for name in known}
+        if not {"heads", "head_channels"}.isdisjoint(values):  # one stands for the other
+            given |= {"heads": None, "head_channels": None}
+        given |= values
         if isinstance(given["time"], Mapping):
             given["time"] = _time(given["time"])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
