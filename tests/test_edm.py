@@ -300,6 +300,13 @@ def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
     sigma = model.schedule(model.snap(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))).sigma
     gaps = (sigma[:, None] - known).abs().min(1).values
     assert float((gaps / sigma).max()) < 1e-6
+    assert model.snap(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == [0, 1]
+    # Levels beyond the range that a card asks for are none of its own.
+    narrow = {"family": "edm", "schedule": {"kind": "variance-exploding", "sigma_min": 0.02, "sigma_max": 30.0}}
+    times = ns.load(tmp_path / "x.pkl", card=narrow).model.levels
+    assert len(times) == int(((known > 0.02) & (known < 30)).sum())
+    assert times[0] > 0
+    assert times[-1] < 1
 
 
 def test_settings_of_a_preconditioner_are_used(tmp_path):

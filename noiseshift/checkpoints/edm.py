@@ -156,6 +156,6 @@ def _shape(record: Record, inner: Record, tensors: int) -> tuple[int, int, int]:
 def _times(schedule: Any, sigmas: Tensor) -> Tensor:
     """The times of those noise scales that a network knows and the schedule reaches."""
     assert isinstance(schedule, VarianceExploding)
-    inside = (sigmas >= schedule.sigma_min * (1 - 1e-9)) & (sigmas <= schedule.sigma_max * (1 + 1e-9))
-    found: Tensor = schedule.time_of_sigma(sigmas[inside])
-    return found
+    low, high = schedule.sigma_min, schedule.sigma_max
+    times = ((sigmas / low).log() / math.log(high / low)).round(decimals=12)  # 0 and 1 at its ends, not nearly
+    return times[(times >= 0) & (times <= 1)]
