@@ -41,7 +41,7 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
     best = found.table.loc[found.table.rms.idxmin()] if found.table.rms.notna().any() else None
     row = {"folder": name, "what": f"compare: {what}", "controls": verdict}
     if best is not None:
-        row["largest"] = f"least: {best.rms:.4f}, {best.run}"
+        row["largest"] = f"least rms δ {best.rms:.4f}, {labels(found)[best.run]}"
     return Section(
         anchor,
         f"Comparison of {what}",
@@ -83,7 +83,7 @@ def _least(found: Comparison, quantity: str) -> str:
     if len(rows) == 1:
         return f"{words[name]}'s: {size}"
     others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
-    tied = f"{_names(others)} cannot be told from it" if others else "whatever it is tested against has more"
+    tied = f"{_names(others)} cannot be told from it" if others else "all that it can be tested against have more"
     return f"{words[name]}'s: {size}; {tied}"
 
 
@@ -108,7 +108,9 @@ def _unresolved(found: Comparison) -> str:
         what = "rms δ" if quantity == MEAN_SQUARE else quantity
         parts.append(f"in {what} {len(open_)} of {len(pairs)} pairs{listed}")
     if not parts:
-        return "No pair of these runs can be tested against each other."
+        return "No two of these runs can be tested against each other."
+    if found.pairs.resolved.all():
+        return "Every pair is resolved at 5 % (Holm)."
     return f"Not resolved at 5 % (Holm): {'; '.join(parts)}."
 
 

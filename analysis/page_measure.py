@@ -38,7 +38,7 @@ def measured(anchor: str, name: str, run: Run) -> Section:
     if found.estimator is not None:
         read = run.reports[found.estimator].table()
         top = worst(read)
-        largest = f"{delta(top['shift'])} at {at(top.t)}, by {found.estimator}" if top.resolved else "none resolved"
+        largest = f"δ {delta(top['shift'])} at {at(top.t)}, by {found.estimator}" if top.resolved else "none resolved"
         row |= {"resolved": f"{int(read.resolved.sum())} of {len(read)} levels", "largest": largest}
     command, note = _command(about)
     return Section(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
 @click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
-@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
@@ -67,7 +67,8 @@ def command(
     """Compare RUNS that `measure` wrote, or measure a grid of checkpoints × samplers × guidance and compare that.
 
     Every run of a grid has its own folder under --out; what is there is not made again. All share their seeds, so
-    differences are paired; p-values of all pairs are Holm's. A YAML file of these options makes a grid that can be kept:
+    differences are paired; shifts are compared over the levels that all runs were read between; p-values of all pairs are
+    Holm's. report.html has it all. A YAML file of these options makes a grid that can be kept:
     --config grid.yaml, with lists under `sampler`, `checkpoint`, `guidance`.
 
     \b
@@ -76,6 +77,7 @@ def command(
     noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
     """
     from noiseshift.analysis.comparison import save_comparison, terminal_table
+    from noiseshift.analysis.page_compare import answer
     from noiseshift.analysis.report import page
 
     from noiseshift import ranks
@@ -121,7 +123,9 @@ def command(
 
     console = Console()
     console.print(terminal_table(comparison))
-    console.print("bold: the least, and all that are not resolved from it (Holm over all pairs, 5 %)", style="dim")
+    console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
+    for line in answer(comparison):
+        click.echo(line)
     click.echo(f"written: {out}/ (report.html, table.csv, table.tex, table.md, pairs.csv, {len(figures)} figures)")
 
 

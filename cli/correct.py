@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, command_line, device_options, parts_options, progress_bar
+from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @device_options
 @click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
 @click.option(
@@ -43,10 +42,7 @@ from noiseshift.cli.options import checkpoint_options, command_line, device_opti
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -98,7 +94,7 @@ def command(
     from noiseshift.protocol import Protocol, available, fingerprint
     from noiseshift.runs import Shards
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     sampler = parse.bound(sampler, loaded)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
