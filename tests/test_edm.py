@@ -307,6 +307,8 @@ def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
     assert len(times) == int(((known > 0.02) & (known < 30)).sum())
     assert times[0] > 0
     assert times[-1] < 1
+    with pytest.raises(ns.CheckpointError, match="variance-exploding"):
+        ns.load(tmp_path / "x.pkl", card={"family": "edm", "schedule": {"kind": "linear"}})
 
 
 def test_settings_of_a_preconditioner_are_used(tmp_path):

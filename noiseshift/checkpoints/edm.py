@@ -102,6 +102,8 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
     wrapped = _preconditioned(record, network)
     schedule = card.build_schedule()
+    if not isinstance(schedule, VarianceExploding):
+        raise CheckpointError("its states are x0 + sigma eps: give its card a variance-exploding schedule, or none")
     levels = None if wrapped.levels is None else _times(schedule, wrapped.levels)
     return NetworkModel(
         wrapped,
@@ -153,9 +155,8 @@ def _shape(record: Record, inner: Record, tensors: int) -> tuple[int, int, int]:
     return channels, side, side
 
 
-def _times(schedule: Any, sigmas: Tensor) -> Tensor:
+def _times(schedule: VarianceExploding, sigmas: Tensor) -> Tensor:
     """The times of those noise scales that a network knows and the schedule reaches."""
-    assert isinstance(schedule, VarianceExploding)
     low, high = schedule.sigma_min, schedule.sigma_max
     times = ((sigmas / low).log() / math.log(high / low)).round(decimals=12)  # 0 and 1 at its ends, not nearly
     return times[(times >= 0) & (times <= 1)]
