@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import REAL, axes, save_figure, style
+from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_figure, shades_of, style
 from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.comparison import Comparison
@@ -24,7 +25,7 @@ MARKERS = "osD^vP*X"
 
 def paper_table(found: Comparison) -> pd.DataFrame:
     """The comparison as text, a row a run: values with their 95 % intervals, as a paper prints them."""
-    table, distance = found.table(), found.distance()
+    table, distance = found.table, found.distance()
     columns: dict[str, list[str]] = {
         "checkpoint": list(table.checkpoint),
         "sampler": list(table.sampler),
@@ -46,10 +47,10 @@ def paper_table(found: Comparison) -> pd.DataFrame:
 
 def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
-    best, rows = found.best("rms"), found.table()
+    best, rows = found.best("rms"), found.table
     distance = found.distance()
     headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([distance] if distance else []))
-    table = numbers_table(f"shift read by {found.estimator}", headings)
+    table = numbers_table(f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}", headings)
     table.columns[0].justify, table.columns[0].no_wrap = "left", False
     for row in rows.to_dict("records"):
         cells = [
@@ -75,8 +76,9 @@ def latex_table(found: Comparison) -> str:
     styled = marked.style.hide(axis="index")
     body = styled.to_latex(hrules=True, column_format="lll" + "r" * (len(marked.columns) - 3))
     return (
-        f"% noiseshift compare: shift read by {found.estimator}, 95 % bootstrap intervals in brackets.\n"
-        "% Bold: the best, and every run whose difference from it is not resolved (paired, Holm over all pairs, 5 %).\n"
+        f"% noiseshift compare: shift read by {found.estimator}, 95 % intervals in brackets; rms over t = "
+        f"{found.span[1]:.3g} to {found.span[0]:.3g}.\n"
+        "% Bold: the best, and every run whose difference from it is not resolved (Holm over all pairs, 5 %).\n"
         f"{body}"
     )
 
@@ -115,12 +117,21 @@ def _interval(row: Any, name: str, digits: int) -> str:
     return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
+def labels(found: Comparison) -> dict[str, str]:
+    """Names of the runs for figures and sentences: without the checkpoint's where all share it."""
+    checkpoint = found.table.checkpoint.iloc[0]
+    same = (found.table.checkpoint == checkpoint).all() and all(
+        name.startswith(f"{checkpoint}-") for name in found.runs
+    )
+    return {name: name.removeprefix(f"{checkpoint}-") if same else name for name in found.runs}
+
+
 def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """rms δ against NFE with its 95 % interval, a line a checkpoint, sampler and guidance."""
     ax = axes(ax)
-    for (label, part), colour, marker in _families(found.table()):
-        error = np.abs(np.stack([part.rms - part["rms low"], part["rms high"] - part.rms]))
-        ax.errorbar(part.nfe, part.rms, yerr=error, marker=marker, color=colour, label=label, capsize=2, elinewidth=0.8)
+    for (label, part), colour, marker in _families(found.table):
+        ax.vlines(part.nfe, part["rms low"], part["rms high"], color=colour, linewidth=0.8)
+        ax.plot(part.nfe, part.rms, marker=marker, color=colour, label=label)
     ax.set(ylabel=f"rms δ (in t), by {found.estimator}")
     _calls(ax, found)
     ax.legend()
@@ -129,7 +140,7 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """The distance to real images against NFE, coloured by rms δ. Raises ValueError without features."""
-    table, distance = found.table(), _distance(found)
+    table, distance = found.table, _distance(found)
     ax = axes(ax)
     for (label, part), _, marker in _families(table):
         ax.plot(part.nfe, part[distance], color="#bbbbbb", zorder=1)
@@ -137,10 +148,12 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
             part.nfe,
             part[distance],
             c=part.rms,
-            cmap="viridis",
+            cmap=shades_of(),
             vmin=0,
             vmax=table.rms.max(),
             marker=marker,
+            edgecolors=REAL,
+            linewidths=0.5,
             label=label,
         )
     ax.set(ylabel=distance)
@@ -151,21 +164,27 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Distance against rms δ, a colour an NFE; a line joins the runs of one NFE that no other of it beats in both."""
-    table, distance = found.table(), _distance(found)
+    """Distance against rms δ, a colour an NFE and a marker a sampler; a line joins the runs of one NFE that no other of it
+    beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
+    from matplotlib.ticker import LogLocator
+
+    table, distance = found.table, _distance(found)
     ax = axes(ax)
+    markers = {run: marker for (_, part), _, marker in _families(table) for run in part.run}
     for (nfe, part), colour in zip(table.groupby("nfe"), _cycle(COLOURS), strict=False):
-        ax.scatter(part.rms, part[distance], color=colour, label=f"NFE {nfe:.0f}")
         front = part.sort_values("rms")
         front = front[front[distance] <= front[distance].cummin()]
         ax.plot(front.rms, front[distance], color=colour, linewidth=0.8)
-    for row in table.to_dict("records"):
-        ax.annotate(
-            row["sampler"], (row["rms"], row[distance]), xytext=(4, 3), textcoords="offset points", fontsize=6.5
-        )
-    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance)
-    ax.margins(x=0.12)
-    ax.legend()
+        for row in part.to_dict("records"):
+            ax.plot(row["rms"], row[distance], markers[row["run"]], color=colour, markersize=5, alpha=0.8)
+        ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
+    for (label, _), _, marker in _families(table):
+        ax.plot([], [], marker, color="#777777", label=label)
+    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance, yscale="log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+    ax.legend(loc="best", ncols=2)
     return ax
 
 
@@ -184,11 +203,11 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
             part = table[place == cell]
             values[k, cell], resolved[k, cell] = part["shift"].mean(), part.resolved.any()
     limit = max(1e-4, float(np.nanmax(np.abs(values))))
-    colours = plt.get_cmap("RdBu_r").with_extremes(bad="#e8e8e8")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     rows, columns = np.nonzero(~resolved & np.isfinite(values))
     ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
-    ax.set_yticks(range(len(found.runs)), list(found.runs))
+    ax.set_yticks(range(len(found.runs)), list(labels(found).values()))
     ticks = np.arange(cells)
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
     ax.set_xlabel("told time t: noise → data")
@@ -214,7 +233,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
                 grid, height, height + 1.6 * density, color=shade, alpha=alpha, linewidth=0.6, zorder=-height
             )
         ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
-    ax.set_yticks(range(len(ridges)), list(found.runs)[::-1])
+    ax.set_yticks(range(len(ridges)), list(labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
     ax.grid(False)
@@ -235,27 +254,52 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1, color="black", linewidth=0.8)
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
-        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=name)
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=labels(found)[name])
     ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
-    ax.figure.legend(loc="outside lower center", ncols=2)
+    ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, labels(found).values())) > 12 else 3)
     return ax
 
 
+def figures(found: Comparison) -> Iterator[Figure]:
+    """Every figure of a comparison that its runs allow."""
+    if found.table.nfe.notna().any():
+        yield "shift-nfe", partial(plot_shift_nfe, found), "rms δ against network calls, with 95 % intervals."
+        if found.distance() is not None:
+            yield (
+                "distance-nfe",
+                partial(plot_distance_nfe, found),
+                "Distance to real images against network calls, coloured by the shift.",
+            )
+            yield (
+                "pareto",
+                partial(plot_pareto, found),
+                "Distance against shift; a line joins the runs of one NFE that no other of it beats in both.",
+            )
+    yield (
+        "heat",
+        partial(plot_heat, found),
+        "δ by run and told level; a cross: not resolved; grey: not read.",
+    )
+    yield (
+        "ridge",
+        partial(plot_ridge, found),
+        "Readings of sampling states at the step nearest to t = 0.1 against those of real states (grey).",
+    )
+    yield (
+        "phase",
+        partial(plot_phase, found),
+        "Encoded against scheduled level: 1 where states carry what the network is told.",
+    )
+
+
 def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None = None) -> list[Path]:
-    """Write table.csv, .tex and .md, pairs.csv, and every figure as PNG and PDF; returns the figures."""
+    """Write table.tex and .md, and every figure as PNG and PDF, in the width of a `paper`; returns the figures."""
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    found.table().to_csv(folder / "table.csv", index=False)
-    found.pairs().to_csv(folder / "pairs.csv", index=False)
     (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
     (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
-    drawn: dict[str, Callable[[Comparison], Axes]] = {"heat": plot_heat, "ridge": plot_ridge, "phase": plot_phase}
-    if found.table().nfe.notna().any():
-        drawn["shift-nfe"] = plot_shift_nfe
-        if found.distance() is not None:
-            drawn |= {"distance-nfe": plot_distance_nfe, "pareto": plot_pareto}
     with style(paper):
-        return [path for name, draw in drawn.items() for path in save_figure(draw(found), folder / "figures" / name)]
+        return [path for stem, draw, _ in figures(found) for path in save_figure(draw(), folder / "figures" / stem)]
 
 
 def _distance(found: Comparison) -> str:
@@ -269,7 +313,12 @@ def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, 
     """Rows that differ in their steps alone, by increasing NFE, with a colour and a marker."""
     table = table[table.nfe.notna()]
     solver = table.sampler.str.rpartition(":")[0]
-    label = table.checkpoint + " " + solver + np.where(table.guidance == "none", "", " " + table.guidance)
+    several = len(set(table.checkpoint)) > 1
+    label = (
+        (table.checkpoint + " " if several else "")
+        + solver
+        + np.where(table.guidance == "none", "", " " + table.guidance)
+    )
     groups = [(str(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
     return list(zip(groups, _cycle(COLOURS), _cycle(MARKERS), strict=False))
 
@@ -278,7 +327,7 @@ def _calls(ax: Axes, found: Comparison) -> None:
     """A logarithmic axis of NFE whose ticks are the runs' own numbers."""
     ax.set(xscale="log", xlabel="network calls a sample (NFE)")
     ticks: list[int] = []
-    for nfe in sorted({int(nfe) for nfe in found.table().nfe.dropna()}):
+    for nfe in sorted({int(nfe) for nfe in found.table.nfe.dropna()}):
         if not ticks or nfe > 1.2 * ticks[-1]:  # closer ones would run into each other
             ticks.append(nfe)
     ax.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -5,7 +5,7 @@ Time runs from noise (t = 1) on the left to data (t = 0) on the right, as sampli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Reports = ShiftReport | Mapping[str, ShiftReport]
+
+Figure = tuple[str, Callable[[], Any], str]
+"""A figure's file name without suffix, what draws it (Axes), and its caption."""
+
+ON_DARK, ON_LIGHT = "#fefefe", "#101010"
+"""Letters on coloured cells, which keep their colours on a dark page (black and white would follow it)."""
+
+UNREAD = "#e8e8e8"
+"""A cell without a value."""
 
 # Okabe–Ito, safe for colour-blind readers; one colour an estimator, in every figure.
 COLOURS = {
@@ -242,6 +251,13 @@ def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
 
 def _named(reports: Reports) -> Mapping[str, ShiftReport]:
     return {reports.estimator: reports} if isinstance(reports, ShiftReport) else reports
+
+
+def shades_of() -> Any:
+    """Colours for an ordered quantity, all of which are seen on white and on black."""
+    import matplotlib as mpl
+
+    return mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
 
 
 def axes(ax: Axes | None) -> Axes:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
-from noiseshift.analysis.plots import axes, style
+from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_figure, shades_of, style
 from noiseshift.analysis.tables import numbers_table, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
@@ -23,29 +22,26 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 
 
-def plot_injected(report: ApproximationReport, *, ax: Axes | None = None) -> Axes:
+def plot_injected(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Shift over σ_e/σ_t, both in units of σ_t/σ̇_t so that Statement 1 is one curve at every t (black): measured with
-    its 95 % band, and the `snr` root of each t dashed."""
+    its 95 % band, and the `snr` root of each t dashed. `table` of one `ApproximationReport`."""
     ax = axes(ax)
-    table = report.table()
     for colour, (t, part) in zip(COLOURS, table.groupby("t", sort=False), strict=False):
-        level = report.schedule(torch.tensor(t))
-        unit = float(level.sigma / level.dsigma)
+        unit = part.first_order / (np.sqrt(1 + part.ratio**2) - 1)  # σ_t/σ̇_t, by Statement 1 itself
         ax.fill_between(part.ratio, part.low / unit, part.high / unit, color=colour, alpha=0.18, linewidth=0)
         ax.plot(part.ratio, part.measured / unit, marker="o", color=colour, label=f"t = {t:.2g}")
         ax.plot(part.ratio, part.snr / unit, linestyle="--", linewidth=0.9, color=colour)
     ratio = np.linspace(0, table.ratio.max(), 100)
     ax.plot(ratio, np.sqrt(1 + ratio**2) - 1, color="black", linewidth=1.4, label="Statement 1")
     ax.plot([], [], linestyle="--", linewidth=0.9, color="#555555", label="snr root")
-    ax.set(xlabel="injected σ_e / σ_t", ylabel="shift δ · σ̇_t / σ_t", title=f"measured by {report.estimator}")
+    ax.set(xlabel="injected σ_e / σ_t", ylabel="shift δ · σ̇_t / σ_t")
     ax.legend(loc="upper left", ncols=2)
     return ax
 
 
-def plot_predicted(report: ApproximationReport, *, ax: Axes | None = None) -> Axes:
+def plot_predicted(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Measured shift over the one that Statement 1 predicts, a colour a t; the diagonal is agreement."""
     ax = axes(ax)
-    table = report.table()
     shown = table[table.resolved]
     ends = [float(shown.first_order.min()) * 0.7, float(shown.first_order.max()) * 1.4]
     ax.plot(ends, ends, color="black", linewidth=0.8)
@@ -57,15 +53,18 @@ def plot_predicted(report: ApproximationReport, *, ax: Axes | None = None) -> Ax
     return ax
 
 
-def plot_error_map(report: ApproximationReport, *, ax: Axes | None = None) -> Axes:
+def plot_error_map(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """First order against measured shift, in per cent, over (t, σ_e/σ_t); a dot where the difference is not resolved."""
+    import matplotlib.pyplot as plt
+
     ax = axes(ax)
-    table = report.table()
-    rows, columns = len(report.times), report.sigma_es.shape[1]
+    times = table.t.unique()
+    rows, columns = len(times), len(table) // len(times)
     error = 100 * table.error.to_numpy().reshape(rows, columns)
     unsure = ((table.error_low <= 0) & (table.error_high >= 0)).to_numpy().reshape(rows, columns)
     limit = max(10.0, float(np.nanquantile(np.abs(error), 0.9)))
-    image = ax.imshow(error, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
+    image = ax.imshow(error, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
     ax.figure.colorbar(image, ax=ax, label="first order / measured − 1 (%)", extend="both")
     for k, j in np.ndindex(error.shape):
         words = "n.r." if np.isnan(error[k, j]) else f"{error[k, j]:+.0f}{'·' if unsure[k, j] else ''}"
@@ -76,20 +75,21 @@ def plot_error_map(report: ApproximationReport, *, ax: Axes | None = None) -> Ax
             ha="center",
             va="center",
             fontsize=6,
-            color="white" if abs(error[k, j]) > 0.7 * limit else "black",
+            color=ON_DARK if abs(error[k, j]) > 0.7 * limit else ON_LIGHT,
+            gid="on-cell",
         )
     ratios = table.ratio.to_numpy().reshape(rows, columns)
     ax.set_xticks(range(columns), [f"{r:.2g}" for r in ratios[-1]])
-    ax.set_yticks(range(rows), [f"{t:.2g}" for t in report.times])
+    ax.set_yticks(range(rows), [f"{t:.2g}" for t in times])
     ax.set(xlabel="injected σ_e / σ_t", ylabel="t")
     ax.grid(False)
     return ax
 
 
-def plot_path(report: PathReport, *, ax: Axes | None = None) -> Axes:
-    """A real run: the shift measured against the fine run, and what first order predicts with and without the cross term."""
+def plot_path(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """A real run: the shift measured against the fine run, and what first order predicts with and without the cross term.
+    `table` of one `PathReport`."""
     ax = axes(ax)
-    table = report.table()
     ax.axhline(0, color="black", linewidth=0.8)
     ax.fill_between(table.t, table.low, table.high, color="#0072B2", alpha=0.18, linewidth=0)
     ax.plot(table.t, table.measured, marker="o", color="#0072B2", label="measured, coarse − fine")
@@ -100,49 +100,65 @@ def plot_path(report: PathReport, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_spectrum(report: PathReport, *, ax: Axes | None = None) -> Axes:
-    """Radial power of the run's error at each t; 1 everywhere if it were white."""
-    import matplotlib.pyplot as plt
-
+def plot_spectrum(times: np.ndarray, spectrum: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Radial power (K, F) of the run's error at each of `times` (K,); 1 everywhere if it were white."""
     ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
-    shades = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(report.times)))
-    for shade, t, power in zip(shades, report.times, report.spectrum, strict=True):
+    shades = shades_of()(np.linspace(0, 1, len(times)))
+    for shade, t, power in zip(shades, times, spectrum, strict=True):
         ax.plot(np.arange(len(power)), power, color=shade, label=f"t = {t:.2g}")
     ax.set(yscale="log", xlabel="radial frequency (cycles a picture)", ylabel="power of e, 1 = white")
     ax.legend(ncols=2)
     return ax
 
 
+def figures(injected: pd.DataFrame, paths: pd.DataFrame, spectra: Mapping[str, np.ndarray]) -> Iterator[Figure]:
+    """Every figure of a study, from the tables that `Study.save` writes."""
+    for name, part in injected.groupby("estimator", sort=False):
+        if not part.resolved.any():
+            continue
+        yield (
+            f"injected-{name}",
+            partial(plot_injected, part),
+            f"Known errors added to real states: the shift that they make, by {name}, against Statement 1.",
+        )
+        yield (
+            f"predicted-{name}",
+            partial(plot_predicted, part),
+            f"Measured shift, by {name}, against the one predicted; where it is resolved, with 95 % bars.",
+        )
+        yield (
+            f"error-{name}",
+            partial(plot_error_map, part),
+            f"How far first order is from the shift, by {name}; a dot: not resolved; n.r.: nothing to compare with.",
+        )
+    seen = set()
+    for (sampler, model, name), part in (
+        paths.groupby(["sampler", "model", "estimator"], sort=False) if len(paths) else ()
+    ):
+        run, what = f"{sampler.replace(':', '-')}-{model}", f"{sampler} with the {model} model"
+        yield (
+            f"path-{run}-{name}",
+            partial(plot_path, part),
+            f"{what}: its shift against a fine run, by {name}, and what Statement 1 makes of its error.",
+        )
+        spectrum = spectra[f"{sampler} {model} {name}"]
+        if spectrum.shape[1] and run not in seen:
+            seen.add(run)  # all estimators follow the same error
+            yield (
+                f"spectrum-{run}",
+                partial(plot_spectrum, part.t.to_numpy(), spectrum),
+                f"{what}: power of its error against frequency; white noise is 1 everywhere.",
+            )
+
+
 def save_figures(study: Study, folder: str | Path) -> list[Path]:
     """Every figure of a study as PNG and PDF; returns the files."""
-    import matplotlib.pyplot as plt
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    drawn = figures(study.injection_table(), study.path_table(), study.spectra())
     with style():
-        for name, draw in _figures(study).items():
-            figure = draw().figure
-            for suffix in ("png", "pdf"):
-                written.append(folder / f"{name}.{suffix}")
-                figure.savefig(written[-1])
-            plt.close(figure)
-    return written
-
-
-def _figures(study: Study) -> Mapping[str, Callable[[], Any]]:
-    figures: dict[str, Callable[[], Any]] = {}
-    for name, report in study.injected.items():
-        figures[f"injected-{name}"] = partial(plot_injected, report)
-        figures[f"predicted-{name}"] = partial(plot_predicted, report)
-        figures[f"error-{name}"] = partial(plot_error_map, report)
-    for (sampler, model, name), path in study.paths.items():
-        stem = f"{sampler.replace(':', '-')}-{model}"
-        figures[f"path-{stem}-{name}"] = partial(plot_path, path)
-        if path.spectrum.shape[1]:
-            figures[f"spectrum-{stem}"] = partial(plot_spectrum, path)
-    return figures
+        return [path for stem, draw, _ in drawn for path in save_figure(draw(), folder / stem)]
 
 
 def print_study(study: Study) -> None:

@@ -68,4 +68,9 @@ def png(image: object) -> str:
     """A PIL image as a data: address."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)  # type: ignore[attr-defined]
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue())
+
+
+def data_address(png: bytes) -> str:
+    """A PNG file as a data: address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

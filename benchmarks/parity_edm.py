@@ -5,14 +5,15 @@
     python benchmarks/parity_edm.py edm --train 1500 --out runs/fashion-edm.pkl
     noiseshift measure runs/fashion-edm.pkl --sampler edm:18
 
-Prints, for every network, the largest difference of a prediction over four noise scales, relative to the largest
-prediction, and the number of parameters of the released sizes as both count them. Their code (CC BY-NC-SA 4.0) is run,
-never copied. Exits with 1 where a difference is above 1e-5.
+Prints, for every network (EDM2's in half precision, as they are released), the largest difference of a prediction over
+four noise scales, relative to the largest prediction, and the number of parameters of the released sizes as both count
+them. Their code (CC BY-NC-SA 4.0) is run, never copied. Exits with 1 where a difference is above 1e-5.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import click
 import torch
 
 import noiseshift as ns
+from noiseshift.checkpoints.autoencoder import Autoencoder
 from noiseshift.checkpoints.edm import NETWORKS
 
 SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 2, "attn_resolutions": [8], "dropout": 0.1}
@@ -54,6 +56,23 @@ EDM: dict[str, tuple[str, int, dict[str, Any]]] = {
     "ADM, EDM, 5 classes": ("EDMPrecond", 5, {"model_type": "DhariwalUNet", **SMALL, "model_channels": 64}),
     "ADM, iDDPM": ("iDDPMPrecond", 0, {"model_type": "DhariwalUNet", **SMALL, "model_channels": 64}),
     "DDPM++, label dropout": ("EDMPrecond", 5, {"model_type": "SongUNet", "label_dropout": 0.1, **SMALL}),
+    "DDPM++, EDM, other sigma_data": ("EDMPrecond", 0, {"model_type": "SongUNet", "sigma_data": 0.3, **SMALL}),
+    "DDPM++, VP, other betas and steps": (
+        "VPPrecond",
+        5,
+        {"model_type": "SongUNet", "beta_d": 12.0, "beta_min": 0.3, "M": 500, **SMALL},
+    ),
+    "NCSN++ residual and skip, three levels": (
+        "VEPrecond",
+        5,
+        {"model_type": "SongUNet", **NCSN, "decoder_type": "skip", "channel_mult": [1, 2, 3]},
+    ),
+    "ADM, iDDPM, 5 classes, other constants": (
+        "iDDPMPrecond",
+        5,
+        {"model_type": "DhariwalUNet", **SMALL, "C_1": 0.01, "C_2": 0.004, "M": 500},
+    ),
+    "ADM, VP, two heads": ("VPPrecond", 0, {"model_type": "DhariwalUNet", **SMALL, "channel_mult": [1, 4]}),
 }
 EDM2: dict[str, tuple[str, int, dict[str, Any]]] = {
     "EDM2": ("Precond", 0, {**SMALL, "model_channels": 64, "dropout": 0.0}),
@@ -67,6 +86,22 @@ EDM2: dict[str, tuple[str, int, dict[str, Any]]] = {
             "num_blocks": 1,
             "attn_resolutions": [8, 4],
             "clip_act": None,
+        },
+    ),
+    "EDM2, other balances": (
+        "Precond",
+        5,
+        {
+            **SMALL,
+            "channel_mult_noise": 2,
+            "channel_mult_emb": 3,
+            "label_balance": 0.4,
+            "concat_balance": 0.6,
+            "res_balance": 0.2,
+            "attn_balance": 0.4,
+            "clip_act": 2,
+            "resample_filter": [1, 3, 3, 1],
+            "sigma_data": 0.7,
         },
     ),
 }
@@ -88,7 +123,7 @@ def theirs(module: Any, kind: str, classes: int, settings: dict[str, Any]) -> An
     for parameter in network.parameters():
         spread = 0.2 if parameter.ndim < 2 else 0.7 / parameter[0].numel() ** 0.5
         parameter.data.normal_(std=spread)  # also those that start at zero
-    return network
+    return network.half() if kind == "Precond" else network  # as EDM2 saves
 
 
 def difference(network: Any, path: Path, classes: int) -> float:
@@ -107,6 +142,25 @@ def difference(network: Any, path: Path, classes: int) -> float:
             found = checkpoint.model((sigma * x).float(), t, labels).x0
         worst = max(worst, float((found - wanted).abs().max() / wanted.abs().max()))
     return worst
+
+
+def encoder_difference(path: Path, network: Any) -> float:
+    """Pictures to states and back, by their encoder around a small autoencoder and by ours: the larger difference."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(block_out_channels=(32, 32), norm_num_groups=8, latent_channels=4).eval().requires_grad_(False)
+    encoder = __import__("training.encoders", fromlist=["x"]).StabilityVAEEncoder()
+    path.write_bytes(pickle.dumps({"ema": network, "encoder": encoder}))
+    coder, encoder._vae = Autoencoder(vae), vae
+    coder.standardise(**ns.load(path).card.latents)
+    pixels = torch.randint(256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    mean = encoder.encode_pixels(pixels).chunk(2, dim=1)[0]
+    wanted = encoder.encode_latents(torch.cat([mean, torch.zeros_like(mean)], dim=1))  # the posterior's mean
+    found = coder.encode(pixels.float() / 127.5 - 1)
+    shown = encoder.decode(wanted).float()
+    seen = (coder.decode(found).clamp(-1, 1) + 1) * 127.5
+    within_a_grey_level = float((seen - shown).abs().max()) <= 1.001
+    return float((found - wanted).abs().max() / wanted.abs().max()) if within_a_grey_level else math.inf
 
 
 def _golden(module: Any) -> None:
@@ -169,7 +223,11 @@ def main(code: Path, golden: bool, train: int | None, out: Path, data: str) -> N
         for name, (kind, classes, settings) in (EDM2 if second else EDM).items():
             found = difference(theirs(module, kind, classes, settings), Path(folder) / "x.pkl", classes)
             failed |= not found < 1e-5
-            click.echo(f"{name:36s} {found:.1e}")
+            click.echo(f"{name:40s} {found:.1e}")
+        if second:
+            found = encoder_difference(Path(folder) / "x.pkl", theirs(module, *EDM2["EDM2"]))
+            failed |= not found < 1e-5
+            click.echo(f"{'states of their encoder':40s} {found:.1e}")
     for name, kind, settings in RELEASED["edm2" if second else "edm"]:
         with torch.device("meta"):
             ours = sum(p.numel() for p in NETWORKS[kind](settings).parameters())
@@ -177,7 +235,7 @@ def main(code: Path, golden: bool, train: int | None, out: Path, data: str) -> N
                 p.numel() for k, p in getattr(module, kind)(**settings).named_parameters() if "augment" not in k
             )
         failed |= ours != counted
-        click.echo(f"{name:36s} {ours / 1e6:.2f} M parameters, theirs {counted / 1e6:.2f} M")
+        click.echo(f"{name:40s} {ours / 1e6:.2f} M parameters, theirs {counted / 1e6:.2f} M")
     sys.exit(failed)
 
 

@@ -24,6 +24,7 @@ CONTRAST = """() => {
   while (walk.nextNode()) {
     const e = walk.currentNode.parentElement, text = walk.currentNode.textContent.trim();
     if (!text || ["SCRIPT", "STYLE"].includes(e.tagName) || !e.getClientRects().length) continue;
+    if (e.closest('[id$="on-cell"]')) continue;  // lies on a coloured cell of a picture, not on the page
     const style = getComputedStyle(e), drawn = e.closest("svg") ? style.fill : style.color;
     const [a, b] = [light(rgb(drawn).slice(0, 3)), light(behind(e))].sort((x, y) => y - x);
     const ratio = (a + .05) / (b + .05);

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, command_line, device_options, parts_options, progress_bar
+from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @device_options
 @click.option(
     "--sampler",
@@ -40,10 +39,7 @@ from noiseshift.cli.options import checkpoint_options, command_line, device_opti
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-approx by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -69,14 +65,14 @@ def command(
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
+    from noiseshift.analysis.report import page
     from noiseshift.analysis.statement import print_study, save_figures
 
     from noiseshift import data as images
-    from noiseshift.checkpoints import load
     from noiseshift.protocol import available
     from noiseshift.statement import Plan, run
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     held_out = images.load_images(data) if data else images.reference()
     plan = Plan(
         samplers,
@@ -95,8 +91,9 @@ def command(
     study.manifest["command"] = command_line()
     folder = study.save(out or f"runs/{loaded.name}-approx")
     figures = save_figures(study, folder / "figures")
+    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(study.summary(), default=str))
     else:
         print_study(study)
-        click.echo(f"written: {Path(folder)}/ (run.json, summary.json, 3 tables, {len(figures)} figures)")
+        click.echo(f"written: {Path(folder)}/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")

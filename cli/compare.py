@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import device_options, progress_bar
+from noiseshift.cli.options import command_line, device_options, progress_bar
 
 if TYPE_CHECKING:
     from noiseshift.comparison import Cell
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
 @click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
-@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
@@ -66,7 +67,8 @@ def command(
     """Compare RUNS that `measure` wrote, or measure a grid of checkpoints × samplers × guidance and compare that.
 
     Every run of a grid has its own folder under --out; what is there is not made again. All share their seeds, so
-    differences are paired; p-values of all pairs are Holm's. A YAML file of these options makes a grid that can be kept:
+    differences are paired; shifts are compared over the levels that all runs were read between; p-values of all pairs are
+    Holm's. report.html has it all. A YAML file of these options makes a grid that can be kept:
     --config grid.yaml, with lists under `sampler`, `checkpoint`, `guidance`.
 
     \b
@@ -75,9 +77,11 @@ def command(
     noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
     """
     from noiseshift.analysis.comparison import save_comparison, terminal_table
+    from noiseshift.analysis.page_compare import answer
+    from noiseshift.analysis.report import page
 
     from noiseshift import ranks
-    from noiseshift.comparison import Comparison, run_grid
+    from noiseshift.comparison import compare, run_grid
     from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
     from noiseshift.runs import Run
@@ -107,20 +111,22 @@ def command(
     if kept == {"fashion"} and looks is None:
         looks = parse.parse_extractor("fashion", None)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks) if looks and kept else None
-    comparison = Comparison(found, by or _common(found), real, small)
+    comparison = replace(compare(found, by or _common(found), real, small=small), command=command_line())
+    comparison.save(out, {Path(path).name: Path(path) for path in runs} or {name: out / name for name in found})
     figures = save_comparison(comparison, out, paper=paper)
+    (out / "report.html").write_text(page({str(out): comparison}), encoding="utf-8")
     if as_json:
-        tables = {"runs": comparison.table(), "pairs": comparison.pairs()}
+        tables = {"runs": comparison.table, "pairs": comparison.pairs}
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
         return
     from rich.console import Console
 
     console = Console()
     console.print(terminal_table(comparison))
-    console.print(
-        "bold: the least, and all that are not resolved from it (paired, Holm over all pairs, 5 %)", style="dim"
-    )
-    click.echo(f"written: {out}/ (table.csv, table.tex, table.md, pairs.csv, {len(figures)} figures)")
+    console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
+    for line in answer(comparison):
+        click.echo(line)
+    click.echo(f"written: {out}/ (report.html, table.csv, table.tex, table.md, pairs.csv, {len(figures)} figures)")
 
 
 def _grid(

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, command_line, device_options, parts_options, progress_bar
+from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @device_options
 @click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
 @click.option(
@@ -43,10 +42,7 @@ from noiseshift.cli.options import checkpoint_options, command_line, device_opti
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -88,6 +84,7 @@ def command(
         _exact(sampler, chosen, data, seed, progress, as_json)
         return
     from noiseshift.analysis.correction import print_correction, save_correction
+    from noiseshift.analysis.report import page
 
     from noiseshift import data as images
     from noiseshift import ranks
@@ -97,7 +94,7 @@ def command(
     from noiseshift.protocol import Protocol, available, fingerprint
     from noiseshift.runs import Shards
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     sampler = parse.bound(sampler, loaded)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
@@ -135,6 +132,7 @@ def command(
         return  # the first process writes
     found.manifest["command"] = command_line()
     figures = save_correction(found, folder)
+    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
     for each in kept:
         each.clear()
     if as_json:
@@ -142,7 +140,7 @@ def command(
         click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
     else:
         print_correction(found)
-        click.echo(f"written: {folder}/ (run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
 
 
 def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progress: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
-from noiseshift.cli.options import checkpoint_options, device_options, progress_bar, training_options
+from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar, training_options
 
 
 @click.command()
@@ -21,9 +21,7 @@ from noiseshift.cli.options import checkpoint_options, device_options, progress_
 )
 @click.option("--rate", type=float, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
+    source: Source,
     out: Path,
     batch: int,
     noise_dropout: float,
@@ -51,13 +49,13 @@ def command(
 
     from noiseshift import data as sets
     from noiseshift import ranks
-    from noiseshift.checkpoints import load
+    from noiseshift.checkpoints.autoencoder import encoded
     from noiseshift.checkpoints.saving import save
     from noiseshift.finetuning import finetune
     from noiseshift.training import TrainingConfig
 
-    loaded = load(checkpoint, family=family, card=card)
-    images = sets.load_images(data) if data else sets.reference()
+    loaded = source.load()
+    images = encoded(sets.load_images(data) if data else sets.reference(), loaded)
     tenth = max(1, len(images) // 10)
     config = TrainingConfig(
         steps,

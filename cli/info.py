@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from noiseshift.cli.options import checkpoint_options, parts_options
+from noiseshift.cli.options import Source, checkpoint_options
 
 # What a branch is told: (noise level, condition).
 BRANCHES = {(True, True): "full", (False, True): "noise-blind", (True, False): "class-blind", (False, False): "blind"}
@@ -16,12 +16,9 @@ BRANCHES = {(True, True): "full", (False, True): "noise-blind", (True, False): "
 
 @click.command()
 @checkpoint_options
-@parts_options
 @click.option("--write-card", is_flag=True, help="Also write the card beside the file, to be corrected by hand.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(
-    checkpoint: str | None, family: str | None, card: str | None, parts: dict[str, Any], write_card: bool, as_json: bool
-) -> None:
+def command(source: Source, write_card: bool, as_json: bool) -> None:
     """Say what CHECKPOINT is, how it was recognised and what it lacks: family, schedule, what it
     predicts, which branches it has, where it came from.
 
@@ -30,9 +27,8 @@ def command(
     noiseshift info fashion-ddpm
     noiseshift info DiT-XL-2-256x256.pt --family dit --write-card
     """
-    from noiseshift.checkpoints import load
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     found: dict[str, Any] = {
         "name": loaded.name,
         "recognised": loaded.recognised,
@@ -47,7 +43,7 @@ def command(
         "card": asdict(loaded.card),
     }
     if write_card:
-        click.echo(f"written: {_write_card(checkpoint, loaded)}", err=True)
+        click.echo(f"written: {_write_card(source.checkpoint, loaded)}", err=True)
     if as_json:
         click.echo(json.dumps(found, default=str))
         return

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, command_line, parts_options, progress_bar, run_options
+from noiseshift.cli.options import Source, checkpoint_options, command_line, progress_bar, run_options
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @run_options
 @click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
 @click.option(
@@ -30,10 +29,7 @@ from noiseshift.cli.options import checkpoint_options, command_line, parts_optio
 @click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     sampler: Any,
     guidance: Any,
     seed: int,
@@ -69,12 +65,11 @@ def command(
 
     from noiseshift import data as images
     from noiseshift import ranks
-    from noiseshift.checkpoints import load
     from noiseshift.cost import estimate
     from noiseshift.protocol import Protocol, available, fingerprint, run
     from noiseshift.runs import Shards
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     held_out = images.load_images(data) if data else images.reference()
     sampler = parse.bound(sampler, loaded)
     protocol = Protocol(

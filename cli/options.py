@@ -4,42 +4,48 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.cli import parse
 
 from noiseshift import ranks
 
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint as the command line names it, with what else `load` was given."""
+
+    checkpoint: str | None
+    given: Mapping[str, Any]
+
+    def load(self) -> Checkpoint:
+        """The checkpoint. Raises CheckpointError naming the remedy."""
+        from noiseshift.checkpoints import load
+
+        return load(self.checkpoint, **self.given)
+
+
+GIVEN = ("family", "card", "vae", "prompts", "embeddings", "size", "trust")
+
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """CHECKPOINT (a file, a folder, a bundled name, or module:function), --family, --card."""
-    for wrap in (
-        click.option(
-            "--card", type=click.Path(), help="YAML card of the checkpoint; <stem>.yaml beside it by default."
-        ),
-        click.option(
-            "--family", metavar="NAME", help="What the state dict is (sit, dit, repa, …), when it has no card."
-        ),
-        click.argument("checkpoint", required=False),
-    ):
-        function = wrap(function)
-    return function
-
-
-PARTS = ("vae", "prompts", "embeddings", "size", "trust")
-
-
-def parts_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--vae, --prompts, --embeddings, --size and --trust, as one mapping `parts` of what was given, for `load`."""
+    """CHECKPOINT (a file, a folder, a bundled name, or module:function), --family, --card, --vae, --prompts, --embeddings,
+    --size and --trust, as one `source`."""
 
     @functools.wraps(function)
-    def gathered(**options: Any) -> Any:
-        given = {name: options.pop(name) for name in PARTS}
-        return function(parts={name: value for name, value in given.items() if value is not None}, **options)
+    def gathered(checkpoint: str | None, **options: Any) -> Any:
+        given = {name: options.pop(name) for name in GIVEN}
+        return function(
+            source=Source(checkpoint, {name: value for name, value in given.items() if value is not None}), **options
+        )
 
     wrapped: Callable[..., Any] = gathered
     for wrap in (
@@ -58,6 +64,13 @@ def parts_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--trust", is_flag=True, default=None, help="Run the code in the file: only for one that you made yourself."
         ),
         click.option("--vae", type=click.Path(), help="Latent models: the folder of their autoencoder."),
+        click.option(
+            "--card", type=click.Path(), help="YAML card of the checkpoint; <stem>.yaml beside it by default."
+        ),
+        click.option(
+            "--family", metavar="NAME", help="What the state dict is (sit, dit, repa, …), when it has no card."
+        ),
+        click.argument("checkpoint", required=False),
     ):
         wrapped = wrap(wrapped)
     return wrapped

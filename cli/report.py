@@ -16,7 +16,7 @@ import click
 def command(runs: tuple[Path, ...], out: Path | None, title: str) -> None:
     """One self-contained HTML page of run folders: the answer in three lines, then figures, tables, controls, protocol.
 
-    RUN is a folder that measure, correct or approx wrote. The page needs no network, and prints.
+    RUN is a folder that measure, compare, correct or approx wrote. The page needs no network, and prints.
 
     \b
     noiseshift report runs/fashion-sit-euler-50

@@ -7,20 +7,16 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse
-from noiseshift.cli.options import checkpoint_options, parts_options, progress_bar, run_options
+from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run_options
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @run_options
 @click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True, help=".png or .npz")
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     sampler: Any,
     guidance: Any,
     seed: int,
@@ -42,13 +38,12 @@ def command(
     from noiseshift.analysis.plots import save_samples
 
     from noiseshift import ranks
-    from noiseshift.checkpoints import load
     from noiseshift.protocol import Protocol, draw, fingerprint
     from noiseshift.runs import Shards
 
     if out.suffix not in (".png", ".npz"):
         raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
-from noiseshift.cli.options import checkpoint_options, device_options, parts_options, progress_bar
+from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar
 
 
 @click.command()
 @checkpoint_options
-@parts_options
 @device_options
 @click.option(
     "--data", type=click.Path(exists=True), required=True, help="Real training images, not the held-out ones."
@@ -21,10 +20,7 @@ from noiseshift.cli.options import checkpoint_options, device_options, parts_opt
 @click.option("--steps", type=click.IntRange(min=1), default=4000, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
 def command(
-    checkpoint: str | None,
-    family: str | None,
-    card: str | None,
-    parts: dict[str, Any],
+    source: Source,
     seed: int,
     device: str,
     precision: Literal["fp32", "bf16"],
@@ -43,11 +39,10 @@ def command(
     """
     from noiseshift import data as sets
     from noiseshift import ranks
-    from noiseshift.checkpoints import load
     from noiseshift.checkpoints.autoencoder import encoded
     from noiseshift.estimators.network import EstimatorTraining, train_estimator
 
-    loaded = load(checkpoint, family=family, card=card, **parts)
+    loaded = source.load()
     config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
     path = out or Path(f"{loaded.name}-estimator.safetensors")
     folder = path.parent / f".{path.stem}.training"

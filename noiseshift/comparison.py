@@ -1,16 +1,18 @@
 """`noiseshift compare`: many runs beside each other, and which of their differences are real.
 
-Runs of one seed share initial noise and classes sample by sample, and calibrate on the same real images: differences are
-paired. p-values of all pairs are Holm's, so that a table of twenty pairs has one false difference in twenty *tables*.
+Samplers of unlike steps are told unlike levels, and δ grows towards the data: a mean over each run's own steps would compare
+levels, not runs. So δ² is averaged along the levels that all runs were read between. Runs of one seed share initial noise and
+classes sample by sample, and calibrate on the same real images: their differences are paired; others are not. p-values of
+all pairs are Holm's, so that a table of twenty pairs has one false difference in twenty *tables*.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,28 @@ from scipy import stats
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.evaluation import Extractor, Features, Moments, distance_draws, evaluate, require_enough
+from noiseshift.evaluation import (
+    Extractor,
+    Features,
+    Moments,
+    distance_name,
+    evaluate,
+    pseudo_values,
+    require_enough,
+)
 from noiseshift.protocol import Progress, Protocol, fingerprint
 from noiseshift.protocol import run as measure
-from noiseshift.rms import content_rms, mean_square, mean_square_draws, rms_interval, rms_shift, terminal_shift
+from noiseshift.rms import (
+    Span,
+    common_span,
+    content_rms,
+    mean_square,
+    mean_square_draws,
+    rms_shift,
+    terminal_shift,
+)
 from noiseshift.runs import Run, Shards
+from noiseshift.schedules import describe
 from noiseshift.shift import ShiftReport
 
 MEAN_SQUARE = "mean δ²"
@@ -89,139 +108,194 @@ def _plain(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs by name, read by one estimator; `reference` is what distances are taken to, where runs kept features.
+    """Runs by name, as one estimator reads them between the levels of `span`.
 
-    Raises ValueError when a run was not read by that estimator, or has no more samples than features, unless `small`.
+    table: a row a run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
+    can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
+    features, the distance and whatever else the extractor gives, with intervals; seconds.
+
+    pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
+    pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
+    quantities are the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance
+    without its bias. The δ of two schedules are not in one unit: they are left out.
+
+    command: the words that made it, where that is known.
     """
 
     runs: Mapping[str, Run]
     estimator: str
-    reference: Features | Moments | None = None
-    small: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("there is nothing to compare: give at least one run")
-        for name, run in self.runs.items():
-            if self.estimator not in run.reports:
-                raise ValueError(
-                    f"{name} was not read by {self.estimator}: choose one of {', '.join(run.reports)} with --by"
-                )
-            if self.reference is not None and run.features is not None and not self.small:
-                require_enough(len(run.features), self.reference)
+    span: Span
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    command: str = ""
 
     def report(self, name: str) -> ShiftReport:
         """A run's report by the estimator."""
         return self.runs[name].reports[self.estimator]
 
-    def table(self) -> pd.DataFrame:
-        """A row a run: checkpoint, sampler, guidance, NFE; rms δ with its interval, δ at the last step that can be read,
-        the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
-        features, the distance and whatever else the extractor gives, with intervals; seconds."""
-        return self._table.copy()
-
-    @cached_property
-    def _table(self) -> pd.DataFrame:
-        return pd.DataFrame([self._row(name, run) for name, run in self.runs.items()])
-
-    def _row(self, name: str, run: Run) -> dict[str, Any]:
-        report, about = self.report(name), run.manifest
-        low, high = rms_interval(report)
-        row: dict[str, Any] = {
-            "run": name,
-            "checkpoint": about["checkpoint"]["name"],
-            "sampler": about["sampler"],
-            "guidance": _guidance(about.get("guidance")),
-            "nfe": about.get("nfe", np.nan),
-            "samples": len(report.sampled),
-            "rms": rms_shift(report),
-            "rms low": low,
-            "rms high": high,
-            "terminal": terminal_shift(report),
-            "content": content_rms(report),
-        }
-        solver = run.controls.solver.get(self.estimator) if run.controls else None
-        row["solver"] = np.nan if solver is None else rms_shift(solver)
-        share = None if solver is None else (report - solver).table()["difference"]
-        row["network"] = np.nan if share is None else float(np.sqrt((share**2).mean()))
-        return row | self._quality(run) | {"seconds": about.get("seconds", np.nan)}
-
-    def _quality(self, run: Run) -> dict[str, float]:
-        if self.reference is None or run.features is None:
-            return {}
-        found = evaluate(run.features, self.reference, allow_small=self.small)
-        columns: dict[str, float] = {}
-        for metric in found.itertuples():
-            columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
-            columns[f"{metric.metric} high"] = metric.high
-        return columns
-
     def distance(self) -> str | None:
         """The distance's column, or None where there is none."""
-        columns = self._table.columns
-        return next((c for c in columns if (c == "FID" or c.startswith("FD-")) and " " not in c), None)
-
-    def pairs(self) -> pd.DataFrame:
-        """All pairs of runs: what is compared, first minus second with its paired 95 % interval, a two-sided p from its
-        standard error, Holm's p over all pairs of that quantity, and whether the difference is resolved. The quantities are
-        the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance. Pairs that
-        share no samples are left out."""
-        return self._pairs.copy()
-
-    @cached_property
-    def _pairs(self) -> pd.DataFrame:
-        rows: list[dict[str, Any]] = []
-        for quantity, draws, values in self._quantities():
-            part = [
-                {
-                    "quantity": quantity,
-                    "first": a,
-                    "second": b,
-                    **_difference(draws[a], draws[b], values[a] - values[b]),
-                }
-                for a, b in itertools.combinations(draws, 2)
-                if self._paired(a, b)
-            ]
-            for row, p in zip(part, holm([row["p"] for row in part]), strict=True):
-                rows.append(row | {"p holm": p, "resolved": p < 0.05})
-        columns = ["quantity", "first", "second", "difference", "low", "high", "p", "p holm", "resolved"]
-        return pd.DataFrame(rows, columns=columns)
-
-    def _quantities(self) -> list[tuple[str, dict[str, np.ndarray], dict[str, float]]]:
-        reports = {name: self.report(name) for name in self.runs}
-        found = [
-            (
-                MEAN_SQUARE,
-                {name: mean_square_draws(report) for name, report in reports.items()},
-                {name: mean_square(report) for name, report in reports.items()},
-            )
-        ]
-        name, looked = self.distance(), {n: r.features for n, r in self.runs.items() if r.features is not None}
-        if name is not None and self.reference is not None:
-            table = self._table.set_index("run")[name]
-            draws = {n: distance_draws(features, self.reference) for n, features in looked.items()}
-            found.append((name, draws, {n: float(table[n]) for n in looked}))
-        return found
-
-    def _paired(self, first: str, second: str) -> bool:
-        a, b = self.runs[first], self.runs[second]
-        same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples", "shape", "data"))
-        return same and len(self.report(first).sampled) == len(self.report(second).sampled)
+        return next((c for c in self.table if (c == "FID" or c.startswith("FD-")) and " " not in c), None)
 
     def best(self, quantity: str) -> set[str]:
         """The run of the least `quantity` ("rms" or the distance) and all that are not resolved from it."""
-        table = self._table.set_index("run")[quantity].dropna()
+        table = self.table.set_index("run")[quantity].dropna()
         if table.empty:
             return set()
         least = str(table.idxmin())
-        pairs = self._pairs
-        compared_as = MEAN_SQUARE if quantity == "rms" else quantity
-        pairs = pairs[(pairs.quantity == compared_as) & ((pairs["first"] == least) | (pairs["second"] == least))]
-        if pairs.empty:
-            return {least}  # nothing shares its samples: there is nothing to resolve
-        worse = set(pairs[pairs.resolved]["first"]) | set(pairs[pairs.resolved]["second"])
-        compared = set(pairs["first"]) | set(pairs["second"]) | {least}
-        return (compared - worse) | {least}
+        pairs = self.pairs[self.pairs.quantity == (MEAN_SQUARE if quantity == "rms" else quantity)]
+        pairs = pairs[~pairs.resolved & ((pairs["first"] == least) | (pairs["second"] == least))]
+        return {least, *pairs["first"], *pairs["second"]}
+
+    def save(self, folder: str | Path, sources: Mapping[str, Path]) -> None:
+        """Write table.csv, pairs.csv, and comparison.json with where the runs are: their folders by name in `sources`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.to_csv(folder / "table.csv", index=False)
+        self.pairs.to_csv(folder / "pairs.csv", index=False)
+        where = {name: os.path.relpath(sources[name], folder) for name in self.runs}
+        about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": where}
+        (folder / "comparison.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Comparison:
+        """What `save` wrote, with the runs from where they are. Raises FileNotFoundError naming what is missing."""
+        folder = Path(folder)
+        about = json.loads((folder / "comparison.json").read_text())
+        runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
+        # "None" is a name like another; only an empty cell is not a number.
+        table, pairs = (
+            pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]) for stem in ("table", "pairs")
+        )
+        return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
+
+
+def compare(
+    runs: Mapping[str, Run], estimator: str, reference: Features | Moments | None = None, *, small: bool = False
+) -> Comparison:
+    """Compare runs as `estimator` read them; `reference` is what distances are taken to, where runs kept features.
+
+    Raises ValueError when a run was not read by that estimator, at no level that all were read at, or has no more samples
+    than features, unless `small`.
+    """
+    if not runs:
+        raise ValueError("there is nothing to compare: give at least one run")
+    for name, run in runs.items():
+        if estimator not in run.reports:
+            raise ValueError(f"{name} was not read by {estimator}: choose one of {', '.join(run.reports)} with --by")
+        if reference is not None and run.features is not None and not small:
+            require_enough(len(run.features), reference)
+    reports = {name: run.reports[estimator] for name, run in runs.items()}
+    span = common_span(reports.values())
+    looked = {name: run.features for name, run in runs.items() if run.features is not None}
+    pseudo = {} if reference is None else {name: pseudo_values(each, reference) for name, each in looked.items()}
+    distance = next((distance_name(looked[name].extractor) for name in pseudo), "")
+    shifts, distances = _shifts(reports, span), _distances(pseudo, distance)
+    rows = [
+        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, pseudo.get(name))
+        for name, run in runs.items()
+    ]
+    pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
+    return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What runs are tested in: its value by run, draws whose spread is the value's standard error (equal rows of two runs
+    that share samples go together), and the degrees of freedom of that error."""
+
+    name: str
+    values: Mapping[str, float]
+    draws: Mapping[str, np.ndarray]
+    freedom: Mapping[str, int]
+
+    def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
+        """first - second, its 95 % interval and two-sided p by Student's t, at the fewer of the degrees of freedom (which is
+        no more than Welch's number)."""
+        a, b = self.draws[first], self.draws[second]
+        spread = float((a - b).std(ddof=1) if paired else np.hypot(a.std(ddof=1), b.std(ddof=1)))
+        value, freedom = self.values[first] - self.values[second], min(self.freedom[first], self.freedom[second])
+        half = float(stats.t.ppf(0.975, freedom)) * spread
+        p = 2 * float(stats.t.sf(abs(value) / spread, freedom)) if spread else float(value == 0)
+        return {"difference": value, "low": value - half, "high": value + half, "p": p}
+
+
+def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
+    squares = {name: mean_square(report, span) for name, report in reports.items()}
+    seen = {name: reports[name] for name, square in squares.items() if np.isfinite(square)}
+    return Quantity(
+        MEAN_SQUARE,
+        {name: squares[name] for name in seen},
+        {name: mean_square_draws(report, span) for name, report in seen.items()},
+        {name: len(report.sampled) - 1 for name, report in seen.items()},
+    )
+
+
+def _distances(pseudo: Mapping[str, np.ndarray], name: str) -> Quantity:
+    return Quantity(
+        name,
+        {run: float(values.mean()) for run, values in pseudo.items()},
+        {run: values / np.sqrt(len(values)) for run, values in pseudo.items()},
+        {run: len(values) - 1 for run, values in pseudo.items()},
+    )
+
+
+def _pairs(tested: Quantity, runs: Mapping[str, Run]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for first, second in itertools.combinations(tested.values, 2):
+        paired = _share_samples(runs[first], runs[second])
+        row = {"quantity": tested.name, "first": first, "second": second}
+        if tested.name != MEAN_SQUARE or _one_schedule(runs[first], runs[second]):
+            rows.append(row | tested.difference(first, second, paired=paired) | {"paired": paired})
+    adjusted = holm([row["p"] for row in rows])
+    rows = [row | {"p holm": p, "resolved": p < 0.05} for row, p in zip(rows, adjusted, strict=True)]
+    columns = ["quantity", "first", "second", "difference", "low", "high", "p", "p holm", "resolved", "paired"]
+    return pd.DataFrame(rows, columns=columns).astype({"resolved": bool, "paired": bool})
+
+
+def _share_samples(a: Run, b: Run) -> bool:
+    """Whether sample i of both starts from the same noise and class, read against the same real images."""
+    same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples", "shape", "data"))
+    lengths = [{name: len(report.sampled) for name, report in run.reports.items()} for run in (a, b)]
+    return same and all(lengths[0][name] == lengths[1][name] for name in lengths[0].keys() & lengths[1].keys())
+
+
+def _one_schedule(a: Run, b: Run) -> bool:
+    first, second = (describe(next(iter(run.reports.values())).schedule) for run in (a, b))
+    return first == second
+
+
+def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
+    report, about = run.reports[estimator], run.manifest
+    ends = [np.nan, np.nan] if squares is None else np.sqrt(np.quantile(squares, [0.025, 0.975]).clip(0))
+    row: dict[str, Any] = {
+        "run": name,
+        "checkpoint": about["checkpoint"]["name"],
+        "sampler": about["sampler"],
+        "guidance": _guidance(about.get("guidance")),
+        "nfe": about.get("nfe", np.nan),
+        "samples": len(report.sampled),
+        "rms": np.nan if squares is None else rms_shift(report, span),
+        "rms low": ends[0],
+        "rms high": ends[1],
+        "terminal": terminal_shift(report),
+        "content": content_rms(report),
+    }
+    solver = run.controls.solver.get(estimator) if run.controls else None
+    row["solver"] = np.nan if solver is None else rms_shift(solver, span)
+    share = None if solver is None else (report - solver).table()["difference"]
+    row["network"] = np.nan if share is None else float(np.sqrt((share**2).mean()))
+    return row | {"seconds": about.get("seconds", np.nan)}
+
+
+def _quality(run: Run, reference: Features | Moments | None, pseudo: np.ndarray | None) -> dict[str, float]:
+    if reference is None or run.features is None:
+        return {}
+    columns: dict[str, float] = {}
+    for metric in evaluate(run.features, reference, allow_small=True, pseudo=pseudo).itertuples():
+        columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
+        columns[f"{metric.metric} high"] = metric.high
+    return columns
 
 
 def _guidance(weights: Mapping[str, float] | None) -> str:
@@ -231,17 +305,6 @@ def _guidance(weights: Mapping[str, float] | None) -> str:
     names = {"(True, False, 0)": "cfg", "(False, True, 0)": "nag"}
     parts = [f"{names[key]}={-weight:g}" for key, weight in weights.items() if key in names and weight]
     return ", ".join(parts) or "other"
-
-
-def _difference(first: np.ndarray, second: np.ndarray, value: float) -> dict[str, Any]:
-    """From paired draws, centred on the estimate, whatever bias resampling brings in. The p is normal: counting draws
-    cannot get under one in their number, which Holm's factor then makes too large to resolve anything."""
-    draws = first - second
-    draws = draws - draws.mean() + value
-    low, high = np.quantile(draws, [0.025, 0.975])
-    spread = float(draws.std())
-    p = 2 * float(stats.norm.sf(abs(value) / spread)) if spread else float(value == 0)
-    return {"difference": value, "low": float(low), "high": float(high), "p": p}
 
 
 def holm(p: Sequence[float]) -> list[float]:

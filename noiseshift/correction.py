@@ -27,11 +27,11 @@ from noiseshift.evaluation import (
     Extractor,
     Features,
     Moments,
-    change,
-    distance_draws,
     evaluate,
     extract,
+    pseudo_values,
     require_enough,
+    student,
 )
 from noiseshift.guidance import BlindSpace, EncodedLevel, classifier_free, classifier_noise_awareness, noise_awareness
 from noiseshift.models import Branch, Guidance, Guided, LogProb, Model, Prediction, Predicts, Wrapped
@@ -227,15 +227,15 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one method did: reports by estimator, features of all samples, the quality table, the bootstrap draws of
-    the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking, and
+    """What one method did: reports by estimator, features of all samples, the quality table, the jackknife's pseudo-values
+    of the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking, and
     the first pictures."""
 
     method: Method
     reports: dict[str, ShiftReport]
     features: Features
     quality: pd.DataFrame
-    draws: Array
+    pseudo: Array
     nfe: float
     level_calls: float
     seconds: float
@@ -251,9 +251,10 @@ class Correction:
     reference: Features | Moments
 
     def table(self) -> pd.DataFrame:
-        """A row a method: NFE, level estimator's calls, seconds; by each estimator e the rms shift `rms <e>` (noise
-        taken out), the terminal one, the content-controlled rms, and the reduction against `none` in % with its paired
-        interval; the distance with its interval, its paired change against `none`, and whatever else the extractor gives."""
+        """A row a method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
+        `rms <e>` (noise taken out), the terminal one, the content-controlled rms, and the reduction against `none` in %
+        with its paired interval; the distance with its interval, its paired change against `none` (without what few samples
+        add to it), and whatever else the extractor gives."""
         return self._table().copy()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again
@@ -262,7 +263,8 @@ class Correction:
         return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])
 
     def _row(self, outcome: Outcome, base: Outcome) -> dict[str, Any]:
-        row: dict[str, Any] = {"method": outcome.method.name, "nfe": outcome.nfe}
+        method = outcome.method
+        row: dict[str, Any] = {"method": method.name, "kind": method.kind, "scale": method.scale, "nfe": outcome.nfe}
         row |= {"level calls": outcome.level_calls, "seconds": outcome.seconds}
         for name, report in outcome.reports.items():
             less = reduction(report, base.reports[name])
@@ -280,9 +282,12 @@ class Correction:
                 f"{metric.metric} low": metric.low,
                 f"{metric.metric} high": metric.high,
             }
-        gained = float(outcome.quality["value"].iloc[0] - base.quality["value"].iloc[0])
-        paired = change(gained, outcome.draws, base.draws)
+        paired = student(outcome.pseudo - base.pseudo)
         return row | {"change": paired.value, "change low": paired.low, "change high": paired.high}
+
+    def shifts(self, estimator: str) -> pd.DataFrame:
+        """The estimator's shift tables of all methods, with a column `method`."""
+        return pd.concat([o.reports[estimator].table().assign(method=o.method.name) for o in self.outcomes])
 
     def chosen(self) -> tuple[str, str]:
         """The method of the least distance among those whose gain over `none` is resolved, and the reason in words."""
@@ -427,13 +432,13 @@ def _one(
         first.append(pictures[: max(0, 64 - sum(map(len, first)))])
     asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
     features = Features.concatenate(looks)
-    draws = distance_draws(features, reference, seed=protocol.seed)
+    pseudo = pseudo_values(features, reference, seed=protocol.seed)
     return Outcome(
         method,
         assemble(batches, estimators, calibrations),
         features,
-        evaluate(features, reference, seed=protocol.seed, allow_small=True, draws=draws),
-        draws,
+        evaluate(features, reference, seed=protocol.seed, allow_small=True, pseudo=pseudo),
+        pseudo,
         asked,
         told,
         time.perf_counter() - started,

@@ -2,7 +2,8 @@
 
 FD (Heusel et al., arXiv 1706.08500), KID (Bińkowski et al., 1801.01401; torchmetrics' kernel), IS (Salimans et al.,
 1606.03498), precision and recall (Kynkäänniemi et al., 1904.06991). Statistics are float64, the trace of the square root
-comes from symmetric eigen-decompositions, every interval is a bootstrap over samples, and orders are seeded.
+comes from symmetric eigen-decompositions, and orders are seeded. FD's interval is a jackknife's, which also takes out what
+a finite number of samples adds to it; the others are bootstraps over samples.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 from noiseshift.data import load_images, to_float
@@ -23,7 +25,8 @@ from noiseshift.data import load_images, to_float
 Array = np.ndarray
 
 SMALL = 256
-"""Feature length up to which a bootstrap of FD takes 200 draws; above it 20, since each needs a decomposition."""
+"""Feature length up to which FD's jackknife leaves out 100 groups of samples in turn; above it 20, since each needs a
+decomposition."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Features:
 
     @property
     def moments(self) -> Moments:
-        return _moments(self.values, np.full(len(self), 1 / len(self)))
+        return _moments(self.values)
 
     def save(self, path: str | Path) -> None:
         """Write an npz: extractor, values and, where there are any, probs."""
@@ -239,11 +242,12 @@ def evaluate(
     *,
     seed: int = 0,
     allow_small: bool = False,
-    draws: Array | None = None,
+    pseudo: Array | None = None,
 ) -> pd.DataFrame:
     """A row a metric: metric, value, low, high (95 %), n. KID, precision and recall need a reference of `Features`; IS
-    needs class probabilities. FD's interval is the basic bootstrap, which takes the resampling's own bias out; `draws`
-    are its `distance_draws` where they are at hand.
+    needs class probabilities. FD's value is the plain one, as everybody prints it; its interval is that of the distance
+    of the two laws, without what n samples add to it, and may so lie under the value. `pseudo` are its `pseudo_values`
+    where they are at hand.
 
     Raises ValueError when there are no more samples than features, unless `allow_small`: FD would measure the count.
     """
@@ -252,9 +256,10 @@ def evaluate(
         require_enough(n, reference)
     moments = _moments_of(reference)
     value = frechet_distance(features.moments, moments)
-    draws = distance_draws(features, reference, seed=seed) if draws is None else draws
-    low, high = np.quantile(draws, [0.025, 0.975])
-    rows: list[dict[str, Any]] = [_row(distance_name(features.extractor), value, 2 * value - high, 2 * value - low)]
+    exact = student(pseudo_values(features, moments, seed=seed) if pseudo is None else pseudo)
+    rows: list[dict[str, Any]] = [
+        _row(distance_name(features.extractor), value, max(0.0, exact.low), max(0.0, exact.high))
+    ]
     rng = np.random.default_rng(seed)
     if isinstance(reference, Features):
         distances = kernel_distance(values, reference.values, seed=seed)
@@ -288,7 +293,7 @@ def score_name(extractor: str) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """A difference between two sets of samples with shared seeds, and its 95 % interval."""
+    """An estimate or a difference, and its 95 % interval."""
 
     value: float
     low: float
@@ -301,42 +306,44 @@ class Change:
 
 
 def paired_change(first: Features, second: Features, reference: Features | Moments, *, seed: int = 0) -> Change:
-    """FD(first) - FD(second), the samples resampled in pairs: sample i of both has one seed and class.
+    """FD(first) - FD(second) without what a finite number of samples adds, the samples left out in pairs: sample i of
+    both has one seed and class.
 
     Raises ValueError when the two are not of one length.
     """
     if len(first) != len(second):
         raise ValueError("paired sets need the same number of samples from the same seeds")
-    moments = _moments_of(reference)
-    value = frechet_distance(first.moments, moments) - frechet_distance(second.moments, moments)
-    return change(value, *(distance_draws(each, moments, seed=seed) for each in (first, second)))
+    a, b = (pseudo_values(each, reference, seed=seed) for each in (first, second))
+    return student(a - b)
 
 
-def change(value: float, first: Array, second: Array) -> Change:
-    """A difference `value` whose basic bootstrap interval is that of paired draws."""
-    low, high = np.quantile(first - second, [0.025, 0.975])
-    return Change(value, 2 * value - float(high), 2 * value - float(low))
+def student(values: Array) -> Change:
+    """The mean of independent `values` (G,) and its 95 % interval by Student's t."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Change(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
-def distance_draws(features: Features, reference: Features | Moments, *, seed: int = 0) -> Array:
-    """FD over bootstrap resamples of the samples; equal seeds and lengths resample equal rows."""
+def pseudo_values(features: Features, reference: Features | Moments, *, seed: int = 0) -> Array:
+    """(G,) jackknife pseudo-values of FD, G·FD - (G - 1)·FD without group g (Quenouille, Biometrika 43, 1956; Tukey, 1958).
+
+    Their mean is FD without its bias of order 1/N, their standard error is the mean's. Equal seeds and lengths leave out
+    equal rows, so that differences of pseudo-values are paired. The reference counts as exact.
+    """
     moments, values = _moments_of(reference), features.values
-    rng = np.random.default_rng(seed)
-    n = len(values)
-    draws = 200 if values.shape[1] <= SMALL else 20
-    weights = (rng.multinomial(n, np.full(n, 1 / n)) / n for _ in range(draws))
-    return np.array([frechet_distance(_moments(values, w), moments) for w in weights])
+    count = min(100 if values.shape[1] <= SMALL else 20, len(values))
+    groups = np.array_split(np.random.default_rng(seed).permutation(len(values)), count)
+    without = [frechet_distance(_moments(np.delete(values, rows, 0)), moments) for rows in groups]
+    return len(groups) * frechet_distance(features.moments, moments) - (len(groups) - 1) * np.array(without)
 
 
 def _moments_of(reference: Features | Moments) -> Moments:
     return reference.moments if isinstance(reference, Features) else reference
 
 
-def _moments(values: Array, weights: Array) -> Moments:
-    mean = weights @ values
+def _moments(values: Array) -> Moments:
+    mean, n = values.mean(0), len(values)
     centred = values - mean
-    n = len(values)
-    return Moments(mean, (centred * weights[:, None]).T @ centred * n / max(1, n - 1), n)
+    return Moments(mean, centred.T @ centred / max(1, n - 1), n)
 
 
 def _row(metric: str, value: float, low: float, high: float) -> dict[str, Any]:

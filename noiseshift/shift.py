@@ -95,9 +95,20 @@ class ShiftReport:
         frame["n"] = len(self.sampled)
         return frame
 
+    def shift(self) -> Array:
+        """(K,) delta in t, also where the calibration's slope says that it means nothing."""
+        return self._shift("t")
+
     def standard_error(self) -> Array:
         """(K,) of the shift, in t: sqrt(sd²/n_sampled + sd²/n_real) / slope."""
         return np.sqrt(sum(variance for variance, _ in self._variances())) / self.calibration.slope
+
+    def covariance(self) -> Array:
+        """(K, K) of the shift's own error over the steps: a state that reads high at one of them reads high at the next."""
+        parts = (
+            np.cov(rows.t.T).reshape(2 * self.times.shape) / len(rows) for rows in (self.sampled, self.calibration.real)
+        )
+        return sum(parts) / np.outer(self.calibration.slope, self.calibration.slope)
 
     def floor(self, level: float = 0.95) -> Array:
         """(K,) detection floor, in t: standard errors times Welch's quantile of Student's t, which matters where an

@@ -117,6 +117,10 @@ class Study:
         ]
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
+    def spectra(self) -> dict[str, np.ndarray]:
+        """Each run's spectrum (K, F) by `sampler model estimator`."""
+        return {" ".join(key): report.spectrum for key, report in self.paths.items()}
+
     def summary(self) -> dict[str, Any]:
         """Manifest and tables, ready for JSON."""
         tables = {"injected": self.injection_table(), "limits": self.limits_table(), "paths": self.path_table()}
@@ -131,8 +135,8 @@ class Study:
             self.injection_table().to_parquet(fresh / "injected.parquet")
             self.limits_table().to_parquet(fresh / "limits.parquet")
             self.path_table().to_parquet(fresh / "paths.parquet")
-            spectra: dict[str, Any] = {" ".join(key): report.spectrum for key, report in self.paths.items()}
-            np.savez_compressed(fresh / "spectra.npz", **spectra)
+            arrays: dict[str, Any] = self.spectra()
+            np.savez_compressed(fresh / "spectra.npz", **arrays)
         return Path(folder)
 
 

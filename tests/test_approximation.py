@@ -269,7 +269,16 @@ def test_approx_runs_and_writes(tmp_path):
     assert "Statement 1" in result.output
     names = {path.name for path in out.iterdir()}
     assert names == {
-        *("run.json", "summary.json", "injected.parquet", "limits.parquet", "paths.parquet", "spectra.npz", "figures")
+        *(
+            "run.json",
+            "summary.json",
+            "injected.parquet",
+            "limits.parquet",
+            "paths.parquet",
+            "spectra.npz",
+            "figures",
+            "report.html",
+        )
     }
     assert len(list((out / "figures").glob("*.png"))) == 3 + 4 * 2
 

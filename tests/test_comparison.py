@@ -14,35 +14,38 @@ from noiseshift.cli import main
 from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
-from noiseshift.comparison import Cell, Comparison, holm, run_grid
+from noiseshift.comparison import Cell, Comparison, compare, holm, run_grid
 from noiseshift.estimators.calibration import Calibration, Readings
-from noiseshift.evaluation import ClassifierFeatures, load_reference
+from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.protocol import Protocol
 from noiseshift.runs import Run
 from noiseshift.shift import ShiftReport
 
+TIMES = np.array([0.6, 0.3, 0.1])
 
-def run(shift, rng, *, common, real, name="euler:9", nfe=9, seed=0):
+
+def run(shift, rng, *, common, real, name="euler:9", nfe=9, seed=0, times=TIMES):
     """A run whose readings are off by `shift`, its states sharing half of their noise with the other runs'."""
-    times = np.array([0.6, 0.3, 0.1])
-    states = times + shift + 0.01 * (common + rng.standard_normal(common.shape)) / 2**0.5
-    empty = np.zeros((3, 5))
-    ones = np.ones((20, 3))
+    states = times + shift + 0.01 * (common + rng.standard_normal((len(common), len(times)))) / 2**0.5
+    empty = np.zeros((len(times), 5))
+    ones = np.ones((20, len(times)))
     calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, empty), ones, ones)
-    report = ShiftReport("network", ns.Linear(), np.arange(3), times, Readings(states, states, empty), calibration)
+    report = ShiftReport(
+        "network", ns.Linear(), np.arange(len(times)), times, Readings(states, states, empty), calibration
+    )
     about = {"checkpoint": {"name": "toy_a"}, "sampler": name, "guidance": None, "seed": seed, "samples": len(states)}
     return Run(about | {"nfe": nfe, "seconds": 1.0}, {"network": report}, None, torch.zeros(1, 1, 2, 2), None)
 
 
 def family(shifts, seed=0, n=150):
     rng = np.random.default_rng(seed)
-    real = np.array([0.6, 0.3, 0.1]) + 0.01 * rng.standard_normal((n, 3))
+    real = TIMES + 0.01 * rng.standard_normal((n, 3))
     common = rng.standard_normal((n, 3))
     runs = {
         f"run_{k}": run(s, rng, common=common, real=real, name=f"euler:{5 * (k + 1)}", nfe=5 * (k + 1))
         for k, s in enumerate(shifts)
     }
-    return Comparison(runs, "network")
+    return compare(runs, "network")
 
 
 def test_holm_is_the_step_down_procedure():
@@ -52,7 +55,7 @@ def test_holm_is_the_step_down_procedure():
 
 def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
     found = family([0.02, 0.005, 0.0052])
-    pairs = found.pairs().set_index(["first", "second"])
+    pairs = found.pairs.set_index(["first", "second"])
     assert pairs.loc[("run_0", "run_1"), "resolved"]
     assert not pairs.loc[("run_1", "run_2"), "resolved"]
     low, high = pairs.loc[("run_0", "run_1"), ["low", "high"]]
@@ -64,22 +67,79 @@ def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
 def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
     """Twenty-eight pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
     tables = 30
-    false = sum(bool(family([shift] * 8, seed=seed, n=80).pairs().resolved.any()) for seed in range(tables))
+    false = sum(bool(family([shift] * 8, seed=seed, n=80).pairs.resolved.any()) for seed in range(tables))
     assert false <= 5  # binom(30, 0.05) stays within it in 99 % of cases
 
 
-def test_runs_of_other_seeds_are_not_paired():
-    found = family([0.0, 0.01])
-    runs = dict(found.runs)
-    runs["run_1"].manifest["seed"] = 1
-    unpaired = Comparison(runs, "network")
-    assert unpaired.pairs().empty
-    assert unpaired.best("rms") == {"run_0"}
-    assert drawing.latex_table(unpaired).count(r"\textbf") == 1
+def unlike(ends, seed, *, paired):
+    """Two runs of 150 and, unless they share their samples, 100, told unlike levels; δ(t) falls from its end at t = 0."""
+    rng, runs = np.random.default_rng(seed), {}
+    steps = np.array([0.8, 0.6, 0.4, 0.2]), np.array([0.95, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
+    common = rng.standard_normal((150, 1))
+    images = rng.standard_normal((200, 1))
+    for k, (end, times) in enumerate(zip(ends, steps, strict=True)):
+        shared = common if paired else rng.standard_normal((150 - 50 * k, 1))
+        real = times + 0.01 * (images + rng.standard_normal((200, len(times)))) / 2**0.5
+        runs[f"run_{k}"] = run(end * (1 - times), rng, common=shared, real=real, times=times, seed=0 if paired else k)
+    return compare(runs, "network")
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_one_truth_on_unlike_grids_is_told_apart_as_often_as_said(paired):
+    """Steps nearer to the data see more of the same δ(t): only a mean along shared levels is the same number."""
+    found = [unlike((0.03, 0.03), seed, paired=paired) for seed in range(60)]
+    assert sum(bool(each.pairs.resolved.item()) for each in found) <= 8  # binom(60, 0.05) within it in 99.5 %
+    scaled = [each.pairs.difference.item() / (each.pairs.high - each.pairs.low).item() for each in found]
+    assert 0.2 < np.std(scaled) < 0.32  # a standard error is 1/3.9 of an interval: neither too sure nor too shy
+    assert found[0].span == (0.2, 0.8)
+    assert found[0].pairs.paired.item() == paired
+    naive = [[np.mean(each.report(name).shift() ** 2) for name in each.runs] for each in found]
+    first, second = np.mean(naive, axis=0)
+    assert second > 1.25 * first  # what would be compared without
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_real_difference_on_unlike_grids_is_found(paired):
+    found = [unlike((0.03, 0.04), seed, paired=paired) for seed in range(20)]
+    assert sum(bool(each.pairs.resolved.item()) for each in found) >= 18
+    truth = (0.03**2 - 0.04**2) * (0.8**3 - 0.2**3) / 3 / 0.6  # ∫ (1 - t)² dt over the span, as a mean
+    assert sum(each.pairs.low.item() < truth < each.pairs.high.item() for each in found) >= 17
+
+
+def test_runs_of_other_seeds_are_tested_without_pairing():
+    found = family([0.01, 0.012])
+    found.runs["run_1"].manifest["seed"] = 1
+    loose = compare(found.runs, "network")
+    assert not loose.pairs.paired.any()
+    assert found.pairs.paired.all()
+    assert loose.pairs.p.item() > 2 * found.pairs.p.item()  # the noise that they share does not cancel
+    assert loose.best("rms") == {"run_0"}
     with pytest.raises(ValueError, match="not read by residual"):
-        Comparison(runs, "residual")
+        compare(found.runs, "residual")
     with pytest.raises(ValueError, match="nothing to compare"):
-        Comparison({}, "network")
+        compare({}, "network")
+
+
+def test_levels_that_do_not_overlap_are_not_compared():
+    rng = np.random.default_rng(0)
+    runs = {}
+    for name, times in (("early", np.array([0.9, 0.8])), ("late", np.array([0.3, 0.1]))):
+        real = times + 0.01 * rng.standard_normal((50, 2))
+        runs[name] = run(0.0, rng, common=rng.standard_normal((50, 1)), real=real, times=times)
+    with pytest.raises(ValueError, match="levels that overlap"):
+        compare(runs, "network")
+
+
+def test_a_comparison_comes_back_from_its_folder(tmp_path):
+    found = family([0.02, 0.005, 0.0052])
+    places = {name: tmp_path / "runs" / name for name in found.runs}
+    for name, each in found.runs.items():
+        each.save(places[name])
+    found.save(tmp_path / "out", places)
+    back = Comparison.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(back.table, found.table, check_dtype=False)
+    pd.testing.assert_frame_equal(back.pairs, found.pairs, check_dtype=False)
+    assert (back.span, back.best("rms"), list(back.runs)) == (found.span, found.best("rms"), list(found.runs))
 
 
 def test_tables_for_a_paper():
@@ -129,18 +189,22 @@ def test_every_figure_is_drawn(real_runs, tmp_path):
     from matplotlib.axes import Axes
 
     looks = ClassifierFeatures()
-    found = Comparison(
-        real_runs[2], "constant-pixel", load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks), True
-    )
+    real = load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks)
+    found = compare(real_runs[2], "constant-pixel", real, small=True)
     assert found.distance() == "FD-fashion"
-    assert set(found.pairs().quantity) == {"mean δ²", "FD-fashion"}
+    assert set(found.pairs.quantity) == {"mean δ²", "FD-fashion"}
+    alone = evaluate(real_runs[2]["few"].features, real, allow_small=True).set_index("metric").loc["FD-fashion"]
+    shown = found.table.set_index("run").loc["few", ["FD-fashion", "FD-fashion low", "FD-fashion high"]]
+    np.testing.assert_allclose(shown.to_list(), alone[["value", "low", "high"]].to_list())
+    change = paired_change(*(real_runs[2][name].features for name in ("few", "more")), real)
+    tested = found.pairs.set_index("quantity").loc["FD-fashion", ["difference", "low", "high"]]
+    np.testing.assert_allclose(tested.to_list(), [change.value, change.low, change.high])
     plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
     for draw in (*plots, drawing.plot_ridge, drawing.plot_phase):
         assert isinstance(draw(found), Axes)
     files = drawing.save_comparison(found, tmp_path, paper="cvpr")
     assert len(files) == 12
-    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "table.tex", "table.md", "pairs.csv", "figures"}
-    assert pd.read_csv(tmp_path / "table.csv").run.tolist() == ["few", "more"]
+    assert {path.name for path in tmp_path.iterdir()} == {"table.tex", "table.md", "figures"}
 
 
 def test_figures_have_the_width_of_the_column():
@@ -160,6 +224,9 @@ def test_compare_from_the_shell(real_runs, tmp_path):
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     assert [row["run"] for row in json.loads(result.output)["runs"]] == ["few", "more"]
+    assert pd.read_csv(tmp_path / "a" / "table.csv").run.tolist() == ["few", "more"]
+    written = {path.name for path in (tmp_path / "a").iterdir()}
+    assert written >= {"report.html", "comparison.json", "table.csv", "table.tex", "table.md", "pairs.csv", "figures"}
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "sampler: ['euler:3', 'euler:4']\nguidance: [none, nag=0.5]\nsamples: 8\nestimator: constant-pixel\n"

@@ -5,11 +5,12 @@
 
 import collections
 import contextlib
-import copyreg
 import math
 import os
 import pickle
+import struct
 import sys
+import tracemalloc
 import types
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import convolve2d
+from test_hostile_files import HOSTILE
 
 import noiseshift as ns
 from noiseshift.checkpoints.autoencoder import Autoencoder
@@ -123,13 +125,17 @@ CASES = {
 }
 
 
-def written(path, name, **more):
-    """A pickle of a case's network, and the network."""
+def written(path, name, outer=(), claims=(), half=False, **more):
+    """A pickle of a case's network, and the network; with settings of its preconditioner, or false ones of its own."""
     kind, settings, precondition = CASES[name]
     network, inner = filled(NETWORKS[kind](settings)), "unet" if kind == "UNet" else "model"
-    outer = {"img_resolution": 8, "img_channels": 3, "label_dim": settings.get("label_dim", 0), "use_fp16": True}
+    sizes = {"img_resolution": 8, "img_channels": 3, "label_dim": settings.get("label_dim", 0), "use_fp16": True}
     whole = Persistent(
-        precondition, outer, _modules={inner: module(network, kind, settings)}, _parameters={}, _buffers={}
+        precondition,
+        {**sizes, **dict(outer)},
+        _modules={inner: module(network.half() if half else network, kind, {**settings, **dict(claims)})},
+        _parameters={},
+        _buffers={},
     )
     path.write_bytes(pickle.dumps({"ema": whole, "loss_fn": Persistent("EDMLoss"), **more}))
     return network
@@ -281,10 +287,10 @@ def test_latents_are_standardised_as_their_encoder_does(tmp_path):
     checkpoint = ns.load(tmp_path / "x.pkl")
     coder = Autoencoder(ToyCoder())
     coder.standardise(**checkpoint.card.latents)
-    z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    x = coder.encode(z)
+    pictures = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    x, z = coder.encode(pictures), (pictures + 1) / 2  # their autoencoder takes pictures from 0 to 1
     torch.testing.assert_close(x, z * torch.tensor(scale)[:, None, None] + torch.tensor(bias)[:, None, None])
-    torch.testing.assert_close(coder.decode(x), z)
+    torch.testing.assert_close(coder.decode(x), pictures)
 
 
 def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
@@ -296,33 +302,123 @@ def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
     assert float((gaps / sigma).max()) < 1e-6
 
 
-class Runs:
-    def __init__(self, call, *arguments):
-        self.reduced = (call, arguments)
+def test_settings_of_a_preconditioner_are_used(tmp_path):
+    path = tmp_path / "x.pkl"
 
-    def __reduce__(self):
-        return self.reduced
+    def loaded(name, **outer):
+        written(path, name, outer)
+        found = ns.load(path)
+        return found.model.network, found.card.schedule["sigma_min"], found.card.schedule["sigma_max"]
+
+    network, low, high = loaded("DDPM++ with classes", beta_d=12.0, beta_min=0.3, M=500, epsilon_t=1e-3)
+    assert low == pytest.approx(math.sqrt(math.expm1(6e-6 + 3e-4)))
+    assert high == pytest.approx(math.sqrt(math.expm1(6.3)))
+    told = network.scales(torch.tensor([low, high], dtype=torch.float64)).noise
+    torch.testing.assert_close(told, torch.tensor([499e-3, 499.0], dtype=torch.float64))
+    assert loaded("NCSN++", sigma_min=0.01, sigma_max=50.0)[1:] == (0.01, 50.0)
+    assert loaded("DDPM++", sigma_min=0, sigma_max=math.inf)[1:] == (0.002, 80.0)
+    assert loaded("DDPM++", sigma_min=0.01, sigma_max=50)[1:] == (0.01, 50.0)
+    network, low, high = loaded("ADM")
+    assert network.scales(torch.tensor([low, high])).noise.tolist() == [0, 991]  # 999 - j0, table 1
+    assert loaded("ADM", M=500, C_1=0.01)[0].levels.shape == (500,)
+
+
+def test_a_preconditioner_made_without_keywords_is_read_from_its_attributes(tmp_path):
+    network = module(filled(NETWORKS["SongUNet"](SONG)), "SongUNet", SONG)
+    made = Persistent(
+        "EDMPrecond", img_resolution=8, img_channels=3, label_dim=0, sigma_data=0.3, _modules={"model": network}
+    )
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"ema": made}))
+    assert ns.load(tmp_path / "x.pkl").model.network.sigma_data == 0.3
+
+
+def test_gains_of_half_precision_are_divided_in_it(tmp_path):
+    """As EDM2's own code does with what it saves: 0-dimensional and in half precision, a gain stays so when divided."""
+    written(tmp_path / "x.pkl", "EDM2", half=True)
+    network, theirs = ns.load(tmp_path / "x.pkl").model.network.model, filled(NETWORKS["UNet"](SECOND)).half()
+    for found, gain, root in (
+        (network.out_gain, theirs.out_gain, math.sqrt(9 * 16)),
+        (network.dec["4x4_in0"].emb_gain, theirs.dec["4x4_in0"].emb_gain, math.sqrt(32)),
+    ):
+        divided = np.float16(np.float16(gain.item()) / np.float16(root))
+        assert found.item() / root == pytest.approx(float(divided), rel=1e-6)
+        assert abs(found.item() - gain.item()) < 1e-3 * abs(gain.item())
+
+
+@pytest.mark.parametrize("name", ["DDPM++", "EDM2"])
+def test_networks_have_a_forward_derivative(name):
+    """Which Fokker-Planck's divergence takes; without one it is a difference quotient."""
+    kind, settings, _ = CASES[name]
+    network, generator = filled(NETWORKS[kind](settings)), torch.Generator().manual_seed(1)
+    x, v = torch.randn(2, 2, 3, 8, 8, generator=generator)
+    hot = torch.eye(4)[[1, 3]] if settings.get("label_dim") else None
+    noise = torch.tensor([0.3, -1.2])
+    _, slope = torch.func.jvp(lambda x: network(x, noise, hot), (x,), (v,))
+    quotient = (network(x + 0.01 * v, noise, hot) - network(x - 0.01 * v, noise, hot)) / 0.02
+    torch.testing.assert_close(slope, quotient, rtol=1e-2, atol=2e-3 * float(slope.abs().max()))
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("outer", "claims", "says"),
     [
-        lambda: Runs(os.system, "touch owned"),
-        lambda: Runs(eval, SOURCE),
-        lambda: Runs(torch.load, "inner.pt"),
-        lambda: Runs(getattr, Runs(__import__, "os"), "system"),
-        lambda: Runs(copyreg._reconstructor, types.SimpleNamespace, object, None),
-        lambda: Runs(np.load, "payload.npy"),
+        ({}, {"num_blocks": 10**9}, "more blocks than it has tensors"),
+        ({}, {"channel_mult": [1] * 10**6}, "more blocks than it has tensors"),
+        ({}, {"model_channels": 10**5}, "size mismatch"),
+        ({"label_dim": 10**9}, {}, "made for another network"),
+        ({"img_resolution": 10**6}, {}, "made for another network"),
+        ({"img_channels": 4}, {}, "made for another network"),
+        ({"M": 10**12}, {}, "noise levels"),
     ],
-    ids=["os.system", "eval", "torch.load", "getattr", "reconstructor", "numpy.load"],
 )
-def test_code_beside_or_inside_a_network_is_refused(make, tmp_path):
-    for content in ({"ema": Persistent("EDMPrecond", {"x": make()})}, {"ema": Persistent("X"), "more": [make()]}):
-        (tmp_path / "bad.pkl").write_bytes(pickle.dumps(content))
-        with pytest.raises(ns.CheckpointError, match="holds code") as caught:
-            ns.load(tmp_path / "bad.pkl")
-        assert "\n" not in str(caught.value)
-        assert not os.path.exists("owned")
+def test_what_a_pickle_claims_beyond_its_tensors_is_refused_at_once(outer, claims, says, tmp_path):
+    written(tmp_path / "x.pkl", "ADM", outer, claims)
+    with pytest.raises(ns.CheckpointError, match=says) as caught:
+        ns.load(tmp_path / "x.pkl")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
+    def held(tensor):
+        return pickle.dumps({"ema": Persistent("EDMPrecond", _parameters={"weight": tensor})}, protocol=4)
+
+    content, shape = held(torch.zeros(3, 5)), b"K\x03K\x05\x86"
+    assert content.count(shape) == 1
+    # Beyond its end, and over and over the same number.
+    for claimed in (content.replace(shape, b"K\xffK\xff\x86"), held(torch.zeros(1).expand(10**12))):
+        (tmp_path / "x.pkl").write_bytes(claimed)
+        with pytest.raises(ns.CheckpointError, match="damaged or no EDM checkpoint"):
+            ns.load(tmp_path / "x.pkl")
+
+
+def test_what_a_pickle_says_it_remembers_takes_no_room(tmp_path):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(b"\x80\x04\x8c\x17torch_utils.persistence0}r" + struct.pack("<I", 2**22) + b".")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ns.CheckpointError):
+            ns.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**24  # a place for each would take 2**26
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_code_beside_or_inside_a_network_is_refused(name, tmp_path):
+    (tmp_path / "payload.py").write_text(SOURCE)
+    made, path = HOSTILE[name](), tmp_path / "bad.pkl"
+    inside = Persistent("EDMPrecond", {"x": made}, _modules={"model": made}, _parameters={"weight": made})
+    for content in (
+        {"ema": inside},
+        {"ema": Persistent("X"), "more": [made]},
+        {"ema": Persistent(made)},
+        [made, inside],
+    ):
+        for protocol in (0, 2, 4, 5):
+            path.write_bytes(pickle.dumps(content, protocol=protocol))
+            with pytest.raises(ns.CheckpointError) as caught:
+                ns.load(path)
+            assert "\n" not in str(caught.value)
+            assert not os.path.exists("owned")
 
 
 @pytest.mark.parametrize(
@@ -349,13 +445,14 @@ def test_settings_that_do_not_fit_the_tensors_are_one_line(tmp_path):
         ns.load(tmp_path / "x.pkl")
 
 
-def test_damaged_pickles_load_or_are_refused(tmp_path):
-    written(tmp_path / "x.pkl", "DDPM++")
+@pytest.mark.parametrize("name", ["DDPM++", "EDM2"])
+def test_damaged_pickles_load_or_are_refused(name, tmp_path):
+    written(tmp_path / "x.pkl", name, encoder=Persistent("StabilityVAEEncoder", scale=np.ones(3), bias=np.zeros(3)))
     whole, random = (tmp_path / "x.pkl").read_bytes(), np.random.default_rng(0)
     for _ in range(int(os.environ.get("NOISESHIFT_FUZZ", "40"))):
         content = bytearray(whole)
         for place in random.integers(0, min(len(content), 20_000), 3):
-            content[place] = random.integers(256)
+            content[-place - 1 if random.random() < 0.5 else place] = random.integers(256)
         (tmp_path / "x.pkl").write_bytes(
             bytes(content[: random.integers(len(content))] if random.random() < 0.3 else content)
         )

@@ -77,16 +77,15 @@ def test_an_evaluation_names_its_extractor_and_holds_its_values():
     assert len(evaluation.evaluate(Features("x", gaussian(16)), features.moments, allow_small=True)) == 1
 
 
-def test_the_basic_bootstrap_covers_the_distance_of_the_laws():
+def test_the_interval_covers_the_distance_of_the_laws():
     """Two Gaussians at a known distance; FD of a sample is biased up, its interval is not."""
     exact = Moments(np.zeros(8), np.eye(8))
     rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(40):
-        features = Features("x", rng.standard_normal((300, 8)) + 0.4)
-        row = evaluation.evaluate(features, exact).iloc[0]
-        covered += row.low <= 8 * 0.16 <= row.high
-    assert covered >= 33
+    rows = [evaluation.evaluate(Features("x", rng.standard_normal((300, 8)) + 0.4), exact).iloc[0] for _ in range(150)]
+    covered = sum(row.low <= 8 * 0.16 <= row.high for row in rows)
+    assert 134 <= covered <= 149  # binom(150, 0.95) stays within in 99.7 % of cases
+    assert np.mean([row.value for row in rows]) > 8 * 0.16 + 0.03  # the plain distance is off by more than chance
+    assert abs(np.mean([(row.low + row.high) / 2 for row in rows]) - 8 * 0.16) < 0.03
 
 
 def test_paired_changes_see_what_independent_ones_do_not():

@@ -220,34 +220,76 @@ def test_measure_writes_the_page_and_the_command_that_made_it(tmp_path):
     assert Page((tmp_path / "again.html").read_text()).tags == Page(first).tags
 
 
-def test_a_corrections_folder_is_read_too(tmp_path):
-    manifest = {
-        "checkpoint": {"name": "net"},
-        "sampler": "em:20",
-        "estimators": ["network"],
-        "chosen": ["nag=1", "FD 1 < 2"],
-    }
-    (tmp_path / "run.json").write_text(json.dumps(manifest))
-    columns = {"method": ["none", "nag=1"], "rms network": [0.02, 0.01], "FD-fashion": [2.0, 1.0], "change": [0, -1.0]}
-    columns |= {"change low": [0, -1.2], "change high": [0, -0.8]}
-    pd.DataFrame(columns).to_csv(tmp_path / "methods.csv", index=False)
-    result = run("report", tmp_path)
-    assert result.exit_code == 0, result.output
-    text = (tmp_path / "report.html").read_text()
-    assert "the method to choose is nag=1" in text
-    assert "1 of 1 methods change FD-fashion by more" in text
+def svgs(text):
+    """The titles of a page's figures, all of which are drawn and none a picture of letters."""
+    assert "image/png" not in re.sub(r"<image[^>]*>|<img class=.(plate|pixels)[^>]*>", "", text)
+    return re.findall(r'<svg role="img" aria-label="([^"]*)"', text)
 
 
-def test_an_approximations_folder_is_read_too(tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps({"checkpoint": {"name": "net"}, "samplers": ["em:20"]}))
-    columns = {"estimator": ["network"] * 2, "t": [0.5, 0.5], "measured": [0.1, 0.2], "resolved": [True, True]}
-    columns |= {"sigma": [0.1, 0.2], "first_order": [0.11, 0.22]}
-    pd.DataFrame(columns).to_parquet(tmp_path / "injected.parquet")
-    result = run("report", tmp_path)
+def test_a_correction_writes_its_page(tmp_path):
+    words = ["correct", "--sampler", "euler:3", "--nag", "0.5,1", "--samples", 24, "--measured", 16, "--small"]
+    words += ["--estimator", "constant-pixel", "--out", tmp_path / "run", "--no-progress"]
+    result = run(*words)
     assert result.exit_code == 0, result.output
-    text = (tmp_path / "report.html").read_text()
-    assert "first order misses it by 10 %" in text
-    assert "The nearest prediction is `sigma`, off by 0 %" in text
+    text = (tmp_path / "run" / "report.html").read_text()
+    methods = pd.read_csv(tmp_path / "run" / "methods.csv")
+    assert f"the method to choose is {json.loads((tmp_path / 'run' / 'run.json').read_text())['chosen'][0]}" in text
+    assert "of 2 methods change FD-fashion" in text
+    assert shlex.join(["noiseshift", *map(str, words)]) in text
+    for name in methods.method:
+        assert f">{name}<" in text
+    assert len(svgs(text)) == 3  # two scales make a curve
+    assert run("report", tmp_path / "run", "--out", tmp_path / "again.html").exit_code == 0
+    assert Page((tmp_path / "again.html").read_text()).tags == Page(text).tags
+
+
+def test_an_approximation_writes_its_page(tmp_path):
+    words = ["approx", "--sampler", "euler:3", "--times", "0.3", "--ratios", "0.5,1", "--rows", 24, "--samples", 4]
+    words += ["--substeps", 2, "--estimator", "network", "--out", tmp_path / "run", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "run" / "report.html").read_text()
+    injected = pd.read_parquet(tmp_path / "run" / "injected.parquet")
+    miss = (injected.first_order / injected.measured - 1).abs()[injected.resolved].median()
+    assert f"first order misses it by {100 * miss:.0f} % (median)" in text
+    titles = svgs(text)
+    assert len(titles) == 3 + 2 * 2  # injected; a path and a spectrum of the checkpoint and of the exact model
+    assert sum("exact model" in title for title in titles) == 2
+    Page(text)
+
+
+def test_a_comparison_writes_its_page(tmp_path):
+    words = [
+        "compare",
+        "--sampler",
+        "em:3",
+        "--sampler",
+        "euler:4",
+        "--samples",
+        40,
+        "--small",
+        "--extractor",
+        "fashion",
+    ]
+    words += ["--estimator", "constant-pixel", "--out", tmp_path / "grid", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "grid" / "report.html").read_text()
+    pairs, table = (pd.read_csv(tmp_path / "grid" / f"{name}.csv") for name in ("pairs", "table"))
+    least = table.run[table.rms.idxmin()].removeprefix("fashion-sit-")
+    assert f"The least shift, by constant-pixel between t = 0.667 and 0.333, is {least}&#39;s: rms δ" in text
+    assert "The least FD-fashion is" in text
+    assert f"in rms δ {int((~pairs.resolved[pairs.quantity == 'mean δ²']).sum())} of 1 pairs" in text
+    assert shlex.join(["noiseshift", *map(str, words)]) in text
+    assert len(svgs(text)) == 6
+    (tmp_path / "grid").rename(tmp_path / "moved")  # the runs of a grid go with it
+    result = run("report", tmp_path / "moved", "--out", tmp_path / "again.html")
+    assert result.exit_code == 0, result.output
+    assert Page((tmp_path / "again.html").read_text()).tags == Page(text).tags
+    (tmp_path / "moved" / "fashion-sit-em-3").rename(tmp_path / "gone")
+    result = run("report", tmp_path / "moved")
+    assert result.exit_code == 1
+    assert "fashion-sit-em-3" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ class Autoencoder:
     """A diffusers autoencoder, always in float32: half precision overflows in some of them.
 
     Its latents z and the network's states x are related by x = (z - center) / spread, from the configuration's
-    scaling_factor and shift_factor, or latents_mean and latents_std. `factor` is pixels a latent on each side.
+    scaling_factor and shift_factor, or latents_mean and latents_std. `factor` is pixels a latent on each side; `range` is
+    what black and white are to the network.
     """
 
     def __init__(self, network: Any):
@@ -38,15 +39,20 @@ class Autoencoder:
         self.spread = torch.tensor(std if known else [1.0]).float()[:, None, None] / self.scale
         self.channels = int(config["latent_channels"])
         self.factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+        self.range = (-1.0, 1.0)
 
-    def standardise(self, center: Sequence[float], spread: Sequence[float]) -> None:
-        """Let states be (z - center) / spread, (channels,) each, whatever the configuration says.
+    def standardise(
+        self, center: Sequence[float], spread: Sequence[float], range: Sequence[float] = (-1.0, 1.0)
+    ) -> None:
+        """Let states be (z - center) / spread, (channels,) each, of pictures from range[0] to range[1], whatever the
+        configuration says.
 
         Raises CheckpointError for another number of channels.
         """
         if len(center) != self.channels:
             raise CheckpointError(f"the card standardises {len(center)} channels, the autoencoder has {self.channels}")
         self.center, self.spread = (torch.tensor(row).float()[:, None, None] for row in (center, spread))
+        self.range = (range[0], range[1])
 
     @classmethod
     def load(cls, path: str | Path) -> Autoencoder:
@@ -76,8 +82,10 @@ class Autoencoder:
 
     def _encoded(self, images: Tensor) -> Tensor:
         network = self.network.to(images.device)
+        black, white = self.range
+        pictures = black + (white - black) * (images.float() + 1) / 2 if self.range != (-1, 1) else images.float()
         # A grey picture is a coloured one whose channels agree.
-        found = network.encode(images.float().expand(-1, int(network.config["in_channels"]), -1, -1))
+        found = network.encode(pictures.expand(-1, int(network.config["in_channels"]), -1, -1))
         latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
         return (latents - self.center.to(latents)) / self.spread.to(latents)
 
@@ -85,7 +93,8 @@ class Autoencoder:
         states = states.float()
         latents = states * self.spread.to(states) + self.center.to(states)
         pictures: Tensor = self.network.to(states.device).decode(latents).sample
-        return pictures
+        black, white = self.range
+        return 2 * (pictures - black) / (white - black) - 1 if self.range != (-1, 1) else pictures
 
 
 def encoded(images: Images, checkpoint: Checkpoint) -> Images:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import yaml
 
@@ -52,7 +53,8 @@ class Card:
     network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
     where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
     held-out set; shape: (C, H, W) of a state, where the model is a callable; latents: center and spread, a number a channel
-    each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says;
+    each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says, and
+    range, what it takes black and white for where not -1 and 1;
     class_names, provenance: for people.
     Raises CheckpointError on a value of the wrong kind.
     """
@@ -80,7 +82,9 @@ class Card:
         _check("provenance", self.provenance, Mapping, "a mapping")
         _check("latents", self.latents, Mapping, "a mapping of center and spread")
         if self.latents and not _standard(self.latents):
-            raise CheckpointError("card: latents must be {center: [a number a channel], spread: [as many above 0]}")
+            raise CheckpointError(
+                "card: latents must be {center: [a number a channel], spread: [as many above 0], range: [0, 1]}"
+            )
         if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
         for name in ("heads", "head_channels", "size", "classes"):
@@ -164,16 +168,16 @@ def _check(name: str, value: object, kind: Any, what: str) -> None:
 
 
 def _standard(latents: Mapping[str, Any]) -> bool:
-    """Whether this is a center and a positive spread of as many channels."""
-    center, spread = latents.get("center"), latents.get("spread")
-    if (
-        set(latents) != {"center", "spread"}
-        or not isinstance(center, list | tuple)
-        or not isinstance(spread, list | tuple)
-    ):
+    """Whether this is a center and a positive spread of as many channels, and maybe a range."""
+    center, spread, ends = (latents.get(name) for name in ("center", "spread", "range"))
+    if set(latents) - {"range"} != {"center", "spread"} or not (_numbers(center) and _numbers(spread)):
         return False
-    numbers = all(isinstance(n, int | float) for n in (*center, *spread))
-    return numbers and len(center) == len(spread) > 0 and min(spread) > 0
+    channels = len(center) == len(spread) > 0 and min(spread) > 0
+    return channels and (ends is None or (_numbers(ends) and len(ends) == 2 and ends[0] < ends[1]))
+
+
+def _numbers(row: Any) -> TypeGuard[list[float] | tuple[float, ...]]:
+    return isinstance(row, list | tuple) and all(isinstance(n, int | float) and math.isfinite(n) for n in row)
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -36,6 +36,7 @@ PRECONDITIONERS: Mapping[str, tuple[Callable[..., Preconditioned], Mapping[str, 
     "VEPrecond": (VarianceExploded, {"sigma_min": "sigma_min", "sigma_max": "sigma_max"}),
     "iDDPMPrecond": (ImprovedDdpm, {"C_1": "c_1", "C_2": "c_2", "M": "steps"}),
 }
+MOST_STEPS = 100_000
 TRAINING_ONLY = ("map_augment.",)
 """Tensors that serve the augmentation of training data; at zero augmentation they add nothing."""
 
@@ -53,7 +54,7 @@ def _readable() -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError) as error:
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
         reason = next(iter(reversed(str(error).splitlines())), type(error).__name__).strip()[:200]
         raise CheckpointError(f"its description of itself cannot be followed: {reason}") from None
 
@@ -75,13 +76,16 @@ def _network(record: Record) -> Record:
 
 
 def _latents(content: Mapping[Any, Any]) -> dict[str, list[float]]:
-    """How EDM2's encoder standardises: x = z scale + bias, a number a channel; nothing for a model of pixels."""
+    """How EDM2's encoder standardises: x = z scale + bias, a number a channel, of pictures from 0 to 1, not from -1 as their
+    autoencoder's training had them; nothing for a model of pixels."""
     encoder = content.get("encoder")
     state = encoder.state if isinstance(encoder, Record) else {}
     scale, bias = state.get("scale"), state.get("bias")
     if not (isinstance(scale, np.ndarray) and isinstance(bias, np.ndarray)):
         return {}
-    return {"center": (-bias / scale).tolist(), "spread": (1 / scale).tolist()}
+    if scale.shape != bias.shape or not bool((scale > 0).all()):
+        raise CheckpointError("its encoder does not scale every channel: the file is damaged, fetch it again")
+    return {"center": (-bias / scale).tolist(), "spread": (1 / scale).tolist(), "range": [0.0, 1.0]}
 
 
 @_readable()
@@ -92,13 +96,13 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     if inner.class_name not in NETWORKS:
         raise CheckpointError(f"its network is a {inner.class_name}: those that can be read are {', '.join(NETWORKS)}")
     settings, state = inner.settings, _single(inner.tensors())
+    shape = _shape(record, inner, len(state))
     with torch.device("meta"):
         network = NETWORKS[inner.class_name](settings)
     network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
     wrapped = _preconditioned(record, network)
     schedule = card.build_schedule()
     levels = None if wrapped.levels is None else _times(schedule, wrapped.levels)
-    channels, side = (int(record.settings[name]) for name in ("img_channels", "img_resolution"))
     return NetworkModel(
         wrapped,
         schedule,
@@ -107,7 +111,7 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
         classes=wrapped.classes,
         class_dropout=float(settings.get("label_dropout") or 0) > 0,
         noise_dropout=False,
-        shape=(channels, side, side),
+        shape=shape,
         levels=levels,
     )
 
@@ -129,11 +133,24 @@ def _preconditioned(record: Record, network: nn.Module) -> Preconditioned:
         known = ", ".join(PRECONDITIONERS)
         raise CheckpointError(f"it is a {record.class_name}: those that can be read are {known}")
     make, names = PRECONDITIONERS[record.class_name]
-    settings = record.settings
-    if "img_channels" not in settings or "img_resolution" not in settings:
+    given = {ours: float(record.settings[name]) for name, ours in names.items() if name in record.settings}
+    if not 2 <= given.get("steps", MOST_STEPS) <= MOST_STEPS:
+        raise CheckpointError(f"it claims {given['steps']:g} noise levels: the file is damaged, fetch it again")
+    return make(network, int(record.settings.get("label_dim") or 0), **given)
+
+
+def _shape(record: Record, inner: Record, tensors: int) -> tuple[int, int, int]:
+    """(C, H, W) of a state, where preconditioner and network agree, and the network is no larger than its tensors show."""
+    outer, settings = record.settings, inner.settings
+    if "img_channels" not in outer or "img_resolution" not in outer:
         raise CheckpointError("its preconditioner does not say how it was made: the file is damaged, fetch it again")
-    given = {ours: float(settings[name]) for name, ours in names.items() if name in settings}
-    return make(network, int(settings.get("label_dim") or 0), **given)
+    channels, side = int(outer["img_channels"]), int(outer["img_resolution"])
+    built = (settings.get("in_channels", settings.get("img_channels")), settings.get("img_resolution"))
+    if built != (channels, side) or (settings.get("label_dim") or 0) != (outer.get("label_dim") or 0):
+        raise CheckpointError("its preconditioner was made for another network: the file is damaged, fetch it again")
+    if len(settings.get("channel_mult", ())) * (1 + int(settings.get("num_blocks", 1))) > tensors:
+        raise CheckpointError("it describes more blocks than it has tensors: the file is damaged, fetch it again")
+    return channels, side, side
 
 
 def _times(schedule: Any, sigmas: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ names is known, each harmless, and everything else is refused.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -35,9 +36,10 @@ class Record:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments that the object was made with."""
+        """The keyword arguments that the object was made with, over the attributes that it took from others."""
         found = self.state.get("_init_kwargs")
-        return dict(found) if isinstance(found, Mapping) else {}
+        own = {name: value for name, value in self.state.items() if not str(name).startswith("_")}
+        return {**own, **(found if isinstance(found, Mapping) else {})}
 
     def part(self, name: str) -> Record:
         """A module inside a module. Raises CheckpointError when it is not there."""
@@ -79,6 +81,14 @@ def _storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
+def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    """A tensor on a storage, which torch's own function would let grow to whatever size is claimed."""
+    whole = torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage)
+    if math.prod(size) > len(whole):
+        raise ValueError("a tensor is larger than its storage")
+    return whole.as_strided(size, stride, offset)
+
+
 def _parameter(data: Tensor, *rest: Any) -> Tensor:
     return data
 
@@ -95,7 +105,7 @@ def _harmless() -> dict[str, Any]:
         "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
         "dnnlib.util.EasyDict": Plain,
         "collections.OrderedDict": OrderedDict,
-        "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+        "torch._utils._rebuild_tensor_v2": _tensor,
         "torch._utils._rebuild_parameter": _parameter,
         "torch.storage._load_from_bytes": _storage,
         "numpy.ndarray": np.ndarray,
@@ -110,8 +120,11 @@ def _latin(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
-class Reader(pickle.Unpickler):
-    """Knows the names of `_harmless`, and torch's modules as records."""
+class Reader(pickle._Unpickler):
+    """Knows the names of `_harmless`, and torch's modules as records.
+
+    The standard library's own in Python: its twin in C makes room for as many objects as a file claims to remember.
+    """
 
     def __init__(self, stream: io.BufferedIOBase):
         super().__init__(stream)

@@ -23,8 +23,9 @@ class Inert:
     __setstate__ = __setitem__ = __call__ = append = extend = add = update = _ignore
 
 
-class Lister(pickle.Unpickler):
-    """Walks a pickle with `Inert` for every name, and keeps the names."""
+class Lister(pickle._Unpickler):
+    """Walks a pickle with `Inert` for every name, and keeps the names. In Python: its twin in C makes room for as many objects
+    as a file claims to remember."""
 
     def __init__(self, stream: IO[bytes]):
         super().__init__(stream)

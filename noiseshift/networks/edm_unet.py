@@ -148,7 +148,8 @@ class Block(nn.Module):
         split = self.qkv(self.norm2(x)).reshape(rows, self.heads, channels // self.heads, 3, -1)
         query, key, value = split.transpose(2, 4).unbind(3)  # (B, heads, pixels, channels a head)
         found = attend(query, key, value)
-        return self.proj(found.transpose(2, 3).reshape(rows, channels, *side))
+        # Channels last, which one head leaves, GroupNorm has no forward-mode derivative.
+        return self.proj(found.transpose(2, 3).contiguous().reshape(rows, channels, *side))
 
 
 class Unet(nn.Module):

@@ -1,0 +1,177 @@
+"""A comparison's section of the page, and its answer in three lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+from noiseshift.analysis.answer import Verdict, controls_verdict
+from noiseshift.analysis.comparison import figures, labels
+from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
+
+from noiseshift.comparison import MEAN_SQUARE, Comparison
+from noiseshift.controls import Check
+
+PAIRS: tuple[Column, ...] = (
+    ("quantity", "of", "the mean δ² (rms δ squared), or the distance without what few samples add to it"),
+    ("first", "first", ""),
+    ("second", "second", ""),
+    ("difference", "first − second", "the difference with its 95 % interval"),
+    ("p", "p", "two-sided, Student's t"),
+    ("p holm", "Holm's p", "the same, adjusted for all pairs of this quantity"),
+    ("resolved", "resolved", "whether Holm's p is under 5 %"),
+    ("paired", "paired", "whether the two share samples; if not, their errors add up (Welch)"),
+)
+
+
+def compared(anchor: str, name: str, found: Comparison) -> Section:
+    """The section of a comparison."""
+    verdict, checks = _verdict(found), _checks(found)
+    what, failed = (
+        f"{len(found.runs)} runs, {', '.join(found.table.checkpoint.unique())}",
+        [c for c in checks if not c.passed],
+    )
+    lines = answer(found)
+    if verdict == "failed":
+        lines = (
+            f"{len(failed)} controls failed, of {failed[0].name} first: do not use the numbers below. {lines[0]}",
+            *lines[1:],
+        )
+    best = found.table.loc[found.table.rms.idxmin()] if found.table.rms.notna().any() else None
+    row = {"folder": name, "what": f"compare: {what}", "controls": verdict}
+    if best is not None:
+        row["largest"] = f"least rms δ {best.rms:.4f}, {labels(found)[best.run]}"
+    return Section(
+        anchor,
+        f"Comparison of {what}",
+        lines,
+        verdict,
+        list(drawings(anchor, figures(found))),
+        [
+            table(f"Runs: shift read by {found.estimator}", found.table, list(_columns(found))),
+            table("Pairs of runs", _pairs(found), PAIRS),
+        ],
+        checks,
+        list(protocol(_shared(found))),
+        found.command,
+        "" if found.command else "This folder did not keep its command line; the protocol below has its settings.",
+        row,
+    )
+
+
+def answer(found: Comparison) -> tuple[str, str, str]:
+    """Which run has the least shift, which the best distance, and what is not resolved."""
+    low, high = found.span
+    read_by = f"by {found.estimator} between t = {high:.3g} and {low:.3g}"
+    return (
+        f"The least shift, {read_by}, is {_least(found, 'rms')}.",
+        _distances(found),
+        f"{_unresolved(found)} {_unpaired(found)}".strip(),
+    )
+
+
+def _least(found: Comparison, quantity: str) -> str:
+    words, rows = labels(found), found.table.set_index("run")
+    name = str(rows[quantity].idxmin())
+    value, low, high = (float(rows[f"{quantity}{end}"][name]) for end in ("", " low", " high"))
+    if quantity == "rms":
+        size = f"rms δ {value:.4f} in t (95 % {low:.4f} … {high:.4f})"
+    else:
+        n = len(found.runs[name].features or ())
+        size = f"{value:.2f} over {n:,} samples (95 % {low:.2f} … {high:.2f} without what so few add)"
+    if len(rows) == 1:
+        return f"{words[name]}'s: {size}"
+    others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
+    tied = f"{_names(others)} cannot be told from it" if others else "all that it can be tested against have more"
+    return f"{words[name]}'s: {size}; {tied}"
+
+
+def _distances(found: Comparison) -> str:
+    distance = found.distance()
+    if distance is None:
+        return "Distances to real images were not taken (compare with --extractor), and a small shift is not yet a good image."
+    line = f"The least {distance} is {_least(found, distance)}."
+    if len(found.runs) == 1:
+        return line
+    both = [word for name, word in labels(found).items() if name in found.best(distance) & found.best("rms")]
+    return f"{line} {f'Among the best in both: {_names(both)}.' if both else 'No run is among the best in both.'}"
+
+
+def _unresolved(found: Comparison) -> str:
+    parts, words = [], labels(found)
+    for quantity, pairs in found.pairs.groupby("quantity", sort=False):
+        open_ = pairs[~pairs.resolved]
+        shown = [f"{words[row['first']]} and {words[row['second']]}" for row in open_.head(3).to_dict("records")]
+        more = f" and {len(open_) - 3} more" if len(open_) > 3 else ""
+        listed = f" ({'; '.join(shown)}{more})" if shown else ""
+        what = "rms δ" if quantity == MEAN_SQUARE else quantity
+        parts.append(f"in {what} {len(open_)} of {len(pairs)} pairs{listed}")
+    if not parts:
+        return "No two of these runs can be tested against each other."
+    if found.pairs.resolved.all():
+        return "Every pair is resolved at 5 % (Holm)."
+    return f"Not resolved at 5 % (Holm): {'; '.join(parts)}."
+
+
+def _unpaired(found: Comparison) -> str:
+    loose = found.pairs[~found.pairs.paired]
+    if loose.empty:
+        return ""
+    return f"{len(loose)} of {len(found.pairs)} tests are of runs that share no samples, which see less."
+
+
+def _names(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _columns(found: Comparison) -> Iterator[Column]:
+    low, high = found.span
+    yield "run", "run", ""
+    yield "guidance", "guidance", "scale 0 = unguided"
+    yield "nfe", "NFE", "network calls a sample"
+    yield "samples", "read", "samples that the estimator read"
+    yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
+    yield "terminal", "last δ", "δ at the last step that can be read, in t"
+    yield "content", "content δ", "rms of δ against the run's own finals, noised again"
+    if found.table.solver.notna().any():
+        yield "solver", "solver δ", "rms δ of an exact model through the same solver"
+        yield "network", "network's share", "rms of δ minus solver δ, sample by sample"
+    distance = found.distance()
+    if distance is not None:
+        yield distance, distance, "distance to real images (95 % interval of the laws' own distance)"
+        others = [c for c in found.table if c.startswith(("IS", "K", "precision", "recall")) and " " not in c]
+        yield from ((each, each, "with its 95 % interval") for each in others)
+    yield "seconds", "seconds", "of measuring"
+
+
+def _pairs(found: Comparison) -> pd.DataFrame:
+    """The pairs in short names, the interval under the difference's name, where the table looks for it."""
+    frame = found.pairs.rename(columns={"low": "difference low", "high": "difference high"})
+    return frame.assign(**{side: frame[side].map(labels(found)) for side in ("first", "second")})
+
+
+def _shared(found: Comparison) -> dict[str, Any]:
+    """What all manifests agree on, and what they do not, as lists."""
+    every = [run.manifest for run in found.runs.values()]
+    keys = [key for key in every[0] if key not in ("seconds", "nfe", "command")]
+    shared = {key: every[0][key] for key in keys if all(each.get(key) == every[0][key] for each in every)}
+    return {"runs": list(found.runs), "estimator": found.estimator, "levels": list(found.span)} | shared
+
+
+def _checks(found: Comparison) -> list[Check]:
+    return [
+        Check(f"{name}, {check.name}", check.passed, check.sentence)
+        for name, run in found.runs.items()
+        if run.controls is not None
+        for check in run.controls.checks
+        if check.passed is not None
+    ]
+
+
+def _verdict(found: Comparison) -> Verdict:
+    """Failed where any run's controls did, passed where all did."""
+    verdicts = {controls_verdict(run) for run in found.runs.values()}
+    if "failed" in verdicts:
+        return "failed"
+    return "passed" if verdicts == {"passed"} else "not run"

@@ -1,0 +1,70 @@
+"""A correction's section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from noiseshift.analysis.correction import figures
+from noiseshift.analysis.page_parts import (
+    UNCHECKED,
+    Column,
+    Section,
+    drawings,
+    manifest,
+    picture,
+    protocol,
+    table,
+)
+
+
+def corrected(anchor: str, name: str, folder: Path) -> Section:
+    """The section of a folder that `correct` wrote: its figures are drawn again from its tables."""
+    about, methods = manifest(folder), pd.read_csv(folder / "methods.csv")
+    distance = next(c for c in methods if c.startswith(("FD-", "FID")) and not c.endswith((" low", " high")))
+    read_by = list(about["estimators"])
+    shifts = pd.read_csv(folder / f"shift-{read_by[0]}.csv")
+    chosen, reason = about["chosen"]
+    base, what = methods.iloc[0], f"{about['checkpoint']['name']}, {about['sampler']}"
+    moved = int(((methods["change high"] < 0) | (methods["change low"] > 0)).sum())
+    lines = (
+        f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {chosen}: {reason}.",
+        f"Without a correction the rms shift is {base[f'rms {read_by[0]}']:.4f} in t (by {read_by[0]}) and {distance} is "
+        f"{base[distance]:.2f}; {moved} of {len(methods) - 1} methods change {distance} by more than their 95 % interval.",
+        "A correction that reads the level with the same estimator that judges it is circular in that column: believe a "
+        f"reduction when a second estimator confirms it. {UNCHECKED}",
+    )
+    samples = "The same seeds and classes under every method."
+    return Section(
+        anchor,
+        f"Corrections of {what}",
+        lines,
+        "not run",
+        [
+            *drawings(anchor, figures(methods, shifts, distance=distance, estimator=read_by[0])),
+            *picture(folder / "figures" / "samples.png", samples),
+        ],
+        [table("Methods (scale 0 = unguided)", methods, list(_columns(methods, distance, read_by)))],
+        (),
+        list(protocol(about)),
+        about.get("command", ""),
+        "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
+        {"folder": name, "what": f"correct: {what}", "controls": "not run", "largest": f"chosen: {chosen}"},
+    )
+
+
+def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Iterator[Column]:
+    yield "method", "method", "what was done; none is the model as it is"
+    yield "nfe", "NFE", "calls of the denoiser a sample"
+    yield "level calls", "level calls", "calls of the level estimator a sample"
+    for name in estimators:
+        yield f"rms {name}", f"rms δ, {name}", f"root mean square of the shift in t, its own error taken out, by {name}"
+        yield (
+            f"reduction {name}",
+            f"less %, {name}",
+            f"how much less that is than without, in %, by {name} (paired, 95 %)",
+        )
+    yield distance, distance, "distance to the real images (95 % interval of the laws' own distance)"
+    yield "change", "change", f"what the method adds to {distance} (paired, 95 %); below 0 is better"
+    yield next((c for c in methods if c.startswith("IS") and " " not in c), ""), "IS", "Inception Score (95 %)"

@@ -1,0 +1,125 @@
+"""A measurement's section of the page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from noiseshift.analysis import plots, svg
+from noiseshift.analysis.answer import answer, at, delta, worst
+from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
+
+from noiseshift.runs import Run
+
+SHIFT_COLUMNS: tuple[Column, ...] = (
+    ("estimator", "estimator", "what read the level"),
+    ("step", "step", "index of the sampler's step, from 0 at pure noise"),
+    ("t", "told t", "the level the network was told: 1 is noise, 0 is data"),
+    ("shift", "δ", "noise shift in t; above 0 the state is noisier than told"),
+    ("low", "95 % from", "lower end of δ's bootstrap interval, in t"),
+    ("high", "to", "upper end of δ's bootstrap interval, in t"),
+    ("floor", "floor", "detection floor: the least |δ| that can be told from 0, in t"),
+    ("verdict", "verdict", "resolved: |δ| above the floor; not readable: slope not within ½ … 2"),
+    ("content_shift", "content δ", "δ against the run's own finals, noised again, in t"),
+    ("solver", "solver δ", "δ of an exact model through the same solver, in t"),
+    ("network", "network's share", "δ minus solver δ, sample by sample, in t"),
+    ("shift_log_snr", "Δλ", "the same shift in log-SNR; below 0 is noisier"),
+    ("slope", "slope", "how far the reading moves when the level does: 1 is faithful, outside 0.5 … 2 unreadable"),
+)
+
+
+def measured(anchor: str, name: str, run: Run) -> Section:
+    found = answer(run)
+    about = run.manifest
+    checks = () if run.controls is None else run.controls.checks
+    row = {"folder": name, "what": f"{about['checkpoint']['name']}, {about['sampler']}", "controls": found.verdict}
+    if found.estimator is not None:
+        read = run.reports[found.estimator].table()
+        top = worst(read)
+        largest = f"δ {delta(top['shift'])} at {at(top.t)}, by {found.estimator}" if top.resolved else "none resolved"
+        row |= {"resolved": f"{int(read.resolved.sum())} of {len(read)} levels", "largest": largest}
+    command, note = _command(about)
+    return Section(
+        anchor,
+        f"{about['checkpoint']['name']}, {about['sampler']}",
+        found.lines,
+        found.verdict,
+        [*drawings(anchor, _figures(run)), _samples(run)],
+        [table("Every reading", _readings(run), SHIFT_COLUMNS)],
+        checks,
+        list(protocol(about)),
+        command,
+        note,
+        row,
+    )
+
+
+def _readings(run: Run) -> pd.DataFrame:
+    """All estimators' tables with the exact model's shift and the difference beside them, and the verdict in words."""
+    frames = []
+    for name, report in run.reports.items():
+        frame = report.table().assign(estimator=name)
+        if run.controls is not None and name in run.controls.solver:
+            alone = run.controls.solver[name]
+            frame["solver"], frame["network"] = alone.table()["shift"], (report - alone).table().difference
+        frame["verdict"] = [
+            "not readable" if pd.isna(row["shift"]) else "resolved" if row["resolved"] else "not resolved"
+            for row in frame.to_dict("records")
+        ]
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _figures(run: Run) -> Iterator[plots.Figure]:
+    first = next(iter(run.reports.values()))
+    yield (
+        "shift",
+        lambda: plots.plot_shift(run.reports),
+        "The shift δ against the told level, with 95 % bands. Filled points are resolved, hollow ones are not; the grey band "
+        "is the first estimator's detection floor.",
+    )
+    if run.controls is not None and run.controls.solver:
+        yield (
+            "solver",
+            lambda: plots.plot_solver(run),
+            "The whole shift, what an exact model shows through the same solver, and their paired difference, the network's "
+            "share.",
+        )
+    yield (
+        "content",
+        lambda: plots.plot_content_shift(run.reports),
+        "The same against the run's own finals, noised again: what generated content does to an estimator at a right level is "
+        "taken out.",
+    )
+    yield (
+        "posteriors",
+        lambda: plots.plot_posteriors(first)[0],
+        f"Where the readings of single states lie, by {first.estimator}; dotted: the told level.",
+    )
+    yield (
+        "logsnr",
+        lambda: plots.plot_shift_log_snr(run.reports),
+        "The shift in log-SNR: below 0 is noisier than told.",
+    )
+
+
+def _samples(run: Run) -> Drawing:
+    caption = f"The first {len(run.pictures)} samples of the run."
+    return Drawing(f'<img class="pixels" src="{svg.picture_grid(run.pictures)}" alt="{caption}">', caption)
+
+
+def _command(about: Mapping[str, Any]) -> tuple[str, str]:
+    """The command line that made a folder, or for folders that did not keep it, one rebuilt from the protocol."""
+    if "command" in about:
+        return about["command"], ""
+    if "points" not in about:
+        return "", "This folder did not keep its command line; the protocol below has its settings."
+    words = ["noiseshift", "measure", about["checkpoint"]["name"], "--sampler", about["sampler"]]
+    estimators = [name if n is None else f"{name}:{n}" for name, n in about["estimators"].items()]
+    for option in ("samples", "batch", "points", "seed", "precision"):
+        words += [f"--{option}", str(about[option])]
+    words += ["--estimator", ",".join(estimators), *(["--controls"] if about["controls"] else [])]
+    missing = "--data, --device and the checkpoint's path" + (" and --guidance" if about["guidance"] else "")
+    return shlex.join(words), f"Rebuilt from run.json, which did not keep {missing}."

@@ -1,0 +1,141 @@
+"""What a page is made of, whatever the folder: sections with lines, figures, tables, controls, and how to repeat them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from noiseshift.analysis import plots, svg
+
+from noiseshift.controls import Check
+
+Column = tuple[str, str, str]
+"""A table's column, its heading and what it means."""
+
+UNCHECKED = "The null and level controls belong to noiseshift measure and were not run here."
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it sorts by."""
+
+    text: str
+    key: str | float
+    number: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, headings with their help, and rows."""
+
+    caption: str
+    headings: list[tuple[str, str]]
+    rows: list[list[Cell]]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as HTML, with its caption."""
+
+    html: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One folder on the page. `verdict` is passed, failed or not run; `row` is its line of the overview."""
+
+    anchor: str
+    title: str
+    lines: Sequence[str]
+    verdict: str
+    drawings: Sequence[Drawing]
+    tables: Sequence[Table]
+    checks: Sequence[Check]
+    protocol: Sequence[tuple[str, str]]
+    command: str
+    command_note: str
+    row: Mapping[str, str]
+
+
+def drawings(anchor: str, figures: Iterable[plots.Figure]) -> Iterator[Drawing]:
+    """The figures as inline SVG, in the project's style."""
+    with plots.style():
+        for stem, draw, caption in figures:
+            yield Drawing(svg.inline(draw().get_figure(root=True), caption, f"{anchor}-{stem}"), caption)
+
+
+def picture(path: Path, caption: str) -> Iterator[Drawing]:
+    """A grid of samples as it was saved; nothing where there is none."""
+    if path.exists():
+        yield Drawing(f'<img class="plate" src="{svg.data_address(path.read_bytes())}" alt="{caption}">', caption)
+
+
+def table(caption: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Table:
+    """The columns that the frame has, in their order. One that comes with `<name> low` and `<name> high`, or `<first word>
+    low <rest>`, is shown with its interval in brackets."""
+    shown = [column for column in columns if column[0] in frame]
+    rows = [[_valued(name, row) for name, _, _ in shown] for row in frame.to_dict("records")]
+    return Table(caption, [(heading, meaning) for _, heading, meaning in shown], rows)
+
+
+def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
+    alone = cell(name, row[name])
+    word, _, rest = name.partition(" ")
+    for low, high in ((f"{name} low", f"{name} high"), (f"{word} low {rest}", f"{word} high {rest}")):
+        if low in row and alone.key != "":
+            ends = ", ".join(cell(name, row[end]).text for end in (low, high))
+            return Cell(f"{alone.text} [{ends}]", alone.key, True)
+    return alone
+
+
+SIGNED = {"shift", "low", "high", "content_shift", "solver", "network", "shift_log_snr", "terminal", "difference"}
+COUNTS = {"step", "n", "nfe", "samples", "seconds"}
+TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls")
+
+
+def cell(name: str, value: Any) -> Cell:
+    """A value of column `name` as it is shown and sorted."""
+    if isinstance(value, str) or value is None:
+        return Cell(value or "", value or "", False)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no", "yes" if value else "no", False)
+    if pd.isna(value):
+        return Cell("–", "", True)
+    if name in ("p", "p holm") and value < 1e-4:
+        return Cell(f"{value:.0e}" if value else "< 1e-300", float(value), True)
+    if name.startswith("difference"):
+        return Cell(f"{value:+.3g}".replace("-", "−"), float(value), True)
+    digits = 2 if name == "slope" or name.startswith(TWO_DIGITS) else 4
+    if name in COUNTS or name.startswith("reduction"):
+        digits = 0
+    text = f"{value:+.{digits}f}" if name in SIGNED or name.startswith("change") else f"{value:.{digits}f}"
+    return Cell(text.replace("-", "−"), float(value), True)
+
+
+def protocol(manifest: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The manifest as pairs of words; a long list is named by its length and ends."""
+    for key, value in manifest.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if key in ("command", "chosen"):
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from protocol(value, f"{name}: ")
+        elif isinstance(value, list) and len(value) > 20:
+            yield name, f"{len(value)} values, {value[0]:.6g} … {value[-1]:.6g}"
+        elif isinstance(value, list):
+            yield name, ", ".join(map(str, value))
+        elif prefix.startswith("estimators"):
+            yield name, "all samples" if value is None else f"the first {value} samples"
+        else:
+            words = {None: "none", True: "yes", False: "no"}
+            yield name, words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a folder."""
+    return json.loads((folder / "run.json").read_text())
