@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis import comparison as drawing
+from noiseshift.analysis.page_compare import answer
 from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
 from noiseshift.cli.parse import parse_solver
@@ -61,6 +62,22 @@ def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
     low, high = pairs.loc[("run_0", "run_1"), ["low", "high"]]
     assert low < 0.02**2 - 0.005**2 < high
     assert found.best("rms") == {"run_1", "run_2"}
+
+
+def test_the_answer_says_what_is_least_and_what_is_open():
+    found = family([0.02, 0.005, 0.0052])
+    first, second, third = answer(found)
+    least = found.table.run[found.table.rms.idxmin()]
+    other = (found.best("rms") - {least}).pop()
+    assert first.startswith(f"The least shift, by network between t = 0.6 and 0.1, is {least}'s: rms δ 0.0")
+    assert first.endswith(f"{other} cannot be told from it.")
+    assert second.startswith("Distances to real images were not taken")
+    assert third == "Not resolved at 5 % (Holm): in rms δ 1 of 3 pairs (run_1 and run_2)."
+    assert answer(family([0.02, 0.005]))[2] == "Every pair is resolved at 5 % (Holm)."
+    found.runs["run_1"].manifest["seed"] = 1
+    assert answer(compare(found.runs, "network"))[2].endswith(
+        "2 of 3 tests are of runs that share no samples, which see less."
+    )
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])
