@@ -164,6 +164,7 @@ class Edm2Unet(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.model_channels * m for m in config.channel_mult]
+        self.sides = [config.img_resolution >> level for level in range(len(widths))]
         noise = widths[0] if config.channel_mult_noise is None else config.model_channels * config.channel_mult_noise
         emb = max(widths) if config.channel_mult_emb is None else config.model_channels * config.channel_mult_emb
         self.out_gain = nn.Parameter(torch.empty(()))
@@ -176,7 +177,7 @@ class Edm2Unet(nn.Module):
     def _build_encoder(self, widths: list[int], emb: int) -> list[int]:
         config, now, handed = self.config, self.config.img_channels + 1, []
         for level, width in enumerate(widths):
-            side = config.img_resolution >> level
+            side = self.sides[level]
             if level == 0:
                 self.enc[f"{side}x{side}_conv"] = Weighted(now, width, 3)
                 now = width
@@ -195,7 +196,7 @@ class Edm2Unet(nn.Module):
     def _build_decoder(self, widths: list[int], emb: int, handed: list[int]) -> None:
         config, now, last = self.config, widths[-1], len(widths) - 1
         for level in range(last, -1, -1):
-            side, width = config.img_resolution >> level, widths[level]
+            side, width = self.sides[level], widths[level]
             if level == last:
                 self.dec[f"{side}x{side}_in0"] = Edm2Block((now, now), emb, config, "dec", attention=True)
                 self.dec[f"{side}x{side}_in1"] = Edm2Block((now, now), emb, config, "dec")
@@ -215,12 +216,25 @@ class Edm2Unet(nn.Module):
             emb = summed(emb, self.emb_label(label * math.sqrt(self.config.label_dim)), self.config.label_balance)
         emb = silu(emb)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)  # what biases would have learned
+        return self.out_conv(self._decoded(self._encoded(x, emb), emb), self.out_gain)
+
+    def _encoded(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        """What the encoder hands to the decoder, the last of it the smallest."""
         handed: list[Tensor] = []
-        for name, stage in self.enc.items():
-            x = stage(x) if name.endswith("conv") else stage(x, emb)
+        for level, side in enumerate(self.sides):
+            x = self.enc[f"{side}x{side}_down"](x, emb) if level else self.enc[f"{side}x{side}_conv"](x)
             handed.append(x)
-        for name, stage in self.dec.items():
-            if "block" in name:
+            for index in range(self.config.num_blocks):
+                x = self.enc[f"{side}x{side}_block{index}"](x, emb)
+                handed.append(x)
+        return handed
+
+    def _decoded(self, handed: list[Tensor], emb: Tensor) -> Tensor:
+        x = handed[-1]
+        for side in reversed(self.sides):
+            for name in ("in0", "in1") if side == self.sides[-1] else ("up",):
+                x = self.dec[f"{side}x{side}_{name}"](x, emb)
+            for index in range(self.config.num_blocks + 1):
                 x = joined(x, handed.pop(), self.config.concat_balance)
-            x = stage(x, emb)
-        return self.out_conv(x, self.out_gain)
+                x = self.dec[f"{side}x{side}_block{index}"](x, emb)
+        return x

@@ -7,7 +7,7 @@ Both are called as network(x (B, C, H, W), noise (B,), label (B, classes) or Non
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -204,6 +204,36 @@ class Unet(nn.Module):
             self.after_level(level, width)
         return now
 
+    def encoded(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        """What the encoder hands to the decoder, the last of it the smallest."""
+        handed: list[Tensor] = []
+        pyramid = x
+        for level, side in enumerate(self.sides):
+            if level == 0:
+                x = self.enc[f"{side}x{side}_conv"](x)
+            else:
+                x, pyramid = self.entered(side, self.enc[f"{side}x{side}_down"](x, emb), pyramid)
+            handed.append(x)
+            for index in range(self.config.num_blocks):
+                x = self.enc[f"{side}x{side}_block{index}"](x, emb)
+                handed.append(x)
+        return handed
+
+    def decoded(self, handed: list[Tensor], emb: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each level and what the decoder leaves it with, from the smallest side to the largest."""
+        x = handed[-1]
+        for level in reversed(range(len(self.sides))):
+            side = self.sides[level]
+            for name in ("in0", "in1") if level == len(self.sides) - 1 else ("up",):
+                x = self.dec[f"{side}x{side}_{name}"](x, emb)
+            for index in range(self.config.num_blocks + 1):
+                x = self.dec[f"{side}x{side}_block{index}"](torch.cat([x, handed.pop()], 1), emb)
+            yield level, x
+
+    def entered(self, side: int, x: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        """What a family adds to x behind a downsampling, from the pyramid that it keeps beside the encoder."""
+        return x, pyramid
+
     def after_down(self, side: int, channels: int) -> None:
         """What a family adds to the encoder behind a downsampling."""
 
@@ -247,39 +277,25 @@ class SongUnet(Unet):
         if self.map_label is not None and label is not None:
             emb = emb + self.map_label(label * math.sqrt(self.config.label_dim))
         emb = F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-        return self._decoded(*self._encoded(x, emb), emb)
-
-    def _encoded(self, x: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
-        handed: list[Tensor] = []
-        pyramid = x
-        for name, stage in self.enc.items():
-            if name.endswith("aux_down"):
-                pyramid = stage(pyramid)
-                continue
-            if name.endswith("aux_skip"):
-                x = handed.pop() + stage(pyramid)
-            elif name.endswith("aux_residual"):
-                x = pyramid = (handed.pop() + stage(pyramid)) * math.sqrt(0.5)
-            else:
-                x = stage(x, emb) if isinstance(stage, Block) else stage(x)
-            handed.append(x)
-        return x, handed
-
-    def _decoded(self, x: Tensor, handed: list[Tensor], emb: Tensor) -> Tensor:
-        total: Tensor | None = None
-        normed = x
-        for name, stage in self.dec.items():
-            if name.endswith("aux_up"):
-                total = stage(total)
-            elif name.endswith("aux_norm"):
-                normed = stage(x)
-            elif name.endswith("aux_conv"):
-                part = stage(F.silu(normed))
-                total = part if total is None else total + part
-            else:
-                x = stage(_joined(x, handed, stage), emb)
-        assert total is not None  # level 0 always ends in one
+        total = torch.zeros(())  # what the levels add up to; without skips the largest alone speaks
+        for level, state in self.decoded(self.encoded(x, emb), emb):
+            side = self.sides[level]
+            if f"{side}x{side}_aux_up" in self.dec:
+                total = self.dec[f"{side}x{side}_aux_up"](total)
+            if f"{side}x{side}_aux_conv" in self.dec:
+                normed = self.dec[f"{side}x{side}_aux_norm"](state)
+                total = total + self.dec[f"{side}x{side}_aux_conv"](F.silu(normed))
         return total
+
+    def entered(self, side: int, x: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
+        name = f"{side}x{side}_aux"
+        if self.config.encoder_type == "skip":
+            pyramid = self.enc[f"{name}_down"](pyramid)
+            return x + self.enc[f"{name}_skip"](pyramid), pyramid
+        if self.config.encoder_type == "residual":
+            x = (x + self.enc[f"{name}_residual"](pyramid)) * math.sqrt(0.5)
+            return x, x
+        return x, pyramid
 
 
 class DhariwalUnet(Unet):
@@ -299,18 +315,8 @@ class DhariwalUnet(Unet):
         if self.map_label is not None and label is not None:
             emb = emb + self.map_label(label)
         emb = F.silu(emb)
-        handed: list[Tensor] = []
-        for stage in self.enc.values():
-            x = stage(x, emb) if isinstance(stage, Block) else stage(x)
-            handed.append(x)
-        for stage in self.dec.values():
-            x = stage(_joined(x, handed, stage), emb)
+        *_, (_, x) = self.decoded(self.encoded(x, emb), emb)
         return self.out_conv(F.silu(self.out_norm(x)))
-
-
-def _joined(x: Tensor, handed: list[Tensor], stage: nn.Module) -> Tensor:
-    """x, beside what the encoder handed over where the stage takes it."""
-    return x if x.shape[1] == stage.in_channels else torch.cat([x, handed.pop()], 1)
 
 
 class Positional(nn.Module):
