@@ -92,9 +92,9 @@ def test_the_objective_of_a_checkpoint_is_the_one_it_was_trained_on():
     images = ns.data.reference()[:256]
     for name in ("fashion-sit", "fashion-ddpm"):
         checkpoint = ns.load(name)
-        loss = held_out_loss(checkpoint.model.network, _objective(checkpoint), images, told=True)
+        loss = held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, told=True)
         assert loss < 1.3 * checkpoint.card.provenance["training loss"]
-        assert loss < held_out_loss(checkpoint.model.network, _objective(checkpoint), images, told=False)
+        assert loss < held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, told=False)
 
 
 def test_official_sit_turns_time_and_sign(tmp_path):
@@ -106,7 +106,9 @@ def test_official_sit_turns_time_and_sign(tmp_path):
     card = Card.from_dict({"family": "sit", "heads": 4, "time": {"zero": "noise", "scale": -1000.0, "offset": 1000.0}})
     path = save(tmp_path / "official", flipped, card)
     images = ns.data.reference()[:64]
-    ours, theirs = (held_out_loss(c.model.network, _objective(c), images, told=True) for c in (bundled, ns.load(path)))
+    ours, theirs = (
+        held_out_loss(c.model.network, _objective(c.model), images, told=True) for c in (bundled, ns.load(path))
+    )
     assert theirs == pytest.approx(ours, rel=1e-4)
 
 
