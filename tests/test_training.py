@@ -106,7 +106,9 @@ def test_official_sit_turns_time_and_sign(tmp_path):
     card = Card.from_dict({"family": "sit", "heads": 4, "time": {"zero": "noise", "scale": -1000.0, "offset": 1000.0}})
     path = save(tmp_path / "official", flipped, card)
     images = ns.data.reference()[:64]
-    ours, theirs = (held_out_loss(c.model.network, _objective(c.model), images, told=True) for c in (bundled, ns.load(path)))
+    ours, theirs = (
+        held_out_loss(c.model.network, _objective(c.model), images, told=True) for c in (bundled, ns.load(path))
+    )
     assert theirs == pytest.approx(ours, rel=1e-4)
 
 
