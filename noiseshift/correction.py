@@ -228,8 +228,8 @@ class Asked:
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one method did: reports by estimator, features of all samples, the quality table, the jackknife's pseudo-values
-    of the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking, and
-    the first pictures."""
+    of the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking (NaN
+    where a resumed run found batches finished), and the first pictures."""
 
     method: Method
     reports: dict[str, ShiftReport]
@@ -430,6 +430,9 @@ def _one(
         batches.append(read)
         looks.append(extract(pictures, extractor))
         first.append(pictures[: max(0, 64 - sum(map(len, first)))])
+    seconds = float("nan") if shards and shards.begun else time.perf_counter() - started
+    if not sampled:  # all batches were found finished: what a sample costs is counted on one more
+        make(range(1))
     asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
     features = Features.concatenate(looks)
     pseudo = pseudo_values(features, reference, seed=protocol.seed)
@@ -441,14 +444,14 @@ def _one(
         pseudo,
         asked,
         told,
-        time.perf_counter() - started,
+        seconds,
         torch.cat(first),
     )
 
 
 def _calls(samples: int, *counters: Counted | Asked | None) -> float:
-    """Rows a sample; not known where all batches were found finished."""
-    return sum(counter.rows for counter in counters if counter) / samples if samples else float("nan")
+    """Rows a sample."""
+    return sum(counter.rows for counter in counters if counter) / samples
 
 
 def _manifest(

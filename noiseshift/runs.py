@@ -136,7 +136,8 @@ def _read_controls(folder: Path) -> Controls:
 class Shards:
     """Finished batches of a run that goes on, beside its folder: what an interrupted run resumes from.
 
-    `fingerprint` is what the run depends on; batches kept under another fingerprint are thrown away.
+    `fingerprint` is what the run depends on; batches kept under another fingerprint are thrown away. `begun`: some were
+    found under this one.
     """
 
     def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any]):
@@ -145,6 +146,7 @@ class Shards:
         wanted = json.dumps(fingerprint, sort_keys=True, default=str)
         about = self.folder / "fingerprint.json"
         stale = self.folder.exists() and (not about.exists() or about.read_text() != wanted)
+        self.begun = self.folder.exists() and not stale
         ranks.wait()  # all have looked before the first throws anything away
         if stale:
             self.clear()

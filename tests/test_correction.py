@@ -13,8 +13,11 @@ from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
 import noiseshift as ns
 from noiseshift import correction
 from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.evaluation import ClassifierFeatures, extract
 from noiseshift.exact_bench import bench, mixture, power_law
+from noiseshift.protocol import Protocol
 from noiseshift.rms import reduction, rms_shift
+from noiseshift.runs import Shards
 from noiseshift.shift import ShiftReport
 
 
@@ -109,6 +112,28 @@ def test_correct_compares_and_writes(tmp_path):
     table = pd.read_csv(out / "methods.csv")
     assert table["reduction network"].iloc[0] == 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_resumed_correction_knows_its_cost(tmp_path):
+    checkpoint, images, extractor = ns.load(), ns.data.reference(), ClassifierFeatures()
+    protocol = Protocol(parse_solver("em:3"), 4, {"constant-pixel": None}, batch=2)
+    whole, again = (
+        correction.run(
+            checkpoint,
+            protocol,
+            [parse_method("projection")],
+            images,
+            extractor,
+            extract(images.pixels[:200], extractor),
+            small=True,
+            shards=lambda name: Shards(tmp_path / name, {}),
+        ).table()
+        for _ in range(2)
+    )
+    assert list(again.nfe) == list(whole.nfe) == [3, 3]
+    assert list(again["level calls"]) == list(whole["level calls"])
+    assert whole.seconds.notna().all()
+    assert again.seconds.isna().all()
 
 
 def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
