@@ -310,7 +310,7 @@ def _network(checkpoint: Checkpoint) -> Estimator:
 def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
     generator = randomness.generators([0], seed=protocol.seed, stream=randomness.FITTING)[0]
     x0, cond = on_device(protocol.device, data[:RESIDUAL_ROWS])
-    return Residual(checkpoint.model, x0, times, generator=generator, cond=cond if checkpoint.classes else None)
+    return Residual(checkpoint.model, x0, times, generator=generator, cond=cond)
 
 
 def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
@@ -320,7 +320,7 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
-    for a latent checkpoint come out encoded."""
+    for a latent checkpoint come out encoded; labels that the checkpoint cannot be told are left out."""
     if checkpoint.classes == 1 and data.labels is None:
         data = Images(data.pixels, torch.zeros(len(data), dtype=torch.int64))
     if checkpoint.classes and data.labels is None:
@@ -345,6 +345,8 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     for label in classes.unique():
         rank[classes == label] = torch.arange(int((classes == label).sum()))
     turns = torch.argsort(rank * (int(classes.max()) + 1) + classes)
+    if not checkpoint.classes:
+        data = Images(data.pixels)
     first, second = (turns[rank[turns] % 2 == half] for half in (0, 1))
     return data[order[first]], data[order[second]]
 
@@ -478,10 +480,8 @@ def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> M
     from noiseshift.targets import Empirical
 
     images = torch.cat([part.floats for part in held_out])
-    classes = (
-        None if not checkpoint.classes else torch.cat([part.labels for part in held_out if part.labels is not None])
-    )
-    return Empirical(images, classes).model(checkpoint.model.schedule)
+    labels = [part.labels for part in held_out if part.labels is not None]
+    return Empirical(images, torch.cat(labels) if labels else None).model(checkpoint.model.schedule)
 
 
 def _manifest(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds: float) -> dict[str, object]:

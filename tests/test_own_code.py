@@ -50,6 +50,10 @@ def exact():
     return ns.targets.Empirical(torch.linspace(-1, 1, 128).view(2, 1, 8, 8)).model(ns.Linear())
 def shapeless(): return exact()
 def exact_pictures(): return exact(), {"shape": [1, 8, 8]}
+def without_classes():
+    def velocity(x, t):
+        return 0 * x
+    return ns.adapters.flow_matching(velocity), {"shape": [1, 8, 8]}
 def without_card(): return lambda x, time: x
 def number(): return 3
 def broken(): raise RuntimeError("no weights")
@@ -111,13 +115,16 @@ def test_a_missing_module_is_one_line():
         ns.load("there_is_no_such:thing")
 
 
-def test_measure_runs_on_ones_own_function(here):
+@pytest.mark.parametrize("function", ["exact_pictures", "without_classes"])
+def test_measure_runs_on_ones_own_function_and_tells_it_no_labels_that_it_does_not_take(function, here):
     images = np.linspace(0, 255, 128).reshape(2, 8, 8, 1).repeat(24, 0).astype("uint8")
-    np.savez(here / "real.npz", images=images)
-    words = "measure mine:exact_pictures --data real.npz --samples 8 --sampler euler:4 --points 2 --estimator residual --json"
+    np.savez(here / "real.npz", images=images, labels=np.arange(48) % 2)
+    words = (
+        f"measure mine:{function} --data real.npz --samples 8 --sampler euler:4 --points 2 --estimator residual --json"
+    )
     result = CliRunner().invoke(main, [*words.split(), "--no-progress", "--out", "run"])
     assert result.exit_code == 0, result.output
-    assert json.loads((here / "run" / "run.json").read_text())["checkpoint"]["name"] == "mine-exact_pictures"
+    assert json.loads((here / "run" / "run.json").read_text())["checkpoint"]["name"] == f"mine-{function}"
 
 
 def whole(path):
