@@ -12,7 +12,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noiseshift import adapters, approximation, data, estimators, evaluation, guidance, relatives, targets
+    from noiseshift import (
+        adapters,
+        approximation,
+        data,
+        estimators,
+        evaluation,
+        guidance,
+        models,
+        relatives,
+        runs,
+        samplers,
+        schedules,
+        targets,
+        training,
+    )
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
     from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
@@ -66,7 +80,10 @@ _HOMES = {
     "noiseshift.shift": "PairedDifference ShiftReport measure",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = ("adapters", "approximation", "data", "estimators", "evaluation", "guidance", "relatives", "targets")
+_MODULES = (
+    *("adapters", "approximation", "data", "estimators", "evaluation", "guidance", "models", "relatives", "runs"),
+    *("samplers", "schedules", "targets", "training"),
+)
 
 __all__ = [
     "Branch",
@@ -116,13 +133,18 @@ __all__ = [
     "karras_grid",
     "load",
     "measure",
+    "models",
     "noise_awareness",
     "observe",
     "relatives",
     "run",
+    "runs",
     "sample",
+    "samplers",
+    "schedules",
     "targets",
     "time_grid",
+    "training",
     "wrap",
 ]
 

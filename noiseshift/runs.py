@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -91,7 +91,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A fresh folder to write to; it takes the name `folder`, and the place of what was there, once all is written."""
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    fresh = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    fresh.mkdir()  # not tempfile's, which only its owner could read
     try:
         yield fresh
         if folder.exists():

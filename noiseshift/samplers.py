@@ -89,7 +89,9 @@ def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
 FLOW = "flow_prediction"
 """What diffusers calls the velocity eps - x0 of a flow."""
 
-_NEEDS_NOISE = "this sampler is stochastic: pass noise=per_sample_noise(generators), one generator a sample"
+_NEEDS_NOISE = (
+    "this sampler is stochastic: pass noise=torch.Generator(), or samplers.per_sample_noise(generators), one a sample"
+)
 
 
 def _no_noise(x: Tensor) -> Tensor:
@@ -136,14 +138,16 @@ def sample(
     *,
     update: Update | Scheduled | None = None,
     cond: Tensor | None = None,
-    noise: Noise | None = None,
+    noise: Noise | torch.Generator | None = None,
 ) -> Iterator[Step]:
     """Walk x (B, …) at times[0] down `times` (N,), yielding N steps; the last has no prediction.
 
     `update` is one of this module (`euler` when None); `from_diffusers(…)` brings its own times: pass times=None.
-    `noise(x)` makes the randomness that stochastic updates need. Raises ValueError when times do not fall.
+    `noise` makes the randomness that stochastic updates need: `per_sample_noise(generators)`, which does not depend on the
+    batch, or a torch.Generator, from which all rows draw in turn. Raises ValueError when times do not fall, or noise is
+    needed and there is none; TypeError for an update that was named and not made (`ddim` for `ddim(eta=0)`).
     """
-    noise = noise or _no_noise
+    noise = _drawn_from(noise) if isinstance(noise, torch.Generator) else noise or _no_noise
     if isinstance(update, Scheduled):
         if times is not None:
             raise ValueError("a diffusers scheduler brings its own times: pass times=None")
@@ -151,6 +155,8 @@ def sample(
         return
     if times is None or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
         raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
+    if update in (ddim, euler_maruyama):
+        raise TypeError("ddim and euler_maruyama make updates: pass update=ddim(eta=0), update=euler_maruyama()")
     move = update or euler
     if not bool(times[0] <= 1 and times[-1] >= 0):
         raise ValueError(f"times must lie in [0, 1], got {float(times[0]):g} … {float(times[-1]):g}")
@@ -163,6 +169,10 @@ def sample(
         with torch.no_grad():
             x = move(Transition(model, step, prediction, t_next, cond, noise))
     yield Step(len(times) - 1, times[-1], x)
+
+
+def _drawn_from(generator: torch.Generator) -> Noise:
+    return lambda x: torch.randn(x.shape, generator=generator, device=generator.device).to(x)
 
 
 def _as_told(t: Tensor, x: Tensor) -> Tensor:

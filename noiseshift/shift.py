@@ -53,6 +53,10 @@ class ShiftReport:
     calibration: Calibration
     content: Readings | None = None
 
+    def __repr__(self) -> str:
+        span = f"{len(self.times)} times from t = {self.times[0]:.2f} to {self.times[-1]:.2f}"
+        return f"ShiftReport({self.estimator}, {len(self.sampled)} samples at {span}: see .table())"
+
     def table(self, level: float = 0.95) -> pd.DataFrame:
         """One row a step. shift, low, high: calibrated delta in t and its bootstrap interval at `level`; the same in
         log-SNR; sigma_e2 = sigma(t + delta)² - sigma(t)², signed; raw = mean reading - t; bias and slope of the
@@ -181,6 +185,9 @@ class PairedDifference:
 
     first: ShiftReport
     second: ShiftReport
+
+    def __repr__(self) -> str:
+        return f"PairedDifference({self.first!r} - {self.second!r}: see .table())"
 
     def table(self, level: float = 0.95) -> pd.DataFrame:
         """step, t, difference, low, high (bootstrap over pairs, in t) and whether the interval excludes 0."""

@@ -70,6 +70,8 @@ def test_measure_writes_a_whole_folder(tmp_path, data):
     assert list(loaded.reports) == ["network", "constant-pixel"]
     assert "network" in result.output
     assert not list(tmp_path.glob(".*"))  # no leftovers of an unfinished run
+    (tmp_path / "usual").mkdir()
+    assert (tmp_path / "run").stat().st_mode == (tmp_path / "usual").stat().st_mode  # others may read it
 
 
 def test_json_is_all_that_is_on_stdout(tmp_path, data):

@@ -81,7 +81,7 @@ def test_edms_grid_is_for_variance_exploding_models():
 def test_stochastic_samplers_reach_the_data_in_distribution(update):
     schedule = ns.Linear() if update is not ns.ancestral else ns.VariancePreserving()
     model, n = TARGET.model(schedule), 2000
-    noise = per_sample_noise([torch.Generator().manual_seed(7)] * n)
+    noise = torch.Generator().manual_seed(7)
     errors = []
     for steps in (40, 160):
         x = torch.randn(n, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -109,6 +109,12 @@ def test_a_stochastic_sampler_without_noise_names_the_remedy():
         last_of(
             sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.linspace(1, 0, 4), update=ns.euler_maruyama())
         )
+
+
+@pytest.mark.parametrize("update", [ns.ddim, ns.euler_maruyama])
+def test_an_update_that_was_only_named_says_so(update):
+    with pytest.raises(TypeError, match=r"pass update=ddim\(eta=0\)"):
+        last_of(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.linspace(1, 0, 4), update=update))
 
 
 def test_times_must_fall():

@@ -194,5 +194,22 @@ def test_calibration_needs_times_between_the_ends(target, estimator):
         calibrate(estimator, target.sample(4, torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5]))
 
 
+def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, estimator, calibration):
+    data = target.sample(20, torch.Generator().manual_seed(0))
+    first, again, other = (
+        calibrate(estimator, data, TIMES, generator=torch.Generator().manual_seed(seed)).bias for seed in (3, 3, 4)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_what_is_measured_is_shown_in_a_line(target, estimator, calibration):
+    report = measure(shifted_steps(target, 0.03, n=8), estimator, calibration)
+    assert repr(report) == "ShiftReport(shift, 8 samples at 3 times from t = 0.80 to 0.10: see .table())"
+    for shown in (report - report, report.sampled, calibration):
+        assert type(shown).__name__ in repr(shown)
+        assert len(repr(shown)) < 250
+
+
 def test_calibration_type_is_public():
     assert ns.Calibration is Calibration

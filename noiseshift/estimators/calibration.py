@@ -34,6 +34,9 @@ class Readings:
     log_snr: Array
     density: Array
 
+    def __repr__(self) -> str:
+        return f"Readings({len(self)} states at {self.t.shape[1]} times)"
+
     def __len__(self) -> int:
         return len(self.t)
 
@@ -67,6 +70,9 @@ class Calibration:
     real: Readings
     slopes: Array
     slopes_log_snr: Array
+
+    def __repr__(self) -> str:
+        return f"Calibration({len(self.real)} real states at {len(self.times)} times)"
 
     @property
     def bias(self) -> Array:
@@ -128,19 +134,22 @@ def calibrate(
     *,
     cond: Tensor | None = None,
     seed: int = 0,
+    generator: torch.Generator | None = None,
     slope_rows: int = 128,
     stream: int = randomness.CALIBRATION,
 ) -> Calibration:
     """Read `estimator` on held-out real data (N, …), classes `cond` (N,) or None, noised to each of `times` (K,).
 
     The slope is a central difference with common noise over the first `slope_rows` rows, a step of min(t, 1 - t)/8 to
-    each side. Each row draws from its own generator (`seed`, `stream`). Raises ValueError for fewer than two rows or
-    times that are not strictly between 0 and 1.
+    each side. Each row draws from a generator of its own (`seed`, or one drawn from `generator`; `stream`). Raises
+    ValueError for fewer than two rows or times that are not strictly between 0 and 1.
     """
     if len(data) < 2:
         raise ValueError("calibration needs at least two held-out real samples")
     if not bool(((times > 0) & (times < 1)).all()):
         raise ValueError("calibrate strictly between t = 0 and t = 1: at the ends there is no level to read")
+    if generator is not None:
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     sources = randomness.generators(range(len(data)), seed=seed, stream=stream)
     head = slice(0, min(slope_rows, len(data)))
     some = None if cond is None else cond[head]
