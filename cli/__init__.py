@@ -60,6 +60,13 @@ class LazyGroup(click.Group):
                 raise
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             ctx.exit(1)
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError" or os.environ.get(
+                "NOISESHIFT_DEBUG"
+            ):  # torch is not imported here
+                raise
+            click.echo("error: the accelerator's memory is full: take a smaller --batch", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted: finished batches are kept, the same command goes on from there", err=True)
             ctx.exit(130)

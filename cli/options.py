@@ -102,9 +102,9 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True),
         click.option(
             "--device",
+            type=parse.DEVICE,
             default="cpu",
             show_default=True,
-            callback=lambda ctx, param, value: ranks.own_device(value),
             help="cpu, cuda, cuda:1, mps; under torchrun, cuda is each process's own.",
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from noiseshift import ranks
+
 SAMPLERS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a "
     "diffusers folder's)"
@@ -200,6 +202,23 @@ def parse_extractor(name: str, weights: str | None, device: str = "cpu") -> Any:
     return found
 
 
+def parse_device(text: str) -> str:
+    """cpu, or an accelerator that this machine has; `cuda` under torchrun is each process's own. Raises ValueError."""
+    device = ranks.own_device(text)
+    if device == "cpu":
+        return device
+    import torch
+
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        raise ValueError(f"{text!r} is no device: write cpu, cuda, cuda:1 or mps") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if index >= there.get(kind, 0):
+        raise ValueError(f"torch {torch.__version__} finds no {device} here: use --device cpu, or a torch built for it")
+    return device
+
+
 class Parsed(click.ParamType):
     """A command-line word that one of the functions above understands; bad usage is exit code 2."""
 
@@ -221,6 +240,7 @@ GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
+DEVICE = Parsed("NAME", parse_device)
 
 
 def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:

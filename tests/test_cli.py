@@ -106,6 +106,8 @@ def test_config_file_sets_defaults_and_the_command_line_wins(tmp_path, data):
         (["measure", "--samples", "0"], 2, "range"),
         (["measure", "--estimator", "guess"], 2, "choose from network"),
         (["measure", "--guidance", "cfg"], 2, "cfg=SCALE"),
+        (["measure", "--device", "cuda:99"], 2, "no cuda:99 here: use --device cpu"),
+        (["evaluate", "x.npz", "--device", "abacus"], 2, "no device"),
         (["measure", "--data", "nowhere"], 1, "no image set at nowhere"),
         (["info", "nowhere.pt"], 1, "no checkpoint at"),
         (["sample", "--out", "picture.gif"], 2, ".png or .npz"),
@@ -119,6 +121,17 @@ def test_bad_input_is_one_line_that_names_the_remedy(words, code, says, tmp_path
     assert "Traceback" not in result.output
     assert len([line for line in result.stderr.splitlines() if "rror" in line]) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_accelerator_is_one_line(monkeypatch, data, tmp_path):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("noiseshift.protocol.run", full)
+    result = run("measure", *SMALL, "--data", data, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith("take a smaller --batch")
+    assert "Traceback" not in result.output
 
 
 def test_data_of_another_size_is_refused(tmp_path):
