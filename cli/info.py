@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,24 @@ def command(source: Source, write_card: bool, as_json: bool) -> None:
         return
     card_fields = found.pop("card")
     card_fields["schedule"] = {name: _shortened(value) for name, value in card_fields["schedule"].items()}
-    if found["missing"] != "nothing":
-        found["missing"] = f"\n{'':12s} ".join(found["missing"])
     told = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
     for key, value in {**found, **told}.items():
-        click.echo(f"{key:12s} {value}")
+        click.echo(f"{key:12s} " + f"\n{'':12s} ".join(_lines(key, value)))
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    if key == "provenance":
+        return [f"{name}: {_words(part)}" for name, part in value.items()]
+    return value if key == "missing" and isinstance(value, list) else [_words(value)]
+
+
+def _words(value: Any) -> str:
+    """A value for people: no brackets or quotes."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_words, value))
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
 
 
 def _shortened(value: Any) -> Any:
