@@ -7,6 +7,7 @@ kept as they finish when a folder is given, so an interrupted run goes on where 
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -114,6 +115,7 @@ def run(
     started = time.time()
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)
+    _warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
     model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
     estimators = build(checkpoint, protocol, held_out[0], times)
@@ -349,6 +351,21 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
         data = Images(data.pixels)
     first, second = (turns[rank[turns] % 2 == half] for half in (0, 1))
     return data[order[first]], data[order[second]]
+
+
+def _warn_of_absent_classes(data: Images, sampled: Tensor | None) -> None:
+    """On the log, where most of what is sampled is of classes that the real images do not show."""
+    if sampled is None or data.labels is None:
+        return
+    drawn = sampled.unique()
+    shown = int(torch.isin(drawn, data.labels).sum())
+    if shown < len(drawn) / 2:
+        logging.getLogger("noiseshift").warning(
+            "only %d of the %d classes that are sampled are among --data's labels: what is read as a shift may be the other "
+            "classes; give real images of all",
+            shown,
+            len(drawn),
+        )
 
 
 def _calibrate(

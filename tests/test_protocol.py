@@ -69,6 +69,14 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     assert run.pictures.shape == (8, 1, 28, 28)
 
 
+@pytest.mark.parametrize(("classes", "warned"), [(4, True), (5, False)])
+def test_sampled_classes_that_the_real_images_do_not_show_are_said(classes, warned, caplog):
+    data = ns.data.reference()
+    protocol = Protocol(parse_solver("euler:3"), samples=20, estimators={"constant-pixel": None}, points=1)
+    ns.run(ns.load(), protocol, data[data.labels < classes][:60])
+    assert ("only 4 of the 10 classes" in caplog.text) == warned
+
+
 def test_a_checkpoint_is_read_by_what_it_allows():
     checkpoint, data = ns.load(), ns.data.reference()[:100]
     assert list(available(checkpoint, data)) == ["network", "residual", "constant-pixel"]
