@@ -79,7 +79,7 @@ def error(words: list[str], real: ns.data.Images) -> float:
 def row(name: str, words: list[str], out: Path, wrong: float) -> str:
     """A line of the table: the readable step in the middle, and how many steps are resolved."""
     table = ns.Run.load(out).reports["residual"].table().dropna(subset=["shift"])
-    told = " ".join(Path(word).name if "/" in word else word for word in words)
+    told = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
     if table.empty:
         return f"| {name} | `{told}` | {wrong:.3f} | not readable | | |"
     at = table.iloc[len(table) // 2]
