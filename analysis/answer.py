@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from noiseshift.runs import Run
-from noiseshift.shift import ShiftReport
+from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.folders import Run
 
 Verdict = Literal["passed", "failed", "not run"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis.answer import Verdict, controls_verdict
-from noiseshift.analysis.comparison import figures, labels
+from noiseshift.analysis.compare import figures, labels
 from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
 
-from noiseshift.comparison import MEAN_SQUARE, Comparison
-from noiseshift.controls import Check
+from noiseshift.shift.controls import Check
+from noiseshift.studies.compare import MEAN_SQUARE, Comparison
 
 PAIRS: tuple[Column, ...] = (
     ("quantity", "of", "the mean δ² (rms δ squared), or the distance without what few samples add to it"),

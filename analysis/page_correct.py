@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from noiseshift.analysis.correction import figures
+from noiseshift.analysis.correct import figures
 from noiseshift.analysis.page_parts import (
     UNCHECKED,
     Column,

@@ -11,7 +11,7 @@ from noiseshift.analysis import plots, svg
 from noiseshift.analysis.answer import answer, at, delta, worst
 from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
 
-from noiseshift.runs import Run
+from noiseshift.studies.folders import Run
 
 SHIFT_COLUMNS: tuple[Column, ...] = (
     ("estimator", "estimator", "what read the level"),

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from noiseshift.analysis import plots, svg
 
-from noiseshift.controls import Check
+from noiseshift.shift.controls import Check
 
 Column = tuple[str, str, str]
 """A table's column, its heading and what it means."""

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from noiseshift.runs import Run
-from noiseshift.shift import ShiftReport
+from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.folders import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

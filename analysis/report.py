@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from noiseshift.analysis.page_approx import approximated
+from noiseshift.analysis.page_approximate import approximated
 from noiseshift.analysis.page_compare import compared
 from noiseshift.analysis.page_correct import corrected
 from noiseshift.analysis.page_measure import measured
 from noiseshift.analysis.page_parts import Section
 
-from noiseshift.comparison import Comparison
-from noiseshift.runs import Run
+from noiseshift.studies.compare import Comparison
+from noiseshift.studies.folders import Run
 
 Source = Run | Comparison | Path
 

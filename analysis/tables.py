@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from noiseshift.runs import Run
-from noiseshift.shift import ShiftReport
+from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.folders import Run
 
 if TYPE_CHECKING:
     from rich.table import Table

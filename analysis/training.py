@@ -13,8 +13,8 @@ def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
     import matplotlib.pyplot as plt
 
     from noiseshift.checkpoints import load
-    from noiseshift.protocol import Protocol, Solver, draw
-    from noiseshift.samplers import euler, time_grid
+    from noiseshift.diffusion.samplers import euler, time_grid
+    from noiseshift.studies.measure import Protocol, Solver, draw
 
     rows = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
     with style():

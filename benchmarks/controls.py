@@ -18,12 +18,12 @@ import torch
 from scipy import stats
 
 import noiseshift as ns
-from noiseshift import randomness
-from noiseshift.controls import real_report
+from noiseshift.diffusion import noise as randomness
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.calibration import calibrate
 from noiseshift.estimators.posterior import time_grid
-from noiseshift.shift import readable
+from noiseshift.shift.controls import real_report
+from noiseshift.shift.report import readable
 
 TIMES = torch.tensor([0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8], dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import matplotlib.pyplot as plt
 import pandas as pd
-from noiseshift.analysis.correction import plot_trade
+from noiseshift.analysis.correct import plot_trade
 from noiseshift.analysis.plots import style
 
 

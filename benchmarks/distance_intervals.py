@@ -11,7 +11,7 @@ from __future__ import annotations
 import click
 import numpy as np
 
-from noiseshift.evaluation import Features, Moments, frechet_distance, pseudo_values, student
+from noiseshift.evaluation.distances import Features, Moments, frechet_distance, pseudo_values, student
 
 
 def bootstraps(features: Features, exact: Moments, rng: np.random.Generator) -> dict[str, tuple[float, float]]:

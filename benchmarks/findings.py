@@ -20,7 +20,7 @@ from noiseshift.cli.parse import parse_solver
 from rich.progress import Progress
 
 import noiseshift as ns
-from noiseshift.runs import Run
+from noiseshift.studies.folders import Run
 
 MATRIX = {
     "fashion-sit": [

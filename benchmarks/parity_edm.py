@@ -24,8 +24,8 @@ import click
 import torch
 
 import noiseshift as ns
-from noiseshift.checkpoints.autoencoder import Autoencoder
-from noiseshift.checkpoints.edm import NETWORKS
+from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
+from noiseshift.checkpoints.formats.edm import NETWORKS
 
 SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_blocks": 2, "attn_resolutions": [8], "dropout": 0.1}
 NCSN = {

@@ -196,7 +196,7 @@ def _adm_of(network: nn.Module) -> nn.Module:
 
 
 def _told_of_released(network: nn.Module) -> Any:
-    from noiseshift.checkpoints.adm import told
+    from noiseshift.checkpoints.formats.adm import told
 
     return told(network.state_dict())
 

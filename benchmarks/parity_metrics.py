@@ -18,7 +18,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import _compute_fid
 
-from noiseshift.evaluation import Features, frechet_distance, inception_score, precision_recall
+from noiseshift.evaluation.distances import Features, frechet_distance, inception_score, precision_recall
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import click
 import torch
 
 import noiseshift as ns
+from noiseshift.diffusion.models import Guided
 from noiseshift.estimators import Network
-from noiseshift.models import Guided
 
 START, END, EXCESS = 0.5, 0.15, 0.2
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from noiseshift import ranks
+from noiseshift import distributed
 
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
@@ -71,7 +71,7 @@ class LazyGroup(click.Group):
             click.echo("interrupted: finished batches are kept, the same command goes on from there", err=True)
             ctx.exit(130)
         finally:
-            ranks.leave()
+            distributed.leave()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

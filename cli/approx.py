@@ -65,12 +65,12 @@ def command(
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
+    from noiseshift.analysis.approximate import print_study, save_figures
     from noiseshift.analysis.report import page
-    from noiseshift.analysis.statement import print_study, save_figures
 
     from noiseshift import data as images
-    from noiseshift.protocol import available
-    from noiseshift.statement import Plan, run
+    from noiseshift.studies.approximate import Plan, run
+    from noiseshift.studies.measure import available
 
     loaded = source.load()
     held_out = images.load_images(data) if data else images.reference()

@@ -13,7 +13,7 @@ from noiseshift.cli import parse
 from noiseshift.cli.options import command_line, device_options, progress_bar
 
 if TYPE_CHECKING:
-    from noiseshift.comparison import Cell
+    from noiseshift.studies.compare import Cell
 
 
 @click.command()
@@ -76,15 +76,15 @@ def command(
     noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
     noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
     """
-    from noiseshift.analysis.comparison import save_comparison, terminal_table
+    from noiseshift.analysis.compare import save_comparison, terminal_table
     from noiseshift.analysis.page_compare import answer
     from noiseshift.analysis.report import page
 
-    from noiseshift import ranks
-    from noiseshift.comparison import compare, run_grid
+    from noiseshift import distributed
     from noiseshift.data import ASSETS
-    from noiseshift.evaluation import load_reference
-    from noiseshift.runs import Run
+    from noiseshift.evaluation.distances import load_reference
+    from noiseshift.studies.compare import compare, run_grid
+    from noiseshift.studies.folders import Run
 
     if runs and (checkpoints or samplers or guidances):
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
@@ -105,7 +105,7 @@ def command(
         )
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=looks, progress=update)
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     kept = {run.features.extractor for run in found.values() if run.features is not None}
     if kept == {"fashion"} and looks is None:
@@ -141,8 +141,8 @@ def _grid(
     """A cell for every combination, named after what it combines."""
     from noiseshift import data as images
     from noiseshift.checkpoints import load
-    from noiseshift.comparison import Cell
-    from noiseshift.protocol import Protocol, available
+    from noiseshift.studies.compare import Cell
+    from noiseshift.studies.measure import Protocol, available
 
     held_out = images.load_images(data) if data else images.reference()
     loaded = [load(None if path == "fashion-sit" else path, family=family) for path in checkpoints]

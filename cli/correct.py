@@ -77,22 +77,22 @@ def command(
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
-    from noiseshift.correction import run
+    from noiseshift.studies.correct import run
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
         _exact(sampler, chosen, data, seed, progress, as_json)
         return
-    from noiseshift.analysis.correction import print_correction, save_correction
+    from noiseshift.analysis.correct import print_correction, save_correction
     from noiseshift.analysis.report import page
 
     from noiseshift import data as images
-    from noiseshift import ranks
+    from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
-    from noiseshift.evaluation import load_reference
-    from noiseshift.protocol import Protocol, available, fingerprint
-    from noiseshift.runs import Shards
+    from noiseshift.evaluation.distances import load_reference
+    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.measure import Protocol, available, fingerprint
 
     loaded = source.load()
     sampler = parse.bound(sampler, loaded)
@@ -128,7 +128,7 @@ def command(
             shards=shards,
             progress=update,
         )
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     found.manifest["command"] = command_line()
     figures = save_correction(found, folder)
@@ -148,9 +148,9 @@ def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progre
     import pandas as pd
 
     from noiseshift import data as images
-    from noiseshift.correction import unguided
-    from noiseshift.exact_bench import bench, mixture, power_law
-    from noiseshift.exact_bench import images as image_case
+    from noiseshift.studies.correct import unguided
+    from noiseshift.studies.exact import bench, mixture, power_law
+    from noiseshift.studies.exact import images as image_case
 
     pictures = (images.load_images(data) if data else images.reference())[:500].floats
     cases = (power_law(), mixture(), image_case(pictures))

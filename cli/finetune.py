@@ -48,11 +48,11 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import data as sets
-    from noiseshift import ranks
-    from noiseshift.checkpoints.autoencoder import encoded
+    from noiseshift import distributed
+    from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.checkpoints.saving import save
-    from noiseshift.finetuning import finetune
-    from noiseshift.training import TrainingConfig
+    from noiseshift.training.finetune import finetune
+    from noiseshift.training.train import TrainingConfig
 
     loaded = source.load()
     images = encoded(sets.load_images(data) if data else sets.reference(), loaded)
@@ -78,7 +78,7 @@ def command(
             device=device,
             report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
         )
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
     save_pictures(path)

@@ -82,7 +82,7 @@ def _parameters(loaded: Any) -> int | str:
 
 def _missing(loaded: Any) -> list[str]:
     """What this checkpoint lacks, each with what it would be good for and where to get it."""
-    from noiseshift.models import CLASS_BLIND, NOISE_BLIND
+    from noiseshift.diffusion.models import CLASS_BLIND, NOISE_BLIND
     from noiseshift.networks.transformer import Transformer
 
     finetune = ": noiseshift finetune" if isinstance(getattr(loaded.model, "network", None), Transformer) else ""

@@ -64,10 +64,10 @@ def command(
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import data as images
-    from noiseshift import ranks
-    from noiseshift.cost import estimate
-    from noiseshift.protocol import Protocol, available, fingerprint, run
-    from noiseshift.runs import Shards
+    from noiseshift import distributed
+    from noiseshift.studies.cost import estimate
+    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.measure import Protocol, available, fingerprint, run
 
     loaded = source.load()
     held_out = images.load_images(data) if data else images.reference()
@@ -91,7 +91,7 @@ def command(
     shards = Shards(folder, fingerprint(loaded, protocol, held_out))
     with progress_bar(progress) as update:
         found = run(loaded, protocol, held_out, shards=shards, progress=update)
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     found.manifest["command"] = command_line()
     found.save(folder)

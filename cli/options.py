@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from noiseshift.cli import parse
 
-from noiseshift import ranks
+from noiseshift import distributed
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
@@ -140,7 +140,7 @@ def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
 
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(
-        *columns, console=Console(stderr=True), disable=not show or ranks.joined()[0] > 0, transient=True
+        *columns, console=Console(stderr=True), disable=not show or distributed.joined()[0] > 0, transient=True
     ) as bar:
         tasks: dict[str, Any] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from noiseshift import ranks
+from noiseshift import distributed
 
 SAMPLERS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a "
@@ -17,9 +17,9 @@ SAMPLERS = (
 
 
 def parse_solver(text: str) -> Any:
-    """`euler:50` and the like → `noiseshift.protocol.Solver`. Raises ValueError naming what exists."""
-    from noiseshift import samplers
-    from noiseshift.protocol import Solver
+    """`euler:50` and the like → `noiseshift.studies.measure.Solver`. Raises ValueError naming what exists."""
+    from noiseshift.diffusion import samplers
+    from noiseshift.studies.measure import Solver
 
     name, *numbers = text.split(":")
     try:
@@ -62,7 +62,7 @@ def bound(solver: Any, checkpoint: Any) -> Any:
     name, _, steps = solver.name.partition(":")
     if name != OWN:
         return solver
-    from noiseshift.protocol import Solver
+    from noiseshift.studies.measure import Solver
 
     if checkpoint.sampler is None:
         _no_own()
@@ -71,8 +71,8 @@ def bound(solver: Any, checkpoint: Any) -> Any:
 
 
 def _scheduled(text: str, name: str, steps: int) -> Any:
-    from noiseshift import samplers
-    from noiseshift.protocol import Solver
+    from noiseshift.diffusion import samplers
+    from noiseshift.studies.measure import Solver
 
     diffusers = importlib.import_module("diffusers")
     kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
@@ -89,7 +89,7 @@ def _scheduled(text: str, name: str, steps: int) -> Any:
 
 def parse_estimators(text: str) -> dict[str, int | None]:
     """`network,fokker-planck:32` → {"network": None, "fokker-planck": 32}: how many samples each reads, None for all."""
-    from noiseshift.protocol import ESTIMATORS, EXPENSIVE
+    from noiseshift.studies.measure import ESTIMATORS, EXPENSIVE
 
     found: dict[str, int | None] = {}
     for word in text.split(","):
@@ -104,8 +104,8 @@ def parse_estimators(text: str) -> dict[str, int | None]:
 
 def parse_guidance(text: str) -> Any:
     """`cfg=1.5,nag=0.5` → Guidance; scale 0 = unguided. Raises ValueError naming what exists."""
-    from noiseshift.guidance import classifier_free, noise_awareness
-    from noiseshift.models import Guidance
+    from noiseshift.diffusion.guidance import classifier_free, noise_awareness
+    from noiseshift.diffusion.models import Guidance
 
     kinds = {"cfg": classifier_free, "nag": noise_awareness}
     guidance = Guidance()
@@ -152,8 +152,8 @@ METHODS = (
 
 
 def parse_method(text: str) -> Any:
-    """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.correction.Method`. Raises ValueError."""
-    from noiseshift import correction
+    """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.studies.correct.Method`. Raises ValueError."""
+    from noiseshift.studies import correct as correction
 
     name, _, value = text.partition("=")
     try:
@@ -190,7 +190,7 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
 
 
 def parse_extractor(name: str, weights: str | None, device: str = "cpu") -> Any:
-    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.Extractor` on a device."""
+    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.distances.Extractor` on a device."""
     from noiseshift import evaluation
 
     found: evaluation.ClassifierFeatures | evaluation.InceptionFeatures | evaluation.ModuleFeatures
@@ -204,7 +204,7 @@ def parse_extractor(name: str, weights: str | None, device: str = "cpu") -> Any:
 
 def parse_device(text: str) -> str:
     """cpu, or an accelerator that this machine has; `cuda` under torchrun is each process's own. Raises ValueError."""
-    device = ranks.own_device(text)
+    device = distributed.own_device(text)
     if device == "cpu":
         return device
     import torch

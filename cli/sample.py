@@ -37,9 +37,9 @@ def command(
     """
     from noiseshift.analysis.plots import save_samples
 
-    from noiseshift import ranks
-    from noiseshift.protocol import Protocol, draw, fingerprint
-    from noiseshift.runs import Shards
+    from noiseshift import distributed
+    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.measure import Protocol, draw, fingerprint
 
     if out.suffix not in (".png", ".npz"):
         raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
@@ -51,7 +51,7 @@ def command(
     shards = Shards(out, fingerprint(loaded, protocol))
     with progress_bar(progress) as update:
         pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     save_samples(pictures, labels, out)
     shards.clear()

@@ -50,12 +50,12 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import data as sets
-    from noiseshift import ranks
+    from noiseshift import distributed
     from noiseshift.checkpoints import Card
-    from noiseshift.checkpoints.rebuilt import time_input
+    from noiseshift.checkpoints.formats.rebuilt import time_input
     from noiseshift.checkpoints.saving import save
     from noiseshift.networks.transformer import Transformer, TransformerConfig
-    from noiseshift.training import Objective, TrainingConfig, train
+    from noiseshift.training.train import Objective, TrainingConfig, train
 
     images = sets.load_images(data) if data else sets.reference()
     channels, height, side = images.pixels.shape[1:]
@@ -108,7 +108,7 @@ def command(
             device=device,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     path = save(out / "model.safetensors", state, card)
     save_pictures(path)

@@ -38,8 +38,8 @@ def command(
     noiseshift train-estimator model.pt --family sit --data train/
     """
     from noiseshift import data as sets
-    from noiseshift import ranks
-    from noiseshift.checkpoints.autoencoder import encoded
+    from noiseshift import distributed
+    from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.estimators.network import EstimatorTraining, train_estimator
 
     loaded = source.load()
@@ -55,7 +55,7 @@ def command(
             device=device,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
-    if ranks.joined()[0]:
+    if distributed.joined()[0]:
         return  # the first process writes
     network.save(path)
     click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")

@@ -13,36 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noiseshift import (
-        adapters,
         approximation,
+        checkpoints,
         data,
         estimators,
         evaluation,
-        guidance,
-        models,
-        relatives,
-        runs,
-        samplers,
-        schedules,
+        integrations,
+        shift,
         targets,
         training,
     )
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
-    from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
-    from noiseshift.guidance import autoguidance, classifier_free, classifier_noise_awareness, domain, noise_awareness
-    from noiseshift.metric import NoiseShift
-    from noiseshift.models import (
-        Branch,
-        Guidance,
-        Guided,
-        Model,
-        Prediction,
-        wrap,
+    from noiseshift.correction import alternatives
+    from noiseshift.diffusion import guidance, models, samplers, schedules
+    from noiseshift.diffusion.guidance import (
+        autoguidance,
+        classifier_free,
+        classifier_noise_awareness,
+        domain,
+        noise_awareness,
     )
-    from noiseshift.observers import Recorder, observe
-    from noiseshift.protocol import Protocol, Solver, run
-    from noiseshift.runs import Run
-    from noiseshift.samplers import (
+    from noiseshift.diffusion.models import Branch, Guidance, Guided, Model, Prediction, wrap
+    from noiseshift.diffusion.samplers import (
         Step,
         ancestral,
         ddim,
@@ -55,7 +47,7 @@ if TYPE_CHECKING:
         sample,
         time_grid,
     )
-    from noiseshift.schedules import (
+    from noiseshift.diffusion.schedules import (
         Cosine,
         Discrete,
         Level,
@@ -64,26 +56,41 @@ if TYPE_CHECKING:
         VarianceExploding,
         VariancePreserving,
     )
+    from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
+    from noiseshift.integrations import Recorder, adapters, observe
+    from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
+    from noiseshift.studies.folders import Run
+    from noiseshift.studies.measure import Protocol, Solver, run
 
 _HOMES = {
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
+    "noiseshift.diffusion.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
+    "noiseshift.diffusion.models": "Branch Guidance Guided Model Prediction wrap",
+    "noiseshift.diffusion.samplers": (
+        "Step ancestral ddim edm_heun euler euler_maruyama from_diffusers heun karras_grid sample time_grid"
+    ),
+    "noiseshift.diffusion.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
     "noiseshift.estimators": "Calibration Estimator Posterior calibrate",
-    "noiseshift.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
-    "noiseshift.models": "Branch Guidance Guided Model Prediction wrap",
-    "noiseshift.metric": "NoiseShift",
-    "noiseshift.observers": "Recorder observe",
-    "noiseshift.protocol": "Protocol Solver run",
-    "noiseshift.runs": "Run",
-    "noiseshift.samplers": "Step ancestral ddim edm_heun euler euler_maruyama from_diffusers heun karras_grid sample time_grid",
-    "noiseshift.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
+    "noiseshift.integrations": "Recorder observe",
+    "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
+    "noiseshift.studies.folders": "Run",
+    "noiseshift.studies.measure": "Protocol Solver run",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
-_MODULES = (
-    *("adapters", "approximation", "data", "estimators", "evaluation", "guidance", "models", "relatives", "runs"),
-    *("samplers", "schedules", "targets", "training"),
-)
+_MODULES = {
+    "alternatives": "correction.alternatives",
+    "adapters": "integrations.adapters",
+    **{name: f"diffusion.{name}" for name in ("guidance", "models", "samplers", "schedules")},
+    **{
+        name: name
+        for name in (
+            *("approximation", "checkpoints", "data", "estimators", "evaluation", "integrations", "shift", "targets"),
+            "training",
+        )
+    },
+}
 
 __all__ = [
     "Branch",
@@ -113,10 +120,12 @@ __all__ = [
     "VarianceExploding",
     "VariancePreserving",
     "adapters",
+    "alternatives",
     "ancestral",
     "approximation",
     "autoguidance",
     "calibrate",
+    "checkpoints",
     "classifier_free",
     "classifier_noise_awareness",
     "data",
@@ -130,18 +139,18 @@ __all__ = [
     "from_diffusers",
     "guidance",
     "heun",
+    "integrations",
     "karras_grid",
     "load",
     "measure",
     "models",
     "noise_awareness",
     "observe",
-    "relatives",
     "run",
-    "runs",
     "sample",
     "samplers",
     "schedules",
+    "shift",
     "targets",
     "time_grid",
     "training",
@@ -153,7 +162,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"noiseshift.{name}")
+        return importlib.import_module(f"noiseshift.{_MODULES[name]}")
     raise AttributeError(f"module 'noiseshift' has no attribute {name!r}")
 
 

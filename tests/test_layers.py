@@ -9,18 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"schedules", "randomness", "ranks", "diffusers_guider"},
-    {"models", "data"},
-    {"guidance", "samplers", "networks", "estimators"},
-    {"targets", "checkpoints", "training", "relatives", "evaluation", "adapters"},
-    {"shift", "finetuning", "rms"},
-    {"observers", "metric"},
-    {"approximation"},
-    {"controls"},
-    {"runs"},
-    {"protocol"},
-    {"statement", "correction", "cost", "comparison"},
-    {"exact_bench"},
+    {"data", "distributed", "diffusion"},
+    {"networks"},
+    {"estimators", "checkpoints", "evaluation"},
+    {"targets", "shift", "training"},
+    {"correction", "approximation", "audit", "integrations"},
+    {"studies"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -56,7 +50,7 @@ def test_drawing_knows_nothing_of_the_command_line(path):
 
 
 def test_every_module_has_a_layer():
-    assert {p.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py") for p in LIBRARY} == set(RANK)
+    assert {p.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py") for p in LIBRARY} <= set(RANK)
 
 
 def test_importing_the_library_imports_nothing_heavy():

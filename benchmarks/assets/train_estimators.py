@@ -21,8 +21,8 @@ from provenance import card, write_card
 from rich.progress import Progress, TextColumn
 
 from noiseshift.data import ASSETS, Images, load_idx, reference
+from noiseshift.diffusion.schedules import Discrete, Linear
 from noiseshift.estimators.network import EstimatorTraining, Network, train_estimator
-from noiseshift.schedules import Discrete, Linear
 
 SCHEDULES = {"sit": Linear, "ddpm": Discrete.from_betas}
 TIMES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)

@@ -14,9 +14,9 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from noiseshift.data import load_idx
+from noiseshift.diffusion.schedules import Discrete, Linear
 from noiseshift.networks.transformer import Transformer, TransformerConfig
-from noiseshift.schedules import Discrete, Linear
-from noiseshift.training import Objective, TrainingConfig, train
+from noiseshift.training.train import Objective, TrainingConfig, train
 
 OBJECTIVES = {
     "sit": lambda: Objective(Linear(), "velocity", lambda t: 1000 * t),

@@ -22,8 +22,8 @@ PATIENCE = 5
 
 def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> list[str]:
     """A pipeline that diffusers builds, trained in its states, its network put back and saved by diffusers."""
-    from noiseshift.checkpoints.autoencoder import encoded
-    from noiseshift.checkpoints.conditions import Conditions
+    from noiseshift.checkpoints.diffusers.autoencoder import encoded
+    from noiseshift.checkpoints.diffusers.conditions import Conditions
 
     path, options, words = job.folder / "pipeline", {}, [str(job.folder / "pipeline")]
     pipe = build(path)

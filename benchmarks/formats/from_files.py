@@ -33,7 +33,7 @@ def latents_of(family: str) -> Callable[[Job], list[str]]:
         import standin
         import tiny_pipelines
 
-        from noiseshift.checkpoints.autoencoder import Autoencoder
+        from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 
         coder = tiny_pipelines.autoencoder(scaling_factor=1.0)
         spread = float(Autoencoder(coder).encode(job.images[:256].floats).std())

@@ -61,7 +61,7 @@ NEEDS = {"guided-diffusion": "guided_diffusion", "EDM .pkl": "edm", "EDM2 .pkl":
 
 def error(words: list[str], real: ns.data.Images) -> float:
     """Mean squared error of the noise predicted for real states at t = 0.5, as the checkpoint is read here."""
-    from noiseshift.checkpoints.autoencoder import encoded
+    from noiseshift.checkpoints.diffusers.autoencoder import encoded
 
     options: dict[str, Any] = {
         k[2:]: v for k, v in itertools.pairwise(words) if k in ("--family", "--vae", "--embeddings")

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from noiseshift.checkpoints.autoencoder import Autoencoder
+from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.data import to_float
 
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}

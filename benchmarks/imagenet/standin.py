@@ -20,9 +20,9 @@ from PIL import Image
 
 import noiseshift as ns
 from noiseshift.checkpoints.card import FAMILIES
-from noiseshift.checkpoints.rebuilt import time_input
+from noiseshift.checkpoints.formats.rebuilt import time_input
 from noiseshift.networks.transformer import Transformer, TransformerConfig
-from noiseshift.training import Objective, TrainingConfig, train
+from noiseshift.training.train import Objective, TrainingConfig, train
 
 HERE = Path(__file__).parent
 SIDE = 64
@@ -42,7 +42,7 @@ def write_autoencoder(folder: Path, pictures: Path) -> None:
     """An AutoencoderKL of the usual factor 8, untrained, with the scaling_factor that gives its latents unit variance."""
     from diffusers import AutoencoderKL
 
-    from noiseshift.checkpoints.autoencoder import Autoencoder
+    from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 
     torch.manual_seed(0)
     blocks = {

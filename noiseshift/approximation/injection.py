@@ -15,7 +15,6 @@ import torch
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from noiseshift import randomness
 from noiseshift.approximation.roots import (
     Spectrum,
     error_map,
@@ -24,11 +23,12 @@ from noiseshift.approximation.roots import (
     leading_shift,
     possible_shift,
 )
+from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.samplers import Step
+from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.calibration import Array, read
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.samplers import Step
-from noiseshift.schedules import Schedule
-from noiseshift.targets import Target
+from noiseshift.targets.target import Target
 
 LEVELS = 7
 """True levels on the reading curve of one t: one below it, t itself, and a row up to past the `sigma` root."""

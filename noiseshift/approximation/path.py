@@ -19,14 +19,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from noiseshift import randomness
 from noiseshift.approximation.roots import shift_of_variance
+from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.samplers import Noise, Step
+from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.calibration import Array, Calibration, read
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.models import Model
-from noiseshift.samplers import Noise, Step
-from noiseshift.schedules import Schedule
-from noiseshift.shift import readable, resampled_means
+from noiseshift.shift.report import readable, resampled_means
 
 
 @dataclass(frozen=True, eq=False)

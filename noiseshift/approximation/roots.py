@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noiseshift.schedules import Schedule
+from noiseshift.diffusion.schedules import Schedule
 
 Match = Literal["sigma", "snr", "posterior"]
 Number = Tensor | float

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import yaml
 
 if TYPE_CHECKING:
-    from noiseshift.models import Predicts
-    from noiseshift.schedules import Schedule
+    from noiseshift.diffusion.models import Predicts
+    from noiseshift.diffusion.schedules import Schedule
 
 PREDICTIONS = ("velocity", "epsilon", "x0", "score", "v_prediction")
 
@@ -47,7 +47,7 @@ class TimeInput:
 class Card:
     """What the tensors of a checkpoint do not tell.
 
-    family: one of FAMILIES (or diffusers, for its folders); schedule: as `noiseshift.schedules.build` takes it;
+    family: one of FAMILIES (or diffusers, for its folders); schedule: as `noiseshift.diffusion.schedules.build` takes it;
     prediction: velocity, epsilon, x0, score or v_prediction; time: how the network counts; heads: attention heads, where
     the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
     network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
@@ -106,7 +106,7 @@ class Card:
         """The schedule. Raises CheckpointError when the card describes none, or one whose noise does not grow."""
         import torch
 
-        from noiseshift.schedules import build
+        from noiseshift.diffusion.schedules import build
 
         try:
             schedule = build(self.schedule)

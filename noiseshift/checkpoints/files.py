@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
-from noiseshift.checkpoints.persistence import is_persistent, read_persistent
-from noiseshift.checkpoints.pickles import names_in
+from noiseshift.checkpoints.unpickling.persistence import is_persistent, read_persistent
+from noiseshift.checkpoints.unpickling.pickles import names_in
 
 
 def sha256(path: Path) -> str:

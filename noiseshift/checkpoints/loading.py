@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noiseshift.checkpoints.autoencoder import Autoencoder
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCode
-from noiseshift.checkpoints.conditions import Conditions
-from noiseshift.checkpoints.diffusers_folder import is_folder, read_folder
+from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
+from noiseshift.checkpoints.diffusers.conditions import Conditions
+from noiseshift.checkpoints.diffusers.folder import is_folder, read_folder
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.data import ASSETS
-from noiseshift.models import Model
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.networks.model import NetworkModel
-from noiseshift.samplers import Scheduled
 
 BUNDLED = ("fashion-sit", "fashion-ddpm")
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.files import WEIGHTS, read_content
-from noiseshift.checkpoints.pickles import names_in
-from noiseshift.checkpoints.rebuilt import time_input
-from noiseshift.models import Model
+from noiseshift.checkpoints.formats.rebuilt import time_input
+from noiseshift.checkpoints.unpickling.pickles import names_in
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.schedules import Discrete, describe
 from noiseshift.networks.model import NetworkModel
-from noiseshift.schedules import Discrete, describe
 
 FAMILY = "callable"
 

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift import randomness
+from noiseshift.diffusion import noise as randomness
 from noiseshift.estimators.posterior import Estimator
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 Array = np.ndarray
 
@@ -115,7 +115,7 @@ def forward_noise(
     data: Tensor, cond: Tensor | None, estimator: Estimator, *, level: Tensor, told: Tensor, index: int, eps: Tensor
 ) -> Readings:
     """Readings of real states noised to `level` while the estimator is told `told`, in batches of 256."""
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
     schedule = estimator.schedule
     parts = []

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.schedules import Schedule
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 
 class ConstantPixel:

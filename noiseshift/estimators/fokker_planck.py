@@ -16,12 +16,12 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from noiseshift.diffusion.models import FULL, Model
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
-from noiseshift.models import FULL, Model
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 FINE = 1500  # points of the posterior's grid: 3,000 dimensions resolve a log-SNR to about 0.03
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from noiseshift import ranks
+from noiseshift import distributed
 from noiseshift.data import Images, to_float
+from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.networks.level import (
     LevelConfig,
@@ -25,10 +26,9 @@ from noiseshift.networks.level import (
     mixture_log_density,
     negative_log_likelihood,
 )
-from noiseshift.schedules import Schedule, build, describe
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 
 class Network:
@@ -145,10 +145,10 @@ def train_estimator(
     parts = {"network": network, "optimizer": optimizer, "rate": rate}
     first = _resume(kept, parts, config)
     losses: list[float] = []
-    rank, share, parallel = ranks.joined()[0], ranks.share(config.batch), ranks.parallel(network)
+    rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
     for step in range(first, config.steps):
         loss = _loss(parallel, images, schedule, config, step, device, share)
-        losses.append(float(ranks.mean(loss)))
+        losses.append(float(distributed.mean(loss)))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
         optimizer.zero_grad()

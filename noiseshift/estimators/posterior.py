@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from noiseshift.schedules import Schedule
+from noiseshift.diffusion.schedules import Schedule
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction
 from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.models import FULL, GuidedPrediction, Model, Prediction
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 
 class Residual:

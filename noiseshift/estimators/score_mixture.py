@@ -14,13 +14,13 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
+from noiseshift.diffusion.guidance import in_space
+from noiseshift.diffusion.models import FULL, NOISE_BLIND, Branch, Model, require
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
-from noiseshift.guidance import in_space
-from noiseshift.models import FULL, NOISE_BLIND, Branch, Model, require
 
 if TYPE_CHECKING:
-    from noiseshift.samplers import Step
+    from noiseshift.diffusion.samplers import Step
 
 WINDOW = 17  # levels of each refinement
 NEWTON = 25  # two or three suffice for a narrow posterior, the rest for one piled up at an end

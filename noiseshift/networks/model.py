@@ -9,8 +9,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from noiseshift.models import FULL, READ, Branch, Prediction, Predicts, nearest, require
-from noiseshift.schedules import Schedule
+from noiseshift.diffusion.models import FULL, READ, Branch, Prediction, Predicts, nearest, require
+from noiseshift.diffusion.schedules import Schedule
 
 Precision = Literal["fp32", "bf16"]
 

@@ -1,0 +1,338 @@
+"""Tables and figures of a comparison: for the terminal, a spreadsheet, LaTeX, Markdown, and a paper's column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_figure, shades_of, style
+from noiseshift.analysis.tables import numbers_table
+
+from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.compare import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
+MARKERS = "osD^vP*X"
+
+
+def paper_table(found: Comparison) -> pd.DataFrame:
+    """The comparison as text, a row a run: values with their 95 % intervals, as a paper prints them."""
+    table, distance = found.table, found.distance()
+    columns: dict[str, list[str]] = {
+        "checkpoint": list(table.checkpoint),
+        "sampler": list(table.sampler),
+        "guidance": list(table.guidance),
+        "NFE": [_whole(value) for value in table.nfe],
+        "rms δ": [_interval(row, "rms", 4) for _, row in table.iterrows()],
+        "last δ": [_number(value, 4, signed=True) for value in table.terminal],
+        "content δ": [_number(value, 4) for value in table.content],
+    }
+    if table.solver.notna().any():
+        columns |= {name: [_number(v, 4) for v in table[name]] for name in ("solver", "network")}
+    if distance is not None:
+        columns[distance] = [_interval(row, distance, 2) for _, row in table.iterrows()]
+        score = next((c for c in table.columns if c.startswith("IS") and " " not in c), None)
+        if score:
+            columns[score] = [_interval(row, score, 2) for _, row in table.iterrows()]
+    return pd.DataFrame(columns, index=pd.Index(table.run, name="run"))
+
+
+def terminal_table(found: Comparison) -> Table:
+    """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
+    best, rows = found.best("rms"), found.table
+    distance = found.distance()
+    headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([distance] if distance else []))
+    table = numbers_table(f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}", headings)
+    table.columns[0].justify, table.columns[0].no_wrap = "left", False
+    for row in rows.to_dict("records"):
+        cells = [
+            row["run"],
+            _whole(row["nfe"]),
+            _number(row["rms"], 4),
+            f"{_number(row['rms low'], 4)} {_number(row['rms high'], 4)}",
+            _number(row["terminal"], 4, signed=True),
+        ]
+        cells += [_number(row[distance], 2)] if distance else []
+        table.add_row(*cells, style="bold" if row["run"] in best else None)
+    return table
+
+
+def latex_table(found: Comparison) -> str:
+    """A booktabs table with intervals; in bold the best rms δ and distance with all that are not resolved from them."""
+    table, distance = paper_table(found), found.distance()
+    bold = {"rms δ": found.best("rms")} | ({distance: found.best(distance)} if distance else {})
+    marked = table.map(_escape)
+    for column, runs in bold.items():
+        marked.loc[list(runs), column] = [rf"\textbf{{{cell}}}" for cell in marked.loc[list(runs), column]]
+    marked.columns = [_escape(name) for name in marked.columns]
+    styled = marked.style.hide(axis="index")
+    body = styled.to_latex(hrules=True, column_format="lll" + "r" * (len(marked.columns) - 3))
+    return (
+        f"% noiseshift compare: shift read by {found.estimator}, 95 % intervals in brackets; rms over t = "
+        f"{found.span[1]:.3g} to {found.span[0]:.3g}.\n"
+        "% Bold: the best, and every run whose difference from it is not resolved (Holm over all pairs, 5 %).\n"
+        f"{body}"
+    )
+
+
+def markdown_table(found: Comparison) -> str:
+    """A Markdown table of the same text."""
+    table = paper_table(found).reset_index(drop=True)
+    lines = [list(table.columns), ["---", "---", "---", *["--:"] * (len(table.columns) - 3)], *table.values.tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    for plain, latex in (
+        *(("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("$", r"\$")),
+        *(("{", r"\{"), ("}", r"\}"), ("~", r"\textasciitilde "), ("^", r"\textasciicircum ")),
+        *(("δ", r"$\delta$"), ("−", "$-$"), ("–", "--")),
+    ):
+        text = text.replace(plain, latex)
+    return text
+
+
+def _number(value: float, digits: int, *, signed: bool = False) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def _whole(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.0f}"
+
+
+def _interval(row: Any, name: str, digits: int) -> str:
+    value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
+    if pd.isna(value):
+        return "–"
+    return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def labels(found: Comparison) -> dict[str, str]:
+    """Names of the runs for figures and sentences: without the checkpoint's where all share it."""
+    checkpoint = found.table.checkpoint.iloc[0]
+    same = (found.table.checkpoint == checkpoint).all() and all(
+        name.startswith(f"{checkpoint}-") for name in found.runs
+    )
+    return {name: name.removeprefix(f"{checkpoint}-") if same else name for name in found.runs}
+
+
+def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
+    """rms δ against NFE with its 95 % interval, a line a checkpoint, sampler and guidance."""
+    ax = axes(ax)
+    for (label, part), colour, marker in _families(found.table):
+        ax.vlines(part.nfe, part["rms low"], part["rms high"], color=colour, linewidth=0.8)
+        ax.plot(part.nfe, part.rms, marker=marker, color=colour, label=label)
+    ax.set(ylabel=f"rms δ (in t), by {found.estimator}")
+    _calls(ax, found)
+    ax.legend()
+    return ax
+
+
+def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
+    """The distance to real images against NFE, coloured by rms δ. Raises ValueError without features."""
+    table, distance = found.table, _distance(found)
+    ax = axes(ax)
+    for (label, part), _, marker in _families(table):
+        ax.plot(part.nfe, part[distance], color="#bbbbbb", zorder=1)
+        points = ax.scatter(
+            part.nfe,
+            part[distance],
+            c=part.rms,
+            cmap=shades_of(),
+            vmin=0,
+            vmax=table.rms.max(),
+            marker=marker,
+            edgecolors=REAL,
+            linewidths=0.5,
+            label=label,
+        )
+    ax.set(ylabel=distance)
+    _calls(ax, found)
+    ax.figure.colorbar(points, ax=ax, label="rms δ (in t)")
+    ax.legend()
+    return ax
+
+
+def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
+    """Distance against rms δ, a colour an NFE and a marker a sampler; a line joins the runs of one NFE that no other of it
+    beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
+    from matplotlib.ticker import LogLocator
+
+    table, distance = found.table, _distance(found)
+    ax = axes(ax)
+    markers = {run: marker for (_, part), _, marker in _families(table) for run in part.run}
+    for (nfe, part), colour in zip(table.groupby("nfe"), _cycle(COLOURS), strict=False):
+        front = part.sort_values("rms")
+        front = front[front[distance] <= front[distance].cummin()]
+        ax.plot(front.rms, front[distance], color=colour, linewidth=0.8)
+        for row in part.to_dict("records"):
+            ax.plot(row["rms"], row[distance], markers[row["run"]], color=colour, markersize=5, alpha=0.8)
+        ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
+    for (label, _), _, marker in _families(table):
+        ax.plot([], [], marker, color="#777777", label=label)
+    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance, yscale="log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+    ax.legend(loc="best", ncols=2)
+    return ax
+
+
+def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> Axes:
+    """δ by run and told time; white is no shift, a cross a cell that is not resolved, grey what cannot be read."""
+    import matplotlib.pyplot as plt
+
+    ax = axes(ax)
+    grid = np.linspace(1, 0, cells + 1)
+    values = np.full((len(found.runs), cells), np.nan)
+    resolved = np.zeros(values.shape, bool)
+    for k, name in enumerate(found.runs):
+        table = found.report(name).table()
+        place = np.clip(np.digitize(table.t, grid) - 1, 0, cells - 1)
+        for cell in np.unique(place):
+            part = table[place == cell]
+            values[k, cell], resolved[k, cell] = part["shift"].mean(), part.resolved.any()
+    limit = max(1e-4, float(np.nanmax(np.abs(values))))
+    colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
+    image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
+    rows, columns = np.nonzero(~resolved & np.isfinite(values))
+    ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
+    ax.set_yticks(range(len(found.runs)), list(labels(found).values()))
+    ticks = np.arange(cells)
+    ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
+    ax.set_xlabel("told time t: noise → data")
+    ax.grid(False)
+    ax.figure.colorbar(image, ax=ax, label=f"δ (in t), by {found.estimator}")
+    return ax
+
+
+def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) -> Axes:
+    """Where the states' readings lie, a ridge a run, at its step nearest to told time `at` (grey: real states)."""
+    from scipy import stats
+
+    ax = axes(ax)
+    ridges = [_ridge(found.report(name), at) for name in found.runs]
+    ends = np.array([np.quantile(states, [0.005, 0.995]) for _, _, states in ridges])
+    low, high = max(-20.0, min(-4.0, ends.min())), min(20.0, max(4.0, ends.max()))
+    grid = np.linspace(low, high, 600)
+    for k, ((told, real, states), colour) in enumerate(zip(ridges, _cycle(COLOURS), strict=False)):
+        height = len(ridges) - 1 - k
+        for rows, shade, alpha in ((real, REAL, 0.35), (states, colour, 0.55)):
+            density = stats.gaussian_kde(rows)(grid) if rows.std() > 0 else 0 * grid
+            ax.fill_between(
+                grid, height, height + 1.6 * density, color=shade, alpha=alpha, linewidth=0.6, zorder=-height
+            )
+        ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
+    ax.set_yticks(range(len(ridges)), list(labels(found).values())[::-1])
+    ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
+    ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
+    ax.grid(False)
+    return ax
+
+
+def _ridge(report: ShiftReport, at: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """The told time nearest to `at`; readings of real and of sampled states there, standardised by the real ones."""
+    step = int(np.abs(report.times - at).argmin())
+    real, states = report.calibration.real.t[:, step], report.sampled.t[:, step]
+    spread = max(float(real.std()), 1e-12)
+    return float(report.times[step]), (real - real.mean()) / spread, (states - real.mean()) / spread
+
+
+def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
+    """Encoded against scheduled level, (t + δ) / t against t: 1 where states carry what the network is told."""
+    ax = axes(ax)
+    ax.axhline(1, color="black", linewidth=0.8)
+    for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
+        table = found.report(name).table()
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=labels(found)[name])
+    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
+    ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, labels(found).values())) > 12 else 3)
+    return ax
+
+
+def figures(found: Comparison) -> Iterator[Figure]:
+    """Every figure of a comparison that its runs allow."""
+    if found.table.nfe.notna().any():
+        yield "shift-nfe", partial(plot_shift_nfe, found), "rms δ against network calls, with 95 % intervals."
+        if found.distance() is not None:
+            yield (
+                "distance-nfe",
+                partial(plot_distance_nfe, found),
+                "Distance to real images against network calls, coloured by the shift.",
+            )
+            yield (
+                "pareto",
+                partial(plot_pareto, found),
+                "Distance against shift; a line joins the runs of one NFE that no other of it beats in both.",
+            )
+    yield (
+        "heat",
+        partial(plot_heat, found),
+        "δ by run and told level; a cross: not resolved; grey: not read.",
+    )
+    yield (
+        "ridge",
+        partial(plot_ridge, found),
+        "Readings of sampling states at the step nearest to t = 0.1 against those of real states (grey).",
+    )
+    yield (
+        "phase",
+        partial(plot_phase, found),
+        "Encoded against scheduled level: 1 where states carry what the network is told.",
+    )
+
+
+def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None = None) -> list[Path]:
+    """Write table.tex and .md, and every figure as PNG and PDF, in the width of a `paper`; returns the figures."""
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
+    (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
+    with style(paper):
+        return [path for stem, draw, _ in figures(found) for path in save_figure(draw(), folder / "figures" / stem)]
+
+
+def _distance(found: Comparison) -> str:
+    distance = found.distance()
+    if distance is None:
+        raise ValueError("these runs kept no features: compare with --extractor")
+    return distance
+
+
+def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, str]]:
+    """Rows that differ in their steps alone, by increasing NFE, with a colour and a marker."""
+    table = table[table.nfe.notna()]
+    solver = table.sampler.str.rpartition(":")[0]
+    several = len(set(table.checkpoint)) > 1
+    label = (
+        (table.checkpoint + " " if several else "")
+        + solver
+        + np.where(table.guidance == "none", "", " " + table.guidance)
+    )
+    groups = [(str(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
+    return list(zip(groups, _cycle(COLOURS), _cycle(MARKERS), strict=False))
+
+
+def _calls(ax: Axes, found: Comparison) -> None:
+    """A logarithmic axis of NFE whose ticks are the runs' own numbers."""
+    ax.set(xscale="log", xlabel="network calls a sample (NFE)")
+    ticks: list[int] = []
+    for nfe in sorted({int(nfe) for nfe in found.table.nfe.dropna()}):
+        if not ticks or nfe > 1.2 * ticks[-1]:  # closer ones would run into each other
+            ticks.append(nfe)
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xticks([], minor=True)
+
+
+def _cycle(values: Sequence[str]) -> list[str]:
+    return list(values) * 8

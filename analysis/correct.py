@@ -1,0 +1,193 @@
+"""Figures and terminal tables of `noiseshift correct`: outcomes in, Axes, tables and files out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from noiseshift.analysis.plots import Figure, axes, plot_samples, save_figure, style
+
+from noiseshift.studies.correct import Correction
+from noiseshift.studies.folders import whole_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.table import Table
+
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#777777")
+
+
+def plot_shifts(shifts: pd.DataFrame, estimator: str, *, ax: Axes | None = None) -> Axes:
+    """δ(t) of every method, with 95 % bands; black is unguided. `shifts` as `Correction.shifts(estimator)` gives it."""
+    ax = axes(ax)
+    ax.axhline(0, color="black", linewidth=0.8)
+    for k, (method, table) in enumerate(shifts.groupby("method", sort=False)):
+        colour = COLOURS[k % len(COLOURS)]
+        ax.fill_between(table.t, table.low, table.high, color=colour, alpha=0.12, linewidth=0)
+        ax.plot(
+            table.t,
+            table["shift"],
+            marker="o",
+            markersize=3,
+            color=colour,
+            label=method,
+            linestyle="-" if k < len(COLOURS) else "--",
+        )
+    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {estimator}", xlim=(1, 0))
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def plot_scales(
+    table: pd.DataFrame, *, distance: str, estimator: str, pair: Sequence[Axes] | None = None
+) -> Sequence[Axes]:
+    """Distance and shift reduction against the scale, a line a kind of method; scale 0 is unguided. `table` as
+    `Correction.table()` gives it; a curve needs two scales."""
+    import matplotlib.pyplot as plt
+
+    pair = plt.subplots(1, 2, figsize=(7, 2.8))[1] if pair is None else pair
+    reduced = tuple(f"reduction {end}{estimator}" for end in ("", "low ", "high "))
+    columns = ((distance, f"{distance} low", f"{distance} high"), reduced)
+    kinds = [kind for kind, part in table[1:].groupby("kind", sort=False) if len(part) > 1]
+    for ax, (value, low, high), label in zip(
+        pair, columns, (distance, f"reduction of rms δ (%), by {estimator}"), strict=True
+    ):
+        for colour, kind in zip(COLOURS[1:], kinds, strict=False):
+            part = pd.concat([table[:1], table[1:][table[1:].kind == kind]]).sort_values("scale")
+            ax.fill_between(part.scale, part[low], part[high], color=colour, alpha=0.15, linewidth=0)
+            ax.plot(part.scale, part[value], marker="o", color=colour, label=kind)
+        ax.set(xlabel="guidance scale (0 = unguided)", ylabel=label)
+    pair[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return pair
+
+
+def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes | None = None) -> Axes:
+    """Distance against the rms shift that is left, a point a method: is the least shift the best image? Bars: the 95 %
+    interval, which with few samples lies under the point.
+
+    `table` as `Correction.table()` gives it, or as `methods.csv` holds it.
+    """
+    ax = axes(ax)
+    for k, row in enumerate(table.to_dict("records")):
+        colour, shift = COLOURS[k % len(COLOURS)], row[f"rms {estimator}"]
+        ax.vlines(shift, row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8)
+        marker = "osD^vP"[k // len(COLOURS) % 6]
+        ax.plot(shift, row[distance], marker, markersize=5, color=colour, label=row["method"])
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    ax.set(xlabel=f"rms δ (in t), by {estimator}", ylabel=distance)
+    return ax
+
+
+def plot_grids(found: Correction, *, pictures: int = 30) -> np.ndarray:
+    """The first pictures of every method side by side: the same seeds and classes."""
+    import matplotlib.pyplot as plt
+
+    n = len(found.outcomes)
+    columns = min(4, n)
+    rows = -(-n // columns)
+    _, every = plt.subplots(rows, columns, figsize=(2.4 * columns, 1.0 * rows * 1.1), squeeze=False)
+    for ax in every.flat:
+        ax.set_axis_off()
+    for ax, outcome in zip(every.flat, found.outcomes, strict=False):
+        plot_samples(outcome.pictures[:pictures], ax=ax).set_title(outcome.method.name, fontsize=7)
+    return every
+
+
+def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimator: str) -> Iterator[Figure]:
+    """The figures of a correction, from the tables that are saved with it."""
+    yield (
+        "shift",
+        partial(plot_shifts, shifts, estimator),
+        f"δ against the told level under every method, by {estimator}, with 95 % bands.",
+    )
+    yield (
+        "trade",
+        partial(plot_trade, table, distance=distance, estimator=estimator),
+        "Distance against the shift that is left: is the least shift the best image? Bars are the distance's 95 % intervals.",
+    )
+    if "kind" in table and table.kind[1:].duplicated().any():
+        yield (
+            "scales",
+            lambda: plot_scales(table, distance=distance, estimator=estimator)[0],
+            "Distance and reduction of the shift against the scale; 0 is unguided.",
+        )
+
+
+def save_correction(found: Correction, folder: str | Path) -> list[Path]:
+    """`run.json`, `methods.csv`, `shift-<estimator>.csv` and the figures as PNG and PDF, whole or not at all."""
+    with whole_folder(folder) as fresh, style():
+        about = found.manifest | {"chosen": found.chosen()}
+        (fresh / "run.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+        found.table().to_csv(fresh / "methods.csv", index=False)
+        estimators = list(found.outcomes[0].reports)
+        for each in estimators:
+            found.shifts(each).to_csv(fresh / f"shift-{each}.csv", index=False)
+        (fresh / "figures").mkdir()
+        distance, name = found.outcomes[0].quality.metric.iloc[0], estimators[0]
+        drawn = figures(found.table(), found.shifts(name), distance=distance, estimator=name)
+        written = [path for stem, draw, _ in drawn for path in save_figure(draw(), fresh / "figures" / stem)]
+        return written + save_figure(plot_grids(found)[0, 0], fresh / "figures" / "samples")
+
+
+def print_correction(found: Correction) -> None:
+    """What the methods did, for people, and which one to choose."""
+    from rich.console import Console
+
+    console = Console()
+    about = found.manifest
+    console.print(
+        f"[bold]{about['checkpoint']['name']}[/bold]  {about['sampler']}, {about['samples']} samples, seed "
+        f"{about['seed']}, {about['seconds']} s"
+    )
+    console.print(correction_table(found))
+    console.print(
+        "δ: rms over steps, its own error taken out; less: reduction against none, with its paired interval; change: "
+        "paired, 95 %; ● resolved; NFE: calls of the denoiser + of the level estimator. Scale 0 = unguided.",
+        style="dim",
+    )
+    name, reason = found.chosen()
+    console.print(f"choose: [bold]{name}[/bold]: {reason}")
+
+
+def correction_table(found: Correction) -> Table:
+    """One row a method, by the first estimator."""
+    from rich import box
+    from rich.table import Table
+
+    frame = found.table()
+    distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
+    table = Table(
+        title=f"shift read by {name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for heading in ("method", "NFE", "δ", "less %", "95 %", distance, "change", "95 %", ""):
+        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading != "method")
+    for row in frame.to_dict("records"):
+        resolved = row["change high"] < 0 or row["change low"] > 0
+        table.add_row(
+            row["method"],
+            _calls(row),
+            f"{row[f'rms {name}']:.4f}",
+            _whole(row[f"reduction {name}"]),
+            f"{_whole(row[f'reduction low {name}'])} {_whole(row[f'reduction high {name}'])}",
+            f"{row[distance]:.2f}",
+            f"{row['change']:+.2f}",
+            f"{row['change low']:+.2f} {row['change high']:+.2f}",
+            "●" if resolved else "",
+        )
+    return table
+
+
+def _calls(row: dict[Hashable, Any]) -> str:
+    """The denoiser's calls a sample, and the level estimator's behind a +."""
+    if pd.isna(row["nfe"]):
+        return "·"
+    return f"{row['nfe']:.0f}" + (f"+{row['level calls']:.0f}" if row["level calls"] else "")
+
+
+def _whole(value: float) -> str:
+    return "·" if pd.isna(value) else f"{value:+.0f}"

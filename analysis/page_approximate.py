@@ -1,0 +1,77 @@
+"""An approximation's section of the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from noiseshift.analysis.approximate import figures
+from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
+from noiseshift.analysis.plots import Figure
+
+COLUMNS = (
+    ("estimator", "estimator", "what read the level"),
+    ("t", "t", "the level that the error was added at"),
+    ("ratio", "σ_e / σ", "standard deviation of the injected error, in those of the state's noise"),
+    ("measured", "δ", "measured shift in t"),
+    ("low", "95 % from", "lower end of δ's bootstrap interval, in t"),
+    ("high", "to", "upper end of δ's bootstrap interval, in t"),
+    ("resolved", "resolved", "whether that interval excludes 0"),
+    ("sigma", "sigma", "exact root: the level whose σ the state has"),
+    ("snr", "snr", "exact root: the level whose signal-to-noise ratio the state has"),
+    ("posterior", "posterior", "exact root: what a posterior over t reads, for Gaussian data of the images' spectrum"),
+    ("first_order", "first order", "Statement 1"),
+    ("error", "error", "first order / δ − 1"),
+)
+
+
+ROOTS = {
+    "sigma": "the exact root in σ",
+    "snr": "the exact root in signal-to-noise ratio",
+    "posterior": "the posterior root, from the images' spectrum",
+    "first_order": "first order itself",
+}
+
+
+def approximated(anchor: str, name: str, folder: Path) -> Section:
+    """The section of a folder that `approx` wrote: its figures are drawn again from its tables."""
+    about, injected = manifest(folder), pd.read_parquet(folder / "injected.parquet")
+    first, second, short = _answer(injected)
+    return Section(
+        anchor,
+        f"Statement 1 on {about['checkpoint']['name']}",
+        (first, second, UNCHECKED),
+        "not run",
+        list(drawings(anchor, _figures(folder, injected))),
+        [table("Injected errors: measured and predicted shifts in t", injected, COLUMNS)],
+        (),
+        list(protocol(about)),
+        about.get("command", ""),
+        "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
+        {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": short},
+    )
+
+
+def _answer(injected: pd.DataFrame) -> tuple[str, str, str]:
+    """What first order is worth, which root is nearest, and both in few words."""
+    seen = injected[injected.resolved]
+    if seen.empty:
+        none = f"None of {len(injected)} injected errors makes a shift that is resolved."
+        return none, "No prediction can be judged.", "none resolved"
+    error = {root: float((seen[root] / seen.measured - 1).abs().median()) for root in ROOTS}
+    nearest = min(error, key=lambda c: error[c])
+    return (
+        f"Of {len(injected)} injected errors {len(seen)} make a shift that is resolved; Statement 1's first order misses it by "
+        f"{100 * error['first_order']:.0f} % (median).",
+        f"The nearest prediction is {ROOTS[nearest]}, off by {100 * error[nearest]:.0f} %.",
+        f"first order off by {100 * error['first_order']:.0f} %",
+    )
+
+
+def _figures(folder: Path, injected: pd.DataFrame) -> list[Figure]:
+    """The study's figures; of its runs those that the first estimator reads, since a page of both is a long one."""
+    paths = pd.read_parquet(folder / "paths.parquet")
+    paths = paths[paths.estimator == injected.estimator.iloc[0]] if len(paths) else paths
+    with np.load(folder / "spectra.npz") as spectra:
+        return list(figures(injected, paths, dict(spectra)))

@@ -1,0 +1,1 @@
+"""Checkpoints as diffusers saves them: folders, their networks, autoencoders and prompts."""

@@ -1,0 +1,119 @@
+"""Autoencoders of latent models: pictures in [-1, 1] to the states that the network works on, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.diffusers.parts import config_of, load_part
+from noiseshift.data import Images
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints.loading import Checkpoint
+
+KINDS = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+AT_ONCE = 4 * 512 * 512
+"""Pixels of one chunk."""
+
+
+class Autoencoder:
+    """A diffusers autoencoder, always in float32: half precision overflows in some of them.
+
+    Its latents z and the network's states x are related by x = (z - center) / spread, from the configuration's
+    scaling_factor and shift_factor, or latents_mean and latents_std. `factor` is pixels a latent on each side; `range` is
+    what black and white are to the network.
+    """
+
+    def __init__(self, network: Any):
+        config = network.config
+        self.network, self.kind = network.float().eval().requires_grad_(False), type(network).__name__
+        self.scale = float(config.get("scaling_factor") or 1.0)
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        known = mean is not None and std is not None
+        self.center = torch.tensor(mean if known else [config.get("shift_factor") or 0.0]).float()[:, None, None]
+        self.spread = torch.tensor(std if known else [1.0]).float()[:, None, None] / self.scale
+        self.channels = int(config["latent_channels"])
+        self.factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
+        self.range = (-1.0, 1.0)
+
+    def standardise(
+        self, center: Sequence[float], spread: Sequence[float], range: Sequence[float] = (-1.0, 1.0)
+    ) -> None:
+        """Let states be (z - center) / spread, (channels,) each, of pictures from range[0] to range[1], whatever the
+        configuration says.
+
+        Raises CheckpointError for another number of channels.
+        """
+        if len(center) != self.channels:
+            raise CheckpointError(f"the card standardises {len(center)} channels, the autoencoder has {self.channels}")
+        self.center, self.spread = (torch.tensor(row).float()[:, None, None] for row in (center, spread))
+        self.range = (range[0], range[1])
+
+    @classmethod
+    def load(cls, path: str | Path) -> Autoencoder:
+        """From an autoencoder's folder, or a pipeline's that has one. Raises CheckpointError for anything else."""
+        path = Path(path)
+        inner = next((path / name for name in ("vae", "vqvae") if (path / name / "config.json").exists()), path)
+        kind = config_of(inner).get("_class_name")
+        if kind not in KINDS:
+            raise CheckpointError(
+                f"{inner} holds a {kind}, not one of {', '.join(KINDS)}: give an autoencoder's folder"
+            )
+        return cls(load_part(inner, str(kind)))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (N, 1 or 3, H, W) in [-1, 1] → states: the posterior's mean, which adds no noise of its own."""
+        return torch.cat([self._encoded(part) for part in images.split(self._rows(images.shape[2:]))])
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """States (N, C, h, w) → pictures in [-1, 1], about."""
+        side = torch.Size(self.factor * n for n in states.shape[2:])
+        return torch.cat([self._decoded(part) for part in states.split(self._rows(side))])
+
+    def _rows(self, size: torch.Size) -> int:
+        return max(1, AT_ONCE // size.numel())
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        network = self.network.to(images.device)
+        black, white = self.range
+        pictures = black + (white - black) * (images.float() + 1) / 2 if self.range != (-1, 1) else images.float()
+        # A grey picture is a coloured one whose channels agree.
+        found = network.encode(pictures.expand(-1, int(network.config["in_channels"]), -1, -1))
+        latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+        return (latents - self.center.to(latents)) / self.spread.to(latents)
+
+    def _decoded(self, states: Tensor) -> Tensor:
+        states = states.float()
+        latents = states * self.spread.to(states) + self.center.to(states)
+        pictures: Tensor = self.network.to(states.device).decode(latents).sample
+        black, white = self.range
+        return 2 * (pictures - black) / (white - black) - 1 if self.range != (-1, 1) else pictures
+
+
+def encoded(images: Images, checkpoint: Checkpoint) -> Images:
+    """The set as the checkpoint's states: pictures go through its autoencoder; latents, and pixels of a model that works
+    on pixels, stay what they are. Raises ValueError for pictures of another size, or without an autoencoder."""
+    if images.pixels.is_floating_point() or not checkpoint.latent:
+        return images
+    coder = checkpoint.autoencoder
+    if coder is None:
+        raise ValueError(
+            f"this checkpoint works on latents {checkpoint.shape}: give its autoencoder (--vae FOLDER), or --data as an "
+            ".npz with float 'latents'"
+        )
+    size, wanted = tuple(images.pixels.shape[2:]), tuple(coder.factor * n for n in checkpoint.shape[1:])
+    if size != wanted:
+        raise ValueError(
+            f"the pictures are {size[0]}×{size[1]}, this checkpoint's {wanted[0]}×{wanted[1]}: resize them, or give "
+            "--size where the network takes several"
+        )
+    rows = max(1, AT_ONCE // (wanted[0] * wanted[1]))
+    states = torch.cat([coder.encode(images[i : i + rows].floats) for i in range(0, len(images), rows)])
+    return Images(states, images.labels)

@@ -1,0 +1,301 @@
+"""diffusers folders (`save_pretrained`): pixel, latent and text-conditioned pipelines.
+
+Weights come from safetensors alone and are rebuilt by diffusers' own classes; no code in the folder is run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
+from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
+from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions, encode_prompts
+from noiseshift.checkpoints.diffusers.networks import (
+    ClassTransformer,
+    JointTransformer,
+    PackedTransformer,
+    PlainUnet,
+    TextUnet,
+    differentiable,
+)
+from noiseshift.checkpoints.diffusers.parts import load_part, read_json, weights_in
+from noiseshift.diffusion.samplers import Scheduled, from_diffusers
+from noiseshift.diffusion.schedules import Discrete, Linear, describe
+from noiseshift.networks.model import NetworkModel
+
+PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v_prediction"}
+TEXT = {
+    "StableDiffusionPipeline": "UNet2DConditionModel",
+    "StableDiffusionXLPipeline": "UNet2DConditionModel",
+    "StableDiffusion3Pipeline": "SD3Transformer2DModel",
+    "FluxPipeline": "FluxTransformer2DModel",
+}
+READABLE = f"those of a UNet2DModel (DDPMPipeline, DDIMPipeline, LDMPipeline), DiTPipeline, {', '.join(TEXT)}"
+FLUX_SIDE = 128
+"""Latents a side of the pictures that Flux draws unless told otherwise; its configuration names no size."""
+FLUX_GUIDANCE = 3.5
+"""What FluxPipeline tells a guidance-distilled network unless told otherwise."""
+# What these pipelines change in the scheduler they are given.
+FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a folder holds: `sampler(n)` is its own scheduler with n steps, at the pipeline's own times."""
+
+    model: NetworkModel
+    card: Card
+    weights: Path
+    autoencoder: Autoencoder | None
+    sampler: Callable[[int], Scheduled]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder's index, the class of its pipeline and network, and where the network lies."""
+
+    path: Path
+    index: Mapping[str, Any]
+    pipeline: str
+    network: str
+    part: Path
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is diffusers'."""
+    return (path / "model_index.json").exists()
+
+
+def read_folder(
+    path: Path,
+    *,
+    vae: str | Path | None = None,
+    prompts: Sequence[str] | None = None,
+    embeddings: str | Path | Conditions | None = None,
+    size: int | None = None,
+) -> Folder:
+    """The model in a folder and the card that its configuration makes; see `load` for the options.
+
+    Raises CheckpointError for another kind of pipeline, a missing or damaged part, or weights that are no safetensors.
+    """
+    found = _recognise(path)
+    coder = _autoencoder(found, vae)
+    network = load_part(found.part, found.network)
+    conditions = _conditions(found, network, prompts, embeddings)
+    shape = _shape(found, network, coder, size)
+    scheduler = _scheduler(found)
+    adapter, classes, null = _adapted(found, network, conditions, coder, shape)
+    schedule, prediction, time = _convention(found, scheduler)
+    model = NetworkModel(
+        differentiable(adapter),
+        schedule,
+        prediction,
+        # Not rounded: a sampler between two steps of the table tells the network so, and what it says is measured.
+        lambda t: (time.scale * t + time.offset).clamp_min(0),
+        classes=classes,
+        class_dropout=null,
+        noise_dropout=False,
+        shape=shape,
+        levels=schedule.times if isinstance(schedule, Discrete) else None,
+    )
+    card = Card(
+        "diffusers",
+        describe(schedule),
+        prediction,
+        time,
+        classes=classes or None,
+        class_names=() if conditions is None else conditions.names,
+        provenance=_provenance(found, scheduler, coder, conditions, adapter),
+    )
+    return Folder(model, card, weights_in(found.part), coder, _sampler(found, scheduler, network, shape))
+
+
+def _recognise(path: Path) -> Found:
+    index = read_json(path / "model_index.json")
+    kind = str(index.get("_class_name"))
+    part = "unet" if "unet" in index else "transformer"
+    network = str((index.get(part) or [None, None])[1])
+    plain = network == "UNet2DModel" or (kind, network) == ("DiTPipeline", "DiTTransformer2DModel")
+    if not plain and (kind not in TEXT or TEXT[kind] != network):
+        raise CheckpointError(f"{path.name} is a {kind}: the folders that can be read are {READABLE}")
+    return Found(path, index, kind, network, path / part)
+
+
+def _autoencoder(found: Found, vae: str | Path | None) -> Autoencoder | None:
+    if vae is not None:
+        return Autoencoder.load(vae)
+    inside = next((name for name in ("vae", "vqvae") if (found.index.get(name) or [None, None])[1]), None)
+    return None if inside is None else Autoencoder.load(found.path / inside)
+
+
+def _conditions(
+    found: Found, network: nn.Module, prompts: Sequence[str] | None, embeddings: str | Path | Conditions | None
+) -> Conditions | None:
+    if prompts is None and embeddings is None:
+        return None
+    if found.pipeline not in TEXT:
+        raise CheckpointError(f"{found.path.name} is a {found.pipeline}, which is told no text: leave the prompts out")
+    if prompts is not None and embeddings is not None:
+        raise CheckpointError("prompts and embeddings were both given: give one of them")
+    if prompts is not None:
+        return encode_prompts(found.path, found.index, network, prompts)
+    assert embeddings is not None
+    return embeddings if isinstance(embeddings, Conditions) else Conditions.read(embeddings)
+
+
+def _shape(found: Found, network: Any, coder: Autoencoder | None, size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of a state, for pictures of `size` pixels a side, or those that the pipeline draws."""
+    channels = int(network.config["in_channels"])
+    side = network.config.get("sample_size")
+    if found.network == "FluxTransformer2DModel":
+        channels, side = channels // 4, FLUX_SIDE
+    if size is not None:
+        factor = 1 if coder is None else coder.factor
+        step = factor * (2 if found.network in ("FluxTransformer2DModel", "SD3Transformer2DModel") else 1)
+        if size < step or size % step:
+            raise CheckpointError(f"{found.path.name} draws pictures of multiples of {step} pixels a side, not {size}")
+        side = size // factor
+    if side is None:
+        raise CheckpointError(f"{found.path.name}: the network's configuration names no sample_size: give --size")
+    height, width = (side, side) if isinstance(side, int) else side
+    if coder is not None and coder.channels != channels:
+        raise CheckpointError(
+            f"the autoencoder has {coder.channels} channels, {found.path.name} {channels}: give its own"
+        )
+    return channels, int(height), int(width)
+
+
+def _adapted(
+    found: Found, network: Any, conditions: Conditions | None, coder: Autoencoder | None, shape: tuple[int, int, int]
+) -> tuple[nn.Module, int, bool]:
+    """The network called as ours are, its classes, and whether it has a null class."""
+    config = network.config
+    if found.network == "UNet2DModel":
+        classes = int(config["num_class_embeds"] or 0)
+        return PlainUnet(network, classes), classes, False
+    if found.network == "DiTTransformer2DModel":
+        return ClassTransformer(network), int(config["num_embeds_ada_norm"]), True
+    _check_conditions(found, config, conditions)
+    bank = Bank(conditions)
+    count, null = (0, False) if conditions is None else (conditions.count, conditions.has_null)
+    if found.network == "SD3Transformer2DModel":
+        return JointTransformer(network, bank), count, null
+    if found.network == "FluxTransformer2DModel":
+        return PackedTransformer(network, bank, FLUX_GUIDANCE if config["guidance_embeds"] else None), count, null
+    return TextUnet(network, bank, _sizes(found, config, coder, shape)), count, null
+
+
+def _sizes(
+    found: Found, config: Mapping[str, Any], coder: Autoencoder | None, shape: tuple[int, int, int]
+) -> tuple[int, ...] | None:
+    """SDXL's size conditions for an uncropped picture, as its pipeline makes them."""
+    if config.get("time_cond_proj_dim") is not None or config["in_channels"] != config["out_channels"]:
+        raise CheckpointError(
+            f"{found.path.name} is a distilled or inpainting network, which cannot be told its conditions"
+        )
+    if found.pipeline != "StableDiffusionXLPipeline":
+        return None
+    factor = 8 if coder is None else coder.factor
+    height, width = factor * shape[1], factor * shape[2]
+    return height, width, 0, 0, height, width
+
+
+def _check_conditions(found: Found, config: Mapping[str, Any], conditions: Conditions | None) -> None:
+    if conditions is None:
+        return
+    pooled = 0 if conditions.pooled is None else conditions.pooled.shape[-1]
+    if found.network == "UNet2DConditionModel":
+        wanted = int(config["cross_attention_dim"])
+        if found.pipeline == "StableDiffusionXLPipeline":
+            wants_pooled = int(config["projection_class_embeddings_input_dim"]) - 6 * int(
+                config["addition_time_embed_dim"]
+            )
+        else:
+            wants_pooled = pooled
+    else:
+        wanted, wants_pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+    if (conditions.hidden.shape[-1], pooled) != (wanted, wants_pooled):
+        raise CheckpointError(
+            f"{found.path.name} takes prompt_embeds of {wanted} numbers a token and pooled_prompt_embeds of "
+            f"{wants_pooled}, these have {conditions.hidden.shape[-1]} and {pooled}: encode them with its own text encoders"
+        )
+
+
+def _scheduler(found: Found) -> Any:
+    import diffusers
+
+    path = found.path / "scheduler"
+    config = read_json(path / "scheduler_config.json")
+    name = str(config.get("_class_name", ""))
+    made = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if made is None:
+        raise CheckpointError(f"{path}: diffusers has no scheduler {name!r}; correct its scheduler_config.json")
+    scheduler = made.from_config(config)
+    fixed = {key: value for key, value in FIXED.get(found.pipeline, {}).items() if key in scheduler.config}
+    return made.from_config(config, **fixed)
+
+
+def _convention(found: Found, scheduler: Any) -> tuple[Discrete | Linear, Any, TimeInput]:
+    """Schedule, prediction and time as the network was trained: the table of a DDPM, or a flow told sigma.
+
+    A flow scheduler's shift only says which sigmas the sampler visits.
+    """
+    name, place = type(scheduler).__name__, found.path / "scheduler"
+    if found.network in ("SD3Transformer2DModel", "FluxTransformer2DModel"):
+        if "FlowMatch" not in name:
+            raise CheckpointError(f"{place}: {name} is none of FlowMatch*, which a {found.pipeline} is trained with")
+        # Flux's own forward multiplies by 1000.
+        return Linear(), "velocity", TimeInput("data", 1.0 if found.network.startswith("Flux") else 1000.0)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise CheckpointError(f"{place}: {name} has no alphas_cumprod, which a {found.network} is trained on")
+    prediction = PREDICTIONS.get(getattr(scheduler.config, "prediction_type", "epsilon"))
+    if prediction is None:
+        raise CheckpointError(f"{place}: prediction_type must be one of {', '.join(PREDICTIONS)}")
+    schedule = Discrete(scheduler.alphas_cumprod.double())
+    return schedule, prediction, TimeInput("data", float(len(schedule.times)), -1.0)
+
+
+def _sampler(found: Found, scheduler: Any, network: Any, shape: tuple[int, int, int]) -> Callable[[int], Scheduled]:
+    def sampler(steps: int) -> Scheduled:
+        timing: dict[str, Any] = {}
+        if found.pipeline == "FluxPipeline":
+            timing = {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": _dynamic_shift(scheduler, shape, 2)}
+        elif scheduler.config.get("use_dynamic_shifting"):
+            timing = {"mu": _dynamic_shift(scheduler, shape, int(network.config["patch_size"]))}
+        known = inspect.signature(scheduler.set_timesteps).parameters
+        return from_diffusers(scheduler, steps, timing={k: v for k, v in timing.items() if k in known})
+
+    return sampler
+
+
+def _dynamic_shift(scheduler: Any, shape: tuple[int, int, int], patch: int) -> float:
+    """mu, a straight line in the number of tokens (Esser et al., arXiv 2403.03206, § 5.3.2, as Flux uses it)."""
+    tokens, config = (shape[1] // patch) * (shape[2] // patch), scheduler.config
+    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return float(first + (tokens - low) * (last - first) / (high - low))
+
+
+def _provenance(
+    found: Found, scheduler: Any, coder: Autoencoder | None, conditions: Conditions | None, adapter: nn.Module
+) -> dict[str, Any]:
+    """What `info` says of a folder, and what tells two runs of it apart."""
+    said: dict[str, Any] = {
+        "pipeline": found.pipeline,
+        "network": found.network,
+        "scheduler": type(scheduler).__name__,
+    }
+    if coder is not None:
+        said["autoencoder"] = f"{coder.kind}, {coder.factor} pixels a latent, scaling_factor {coder.scale:g}"
+    if conditions is not None:
+        said["conditions"] = conditions.digest
+    if getattr(adapter, "guidance", None) is not None:
+        said["distilled guidance"] = adapter.guidance
+    return said

@@ -1,0 +1,121 @@
+"""diffusers' networks called as ours are: (x, time, label, known) -> (B, C or 2C, H, W).
+
+`label` is a class, or a prompt's place in the bank; `known` is not used: none of them has a noise-blind branch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift.checkpoints.diffusers.conditions import Bank
+
+
+class PlainUnet(nn.Module):
+    """UNet2DModel, class-conditional or not (DDPM, DDIM, unconditional LDM)."""
+
+    def __init__(self, unet: nn.Module, classes: int):
+        super().__init__()
+        self.unet, self.classes = unet, classes
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        labels = {"class_labels": label} if self.classes else {}
+        output: Tensor = self.unet(x, t, **labels).sample
+        return output
+
+
+class ClassTransformer(nn.Module):
+    """DiTTransformer2DModel; its last class embedding is the null class."""
+
+    def __init__(self, transformer: nn.Module):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        output: Tensor = self.transformer(x, timestep=t, class_labels=label).sample
+        return output
+
+
+class TextUnet(nn.Module):
+    """UNet2DConditionModel. SDXL's is also told `sizes`: the original height and width, the crop's corner, the target's
+    height and width, in pixels (Podell et al., arXiv 2307.01952)."""
+
+    def __init__(self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None):
+        super().__init__()
+        self.unet, self.bank, self.sizes = unet, bank, sizes
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        hidden, pooled = self.bank(label)
+        added: dict[str, Any] | None = None
+        if self.sizes is not None:
+            added = {"text_embeds": pooled, "time_ids": torch.tensor([self.sizes]).to(x).expand(len(x), -1)}
+        output: Tensor = self.unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+        return output
+
+
+class JointTransformer(nn.Module):
+    """SD3Transformer2DModel."""
+
+    def __init__(self, transformer: nn.Module, bank: Bank):
+        super().__init__()
+        self.transformer, self.bank = transformer, bank
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        hidden, pooled = self.bank(label)
+        output: Tensor = self.transformer(x, timestep=t, encoder_hidden_states=hidden, pooled_projections=pooled).sample
+        return output
+
+
+class PackedTransformer(nn.Module):
+    """FluxTransformer2DModel: latents go in as rows of 2×2 patches, each with its place.
+
+    `guidance` is the scale that a guidance-distilled network is told, None for one that takes none. It counts as
+    diffusers does: 1 = unguided.
+    """
+
+    def __init__(self, transformer: nn.Module, bank: Bank, guidance: float | None):
+        super().__init__()
+        self.transformer, self.bank, self.guidance = transformer, bank, guidance
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        hidden, pooled = self.bank(label)
+        output: Tensor = self.transformer(
+            hidden_states=packed(x),
+            timestep=t,
+            guidance=None if self.guidance is None else torch.full_like(t, self.guidance),
+            encoder_hidden_states=hidden,
+            pooled_projections=pooled,
+            txt_ids=x.new_zeros(hidden.shape[1], 3),
+            img_ids=_places(x),
+        ).sample
+        return unpacked(output, x.shape[2], x.shape[3])
+
+
+def differentiable(network: nn.Module) -> nn.Module:
+    """The same network, made ready for forward-mode derivatives, which the Fokker–Planck estimator takes: torch has none
+    of a group normalisation whose input is not contiguous, as it is after a UNet's attention. Changes no value."""
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            layer.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    return network
+
+
+def packed(x: Tensor) -> Tensor:
+    """(B, C, H, W) → (B, H W / 4, 4 C): a row for every 2×2 patch, channel by channel. H and W must be even."""
+    b, c, h, w = x.shape
+    return x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, 4 * c)
+
+
+def unpacked(rows: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `packed`."""
+    b, _, c = rows.shape
+    patches = rows.reshape(b, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(b, c // 4, height, width)
+
+
+def _places(x: Tensor) -> Tensor:
+    """(H W / 4, 3): 0, row and column of every patch."""
+    row, column = torch.meshgrid(*(torch.arange(n // 2, device=x.device) for n in x.shape[2:]), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).to(x)

@@ -1,0 +1,79 @@
+"""The kinds of checkpoint files that `load` reads. A new one is a module of its own and an entry in FORMATS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
+from noiseshift.checkpoints.files import state_of
+from noiseshift.checkpoints.formats import adm, edm, k_diffusion, lucidrains
+from noiseshift.checkpoints.formats.transformer import is_repa, is_transformer, transformer_model
+from noiseshift.networks.model import NetworkModel
+
+Content = Mapping[Any, Any]
+"""Everything in a file, as it lies there: a state dict, or what a training script saved around it."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file, `name` for people.
+
+    families: what its card may say; recognise: what in the content shows that it is one, in a few words, or None; card:
+    the card that the file itself makes, or None; build: the content and a card → the model, CheckpointError when the
+    tensors do not fit.
+    """
+
+    name: str
+    families: tuple[str, ...]
+    recognise: Callable[[Content], str | None]
+    card: Callable[[Content], Card | None]
+    build: Callable[[Content, Card], NetworkModel]
+
+
+def _repa(content: Content) -> str | None:
+    return "its projectors" if is_repa(state_of(content)) else None
+
+
+def _transformer(content: Content) -> str | None:
+    return "x_embedder, blocks.* among its keys" if is_transformer(state_of(content)) else None
+
+
+def _build_transformer(content: Content, card: Card) -> NetworkModel:
+    return transformer_model(state_of(content), card)
+
+
+# The first that recognises a file reads it: a config says more than keys do.
+FORMATS = (
+    Format("an EDM pickle", ("edm", "edm2"), edm.recognise, edm.card, edm.build),
+    Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.told, k_diffusion.build),
+    Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
+    Format(
+        "a DiT, SiT or REPA transformer",
+        ("sit", "dit", "repa"),
+        _transformer,
+        lambda content: None,
+        _build_transformer,
+    ),
+    Format("an ADM UNet", ("adm", "torchcfm"), adm.recognise, adm.told, adm.build),
+    Format(
+        "a Unet of denoising-diffusion-pytorch",
+        ("lucidrains",),
+        lucidrains.recognise,
+        lucidrains.told,
+        lucidrains.build,
+    ),
+)
+
+
+def recognised(content: Content) -> tuple[Format, str]:
+    """The format of a file's content, and what shows it. Raises CheckpointError when it is none of FORMATS."""
+    for form in FORMATS:
+        shown = form.recognise(content)
+        if shown is not None:
+            return form, shown
+    keys = ", ".join(str(key)[:60] for key in list(state_of(content))[:3])
+    raise CheckpointError(
+        f"its keys ({keys}, …) are of no network known here: give module:function, which builds the model, instead"
+    )

@@ -1,0 +1,108 @@
+"""Files of denoising-diffusion-pytorch: its Trainer's, a GaussianDiffusion's state dict, or its Unet's alone.
+
+A GaussianDiffusion keeps its schedule and its loss weights in the file, so these say how they were trained. Pictures in
+[0, 1] become [-1, 1] before its network sees them (auto_normalize), as ours are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
+from noiseshift.checkpoints.files import state_of
+from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of, sized
+from noiseshift.networks.lucidrains import Unet, config_from_state
+from noiseshift.networks.model import NetworkModel
+
+LONGEST = 100_000
+"""Steps of a schedule; a longer table is no schedule."""
+
+
+def recognise(content: Mapping[Any, Any]) -> str | None:
+    """Whether a file holds this library's Unet, by itself, in a GaussianDiffusion or in its Trainer's file."""
+    state = state_of(content)
+    network = _network(state)
+    if not {"init_conv.weight", "mid_block1.block1.proj.weight", "final_conv.weight"} <= set(network):
+        return None
+    shown = "init_conv, downs.*, ups.* among its keys"
+    if "ema_model.betas" in state:
+        shown += ", averaged, in its Trainer's file"
+    if isinstance(content.get("version"), str):
+        shown += f" of version {content['version'][:20]}"
+    inputs, outputs = network["init_conv.weight"].shape[1:2], network["final_conv.weight"].shape[:1]
+    if outputs and inputs == (2 * outputs[0],):
+        shown += "; its self-condition is told zeros"
+    return shown
+
+
+def told(content: Mapping[Any, Any]) -> Card | None:
+    """The card that the buffers of a GaussianDiffusion make; None for a Unet alone."""
+    state = _diffusion(state_of(content))
+    if "betas" not in state or "loss_weight" not in state:
+        return None
+    betas, weight = state["betas"].double(), state["loss_weight"].double()
+    if betas.ndim != 1 or betas.shape != weight.shape or not 2 <= len(betas) <= LONGEST:
+        raise CheckpointError("its betas and loss_weight are no schedule: give another file")
+    # Not its alphas_cumprod: float32 rounds a number near 1 to what is 0.1 % of the first step's noise.
+    table = (1 - betas).cumprod(0)
+    return Card(
+        family="lucidrains",
+        schedule={"kind": "discrete", "alphas_cumprod": table.tolist()},
+        prediction=_objective(weight, table / (1 - table)),
+        time=TimeInput("data", float(len(table)), -1.0),
+    )
+
+
+def _objective(weight: Tensor, snr: Tensor) -> str:
+    """What a network learned, by the weights of its loss: 1, SNR or SNR / (1 + SNR), each times min(1, γ / SNR) for some
+    γ where min-SNR weighting was on (Hang et al., arXiv 2303.09556). Raises CheckpointError when they are none of these."""
+    usual = {"epsilon": torch.ones_like(snr), "x0": snr, "v_prediction": snr / (1 + snr)}
+    for prediction, plain in usual.items():
+        share = weight / plain
+        gamma = share[0] * snr[0]
+        if torch.allclose(share, (gamma / snr).clamp(max=1), rtol=1e-3, atol=0):
+            return prediction
+    raise CheckpointError(
+        "its loss_weight is none of GaussianDiffusion's: give module:function, which builds the model"
+    )
+
+
+def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
+    """The model. Raises CheckpointError when the tensors are no such Unet's, of a version before June 2023, or when no
+    size is said."""
+    state = state_of(content)
+    network = _network(state)
+    if any(".fn.fn." in key for key in network):
+        if "null_classes_emb" not in network or "final_res_block.block1.norm.g" not in network:
+            raise CheckpointError("its network is of a version before 1.8: give module:function, which builds it")
+        network = {key.replace(".fn.norm.", ".norm.").replace(".fn.fn.", "."): v for key, v in network.items()}
+    with fitting(card):
+        config = config_from_state(network, heads=card.heads)
+        unet = filled(lambda: Unet(config), network)
+    if config.fourier and "betas" not in _diffusion(state):
+        # ContinuousTimeGaussianDiffusion tells such a network its log-SNR, which no card can say.
+        raise CheckpointError("its time is no step, and no schedule lies in the file: give module:function instead")
+    return model_of(
+        unet,
+        card,
+        shape=sized(card, config.channels, len(config.widths) - 2),
+        classes=config.classes,
+        class_dropout=config.classes > 0,
+    )
+
+
+def _diffusion(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The averaged GaussianDiffusion of an EMA's state, or the state itself."""
+    averaged = {key.removeprefix("ema_model."): v for key, v in state.items() if key.startswith("ema_model.")}
+    return averaged or state
+
+
+def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The Unet in a GaussianDiffusion, or a Unet alone."""
+    state = _diffusion(state)
+    inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    return inside or dict(state)

@@ -1,0 +1,82 @@
+"""A state dict and a card into a model: what all networks that are rebuilt from shapes have in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
+from noiseshift.diffusion.schedules import Discrete
+from noiseshift.networks.model import NetworkModel
+
+
+@contextmanager
+def fitting(card: Card) -> Iterator[None]:
+    """What goes wrong while a network is built and filled becomes a CheckpointError of one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on shapes that will not fit anyway
+            yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(str(error).splitlines()[0]) from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()[:200]
+        raise CheckpointError(
+            f"the tensors do not fit a {card.family} network, use another --family: {reason}"
+        ) from None
+
+
+def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
+    """The network that `build` makes, with the tensors of `state` in float32. Raises RuntimeError when they do not fit."""
+    # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
+    with torch.device("meta"):
+        network = build()
+    network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
+    return network
+
+
+def model_of(
+    network: nn.Module,
+    card: Card,
+    *,
+    shape: tuple[int, ...],
+    classes: int = 0,
+    class_dropout: bool = False,
+    noise_dropout: bool = False,
+) -> NetworkModel:
+    """The model of a network that is asked as its card says, counting t = 0 as data."""
+    schedule = card.build_schedule()
+    return NetworkModel(
+        network,
+        schedule,
+        card.predicts,
+        time_input(card.time),
+        classes=classes,
+        class_dropout=class_dropout,
+        noise_dropout=noise_dropout,
+        shape=shape,
+        sign=-1.0 if card.time.zero == "noise" and card.prediction == "velocity" else 1.0,
+        levels=schedule.times if isinstance(schedule, Discrete) else None,
+    )
+
+
+def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
+    """The shape of a state, where the network takes several sizes. Raises CheckpointError when no size is said, or one
+    that cannot be halved so often."""
+    size = card.size or (card.shape and card.shape[-1])
+    if not size:
+        raise CheckpointError("no tensor shows how large its pictures are: give --size, or size in its card")
+    if size % 2**halvings:
+        raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {size}: give another --size")
+    return channels, size, size
+
+
+def time_input(time: TimeInput) -> Callable[[Tensor], Tensor]:
+    """t, with 0 = data → the number that the network's time embedding was trained on."""
+    return lambda t: time.scale * (t if time.zero == "data" else 1 - t) + time.offset

@@ -1,0 +1,41 @@
+"""DiT, SiT and REPA state dicts into models. They share their keys: the card says which convention they were trained in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from noiseshift.checkpoints.card import Card
+from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of
+from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.transformer import Transformer, config_from_state
+
+
+def is_repa(state: Mapping[str, Tensor]) -> bool:
+    """REPA alone has projectors, which serve its training only (arXiv 2410.06940)."""
+    return any(key.startswith("projectors.") for key in state)
+
+
+def is_transformer(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are a DiT's keys, which SiT and REPA share."""
+    return "x_embedder.proj.weight" in state or any(key.startswith("blocks.") for key in state)
+
+
+def transformer_model(state: Mapping[str, Tensor], card: Card) -> NetworkModel:
+    """The model in `state`, computing in float32 and counting t = 0 as data.
+
+    Raises CheckpointError when the tensors are not such a network's.
+    """
+    state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
+    with fitting(card):
+        config = config_from_state(state, heads=card.heads, classes=card.classes)
+        network = filled(lambda: Transformer(config), state)
+    return model_of(
+        network,
+        card,
+        classes=config.classes,
+        class_dropout=config.class_dropout,
+        noise_dropout=config.noise_dropout,
+        shape=(config.channels, config.size, config.size),
+    )

@@ -1,0 +1,1 @@
+"""Reading pickles without running what they name."""

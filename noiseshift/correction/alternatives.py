@@ -1,0 +1,207 @@
+"""Other ways to put a state's level right, for a fair comparison with noise awareness guidance; each wraps a model or an
+update and is a model or an update itself.
+
+Ways that need the level a state carries take it from `encoded(x, t, cond)`, such as `EstimatedLevel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.guidance import EncodedLevel
+from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
+from noiseshift.diffusion.samplers import Transition, Update
+from noiseshift.estimators.calibration import Calibration
+from noiseshift.estimators.posterior import Estimator
+
+
+class EstimatedLevel:
+    """The level that each state carries, by an estimator: posterior mean, less the calibration's bias at the told t.
+
+    Called as (x (B, …), t (), cond) → (B,). Without a `calibration` the reading is taken as it is, which is right only
+    for an exact one. Readings stay within `reach` of t, in units of min(t, 1 - t): a far one is a failed estimate.
+    """
+
+    def __init__(self, estimator: Estimator, calibration: Calibration | None = None, *, reach: float = 0.5):
+        self.estimator, self.reach = estimator, reach
+        self.bias: Callable[[float], float] = lambda t: 0.0
+        if calibration is not None:
+            order = np.argsort(calibration.times)
+            times, bias = calibration.times[order], calibration.bias[order]
+            self.bias = lambda t: float(np.interp(t, times, bias))
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        told = float(t.flatten()[0])
+        read = self.estimator(x, cond).mean.to(x.device) - self.bias(told)
+        room = self.reach * min(told, 1 - told)
+        return read.clamp(told - room, told + room)
+
+
+class EpsilonScaled(Wrapped):
+    """Epsilon scaling, eps / (b + k T), T the number of steps still to go over all of them, here t (ADM-ES: Ning et al.,
+    arXiv 2308.15321, eq. 9): `offset` b near 1, `slope` k 0 for the uniform schedule."""
+
+    def __init__(self, model: Model, offset: float, slope: float = 0.0):
+        super().__init__(model)
+        self.offset, self.slope = offset, slope
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        plain = self.model(x, t, cond)
+        scale = self.offset + self.slope * t.to(plain.eps).reshape(-1, *[1] * (x.ndim - 1))
+        eps = plain.eps / scale
+        level = plain.level
+        # Where alpha is 0 the state is all noise and says nothing of x0: it stays as it was.
+        x0 = torch.where(level.alpha > 1e-4, (x - level.sigma * eps) / level.alpha.clamp_min(1e-4), plain.x0)
+        return GuidedPrediction(x0, eps, level, {FULL: plain})
+
+
+class TimeShifted(Wrapped):
+    """Time-shift sampler (TS-DPM: Li et al., arXiv 2305.15583): the network is told the time within `window`/2 of t whose
+    noise variance sigma² is nearest the variance over a state's coordinates, while t is above `cutoff`.
+
+    The update goes on from the scheduled t. Made for variance-preserving schedules and data of variance near 1.
+    """
+
+    def __init__(self, model: Model, window: float, cutoff: float):
+        super().__init__(model)
+        self.window, self.cutoff = window, cutoff
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        told = float(t.flatten()[0])
+        if told <= self.cutoff or told >= 1:
+            return self.model(x, t, cond)
+        return _told_otherwise(self.model, x, t, self._shifted(x, told), cond)
+
+    def _shifted(self, x: Tensor, told: float) -> Tensor:
+        """(B,) the time of each state."""
+        around = torch.linspace(-self.window / 2, self.window / 2, 41, dtype=torch.float64) + told
+        times = self.model.snap(around[(around > 0) & (around < 1)])
+        variance = x.flatten(1).double().var(1).cpu()
+        distance = (self.schedule(times).sigma[None] ** 2 - variance[:, None]).abs()
+        return times[distance.argmin(1)].to(x.device)
+
+
+class BlindFree(Wrapped):
+    """Blind-free NAG [own]: s(x|t) + scale (s(x|t) - s(x|t̂)), t̂ the level the state carries: no blind branch, no training.
+
+    Two forwards a call in one batch; off outside `interval`, where scores are singular or t̂ unreadable.
+    """
+
+    def __init__(
+        self, model: Model, scale: float, encoded: EncodedLevel, *, interval: tuple[float, float] = (0.0, 0.6)
+    ):
+        super().__init__(model)
+        self.scale, self.encoded, self.interval = scale, encoded, interval
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        low, high = self.interval
+        if not self.scale or not low <= float(t.flatten()[0]) <= high:
+            return self.model(x, t, cond)
+        carried = self.model.snap(self.encoded(x, t, cond))
+        full, other = _two_times(self.model, x, t, carried, cond)
+        return _mix_scores(x, full, other, self.scale)
+
+
+class TimeStepGuidance(Wrapped):
+    """Time-step guidance (TSG: Sadat et al., arXiv 2407.02687): s + scale (s(x|t) - s(x|t̃)), t̃ = t + spread t^power z.
+
+    z is normal, one a row and step, seeded by the step's time. The paper perturbs the time embedding; here the time
+    itself is perturbed, which any model allows. No training; two forwards a call in one batch.
+    """
+
+    def __init__(self, model: Model, scale: float, *, spread: float = 0.1, power: float = 1.0, seed: int = 0):
+        super().__init__(model)
+        self.scale, self.spread, self.power, self.seed = scale, spread, power, seed
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        told = float(t.flatten()[0])
+        if not self.scale or told >= 1:
+            return self.model(x, t, cond)
+        source = randomness.generators([round(told * 1e6)], seed=self.seed, stream=randomness.PERTURBING)[0]
+        z = torch.randn(len(x), generator=source, dtype=torch.float64)
+        perturbed = (told + self.spread * told**self.power * z).clamp(told / 4, (3 + told) / 4)
+        full, other = _two_times(self.model, x, t, self.model.snap(perturbed).to(x.device), cond)
+        # In the space of the network's own answer, as guidance usually is.
+        mixed = {
+            name: (1 + self.scale) * getattr(full, name) - self.scale * getattr(other, name) for name in ("x0", "eps")
+        }
+        return GuidedPrediction(mixed["x0"], mixed["eps"], full.level, {FULL: full})
+
+
+def level_projection(update: Update, encoded: EncodedLevel, *, interval: tuple[float, float] = (0.0, 0.95)) -> Update:
+    """An update from states whose level is put right: x ← α x̂0 + (x - α x̂0) σ_t/ρ̂, ρ̂ the noise scale carried [own].
+
+    Nothing else changes and no call is added, so what it gains is due to the level alone.
+    """
+    low, high = interval
+
+    def projected(transition: Transition) -> Tensor:
+        t = transition.step.t
+        if not low <= float(t) <= high:
+            return update(transition)
+        x, prediction, level = transition.step.x, transition.prediction, transition.level
+        carried = transition.model.schedule(encoded(x, t, transition.cond).double()).like(x)
+        eps = prediction.eps * (level.sigma / carried.sigma)
+        right = Prediction(prediction.x0, eps, level)
+        step = replace(transition.step, x=level.alpha * right.x0 + level.sigma * eps)
+        return update(replace(transition, step=step, prediction=right))
+
+    return projected
+
+
+def closed_loop_scale(
+    times: np.ndarray,
+    sigma: np.ndarray,
+    shift: np.ndarray,
+    slope: np.ndarray,
+    floor: np.ndarray,
+    *,
+    largest: float = 2.0,
+) -> Scale:
+    """The NAG scale, as a function of t, that would hold the shift of a pilot run at its detection floor [own].
+
+    Where x0 is resolved a perfect blind branch gives d r/d log σ = w r for the relative noise excess r = δ σ̇/σ, and
+    without guidance r stays; so r that a pilot run gains on the way down, - dr/d log σ, is what must be held: w =
+    (dr / -d log σ) / r_floor, between 0 and `largest`. All arrays (K,), at falling times; `slope` is σ̇.
+    """
+    excess, least = shift * slope / sigma, floor * slope / sigma
+    gain = np.diff(excess) / -np.diff(np.log(sigma))
+    scale = np.clip(np.sign(excess[1:]) * gain / np.maximum(least[1:], 1e-12), 0, largest)
+    middle = (times[1:] + times[:-1]) / 2
+    known = np.isfinite(scale)
+    if not known.any():
+        return 0.0
+    order = np.argsort(middle[known])
+    at, values = middle[known][order], scale[known][order]
+    return lambda t: float(np.interp(float(t), at, values))
+
+
+def _told_otherwise(model: Model, x: Tensor, t: Tensor, told: Tensor, cond: Tensor | None) -> Prediction:
+    """The network's noise when told `told` (B,), taken as its answer at t."""
+    answer = model.predict(x, told, cond, (FULL,))[0]
+    level = model.schedule(t.double()).like(x)
+    return Prediction.from_eps(answer.eps, x, level)
+
+
+def _two_times(model: Model, x: Tensor, t: Tensor, other: Tensor, cond: Tensor | None) -> tuple[Prediction, Prediction]:
+    """Predictions at t and at `other` (B,), in one batch."""
+    rows = len(x)
+    times = torch.cat([t.double().expand(rows).to(x.device), other.double().to(x.device)])
+    both = model.predict(torch.cat([x, x]), times, None if cond is None else torch.cat([cond, cond]), (FULL,))[0]
+    full, second = (
+        Prediction(both.x0[part], both.eps[part], type(both.level)(*(value[part] for value in both.level)))
+        for part in (slice(0, rows), slice(rows, None))
+    )
+    return full, second
+
+
+def _mix_scores(x: Tensor, full: Prediction, other: Prediction, scale: float) -> Prediction:
+    """(1 + scale) s - scale s_other at the full prediction's level, s_other at its own."""
+    eps = (1 + scale) * full.eps - scale * (full.level.sigma / other.level.sigma) * other.eps
+    return GuidedPrediction((x - full.level.sigma * eps) / full.level.alpha, eps, full.level, {FULL: full})

@@ -1,0 +1,115 @@
+"""Guidance by name: directions that add up, `classifier_free(1.5) + noise_awareness(0.5)`, and run as one batched forward.
+
+**Scale 0 = unguided** everywhere: each direction is s + scale (s - s_weak). A scale is a number, a function of t, or a
+number inside an `interval` of t (Kynkäänniemi et al., arXiv 2404.07724).
+
+The space in which a noise-blind branch is mixed matters, unlike any other branch's: a blind answer averages over t, and
+only as a score is s + w (s - s_blind) literally guidance by ∇ log p(t | x). Read at t, a blind velocity carries a spurious
+(A_t - A_t̂) x, A = α̇/α, and a blind epsilon a factor σ_t̂/σ_t [own]. `BlindSpace` changes the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from noiseshift.diffusion.models import (
+    CLASS_BLIND,
+    FULL,
+    NOISE_BLIND,
+    READ,
+    Branch,
+    Guidance,
+    LogProb,
+    Model,
+    Prediction,
+    Predicts,
+    Scale,
+    Wrapped,
+)
+
+EncodedLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x (B, …), t (), cond) → (B,) the level that each state carries."""
+
+
+def classifier_free(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)). diffusers' `guidance_scale` is 1 + scale."""
+    return Guidance({CLASS_BLIND: (_within(scale, interval),)})
+
+
+def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """Noise awareness guidance (arXiv 2510.12497): + scale (s(x|t,c) - s(x|c)).
+
+    The blind branch is mixed in the space that the model answers in, read at the scheduled t; see `BlindSpace`.
+    """
+    return Guidance({NOISE_BLIND: (_within(scale, interval),)})
+
+
+def domain(pretrained: Model, scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """Domain guidance (Zhong et al., arXiv 2504.01521): + scale (s(x|t,c) - s_pretrained(x|t)), for a fine-tuned model.
+
+    The pretrained model's class-blind branch where it has one, else its only branch.
+    """
+    branch = CLASS_BLIND if CLASS_BLIND in pretrained.branches else FULL
+    return Guidance({branch._replace(model=1): (_within(scale, interval),)}, (pretrained,))
+
+
+def autoguidance(weak: Model, scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
+    """Autoguidance (Karras et al., arXiv 2406.02507): + scale (s(x|t,c) - s_weak(x|t,c)), a smaller or younger model."""
+    return Guidance({FULL._replace(model=1): (_within(scale, interval),)}, (weak,))
+
+
+def classifier_noise_awareness(
+    log_prob: LogProb, scale: Scale, *, interval: tuple[float, float] = (0.0, 0.95)
+) -> Guidance:
+    """Classifier-based NAG (arXiv 2510.12497): + scale ∇_x log p(t|x) from any differentiable estimator.
+
+    `estimators.Network.log_prob` is one. Off near t = 1 by default, where alpha = 0 and a score says nothing of x0. Do
+    not measure the result with the same network: that is circular.
+    """
+    return Guidance(gradients=((log_prob, _within(scale, interval)),))
+
+
+def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
+    low, high = interval
+    if not low <= high:
+        raise ValueError(f"the guidance interval must run from low to high t, got {low} … {high}")
+    if (low, high) == (0.0, 1.0):
+        return scale
+    low, high = low - 1e-6, high + 1e-6  # an end is inside, in float32 too, where 0.6 is more than 0.6
+    return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
+
+
+class BlindSpace(Wrapped):
+    """A model whose noise-blind answers are handed over in another `space` than it was trained in.
+
+    A blind answer in its own space is first read at the level `encoded(x, t, cond)` that the state carries, then taken
+    over to the scheduled t as a velocity, an epsilon or a score. In the model's own space nothing is read: pass the
+    model itself. Raises ValueError for an unknown space.
+    """
+
+    def __init__(self, model: Model, space: Predicts, encoded: EncodedLevel):
+        if space not in READ:
+            raise ValueError(f"space must be one of {', '.join(READ)}, got {space!r}")
+        super().__init__(model)
+        self.space, self.encoded = space, encoded
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        answers = self.model.predict(x, t, cond, branches)
+        return tuple(
+            answer if branch.noise else self._reread(answer, x, t, cond)
+            for answer, branch in zip(answers, branches, strict=True)
+        )
+
+    def _reread(self, answer: Prediction, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
+        carried = self.schedule(self.encoded(x, t, cond).double()).like(x)
+        there = READ[self.model.predicts](in_space(answer, self.model.predicts), x, carried)
+        return READ[self.space](in_space(there, self.space), x, answer.level)
+
+
+def in_space(prediction: Prediction, space: Predicts) -> Tensor:
+    """A prediction's value as a velocity, an epsilon, an x0, a score or a v-prediction."""
+    name = {"epsilon": "eps", "v_prediction": "v"}.get(space, space)
+    value: Tensor = getattr(prediction, name)
+    return value

@@ -1,0 +1,346 @@
+"""Models: what a network says about a state at a level, in one canonical pair, with or without its conditions.
+
+For a fixed (x, t) every parametrisation is an affine map of every other, so a `Prediction` stores (x0, eps) and
+derives the rest. A `Branch` names which conditions a prediction knew; `Guidance` is a set of branch weights that sum
+to 1; `Guided` mixes the branches in one batched forward and is itself a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion.schedules import Level, Schedule
+
+Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The pair (x0, eps) with x = alpha x0 + sigma eps, at a level broadcast to their shape (B, …)."""
+
+    x0: Tensor
+    eps: Tensor
+    level: Level
+
+    @classmethod
+    def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From a denoiser's output; sigma must not be 0."""
+        level = level.like(x)
+        return cls(value, (x - level.alpha * value) / level.sigma, level)
+
+    @classmethod
+    def from_eps(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From a noise prediction; alpha must not be 0, where the noise says nothing about the data."""
+        level = level.like(x)
+        return cls((x - level.sigma * value) / level.alpha, value, level)
+
+    @classmethod
+    def from_velocity(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From v = dalpha x0 + dsigma eps; regular at both ends of a flow."""
+        alpha, sigma, dalpha, dsigma = level = level.like(x)
+        wronskian = alpha * dsigma - sigma * dalpha
+        return cls((dsigma * x - sigma * value) / wronskian, (alpha * value - dalpha * x) / wronskian, level)
+
+    @classmethod
+    def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From the score s = -eps / sigma."""
+        return cls.from_eps(-level.like(x).sigma * value, x, level)
+
+    @classmethod
+    def from_v(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
+        """From v = (alpha eps - sigma x0) / sqrt(alpha² + sigma²) (Salimans & Ho, arXiv 2202.00512); regular at both ends."""
+        level = level.like(x)
+        norm = (level.alpha**2 + level.sigma**2).sqrt()
+        alpha, sigma = level.alpha / norm, level.sigma / norm
+        return cls(alpha * x / norm - sigma * value, sigma * x / norm + alpha * value, level)
+
+    @property
+    def velocity(self) -> Tensor:
+        return self.level.dalpha * self.x0 + self.level.dsigma * self.eps
+
+    @property
+    def score(self) -> Tensor:
+        return -self.eps / self.level.sigma
+
+    @property
+    def v(self) -> Tensor:
+        alpha, sigma = self.level.alpha, self.level.sigma
+        return (alpha * self.eps - sigma * self.x0) / (alpha**2 + sigma**2).sqrt()
+
+
+READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
+    "velocity": Prediction.from_velocity,
+    "epsilon": Prediction.from_eps,
+    "x0": Prediction.from_x0,
+    "score": Prediction.from_score,
+    "v_prediction": Prediction.from_v,
+}
+
+
+@dataclass(frozen=True)
+class GuidedPrediction(Prediction):
+    """A mixture of branches, and the branches it was mixed from; estimators take `unguided`."""
+
+    branches: Mapping[Branch, Prediction] = field(default_factory=dict)
+
+    @property
+    def unguided(self) -> Prediction:
+        return self.branches[FULL]
+
+
+class Branch(NamedTuple):
+    """Which conditions a prediction knows: the noise level, the class; `model` 0 is the model itself."""
+
+    noise: bool = True
+    condition: bool = True
+    model: int = 0
+
+
+FULL = Branch()
+NOISE_BLIND = Branch(noise=False)
+CLASS_BLIND = Branch(condition=False)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Anything that predicts (x0, eps) from a state and a level."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        """The branches that the model was trained for."""
+        ...
+
+    @property
+    def predicts(self) -> Predicts:
+        """The space it was trained in; a noise-blind answer means what it means only there."""
+        ...
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The nearest times the model knows; the identity for a continuous model."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        """The full branch; x (B, …), t () or (B,), cond (B,) or None."""
+        ...
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        """Several branches at once, in one forward where the network allows."""
+        ...
+
+
+def require(model: Model, branches: Collection[Branch]) -> None:
+    """Raise ValueError, naming the missing branch and the remedy, unless `model` was trained for all of `branches`."""
+    missing = [branch for branch in branches if branch not in model.branches]
+    if not missing:
+        return
+    blind = [what for what, knows in (("noise", missing[0].noise), ("class", missing[0].condition)) if not knows]
+    name = "-and-".join(blind) + "-blind" if blind else "conditional"
+    raise ValueError(
+        f"the model has no {name} branch: train or fine-tune it with {name.removesuffix('-blind')}-condition dropout, "
+        "or choose a method that does without"
+    )
+
+
+def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
+    """Each t moved to the nearest of the sorted `levels` (K,); the identity for None."""
+    if levels is None:
+        return t
+    levels = levels.to(t)
+    right = torch.searchsorted(levels, t.contiguous()).clamp(1, len(levels) - 1)
+    low, high = levels[right - 1], levels[right]
+    return torch.where(t - low < high - t, low, high)
+
+
+class CallableModel:
+    """See `wrap`."""
+
+    def __init__(
+        self,
+        fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        schedule: Schedule,
+        predicts: Predicts,
+        blind: Callable[[Tensor, Tensor | None], Tensor] | None,
+        levels: Tensor | None,
+        unconditional: bool,
+    ):
+        self.fn, self.schedule, self.blind, self.levels = fn, schedule, blind, levels
+        self.predicts, self.read = predicts, READ[predicts]
+        noise = [True] if blind is None else [True, False]
+        condition = [True, False] if unconditional else [True]
+        self.branches = frozenset(Branch(n, c) for n in noise for c in condition)
+
+    def snap(self, t: Tensor) -> Tensor:
+        return nearest(self.levels, t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        return self.predict(x, t, cond, (FULL,))[0]
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        require(self, branches)
+        level = self.schedule(t).like(x)
+        return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
+
+    def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
+        cond = cond if branch.condition else None
+        if branch.noise:
+            # Never in half precision: rounding the time is a noise shift of its own.
+            told = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
+            return self.fn(x, told.expand(len(x)), cond)
+        assert self.blind is not None  # `require` saw to it
+        return self.blind(x, cond)
+
+
+def wrap(
+    fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    schedule: Schedule,
+    *,
+    predicts: Predicts = "velocity",
+    blind: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+    levels: Tensor | None = None,
+    unconditional: bool = False,
+) -> Model:
+    """Make a model of any callable `fn(x, t, cond)`, x (B, …), t (B,) in [0, 1] with t = 0 data → Tensor like x.
+
+    `predicts` names what comes back; `blind(x, cond)` answers in the same space without being told t; `levels` (K,)
+    lists the only times the network knows; `unconditional=True` says that cond=None asks for the class-blind branch.
+    Raises ValueError for an unknown `predicts`.
+    """
+    if predicts not in READ:
+        raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
+    levels = None if levels is None else torch.as_tensor(levels).sort().values
+    return CallableModel(fn, schedule, predicts, blind, levels, unconditional)
+
+
+Scale = float | Callable[[Tensor], float]
+LogProb = Callable[[Tensor, Tensor], Tensor]
+"""log p(t | x) of x (B, …) at t () → (B,), differentiable in x."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Directions away from weaker branches: `terms[branch] = w` adds w (full - branch). Add guidances to combine them.
+
+    **Scale 0 = unguided**: the full branch weighs 1 + Σ w, each other branch -w, so the weights sum to 1. A scale may
+    be a function of t; a weight that is 0 at some t costs no forward there. Branches of `model` k ≥ 1 are answered by
+    `models[k - 1]`. `gradients` are (log p(t | x), scale) pairs: each adds scale ∇_x log p(t | x) to the score.
+    """
+
+    terms: Mapping[Branch, tuple[Scale, ...]] = field(default_factory=dict)
+    models: tuple[Model, ...] = ()
+    gradients: tuple[tuple[LogProb, Scale], ...] = ()
+
+    def __add__(self, other: Guidance) -> Guidance:
+        models = list(self.models)
+        places = {0: 0}
+        for k, model in enumerate(other.models, start=1):
+            if not any(model is known for known in models):
+                models.append(model)
+            places[k] = 1 + next(i for i, known in enumerate(models) if known is model)
+        theirs = {branch._replace(model=places[branch.model]): parts for branch, parts in other.terms.items()}
+        merged = {b: self.terms.get(b, ()) + theirs.get(b, ()) for b in {**self.terms, **theirs}}
+        return Guidance(merged, tuple(models), self.gradients + other.gradients)
+
+    def weights(self, t: Tensor | float = 0.5) -> dict[Branch, float]:
+        """Weight of every branch at time t, the full one first; they sum to 1.
+
+        Raises ValueError when a scale depends on t and a batch brings several times.
+        """
+        varies = any(callable(scale) for parts in self.terms.values() for scale in parts)
+        now = _one_time(t, varies or any(callable(scale) for _, scale in self.gradients))
+        scales = {b: sum(_value(s, now) for s in parts) for b, parts in self.terms.items()}
+        return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
+
+
+def _one_time(t: Tensor | float, varies: bool) -> Tensor:
+    times = torch.as_tensor(t).flatten()
+    if varies and bool((times != times[0]).any()):
+        raise ValueError("this guidance depends on t: give every row of a batch the same t")
+    return times[0]
+
+
+def _value(scale: Scale, t: Tensor) -> float:
+    return float(scale(t)) if callable(scale) else scale
+
+
+class Wrapped:
+    """A model around another: what a subclass does not change passes through."""
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.model.schedule
+
+    @property
+    def branches(self) -> frozenset[Branch]:
+        return self.model.branches
+
+    @property
+    def predicts(self) -> Predicts:
+        return self.model.predicts
+
+    def snap(self, t: Tensor) -> Tensor:
+        return self.model.snap(t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        return self.model(x, t, cond)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        return self.model.predict(x, t, cond, branches)
+
+
+class Guided(Wrapped):
+    """A model under guidance: one batched forward a model and call, `GuidedPrediction` out; unguided branches pass through.
+
+    Raises ValueError at construction when a model lacks a branch that the guidance names.
+    """
+
+    def __init__(self, model: Model, guidance: Guidance):
+        for k, asked in enumerate((model, *guidance.models)):
+            require(asked, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
+        super().__init__(model)
+        self.guidance = guidance
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        """The mixture at t, which must be the same for the whole batch where a scale depends on it."""
+        weights = self.guidance.weights(t)
+        parts = self._parts(x, t, cond, tuple(weights))
+        full = parts[FULL]
+        x0, eps = full.x0, full.eps
+        if len(parts) > 1:
+            x0 = sum((w * parts[b].x0 for b, w in weights.items()), torch.zeros_like(x0))
+            eps = sum((w * parts[b].eps for b, w in weights.items()), torch.zeros_like(eps))
+        for log_prob, scale in self.guidance.gradients:
+            if (value := _value(scale, torch.as_tensor(t).flatten()[0])) != 0:
+                push = value * gradient(log_prob, x, t)
+                # score + push, in the pair: eps - sigma push and x0 + sigma² push / alpha.
+                x0, eps = x0 + full.level.sigma**2 / full.level.alpha * push, eps - full.level.sigma * push
+        return GuidedPrediction(x0, eps, full.level, parts)
+
+    def _parts(
+        self, x: Tensor, t: Tensor, cond: Tensor | None, branches: tuple[Branch, ...]
+    ) -> dict[Branch, Prediction]:
+        """Every branch's prediction, one call a model."""
+        parts: dict[Branch, Prediction] = {}
+        for k, model in enumerate((self.model, *self.guidance.models)):
+            if asked := [branch for branch in branches if branch.model == k]:
+                answers = model.predict(x, t, cond, [branch._replace(model=0) for branch in asked])
+                parts |= dict(zip(asked, answers, strict=True))
+        return parts
+
+
+def gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
+    """∇_x Σ log_prob(x, t), like x; works where gradients are switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(log_prob(x, t.clone()).sum(), x)
+    return slope

@@ -1,0 +1,54 @@
+"""Taps on somebody else's loop: a diffusers pipeline, a sampler that calls a network, or any loop by `record`.
+
+    with ns.observe(pipeline) as seen:
+        pipeline(batch_size=64, num_inference_steps=50)
+    print(seen.report(real_images).table())
+
+Nothing but (N, K) numbers is kept, and the last samples, on which `report()` calibrates when it is given no real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from noiseshift.diffusion.schedules import Schedule
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.integrations.adapters import Adapted
+from noiseshift.integrations.calls import CallObserver
+from noiseshift.integrations.pipeline import PipelineObserver, schedule_of
+from noiseshift.integrations.recorder import Recorder
+
+__all__ = ["CallObserver", "PipelineObserver", "Recorder", "observe"]
+
+
+def observe(
+    target: Any,
+    estimators: Mapping[str, Estimator] | None = None,
+    *,
+    schedule: Schedule | None = None,
+    points: int = 8,
+    times: Tensor | Literal["accepted"] | None = None,
+) -> Any:
+    """Watch every run of `target` inside a `with` block: a diffusers pipeline or scheduler, or a model of `ns.adapters`
+    while its library's own sampler calls its network.
+
+    `estimators` read the states as they pass; without any, only the sizes of the predicted noises are kept, which costs
+    nothing and is what the `residual` report needs. `points` times of a run are read.
+
+    Of a pipeline the network is watched too: a guided run's residual reads the conditional half of what the network
+    said, not the guided mixture. Its `schedule` is the scheduler's own unless given: Linear for flow matching, else
+    Discrete from its alphas_cumprod.
+
+    Of an adapted model every call is paired with the time that the network was told. `times`, the sampler's own grid in
+    the library's units (its sigmas, its t), tells states from evaluations inside a step; see `CallObserver`.
+    Raises ValueError for what cannot be followed.
+    """
+    if isinstance(target, Adapted):
+        return CallObserver(target, estimators, points=points, times=times)
+    if times is not None:
+        raise ValueError("times= is for models of ns.adapters: a diffusers scheduler brings its own")
+    scheduler = getattr(target, "scheduler", target)
+    return PipelineObserver(target, schedule or schedule_of(scheduler), estimators, points)

@@ -1,0 +1,273 @@
+"""Other libraries' objects as models: k-diffusion, smalldiffusion, torchcfm, Meta's flow_matching, azula.
+
+    model = ns.adapters.k_diffusion(denoiser)      # a noiseshift Model: measure, calibrate, guide it
+    with ns.observe(model) as seen:                # or watch their own sampler run it
+        k_diffusion.sampling.sample_heun(denoiser, x, sigmas)
+
+Each adapter says how its library counts time and what comes back, in both directions: how to ask, and what a call that
+somebody else made was about. None imports its library. `weights` fills a network from that library's checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.files import bare, read_content, state_of
+from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts
+from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
+
+
+class Call(NamedTuple):
+    """What was in one call of a network: the state, the time as the library counts it, the classes, if any."""
+
+    x: Tensor
+    time: Tensor
+    cond: Tensor | None = None
+
+
+class Adapted(CallableModel):
+    """A library's `network` as a model. `ask(x, time, cond)` calls it with its own time; `heard(args, kwargs)` is the
+    inverse, what a call was about; `to_time` and `of_time` translate between t in [0, 1] and the library's time;
+    `value` turns what the network returns into what `predicts` names. States are the library's own, unscaled."""
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        schedule: Schedule,
+        predicts: Predicts,
+        *,
+        ask: Callable[[Tensor, Tensor, Tensor | None], Any],
+        heard: Callable[[tuple[Any, ...], Mapping[str, Any]], Call],
+        to_time: Callable[[Tensor], Tensor],
+        of_time: Callable[[Tensor], Tensor],
+        value: Callable[[Any], Tensor] = lambda output: output,
+        levels: Tensor | None = None,
+    ):
+        super().__init__(self._asked, schedule, predicts, None, levels, False)
+        self.network, self.ask, self.value = network, ask, value
+        self.heard, self.to_time, self.of_time = heard, to_time, of_time
+
+    def _asked(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        return self.value(self.ask(x, self.to_time(t), cond))
+
+    def read_call(self, call: Call, value: Tensor) -> Prediction:
+        """The prediction that was in the `value` of what somebody else's call got back."""
+        level = self.schedule(self.of_time(call.time.double().flatten()[0].cpu()))
+        return READ[self.predicts](value, call.x, level.like(call.x))
+
+
+def k_diffusion(
+    denoiser: Callable[..., Tensor],
+    *,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    condition: str = "class_cond",
+) -> Adapted:
+    """A k-diffusion denoiser D(x, sigma) → x0 with x = x0 + sigma eps: Denoiser, VDenoiser, OpenAIDenoiser, CompVisDenoiser, …
+
+    The sigmas are the denoiser's own where it lists any (a quantizing one is asked only there), else 0.002 to 80.
+    `condition` is the keyword that takes classes.
+    """
+    sigmas = getattr(denoiser, "sigmas", None)
+    low = sigma_min or (0.002 if sigmas is None else float(sigmas[0]))
+    high = sigma_max or (80.0 if sigmas is None else float(sigmas[-1]))
+    schedule = VarianceExploding(low, high)
+    levels = None
+    if sigmas is not None and getattr(denoiser, "quantize", False):
+        levels = schedule.time_of_sigma(torch.as_tensor(sigmas).double().cpu().clamp(low, high))
+    return Adapted(
+        denoiser,
+        schedule,
+        "x0",
+        ask=lambda x, sigma, cond: denoiser(x, sigma, **({} if cond is None else {condition: cond})),
+        heard=lambda args, kwargs: Call(
+            _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "sigma"), kwargs.get(condition)
+        ),
+        levels=levels,
+        **_by_sigma(schedule),
+    )
+
+
+def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None = None) -> Adapted:
+    """A smalldiffusion model and the Schedule that it was trained on: x = x0 + sigma eps, or (1 - sigma) x0 + sigma eps
+    for PredFlow.
+
+    What the model predicts is told by its class (PredX0, PredV, PredFlow, else epsilon) unless given. Raises ValueError for a
+    schedule without sigmas.
+    """
+    if getattr(schedule, "sigmas", None) is None:
+        raise ValueError("a smalldiffusion schedule lists its sigmas: pass the one that the model was trained on")
+    name = type(model).__name__
+    kinds: dict[str, Predicts] = {"PredX0": "x0", "PredV": "v_prediction", "PredFlow": "velocity"}
+    usual: Predicts = "epsilon"
+    named = [kind for key, kind in kinds.items() if key in name]
+    told = predicts or (named[0] if named else usual)
+
+    def ask(x: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
+        # As in its training loop: one sigma a row, with the state's axes.
+        answer: Tensor = model(x, sigma.reshape(-1, *[1] * (x.ndim - 1)), cond=cond)
+        return answer
+
+    path: Schedule = Linear()
+    if told != "velocity":
+        path = VarianceExploding(float(schedule.sigmas[0]), float(schedule.sigmas[-1]))
+    return Adapted(
+        model,
+        path,
+        told,
+        ask=ask,
+        heard=lambda args, kwargs: Call(
+            _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "sigma"), kwargs.get("cond")
+        ),
+        **_by_sigma(path),
+    )
+
+
+def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -> Adapted:
+    """A torchcfm network(t, x[, y]) → dx/dt, t = 1 data, times (B,).
+
+    `schedule` is Linear (ConditionalFlowMatcher with independent noise) unless given: Cosine for
+    VariancePreservingConditionalFlowMatcher. Under an optimal-transport coupling the noise depends on the data, and real
+    images noised with fresh noise are not what the network was trained on: calibrate such models with care.
+    """
+    return Adapted(
+        network,
+        schedule or Linear(),
+        "velocity",
+        ask=lambda x, time, y: network(time, x) if y is None else network(time, x, y),
+        heard=lambda args, kwargs: Call(
+            _argument(args, kwargs, 1, "x"), _argument(args, kwargs, 0, "t"), _argument(args, kwargs, 2, "y")
+        ),
+        value=lambda output: -output,
+        **_BACKWARDS,
+    )
+
+
+def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, condition: str = "label") -> Adapted:
+    """A velocity model(x=x, t=t, …) of Meta's flow_matching, t = 1 data, and its path's scheduler (CondOT when None).
+
+    `condition` is the keyword that takes classes.
+    """
+    return Adapted(
+        velocity,
+        _flow_schedule(scheduler),
+        "velocity",
+        ask=lambda x, time, cond: velocity(x=x, t=time, **({} if cond is None else {condition: cond})),
+        heard=lambda args, kwargs: Call(
+            _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
+        ),
+        value=lambda output: -output,
+        **_BACKWARDS,
+    )
+
+
+def azula(denoiser: Any, *, condition: str = "label") -> Adapted:
+    """An azula Denoiser with its schedule: denoiser(x_t, t).mean → x0, t = 0 data, times (B,).
+
+    `condition` is the keyword that takes classes.
+    """
+    return Adapted(
+        denoiser,
+        _azula_schedule(denoiser.schedule),
+        "x0",
+        ask=lambda x, time, cond: denoiser(x, time, **({} if cond is None else {condition: cond})),
+        heard=lambda args, kwargs: Call(
+            _argument(args, kwargs, 0, "x_t"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
+        ),
+        to_time=lambda t: t,
+        of_time=lambda time: time,
+        value=lambda output: output.mean,
+    )
+
+
+class Borrowed(Schedule):
+    """A schedule that another library's object computes: `coefficients_of(t)` → (alpha, sigma), t = 0 data."""
+
+    def __init__(self, coefficients_of: Callable[[Tensor], tuple[Tensor, Tensor]]):
+        self.coefficients_of = coefficients_of
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.coefficients_of(t)
+
+
+def _flow_schedule(scheduler: Any) -> Schedule:
+    kind = type(scheduler).__name__
+    if scheduler is None or kind == "CondOTScheduler":
+        return Linear()
+    if kind == "CosineScheduler":
+        return Cosine()
+    if kind == "VPScheduler":
+        return VariancePreserving(scheduler.beta_min, scheduler.beta_max)
+
+    def coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
+        there = scheduler(1 - t)
+        return there.alpha_t, there.sigma_t
+
+    return Borrowed(coefficients)
+
+
+def _azula_schedule(schedule: Any) -> Schedule:
+    if type(schedule).__name__ == "VESchedule":
+        return VarianceExploding(schedule.sigma_min, schedule.sigma_max)
+    return Borrowed(lambda t: tuple(schedule(t)))
+
+
+def _by_sigma(schedule: Schedule) -> dict[str, Any]:
+    """Libraries that count time in sigma; one outside the schedule's range goes to its end."""
+
+    def of_time(sigma: Tensor) -> Tensor:
+        low, high = (float(schedule.coefficients(torch.tensor(t).double())[1]) for t in (0.0, 1.0))
+        return schedule.time_of_sigma(sigma.double().clamp(low, high))
+
+    return {"to_time": lambda t: schedule.coefficients(t)[1], "of_time": of_time}
+
+
+_BACKWARDS: dict[str, Any] = {"to_time": lambda t: 1 - t, "of_time": lambda time: 1 - time}
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
+    return args[place] if len(args) > place else kwargs.get(name)
+
+
+def weights(path: str | Path, network: nn.Module) -> nn.Module:
+    """Fill `network`, built by the library that trained it, from that library's checkpoint; averaged weights preferred.
+
+    Reads k-diffusion's .pth (`model_ema`) and slim .safetensors, torchcfm's (`ema_model`), flow_matching's (`model`, whose
+    averages are listed by position, `shadow_params.N`), smalldiffusion's and other bare state dicts; wrappers' prefixes
+    are dropped and nothing in the file is run. Returns the network in evaluation mode. Raises CheckpointError when
+    the file is damaged or its tensors are not the network's.
+    """
+    path = Path(path)
+    state = state_of(read_content(path))
+    positional = sorted((key for key in state if key.startswith("shadow_params.")), key=lambda k: int(k.split(".")[1]))
+    if positional:
+        state = _by_position(path, network, state, positional)
+    own = network.state_dict()
+    wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{path.name} does not fit this {type(network).__name__}: {len(wrong)} tensors differ, first {wrong[0]}: "
+            "build the network as it was trained"
+        )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def _by_position(
+    path: Path, network: nn.Module, state: Mapping[str, Tensor], positional: list[str]
+) -> dict[str, Tensor]:
+    """flow_matching's EMA wraps the network as `model.` and lists the averages in the order of its trained parameters."""
+    inner = {bare(key.removeprefix("model.")): v for key, v in state.items() if key.startswith("model.")}
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    if len(names) != len(positional):
+        raise CheckpointError(
+            f"{path.name} averages {len(positional)} parameters, this {type(network).__name__} has {len(names)}: "
+            "build the network as it was trained"
+        )
+    return inner | {name: state[key] for name, key in zip(names, positional, strict=True)}

@@ -1,0 +1,87 @@
+"""The noise shift as a torchmetrics metric: update while sampling, compute anywhere, synced across ranks.
+
+metric = NoiseShift(estimator, calibration)
+for step in ns.sample(model, x, times):
+    metric.update(step.x, step.t)
+metric.compute()          # (K,) calibrated shift at the calibration's times
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from noiseshift.diffusion.samplers import Step
+from noiseshift.estimators.calibration import Calibration, Readings, read
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.shift.report import ShiftReport, readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class NoiseShift(Metric):
+    """Calibrated noise shift at each of a calibration's K times. Times that were not calibrated are passed over.
+
+    `compute` gives (K,) float64, NaN where nothing was read or the calibration is blind; `report` the whole
+    `ShiftReport`, with intervals. States are persistent: `state_dict` resumes. Ranks are joined by concatenation.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    readings: list[Tensor]
+
+    def __init__(self, estimator: Estimator, calibration: Calibration, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.estimator, self.calibration = estimator, calibration
+        self.add_state("readings", default=[], dist_reduce_fx="cat", persistent=True)
+
+    def update(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> None:
+        """States x (B, …) that the network was told t for, of classes `cond`."""
+        distance = np.abs(self.calibration.times - float(t))
+        k = int(distance.argmin())
+        if distance[k] > 1e-7:
+            return
+        found = read(self.estimator, x, cond, Step(k, torch.as_tensor(t, dtype=torch.float64), x))
+        rows = torch.from_numpy(np.concatenate([found.t, found.log_snr], axis=1))
+        self.readings.append(
+            torch.cat([torch.full((len(rows), 1), float(k), dtype=rows.dtype), rows], 1).to(self.device)
+        )
+
+    def compute(self) -> Tensor:
+        columns = self._columns()
+        real, slope = self.calibration.real.t.mean(0), self.calibration.slope
+        shift = [
+            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and readable(slope)[k] else np.nan
+            for k, column in enumerate(columns)
+        ]
+        return torch.tensor(np.array(shift))
+
+    def report(self, name: str = "shift") -> ShiftReport:
+        """Everything read so far. Raises ValueError unless each of the times was read for the same number of states."""
+        columns = self._columns()
+        sizes = {len(column) for column in columns}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError("a report needs every calibrated time of every sample: update at all steps of each run")
+        stacked = np.stack(columns, axis=1)
+        grid = self.calibration.real.density.shape[1]
+        sampled = Readings(stacked[..., 0], stacked[..., 1], np.full((len(columns), grid), np.nan))
+        steps = np.arange(len(columns))
+        return ShiftReport(name, self.estimator.schedule, steps, self.calibration.times, sampled, self.calibration)
+
+    def plot(self, val: Any = None, ax: Axes | None = None) -> Any:
+        """δ(t) with its band: (figure, axes), as torchmetrics' own `plot`."""
+        from noiseshift.analysis.plots import plot_shift
+
+        drawn = plot_shift(self.report(), ax=ax)
+        return drawn.figure, drawn
+
+    def _columns(self) -> list[np.ndarray]:
+        """(N_k, 2) readings of t and log-SNR for each time, in the order in which they came."""
+        parts = self.readings if isinstance(self.readings, list) else [self.readings]
+        rows = torch.cat(parts).double().cpu().numpy() if parts else np.empty((0, 3))
+        return [rows[rows[:, 0] == k, 1:] for k in range(len(self.calibration.times))]

@@ -1,0 +1,226 @@
+"""Watching a diffusers pipeline: its scheduler where it steps, its network where it is asked.
+
+`scheduler.step(output, timestep, sample)` is where a state and its level meet; callbacks hand over the next state with the
+old timestep. What the network itself said, before guidance mixed it, is caught by a forward hook.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
+from noiseshift.diffusion.samplers import Scheduled, schedule_times
+from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.integrations.recorder import Finals, Recorder, distinct, spread
+
+
+class Asked(NamedTuple):
+    """One call of the network: its arguments by name and what it returned."""
+
+    arguments: dict[str, Any]
+    output: Tensor
+
+
+class PipelineObserver(Recorder):
+    """A tap on a diffusers pipeline, or bare scheduler, while the `with` block lasts. See `observe`.
+
+    A network that is asked about each state twice, in one doubled batch, is asked with and without its condition. The
+    conditional half is the first one of pipelines that pass `class_labels` (DiT), the second one of all others.
+    """
+
+    def __init__(self, target: Any, schedule: Schedule, estimators: Mapping[str, Estimator] | None, points: int):
+        super().__init__(schedule, estimators)
+        self.scheduler, self.points = getattr(target, "scheduler", target), points
+        parts = (getattr(target, name, None) for name in ("transformer", "unet"))
+        self.network = next((part for part in parts if isinstance(part, nn.Module)), None)
+        self._place = -1
+        self._asked: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None
+        self._hook: Any = None
+        self._begun: list[Any] = []
+        self._chosen: set[int] = set()
+        self._seen: dict[float, _Place] = {}
+        self._ends: list[Tensor] = []
+        self._given: list[dict[str, Any]] = []
+
+    def __enter__(self) -> PipelineObserver:
+        self._place, self._own = -1, self.scheduler.step
+        self.scheduler.step = self._step
+        if self.network is not None:
+            self._hook = self.network.register_forward_hook(self._hear, with_kwargs=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self.scheduler.step  # the class's own shows again
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        # The first call since the last step: pipelines that ask twice ask with the condition first.
+        if self._asked is None:
+            self._asked = (args, kwargs, output)
+
+    def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._place < 0:
+            self._begin(timestep, sample)
+        place, asked = self._place, self._asked
+        self._asked = None
+        self._place = -1 if place + 1 == len(self._told) else place + 1
+        if place in self._chosen:
+            with torch.no_grad():
+                self._see(place, output, sample, None if asked is None else self._arguments(*asked))
+        result = self._own(output, timestep, sample, *args, **kwargs)
+        if self._place < 0:
+            after = result[0] if isinstance(result, tuple) else result.prev_sample
+            self._ends.append(after[: self._rows].detach().float())
+        return result
+
+    def _begin(self, timestep: Any, sample: Tensor) -> None:
+        """Where a run starts: its levels, its told times, and which of them are read."""
+        labels = self.scheduler.timesteps.tolist()
+        # Image-to-image starts inside its timesteps.
+        self._place = labels.index(float(timestep)) if float(timestep) in labels else 0
+        self._rows, self._first = distinct(sample), True
+        view = Scheduled.of(self.scheduler)
+        levels = view.levels()
+        if self._begun != [self._place, labels, levels]:  # inverting a schedule takes milliseconds
+            self._begun = [self._place, labels, levels]
+            self._view, self._levels = view, levels
+            self._told = schedule_times(self.schedule, levels)
+            inside = [
+                k
+                for k, internal in enumerate(view.internal())
+                if k >= self._place and not internal and 0 < float(self._told[k]) < 1
+            ]
+            self._chosen = {inside[k] for k in spread(len(inside), self.points)}
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Asked:
+        assert self.network is not None
+        named = inspect.signature(self.network.forward).bind(*args, **kwargs).arguments
+        return Asked({**named, **named.pop("kwargs", {})}, _tensor(output))
+
+    def _see(self, place: int, output: Tensor, sample: Tensor, asked: Asked | None) -> None:
+        alpha, sigma = self._levels[place]
+        state = sample[: self._rows].float()
+        if asked is None or len(asked.output) % self._rows:
+            said = output[: self._rows]
+        else:
+            part = _conditional(asked, self._rows)
+            said = asked.output[part]
+            self._keep(place, asked, part, sample[: self._rows])
+        x0, eps = self._view.read(said[:, : sample.shape[1]].float(), state, alpha, sigma)
+        level = self.schedule(self._told[place]).like(state)
+        # Same log-SNR, so one factor turns their state into ours.
+        self.record(state * (level.sigma / sigma), self._told[place], Prediction(x0, eps, level))
+
+    def _keep(self, place: int, asked: Asked, part: slice, sample: Tensor) -> None:
+        """How to ask the network the same again at this place; the conditions are kept once a run."""
+        first = next(iter(asked.arguments))
+        rows = len(asked.output)
+        mine = {name: _rows(value, rows, part) for name, value in asked.arguments.items() if name != first}
+        given = asked.arguments[first][part][:, : sample.shape[1]].float()
+        scale = (given * sample).sum() / sample.float().square().sum()
+        label = mine.pop("timestep", None)
+        if self._first:
+            self._given.append(mine)
+            self._first = False
+        label = label.value[:1] if isinstance(label, _PerRow) else label
+        self._seen[float(self._told[place])] = _Place(self._levels[place], first, label, scale)
+
+    def model(self) -> Replay | None:
+        """The pipeline's network, unless it was told more than the state and its level, which real samples lack."""
+        return None if not self._seen or self._per_row() else Replay(self, {})
+
+    def finals(self) -> Finals | None:
+        if not self._seen or not self._ends:
+            return None
+        x = torch.cat(self._ends)
+        return Finals(x, torch.arange(len(x), device=x.device), Replay(self, self._per_row()))
+
+    def _per_row(self) -> dict[str, Tensor]:
+        """The conditions of all samples, by argument."""
+        names = [n for n, v in self._given[0].items() if isinstance(v, _PerRow)]
+        return {name: torch.cat([given[name].value for given in self._given]) for name in names}
+
+
+class _Place(NamedTuple):
+    level: tuple[float, float]  # (alpha, sigma) of the scheduler's own states
+    first: str  # the network's name for its input
+    label: Any  # what it is told of the time
+    scale: Tensor  # its input over the scheduler's state
+
+
+class _PerRow(NamedTuple):
+    value: Tensor
+
+
+class Replay:
+    """The network of an observed pipeline as a `Model` at the observed times, asked as the pipeline asked it.
+
+    cond: integers (B,), which observed sample's conditions each row has; None where there are none.
+    """
+
+    predicts: Predicts = "epsilon"
+    branches = frozenset([FULL])
+
+    def __init__(self, seen: PipelineObserver, rows: Mapping[str, Tensor]):
+        self.seen, self.schedule, self.rows = seen, seen.schedule, rows
+        self._times = torch.tensor(sorted(seen._seen), dtype=torch.float64)
+
+    def snap(self, t: Tensor) -> Tensor:
+        """The nearest observed times."""
+        return self._times[(t.double().cpu()[..., None] - self._times).abs().argmin(-1)].to(t)
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        return self.predict(x, t, cond, (FULL,))[0]
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        """One t for all rows of x (B, …)."""
+        require(self, branches)
+        told = self.snap(t.double().flatten()[:1])[0]
+        alpha, sigma = (place := self.seen._seen[float(told)]).level
+        level = self.schedule(told).like(x)
+        state = x * (sigma / level.sigma)
+        given = {name: value for name, value in self.seen._given[0].items() if not isinstance(value, _PerRow)}
+        if cond is not None:
+            given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
+        label = place.label.expand(len(x)) if isinstance(place.label, Tensor) and place.label.ndim else place.label
+        network = self.seen.network
+        assert network is not None  # nothing is replayed without one
+        dtype = next(network.parameters()).dtype
+        output = _tensor(network(**{place.first: (state * place.scale).to(dtype)}, timestep=label, **given))
+        x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), state, alpha, sigma)
+        return tuple(Prediction(x0, eps, level) for _ in branches)
+
+
+def schedule_of(scheduler: Any) -> Schedule:
+    """The schedule of a scheduler's states. Raises ValueError when it has none of a kind that is known."""
+    if "FlowMatch" in type(scheduler).__name__:
+        return Linear()
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise ValueError(f"{type(scheduler).__name__} has no alphas_cumprod: pass schedule=")
+    return Discrete(scheduler.alphas_cumprod)
+
+
+def _conditional(asked: Asked, rows: int) -> slice:
+    """Which rows of a network's batch were told the condition."""
+    block = 0 if len(asked.output) == rows or asked.arguments.get("class_labels") is not None else 1
+    return slice(block * rows, (block + 1) * rows)
+
+
+def _rows(value: Any, rows: int, part: slice) -> Any:
+    return _PerRow(value[part].detach()) if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
+
+
+def _tensor(output: Any) -> Tensor:
+    found: Tensor = output if isinstance(output, Tensor) else output[0]
+    return found

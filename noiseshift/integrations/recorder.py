@@ -1,0 +1,151 @@
+"""What every observer keeps: the readings of the states it was shown and the sizes of the predicted noises; its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion.models import Model, Prediction
+from noiseshift.diffusion.samplers import Step
+from noiseshift.diffusion.schedules import Schedule
+from noiseshift.estimators.calibration import Array, Readings, calibrate, read
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.residual import Residual, statistic
+from noiseshift.shift.report import ShiftReport
+
+RESIDUAL = "residual"
+CONTENT = "-content"
+
+
+class Finals(NamedTuple):
+    """Where the observed runs ended: samples (N, …) and their conditions (N,), as `model` takes them."""
+
+    x: Tensor
+    cond: Tensor | None
+    model: Model
+
+
+class Recorder:
+    """Keeps what estimators read off the states that `record` is given, and the size of every predicted noise.
+
+    `estimators` read states as they pass. `points` bounds how many times of a run are read, chosen by whoever feeds it.
+    """
+
+    def __init__(self, schedule: Schedule, estimators: Mapping[str, Estimator] | None = None):
+        self.schedule, self.estimators = schedule, dict(estimators or {})
+        self._steps: dict[float, int] = {}
+        self._readings: dict[str, dict[float, list[Readings]]] = {name: {} for name in self.estimators}
+        self._sizes: dict[float, list[Tensor]] = {}
+        self._counts: dict[float, int] = {}
+
+    def record(
+        self, x: Tensor, t: Tensor | float, prediction: Prediction | None = None, *, cond: Tensor | None = None
+    ) -> None:
+        """A state x (B, …) = alpha x0 + sigma eps of the schedule, told t in [0, 1], and the network's answer, if any."""
+        time = torch.as_tensor(t, dtype=torch.float64).cpu()
+        key = _key(time)
+        if not 0 < key < 1:
+            return  # no level to read
+        self._steps.setdefault(key, len(self._steps))
+        self._counts[key] = self._counts.get(key, 0) + len(x)
+        step = Step(self._steps[key], time, x, prediction)
+        for name, estimator in self.estimators.items():
+            self._readings[name].setdefault(key, []).append(read(estimator, x, cond, step))
+        if prediction is not None:
+            self._sizes.setdefault(key, []).append(statistic(prediction))
+
+    @property
+    def times(self) -> Tensor:
+        """(K,) the told times that were recorded, falling."""
+        return torch.tensor(sorted(self._steps, reverse=True), dtype=torch.float64)
+
+    def finals(self) -> Finals | None:
+        """The runs' own samples, for observers that see where a run ends."""
+        return None
+
+    def model(self) -> Model | None:
+        """The observed network as a model of unconditional states, for observers that have it."""
+        return None
+
+    def report(
+        self,
+        real: Tensor | None = None,
+        *,
+        estimator: str | None = None,
+        model: Model | None = None,
+        cond: Tensor | None = None,
+        seed: int = 0,
+    ) -> ShiftReport:
+        """The shift of what was recorded, calibrated on `real` samples (N, …) in [-1, 1] of classes `cond`.
+
+        By the only estimator, the one that is named, or `residual`, which asks the `model` whose predictions were
+        recorded (the observed one by default). Half of `real` fits the residual's curve, the other half calibrates.
+
+        Without `real` the runs' own samples are noised again and calibrate: the report, named "…-content", says how far
+        states are from the level at which the *same content* would read alike. What is wrong with the content itself
+        does not show in it. Raises ValueError when nothing was recorded, the estimator is not there, or there is
+        nothing to calibrate on.
+        """
+        if not self._steps:
+            raise ValueError("nothing was recorded: run the sampler inside the `with` block first")
+        if len({self._counts[_key(t)] for t in self.times}) > 1:
+            raise ValueError("the observed runs differ in their times: observe one run, or runs on one grid")
+        name = estimator or (next(iter(self.estimators)) if len(self.estimators) == 1 else RESIDUAL)
+        if name != RESIDUAL and name not in self.estimators:
+            raise ValueError(f"{name} did not read this run: choose from {', '.join([*self.estimators, RESIDUAL])}")
+        own = self.finals() if real is None else None
+        if own is not None:
+            real, cond, model = own.x, own.cond, model or own.model
+        if real is None:
+            raise ValueError("there is nothing to calibrate on: pass real samples, held out from training")
+        title = name if own is None else name + CONTENT
+        if name in self.estimators:
+            # Estimators read these states without a condition, so they are calibrated without.
+            calibration = calibrate(
+                self.estimators[name], real, self.times, cond=cond if own is None else None, seed=seed
+            )
+            sampled = Readings.stack([Readings.concatenate(self._readings[name][_key(t)]) for t in self.times])
+            return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
+        if (model := model or self.model()) is None:
+            raise ValueError("the residual estimator is calibrated with the network: pass model=")
+        # One's own samples are few, and a fit on the rows that calibrate it is taken out again by the calibration.
+        half = len(real) // 2 if own is None else 0
+        first = slice(0, half or None)
+        generator = torch.Generator().manual_seed(seed)
+        residual = Residual(
+            model, real[first], self.times, generator=generator, cond=None if cond is None else cond[first]
+        )
+        rest = None if cond is None else cond[half:]
+        calibration = calibrate(residual, real[half:], self.times, cond=rest, seed=seed)
+        sampled = Readings.stack([self._residual(residual, t) for t in self.times])
+        return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
+
+    def _residual(self, residual: Residual, t: Tensor) -> Readings:
+        if _key(t) not in self._sizes:
+            raise ValueError("the residual estimator reads predictions, and none were recorded: pass them to record()")
+        posterior = residual.posterior(torch.cat(self._sizes[_key(t)]).cpu(), t)
+        log_snr = posterior.expect(self.schedule.log_snr(posterior.times))
+        return Readings(posterior.mean.numpy()[:, None], log_snr.numpy()[:, None], posterior.prob.mean(0).numpy()[None])
+
+    def _indices(self) -> Array:
+        return np.array([self._steps[_key(t)] for t in self.times])
+
+
+def _key(t: Tensor | float) -> float:
+    """A time that float32 arithmetic may have touched, as a name."""
+    return round(float(t), 9)
+
+
+def spread(count: int, points: int) -> list[int]:
+    """`points` of range(count), evenly, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(points, count)).round().astype(int)).tolist() if count else []
+
+
+def distinct(x: Tensor) -> int:
+    """How many rows are states of their own: guidance that doubles a batch repeats it."""
+    half = len(x) // 2
+    return half if half and len(x) % 2 == 0 and torch.equal(x[:half], x[half:]) else len(x)

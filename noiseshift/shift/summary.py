@@ -1,0 +1,108 @@
+"""One number a run: the rms shift over the steps that can be read, its interval, and what another run takes off it.
+
+A square counts its own error; the error's variance is taken out, so that noise is not read as shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from noiseshift.estimators.calibration import Array
+from noiseshift.evaluation.distances import Change
+from noiseshift.shift.report import ShiftReport, readable, resampled_means
+
+Span = tuple[float, float]
+"""Told levels, from the least to the largest, between which runs of unlike steps are compared."""
+
+
+def common_span(reports: Iterable[ShiftReport]) -> Span:
+    """The levels between which all of these runs can be read, those left out that can be read nowhere. Raises ValueError
+    when there are none."""
+    read = [report.times[_usable(report)] for report in reports if _usable(report).any()]
+    if not read:
+        raise ValueError("the estimator could read none of these runs: choose another with --by")
+    low, high = max(float(t.min()) for t in read), min(float(t.max()) for t in read)
+    if low > high:
+        raise ValueError("these runs were not read at levels that overlap: measure them with more --points or steps")
+    return low, high
+
+
+def mean_square(report: ShiftReport, span: Span | None = None) -> float:
+    """Mean of δ² over the steps that can be read, less what its own error adds: below 0 by chance where there is no shift,
+    NaN where nothing can be read. Over a `span` of levels, the mean along straight lines between the steps instead, which
+    does not depend on where a run has its steps."""
+    usable = _usable(report)
+    if not usable.any():
+        return float("nan")
+    shift, form = report.shift()[usable], _form(report.times[usable], span)
+    return float(shift @ form @ shift - np.sum(form * _error(report)))
+
+
+def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: int = 0) -> Array:
+    """(R,) bootstrap draws of `mean_square`. Reports of as many samples and calibration rows draw the same ones for the
+    same seed: their draws are paired."""
+    usable, rng = _usable(report), np.random.default_rng(seed)
+    sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
+    shift, form = ((sampled - real) / report.calibration.slope)[:, usable], _form(report.times[usable], span)
+    # A draw carries its error twice: once as the estimate, once as the resample.
+    return np.sum(shift @ form * shift, axis=1) - 2 * np.sum(form * _error(report))
+
+
+def _error(report: ShiftReport) -> Array:
+    usable = _usable(report)
+    return report.covariance()[np.ix_(usable, usable)]
+
+
+def _form(times: Array, span: Span | None) -> Array:
+    """(K, K) Q so that δ' Q δ is the mean of δ² over falling `times` (K,), or over a span, δ linear between them."""
+    if span is None:
+        return np.eye(len(times)) / max(1, len(times))
+    low, high = span
+    levels = np.unique([low, *times[(times > low) & (times < high)], high])
+    lines = np.stack([np.interp(levels, times[::-1], unit[::-1]) for unit in np.eye(len(times))], axis=1)
+    gaps = np.diff(levels) / (high - low) if high > low else np.zeros(0)
+    # The integral of a product of two lines over a gap: a third of it at an end with itself, a sixth across.
+    mass = np.diag((np.append(gaps, 0) + np.append(0, gaps)) / 3) + np.diag(gaps / 6, 1) + np.diag(gaps / 6, -1)
+    return lines.T @ (mass if high > low else np.eye(1)) @ lines
+
+
+def rms_shift(report: ShiftReport, span: Span | None = None) -> float:
+    """The root of `mean_square`; 0 where nothing is left."""
+    return float(np.sqrt(np.maximum(mean_square(report, span), 0)))
+
+
+def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
+    """(R,) bootstrap draws of `rms_shift`."""
+    return np.sqrt(np.clip(mean_square_draws(report, seed=seed), 0, None))
+
+
+def terminal_shift(report: ShiftReport) -> float:
+    """δ at the last step that can be read."""
+    shift = report.shift()[_usable(report)]
+    return float(shift[-1]) if len(shift) else float("nan")
+
+
+def content_rms(report: ShiftReport) -> float:
+    """Root mean square of the content-controlled δ; NaN without that control."""
+    if report.content is None:
+        return float("nan")
+    return float(np.sqrt((report.table().content_shift ** 2).mean()))
+
+
+def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
+    """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
+
+    NaN where the shift of `base` is not told from 0: there is nothing to reduce.
+    """
+    draws, whole = [rms_draws(each, seed=seed) for each in (report, base)], rms_shift(base)
+    if whole == 0 or np.quantile(draws[1], 0.025) == 0:
+        return Change(float("nan"), float("nan"), float("nan"))
+    ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
+    low, high = np.quantile(ratio, [0.025, 0.975])
+    return Change(1 - rms_shift(report) / whole, float(low), float(high))
+
+
+def _usable(report: ShiftReport) -> Array:
+    return readable(report.calibration.slope)

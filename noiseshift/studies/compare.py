@@ -1,0 +1,317 @@
+"""`noiseshift compare`: many runs beside each other, and which of their differences are real.
+
+Samplers of unlike steps are told unlike levels, and δ grows towards the data: a mean over each run's own steps would compare
+levels, not runs. So δ² is averaged along the levels that all runs were read between. Runs of one seed share initial noise and
+classes sample by sample, and calibrate on the same real images: their differences are paired; others are not. p-values of
+all pairs are Holm's, so that a table of twenty pairs has one false difference in twenty *tables*.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images
+from noiseshift.diffusion.schedules import describe
+from noiseshift.evaluation.distances import (
+    Extractor,
+    Features,
+    Moments,
+    distance_name,
+    evaluate,
+    pseudo_values,
+    require_enough,
+)
+from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.summary import (
+    Span,
+    common_span,
+    content_rms,
+    mean_square,
+    mean_square_draws,
+    rms_shift,
+    terminal_shift,
+)
+from noiseshift.studies.folders import Run, Shards
+from noiseshift.studies.measure import Progress, Protocol, fingerprint
+from noiseshift.studies.measure import run as measure
+
+MEAN_SQUARE = "mean δ²"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid: what it is called, what is sampled and how, and which images it is read against."""
+
+    name: str
+    checkpoint: Checkpoint
+    protocol: Protocol
+    data: Images
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    folder: str | Path,
+    *,
+    extractor: Extractor | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Run]:
+    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made.
+
+    Raises ValueError for two cells of one name.
+    """
+    if len({cell.name for cell in cells}) < len(cells):
+        raise ValueError("two runs of this grid have the same name: name each combination once")
+    found = {}
+    for done, cell in enumerate(cells):
+        progress("runs", done, len(cells))
+        found[cell.name] = _one(cell, Path(folder) / cell.name, extractor, progress)
+    progress("runs", len(cells), len(cells))
+    return found
+
+
+def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
+    about = fingerprint(cell.checkpoint, cell.protocol, cell.data)
+    if (folder / "run.json").exists():
+        run = Run.load(folder)
+        looked = extractor is None or (run.features is not None and run.features.extractor == extractor.name)
+        if looked and all(_plain(run.manifest.get(key)) == _plain(value) for key, value in about.items()):
+            return run
+    shards = Shards(folder, about | {"extractor": extractor and extractor.name})
+    run = measure(
+        cell.checkpoint,
+        cell.protocol,
+        cell.data,
+        extractor=extractor,
+        shards=shards,
+        progress=lambda stage, done, total: progress(f"{cell.name}: {stage}", done, total),
+    )
+    run.save(folder)
+    shards.clear()
+    return run
+
+
+def _plain(value: Any) -> str:
+    """As JSON keeps it."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs by name, as one estimator reads them between the levels of `span`.
+
+    table: a row a run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
+    can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
+    features, the distance and whatever else the extractor gives, with intervals; seconds.
+
+    pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
+    pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
+    quantities are the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance
+    without its bias. The δ of two schedules are not in one unit: they are left out.
+
+    command: the words that made it, where that is known.
+    """
+
+    runs: Mapping[str, Run]
+    estimator: str
+    span: Span
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    command: str = ""
+
+    def report(self, name: str) -> ShiftReport:
+        """A run's report by the estimator."""
+        return self.runs[name].reports[self.estimator]
+
+    def distance(self) -> str | None:
+        """The distance's column, or None where there is none."""
+        return next((c for c in self.table if (c == "FID" or c.startswith("FD-")) and " " not in c), None)
+
+    def best(self, quantity: str) -> set[str]:
+        """The run of the least `quantity` ("rms" or the distance) and all that are not resolved from it."""
+        table = self.table.set_index("run")[quantity].dropna()
+        if table.empty:
+            return set()
+        least = str(table.idxmin())
+        pairs = self.pairs[self.pairs.quantity == (MEAN_SQUARE if quantity == "rms" else quantity)]
+        pairs = pairs[~pairs.resolved & ((pairs["first"] == least) | (pairs["second"] == least))]
+        return {least, *pairs["first"], *pairs["second"]}
+
+    def save(self, folder: str | Path, sources: Mapping[str, Path]) -> None:
+        """Write table.csv, pairs.csv, and comparison.json with where the runs are: their folders by name in `sources`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table.to_csv(folder / "table.csv", index=False)
+        self.pairs.to_csv(folder / "pairs.csv", index=False)
+        where = {name: os.path.relpath(sources[name], folder) for name in self.runs}
+        about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": where}
+        (folder / "comparison.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Comparison:
+        """What `save` wrote, with the runs from where they are. Raises FileNotFoundError naming what is missing."""
+        folder = Path(folder)
+        about = json.loads((folder / "comparison.json").read_text())
+        runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
+        # "None" is a name like another; only an empty cell is not a number.
+        table, pairs = (
+            pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]) for stem in ("table", "pairs")
+        )
+        return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
+
+
+def compare(
+    runs: Mapping[str, Run], estimator: str, reference: Features | Moments | None = None, *, small: bool = False
+) -> Comparison:
+    """Compare runs as `estimator` read them; `reference` is what distances are taken to, where runs kept features.
+
+    Raises ValueError when a run was not read by that estimator, at no level that all were read at, or has no more samples
+    than features, unless `small`.
+    """
+    if not runs:
+        raise ValueError("there is nothing to compare: give at least one run")
+    for name, run in runs.items():
+        if estimator not in run.reports:
+            raise ValueError(f"{name} was not read by {estimator}: choose one of {', '.join(run.reports)} with --by")
+        if reference is not None and run.features is not None and not small:
+            require_enough(len(run.features), reference)
+    reports = {name: run.reports[estimator] for name, run in runs.items()}
+    span = common_span(reports.values())
+    looked = {name: run.features for name, run in runs.items() if run.features is not None}
+    pseudo = {} if reference is None else {name: pseudo_values(each, reference) for name, each in looked.items()}
+    distance = next((distance_name(looked[name].extractor) for name in pseudo), "")
+    shifts, distances = _shifts(reports, span), _distances(pseudo, distance)
+    rows = [
+        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, pseudo.get(name))
+        for name, run in runs.items()
+    ]
+    pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
+    return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What runs are tested in: its value by run, draws whose spread is the value's standard error (equal rows of two runs
+    that share samples go together), and the degrees of freedom of that error."""
+
+    name: str
+    values: Mapping[str, float]
+    draws: Mapping[str, np.ndarray]
+    freedom: Mapping[str, int]
+
+    def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
+        """first - second, its 95 % interval and two-sided p by Student's t, at the fewer of the degrees of freedom (which is
+        no more than Welch's number)."""
+        a, b = self.draws[first], self.draws[second]
+        spread = float((a - b).std(ddof=1) if paired else np.hypot(a.std(ddof=1), b.std(ddof=1)))
+        value, freedom = self.values[first] - self.values[second], min(self.freedom[first], self.freedom[second])
+        half = float(stats.t.ppf(0.975, freedom)) * spread
+        p = 2 * float(stats.t.sf(abs(value) / spread, freedom)) if spread else float(value == 0)
+        return {"difference": value, "low": value - half, "high": value + half, "p": p}
+
+
+def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
+    squares = {name: mean_square(report, span) for name, report in reports.items()}
+    seen = {name: reports[name] for name, square in squares.items() if np.isfinite(square)}
+    return Quantity(
+        MEAN_SQUARE,
+        {name: squares[name] for name in seen},
+        {name: mean_square_draws(report, span) for name, report in seen.items()},
+        {name: len(report.sampled) - 1 for name, report in seen.items()},
+    )
+
+
+def _distances(pseudo: Mapping[str, np.ndarray], name: str) -> Quantity:
+    return Quantity(
+        name,
+        {run: float(values.mean()) for run, values in pseudo.items()},
+        {run: values / np.sqrt(len(values)) for run, values in pseudo.items()},
+        {run: len(values) - 1 for run, values in pseudo.items()},
+    )
+
+
+def _pairs(tested: Quantity, runs: Mapping[str, Run]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for first, second in itertools.combinations(tested.values, 2):
+        paired = _share_samples(runs[first], runs[second])
+        row = {"quantity": tested.name, "first": first, "second": second}
+        if tested.name != MEAN_SQUARE or _one_schedule(runs[first], runs[second]):
+            rows.append(row | tested.difference(first, second, paired=paired) | {"paired": paired})
+    adjusted = holm([row["p"] for row in rows])
+    rows = [row | {"p holm": p, "resolved": p < 0.05} for row, p in zip(rows, adjusted, strict=True)]
+    columns = ["quantity", "first", "second", "difference", "low", "high", "p", "p holm", "resolved", "paired"]
+    return pd.DataFrame(rows, columns=columns).astype({"resolved": bool, "paired": bool})
+
+
+def _share_samples(a: Run, b: Run) -> bool:
+    """Whether sample i of both starts from the same noise and class, read against the same real images."""
+    same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples", "shape", "data"))
+    lengths = [{name: len(report.sampled) for name, report in run.reports.items()} for run in (a, b)]
+    return same and all(lengths[0][name] == lengths[1][name] for name in lengths[0].keys() & lengths[1].keys())
+
+
+def _one_schedule(a: Run, b: Run) -> bool:
+    first, second = (describe(next(iter(run.reports.values())).schedule) for run in (a, b))
+    return first == second
+
+
+def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
+    report, about = run.reports[estimator], run.manifest
+    ends = [np.nan, np.nan] if squares is None else np.sqrt(np.quantile(squares, [0.025, 0.975]).clip(0))
+    row: dict[str, Any] = {
+        "run": name,
+        "checkpoint": about["checkpoint"]["name"],
+        "sampler": about["sampler"],
+        "guidance": _guidance(about.get("guidance")),
+        "nfe": about.get("nfe", np.nan),
+        "samples": len(report.sampled),
+        "rms": np.nan if squares is None else rms_shift(report, span),
+        "rms low": ends[0],
+        "rms high": ends[1],
+        "terminal": terminal_shift(report),
+        "content": content_rms(report),
+    }
+    solver = run.controls.solver.get(estimator) if run.controls else None
+    row["solver"] = np.nan if solver is None else rms_shift(solver, span)
+    share = None if solver is None else (report - solver).table()["difference"]
+    row["network"] = np.nan if share is None else float(np.sqrt((share**2).mean()))
+    return row | {"seconds": about.get("seconds", np.nan)}
+
+
+def _quality(run: Run, reference: Features | Moments | None, pseudo: np.ndarray | None) -> dict[str, float]:
+    if reference is None or run.features is None:
+        return {}
+    columns: dict[str, float] = {}
+    for metric in evaluate(run.features, reference, allow_small=True, pseudo=pseudo).itertuples():
+        columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
+        columns[f"{metric.metric} high"] = metric.high
+    return columns
+
+
+def _guidance(weights: Mapping[str, float] | None) -> str:
+    """Branch weights as a manifest keeps them, in words: `cfg=1, nag=0.5`; `none` without."""
+    if not weights:
+        return "none"
+    names = {"(True, False, 0)": "cfg", "(False, True, 0)": "nag"}
+    parts = [f"{names[key]}={-weight:g}" for key, weight in weights.items() if key in names and weight]
+    return ", ".join(parts) or "other"
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Scand. J. Statist. 6, 1979): rejecting those under 5 % keeps the chance of a single
+    false rejection under 5 %."""
+    order, adjusted, largest = np.argsort(p, kind="stable"), np.zeros(len(p)), 0.0
+    for rank, k in enumerate(order):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[k]))
+        adjusted[k] = largest
+    return adjusted.tolist()

@@ -1,0 +1,478 @@
+"""`noiseshift correct` from end to end: what each correction does to the shift, to image quality and to the cost.
+
+Every method draws the same samples from the same seeds. The shift is read off the first of them, by estimators that the
+method does not use where possible; distances are taken over all of them; differences are paired.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.correction.alternatives import (
+    BlindFree,
+    EpsilonScaled,
+    EstimatedLevel,
+    TimeShifted,
+    TimeStepGuidance,
+    closed_loop_scale,
+    level_projection,
+)
+from noiseshift.data import Images
+from noiseshift.diffusion import guidance as guidances
+from noiseshift.diffusion.guidance import (
+    BlindSpace,
+    EncodedLevel,
+    classifier_free,
+    classifier_noise_awareness,
+    noise_awareness,
+)
+from noiseshift.diffusion.models import Branch, Guidance, Guided, LogProb, Model, Prediction, Predicts, Wrapped
+from noiseshift.diffusion.samplers import Update
+from noiseshift.diffusion.schedules import describe
+from noiseshift.estimators import Network
+from noiseshift.estimators.calibration import Array, Calibration, calibrate
+from noiseshift.estimators.posterior import Estimator
+from noiseshift.evaluation.distances import (
+    Extractor,
+    Features,
+    Moments,
+    evaluate,
+    extract,
+    pseudo_values,
+    require_enough,
+    student,
+)
+from noiseshift.shift.report import BatchReadings, ShiftReport, assemble, read_run
+from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
+from noiseshift.studies.folders import Shards, pictures_of, versions
+from noiseshift.studies.measure import (
+    Kept,
+    Last,
+    Progress,
+    Protocol,
+    build,
+    in_batches,
+    labels,
+    on_device,
+    read_times,
+    sampler_run,
+    split,
+)
+
+SCORE_INTERVAL = (0.0, 0.6)
+"""Where blind epsilons and scores are mixed: above it they are singular."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, a
+    pilot run's report, and another model to guide away from (each None where there is none)."""
+
+    model: Model
+    log_prob: LogProb | None = None
+    encoded: EncodedLevel | None = None
+    pilot: ShiftReport | None = None
+    other: Model | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method made for one bench: the model to sample with, and what it does to the update."""
+
+    model: Model
+    update: Callable[[Update], Update] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A correction as it is named on the command line, and how it is made. `scale` orders methods of one `kind`."""
+
+    name: str
+    make: Callable[[Bench], Built]
+    kind: str = ""
+    scale: float = 0.0
+
+
+def unguided() -> Method:
+    """The model as it is: what everything is compared with."""
+    return Method("none", lambda bench: Built(bench.model), "none")
+
+
+def guided_method(
+    cfg: float = 0.0,
+    nag: float = 0.0,
+    classifier_nag: float = 0.0,
+    dog: float = 0.0,
+    autoguidance: float = 0.0,
+    *,
+    space: Predicts | None = None,
+    name: str = "",
+) -> Method:
+    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the bench's other
+    model. `space` mixes the blind branch elsewhere than where it was trained, inside t ≤ 0.6."""
+
+    def make(bench: Bench) -> Built:
+        guidance, model = Guidance(), bench.model
+        if cfg:
+            guidance = guidance + classifier_free(cfg)
+        if nag and space in (None, model.predicts):
+            guidance = guidance + noise_awareness(nag)
+        elif nag:
+            assert space is not None
+            model = BlindSpace(model, space, _level(bench))
+            guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
+        if classifier_nag:
+            if bench.log_prob is None:
+                raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
+            guidance = guidance + classifier_noise_awareness(bench.log_prob, classifier_nag)
+        if dog:
+            guidance = guidance + guidances.domain(_other(bench), dog)
+        if autoguidance:
+            guidance = guidance + guidances.autoguidance(_other(bench), autoguidance)
+        return Built(Guided(model, guidance))
+
+    scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
+    kind = "+".join(k for k, w in scales.items() if w) + (f"-{space}" if space else "")
+    return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
+
+
+def blind_free(scale: float) -> Method:
+    return Method(f"blind-free={scale:g}", lambda b: Built(BlindFree(b.model, scale, _level(b))), "blind-free", scale)
+
+
+def projection() -> Method:
+    def make(bench: Bench) -> Built:
+        encoded = _level(bench)
+        return Built(bench.model, lambda update: level_projection(update, encoded))
+
+    return Method("projection", make, "projection")
+
+
+def closed_loop(largest: float = 2.0) -> Method:
+    """NAG whose scale at each t would hold the pilot's shift at its floor."""
+
+    def make(bench: Bench) -> Built:
+        if bench.pilot is None:
+            raise ValueError("closed-loop NAG needs a pilot run of the unguided model: measure that first")
+        table = bench.pilot.table()
+        level = bench.model.schedule(torch.tensor(bench.pilot.times))
+        scale = closed_loop_scale(
+            bench.pilot.times,
+            level.sigma.numpy(),
+            table["shift"].to_numpy(),
+            level.dsigma.numpy(),
+            table.floor.to_numpy(),
+            largest=largest,
+        )
+        return Built(Guided(bench.model, noise_awareness(scale)))
+
+    return Method(f"closed-loop={largest:g}", make, "closed-loop", largest)
+
+
+def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
+    name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
+    return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
+
+
+def time_shift(window: float, cutoff: float = 0.2) -> Method:
+    return Method(f"time-shift={window:g}", lambda b: Built(TimeShifted(b.model, window, cutoff)), "time-shift", window)
+
+
+def time_step_guidance(scale: float) -> Method:
+    return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
+
+
+def _level(bench: Bench) -> EncodedLevel:
+    if bench.encoded is None:
+        raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
+    return bench.encoded
+
+
+def _other(bench: Bench) -> Model:
+    if bench.other is None:
+        raise ValueError("dog and autoguidance guide away from another model: name it with --against")
+    return bench.other
+
+
+class Counted(Wrapped):
+    """Counts the rows that the network is asked for: a forward of B states on k branches is kB."""
+
+    def __init__(self, model: Model):
+        super().__init__(model)
+        self.rows = 0
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        self.rows += len(x)
+        return self.model(x, t, cond)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
+        self.rows += len(x) * len(branches)
+        return self.model.predict(x, t, cond, branches)
+
+
+class Asked:
+    """Counts the states that a level estimator's `function` (x (B, …), …) is asked about; with its gradient is once."""
+
+    def __init__(self, function: Callable[..., Tensor]):
+        self.function, self.rows = function, 0
+
+    def __call__(self, x: Tensor, *rest: Any) -> Tensor:
+        self.rows += len(x)
+        return self.function(x, *rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one method did: reports by estimator, features of all samples, the quality table, the jackknife's pseudo-values
+    of the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking (NaN
+    where a resumed run found batches finished), and the first pictures."""
+
+    method: Method
+    reports: dict[str, ShiftReport]
+    features: Features
+    quality: pd.DataFrame
+    pseudo: Array
+    nfe: float
+    level_calls: float
+    seconds: float
+    pictures: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """All outcomes, the unguided one first, and what their quality was compared with."""
+
+    manifest: dict[str, Any]
+    outcomes: list[Outcome]
+    reference: Features | Moments
+
+    def table(self) -> pd.DataFrame:
+        """A row a method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
+        `rms <e>` (noise taken out), the terminal one, the content-controlled rms, and the reduction against `none` in %
+        with its paired interval; the distance with its interval, its paired change against `none` (without what few samples
+        add to it), and whatever else the extractor gives."""
+        return self._table().copy()
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again
+    def _table(self) -> pd.DataFrame:
+        base = self.outcomes[0]
+        return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])
+
+    def _row(self, outcome: Outcome, base: Outcome) -> dict[str, Any]:
+        method = outcome.method
+        row: dict[str, Any] = {"method": method.name, "kind": method.kind, "scale": method.scale, "nfe": outcome.nfe}
+        row |= {"level calls": outcome.level_calls, "seconds": outcome.seconds}
+        for name, report in outcome.reports.items():
+            less = reduction(report, base.reports[name])
+            row |= {
+                f"rms {name}": rms_shift(report),
+                f"terminal {name}": terminal_shift(report),
+                f"content {name}": content_rms(report),
+                f"reduction {name}": 100 * less.value,
+                f"reduction low {name}": 100 * less.low,
+                f"reduction high {name}": 100 * less.high,
+            }
+        for metric in outcome.quality.itertuples():
+            row |= {
+                metric.metric: metric.value,
+                f"{metric.metric} low": metric.low,
+                f"{metric.metric} high": metric.high,
+            }
+        paired = student(outcome.pseudo - base.pseudo)
+        return row | {"change": paired.value, "change low": paired.low, "change high": paired.high}
+
+    def shifts(self, estimator: str) -> pd.DataFrame:
+        """The estimator's shift tables of all methods, with a column `method`."""
+        return pd.concat([o.reports[estimator].table().assign(method=o.method.name) for o in self.outcomes])
+
+    def chosen(self) -> tuple[str, str]:
+        """The method of the least distance among those whose gain over `none` is resolved, and the reason in words."""
+        table = self.table()
+        distance = self.outcomes[0].quality.metric.iloc[0]
+        better = table[table["change high"] < 0]
+        if better.empty:
+            return "none", f"no method lowers {distance} by more than its paired 95 % interval"
+        best = better.loc[better[distance].idxmin()]
+        estimator = next(iter(self.outcomes[0].reports))
+        return best.method, (
+            f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
+            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best[f'reduction {estimator}'], estimator)}"
+        )
+
+
+def _words(reduction: float, estimator: str) -> str:
+    if np.isnan(reduction):
+        return f"there was no shift to reduce (by {estimator})"
+    return f"shift {'reduced' if reduction >= 0 else 'raised'} by {abs(reduction):.0f} % (by {estimator})"
+
+
+def run(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    methods: Sequence[Method],
+    data: Images,
+    extractor: Extractor,
+    reference: Features | Moments,
+    *,
+    measured: int = 512,
+    against: Checkpoint | None = None,
+    small: bool = False,
+    shards: Callable[[str], Shards] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Correction:
+    """Every method on the protocol's samples, the unguided model first (added when it is not there).
+
+    The first `measured` samples are read. `against` is what domain guidance and autoguidance guide away from.
+    `shards(name)` keeps finished batches of a method. Raises ValueError, before anything is sampled, when a method
+    needs what the checkpoint lacks, or when there are no more samples than features, unless `small`.
+    """
+    started = time.time()
+    if not small:
+        require_enough(protocol.samples, reference)
+    if protocol.guidance is not None:
+        raise ValueError("correct takes its guidance from --nag, --cfg and --method")
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    methods = [unguided(), *(m for m in methods if m.name != "none")]
+    held_out = split(data, checkpoint)
+    times = read_times(checkpoint.model, protocol)
+    estimators = build(checkpoint, protocol, held_out[0], times)
+    x0, cond = on_device(protocol.device, held_out[0][: protocol.calibration_rows])
+    calibrations = {
+        name: calibrate(e, x0, times, cond=cond, seed=protocol.seed, slope_rows=64) for name, e in estimators.items()
+    }
+    bench = _bench(checkpoint, x0, times, protocol)
+    if against is not None:
+        bench = replace(bench, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
+    for method in methods:
+        if method.kind != "closed-loop":
+            method.make(bench)  # refuses now what would fail after hours
+    outcomes: list[Outcome] = []
+    for method in methods:
+        if outcomes:
+            bench = replace(bench, pilot=next(iter(outcomes[0].reports.values())))
+        outcome = _one(
+            checkpoint,
+            protocol,
+            method,
+            bench,
+            estimators,
+            calibrations,
+            measured,
+            extractor,
+            reference,
+            shards(method.name) if shards else None,
+            progress,
+        )
+        outcomes.append(outcome)
+    return Correction(_manifest(checkpoint, protocol, methods, extractor, time.time() - started), outcomes, reference)
+
+
+def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    """The other checkpoint, if the two can answer for the same states."""
+    same = describe(other.model.schedule) == describe(checkpoint.model.schedule)
+    if other.shape != checkpoint.shape or not same:
+        raise ValueError(
+            f"{other.name} works on other states or another schedule: guide away from one of the same kind"
+        )
+    return other
+
+
+def _bench(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> Bench:
+    if checkpoint.estimator is None:
+        return Bench(checkpoint.model)
+    network = Network.load(checkpoint.estimator)
+    return Bench(
+        checkpoint.model,
+        network.log_prob,
+        EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2)),
+    )
+
+
+def _one(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    method: Method,
+    bench: Bench,
+    estimators: Mapping[str, Estimator],
+    calibrations: Mapping[str, Calibration],
+    measured: int,
+    extractor: Extractor,
+    reference: Features | Moments,
+    shards: Shards | None,
+    progress: Progress,
+) -> Outcome:
+    """Sample and read all batches; of a picture only its features are kept."""
+    counted = Counted(bench.model)
+    other = None if bench.other is None else Counted(bench.other)
+    gradient, level = (function and Asked(function) for function in (bench.log_prob, bench.encoded))
+    built = method.make(replace(bench, model=counted, other=other, log_prob=gradient, encoded=level))
+    limits = dict.fromkeys(estimators, measured)
+    every = labels(checkpoint, range(protocol.samples))
+    every = None if every is None else every.to(protocol.device)
+    sampled, started = 0, time.perf_counter()
+
+    def make(indices: range) -> Kept:
+        nonlocal sampled
+        last, start = Last(sampler_run(built.model, checkpoint, protocol, indices, update=built.update)), indices.start
+        read = read_run(last, estimators, calibrations, cond=every, start=start, seed=protocol.seed, limits=limits)
+        sampled += len(indices)
+        return read, last.x
+
+    batches: list[BatchReadings] = []
+    looks: list[Features] = []
+    first: list[Tensor] = []
+    for read, finals in in_batches(protocol, make, shards, progress, method.name):
+        pictures = pictures_of(checkpoint.decode(finals))
+        batches.append(read)
+        looks.append(extract(pictures, extractor))
+        first.append(pictures[: max(0, 64 - sum(map(len, first)))])
+    seconds = float("nan") if shards and shards.begun else time.perf_counter() - started
+    if not sampled:  # all batches were found finished: what a sample costs is counted on one more
+        make(range(1))
+    asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
+    features = Features.concatenate(looks)
+    pseudo = pseudo_values(features, reference, seed=protocol.seed)
+    return Outcome(
+        method,
+        assemble(batches, estimators, calibrations),
+        features,
+        evaluate(features, reference, seed=protocol.seed, allow_small=True, pseudo=pseudo),
+        pseudo,
+        asked,
+        told,
+        seconds,
+        torch.cat(first),
+    )
+
+
+def _calls(samples: int, *counters: Counted | Asked | None) -> float:
+    """Rows a sample."""
+    return sum(counter.rows for counter in counters if counter) / samples
+
+
+def _manifest(
+    checkpoint: Checkpoint, protocol: Protocol, methods: Sequence[Method], extractor: Extractor, seconds: float
+) -> dict[str, Any]:
+    return {
+        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
+        "schedule": describe(checkpoint.model.schedule),
+        "sampler": protocol.solver.name,
+        "samples": protocol.samples,
+        "methods": [method.name for method in methods],
+        "estimators": list(protocol.estimators),
+        "extractor": extractor.name,
+        "seed": protocol.seed,
+        "precision": protocol.precision,
+        "versions": versions(),
+        "seconds": round(seconds, 1),
+    }

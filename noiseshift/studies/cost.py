@@ -1,0 +1,123 @@
+"""What a measurement will cost before it is made: network calls, FLOP and hours, part by part.
+
+Calls are counted as `protocol.run` makes them; a call's FLOP are counted by torch on one state, its seconds timed on a
+few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP a call.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.diffusion.models import Prediction
+from noiseshift.studies.measure import (
+    ASKING,
+    RESIDUAL_ROWS,
+    SLOPE_ROWS,
+    Protocol,
+    Walker,
+    calls_a_sample,
+    guided,
+    labels,
+    read_times,
+)
+
+FORWARD_MODE = 2.0
+"""A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run: `calls` of the network on one state, and what a call costs there in units of a plain one."""
+
+    name: str
+    calls: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The parts of a run, one call's FLOP and its seconds on the protocol's device, in batches as timed."""
+
+    parts: tuple[Part, ...]
+    flop: float
+    seconds: float
+
+    @property
+    def total_flop(self) -> float:
+        return sum(part.calls * part.weight for part in self.parts) * self.flop
+
+    def hours(self, devices: int = 1) -> float:
+        """Hours on `devices` like the one that was timed, which share the batches."""
+        return sum(part.calls * part.weight for part in self.parts) * self.seconds / 3600 / devices
+
+
+def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed: int = 4) -> Cost:
+    """The cost of `protocol.run` on this checkpoint with `held_out` real images, from `timed` states.
+
+    Not counted: decoding, the estimator networks of g_φ's kind, the exact denoiser of the controls; each is small beside
+    the rest, or is no network.
+    """
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    flop, seconds = _one_call(checkpoint, protocol, timed)
+    return Cost(tuple(parts(checkpoint, protocol, held_out)), flop, seconds)
+
+
+def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Part]:
+    """The calls of each part of a run; parts without any are left out."""
+    points = len(read_times(guided(checkpoint, protocol), protocol))
+    found = [Part("sampling", protocol.samples * calls_a_sample(checkpoint, protocol))]
+    for name, limit in protocol.estimators.items():
+        again = _calls_a_reading(checkpoint, name)
+        rows = min(limit or protocol.calibration_rows, held_out // 2)
+        read = min(limit or protocol.samples, protocol.samples)
+        calibrating = points * again * (rows + 2 * min(SLOPE_ROWS, rows))
+        # The sampler's own prediction serves a reading, unless only some of a batch's rows are read.
+        own = name == "residual" and limit is None
+        if name == "residual":
+            calibrating += 2 * points * min(RESIDUAL_ROWS, held_out // 2)
+        weight = FORWARD_MODE if name == "fokker-planck" else 1.0
+        found += [
+            Part(f"{name}: calibrating", calibrating, weight),
+            Part(f"{name}: reading", points * again * read * (0 if own else 1), weight),
+            Part(f"{name}: content control", points * again * read, weight),
+        ]
+        if protocol.controls:
+            test_rows = min(limit or protocol.calibration_rows, protocol.calibration_rows, held_out // 2)
+            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + read), weight))
+    return [part for part in found if part.calls]
+
+
+def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
+    """Calls that reading a state takes, where the state comes without a prediction."""
+    if name not in ASKING:
+        return int(name == "residual")
+    walker = Walker(checkpoint.model)
+    ASKING[name](walker.model)(torch.zeros(1, *checkpoint.shape))
+    return walker.rows
+
+
+def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int) -> tuple[float, float]:
+    """(FLOP, seconds) of the unguided model on one state."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shape, device = checkpoint.shape, protocol.device
+    x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    cond = labels(checkpoint, range(rows))
+    cond = None if cond is None else cond.to(device)
+    t = torch.tensor(0.5, device=device)
+
+    def call(n: int) -> Prediction:
+        return checkpoint.model(x[:n], t, None if cond is None else cond[:n])
+
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as counter:
+            call(1)
+        call(rows)
+        started = time.perf_counter()
+        float(call(rows).eps.flatten()[0])  # waits for the device
+        elapsed = time.perf_counter() - started
+    return float(counter.get_total_flops()), elapsed / rows

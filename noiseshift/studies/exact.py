@@ -1,0 +1,145 @@
+"""Corrections on exact models: what each does when the network is perfect and its blind branch too.
+
+The data are a Gaussian with a power-law spectrum, a low-rank mixture, or held-out images (`Empirical`). δ is read by the
+exact posterior p(t | x), calibrated on fresh draws; the Fréchet distance is that of the data's own coordinates to the
+target's exact moments (in the Gaussian's eigenbasis, where everything is independent). What is left is the solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.correction.alternatives import EstimatedLevel
+from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.samplers import Scheduled, Step, per_sample_noise, sample
+from noiseshift.diffusion.schedules import Linear, Schedule
+from noiseshift.estimators.calibration import calibrate
+from noiseshift.evaluation.distances import Features, Moments, frechet_distance
+from noiseshift.shift.report import ShiftReport, measure, readable
+from noiseshift.studies.correct import Bench, Method
+from noiseshift.studies.measure import Solver
+from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target
+
+TIMES = (0.9, 0.7, 0.5, 0.3, 0.1)
+
+
+@dataclass(frozen=True)
+class ExactCase:
+    """A target, its moments, and whether its coordinates are independent (so that only variances are compared)."""
+
+    name: str
+    target: Target
+    moments: Moments
+    diagonal: bool = False
+
+    def distance(self, finals: Tensor) -> float:
+        """Fréchet distance of samples (n, …) to the target."""
+        values = finals.flatten(1).double().numpy()
+        if not self.diagonal:
+            return frechet_distance(Features(self.name, values).moments, self.moments)
+        spread, exact = values.std(0, ddof=1), np.sqrt(np.diag(self.moments.cov))
+        return float(np.square(values.mean(0) - self.moments.mean).sum() + np.square(spread - exact).sum())
+
+
+def power_law(dim: int = 256, exponent: float = 1.0) -> ExactCase:
+    """Zero-mean Gaussian whose k-th variance is k^-exponent."""
+    variances = torch.arange(1, dim + 1, dtype=torch.float64) ** -exponent
+    moments = Moments(np.zeros(dim), np.diag(variances.numpy()))
+    return ExactCase("gaussian", Gaussian(torch.zeros(dim, dtype=torch.float64), variances), moments, diagonal=True)
+
+
+def mixture(dim: int = 64, components: int = 10, rank: int = 8) -> ExactCase:
+    """Equal components of low rank, means of variance 0.25 a coordinate."""
+    generator = torch.Generator().manual_seed(0)
+    means = 0.5 * torch.randn(components, dim, generator=generator, dtype=torch.float64)
+    factors = 0.5 * torch.randn(components, dim, rank, generator=generator, dtype=torch.float64) / rank**0.5
+    rest = torch.full((components,), 1e-3, dtype=torch.float64)
+    target = GaussianMixture(torch.ones(components, dtype=torch.float64), means, LowRank(factors, rest))
+    mean = means.mean(0)
+    within = (factors @ factors.mT).mean(0) + 1e-3 * torch.eye(dim, dtype=torch.float64)
+    cov = within + (means - mean).T @ (means - mean) / components
+    return ExactCase("mixture", target, Moments(mean.numpy(), cov.numpy()))
+
+
+def images(pixels: Tensor, name: str = "images") -> ExactCase:
+    """The exact denoiser of a finite set of images (N, C, H, W) in [-1, 1]."""
+    return ExactCase(name, Empirical(pixels), Features(name, pixels.flatten(1).double().numpy()).moments)
+
+
+def bench(
+    case: ExactCase,
+    solver: Solver,
+    methods: Sequence[Method],
+    *,
+    schedule: Schedule | None = None,
+    blind: str = "velocity",
+    paths: int = 512,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> pd.DataFrame:
+    """A row a method: δ at five times (NaN where the reading is blind), its rms, and the exact Fréchet distance `fd`.
+
+    `blind` is the space in which the exact blind branch answers; the first method's run is the pilot of a closed loop. A
+    method that fails or diverges has NaN or a large fd.
+    """
+    schedule = schedule or Linear()
+    rows: list[dict[str, Any]] = []
+    pilot: ShiftReport | None = None
+    for done, method in enumerate(methods):
+        progress(f"{case.name}, {solver.name}", done, len(methods))
+        found, report = _one(case, solver, method, schedule, blind, paths, seed, pilot)
+        pilot = pilot or report
+        rows.append({"target": case.name, "sampler": solver.name, "method": method.name} | found)
+    progress(f"{case.name}, {solver.name}", len(methods), len(methods))
+    return pd.DataFrame(rows)
+
+
+def _one(
+    case: ExactCase,
+    solver: Solver,
+    method: Method,
+    schedule: Schedule,
+    blind: str,
+    paths: int,
+    seed: int,
+    pilot: ShiftReport | None,
+) -> tuple[dict[str, float], ShiftReport | None]:
+    model: Model = case.target.model(schedule, blind=blind)  # type: ignore[arg-type]
+    estimator = case.target.estimator(schedule)
+    grid = solver.grid(model)
+    update = solver.update()
+    if grid is None or isinstance(update, Scheduled):
+        raise ValueError("the exact bench takes this tool's samplers: euler, heun, ddim, ddpm or em")
+    inside = grid[(grid > 0) & (grid < 1)].double()
+    read = torch.stack([inside[(inside - t).abs().argmin()] for t in TIMES]).unique().flip(0)
+    data = case.target.sample(max(paths // 2, 64), torch.Generator().manual_seed(seed + 1))
+    calibration = calibrate(estimator, data, read, seed=seed, slope_rows=32)
+    built = method.make(Bench(model, None, EstimatedLevel(estimator), pilot))
+    sources = randomness.generators(range(paths), seed=seed, stream=randomness.SAMPLING)
+    start = randomness.normal(
+        randomness.generators(range(paths), seed=seed, stream=randomness.INITIAL), data.shape[1:]
+    ).to(data)
+    move = built.update(update) if built.update else update
+    finals: list[Tensor] = []
+
+    def steps() -> Iterator[Step]:
+        for step in sample(built.model, start, grid, update=move, noise=per_sample_noise(sources)):
+            finals[:] = [step.x]
+            yield step
+
+    try:
+        report = measure(steps(), estimator, calibration, content=False)
+    except ValueError:  # a diverged run: states or readings are not finite
+        return {"rms": float("nan"), "fd": float("inf")}, None
+    table = report.table()
+    shifts = {f"δ({t:.2g})": value for t, value in zip(read.tolist(), table["shift"], strict=True)}
+    usable = table["shift"][readable(table.slope)]
+    return shifts | {"rms": float(np.sqrt((usable**2).mean())), "fd": case.distance(finals[0])}, report

@@ -1,0 +1,115 @@
+"""Noise awareness for a checkpoint that never saw noise dropout: a short training that teaches it the null branch.
+
+Zhong, Jiang, Tao et al., arXiv 2510.12497, do this for about 0.7 % of the training's cost. Either everything is trained,
+at a small rate, or only the null embedding: then the conditional branch stays what it was, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint, CheckpointError
+from noiseshift.data import Images, to_float
+from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.transformer import Transformer
+from noiseshift.training.train import Objective, TrainingConfig, train
+
+Part = Literal["all", "null"]
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """The new averaged state, and the mean squared error on held-out images before and after, of the branch that is told
+    the noise level and of the one that is not."""
+
+    state: dict[str, Tensor]
+    told_before: float
+    told_after: float
+    blind_before: float
+    blind_after: float
+
+
+def finetune(
+    checkpoint: Checkpoint,
+    images: Images,
+    held_out: Images,
+    config: TrainingConfig,
+    folder: str | Path,
+    *,
+    part: Part = "all",
+    device: str | torch.device = "cpu",
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> Finetuned:
+    """Teach `checkpoint` its noise-blind branch on labelled `images`; resumes from `folder`.
+
+    `part` "null" trains the null embedding alone, on rows that all lack the level. A fresh null embedding starts at the
+    mean of the time embeddings. Raises CheckpointError for a checkpoint that is no DiT/SiT network or predicts neither
+    velocity nor epsilon, ValueError when the images do not fit.
+    """
+    if tuple(images.pixels.shape[1:]) != tuple(checkpoint.shape):
+        raise ValueError(
+            f"the images are {tuple(images.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
+            "give images of its own size"
+        )
+    model = _trainable(checkpoint)
+    network, objective = _with_null(model), _objective(model)
+    before = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]
+    if part == "null":
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name == "t_embedder.null")
+        config = replace(config, noise_dropout=1.0, weight_decay=0.0)
+    state = train(network, objective, images, config, folder, device=device, report=report)
+    network.load_state_dict(state)
+    network.cpu().eval()
+    after = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]
+    return Finetuned(state, before[0], after[0], before[1], after[1])
+
+
+@torch.no_grad()
+def held_out_loss(network: Transformer, objective: Objective, images: Images, *, told: bool, seed: int = 0) -> float:
+    """Mean squared error on images at fixed seeded times and noise, with the level told or withheld."""
+    total, was = 0.0, network.training
+    network.eval()
+    for start in range(0, len(images), 128):
+        rows = images[start : start + 128]
+        assert rows.labels is not None
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
+        x, target, time = objective.batch(to_float(rows.pixels), generator)
+        known = torch.full((len(x),), told)
+        output = network(x, time, rows.labels, known)[:, : x.shape[1]]
+        total += float((output - target).square().flatten(1).mean(1).sum())
+    network.train(was)
+    return total / len(images)
+
+
+def _objective(model: NetworkModel) -> Objective:
+    if model.predicts not in ("velocity", "epsilon"):
+        raise CheckpointError(f"a model that predicts {model.predicts} cannot be fine-tuned yet: velocity or epsilon")
+    return Objective(model.schedule, model.predicts, model.time_input, model.sign)
+
+
+def _trainable(checkpoint: Checkpoint) -> NetworkModel:
+    """The checkpoint's model. Raises CheckpointError when its network is not of the kind that is trained here."""
+    model = checkpoint.model
+    if not isinstance(model, NetworkModel) or not isinstance(model.network, Transformer):
+        raise CheckpointError("only DiT, SiT and REPA checkpoints can be fine-tuned: give one of those")
+    return model
+
+
+@torch.no_grad()
+def _with_null(model: NetworkModel) -> Transformer:
+    """A trainable copy of the network that has a null embedding."""
+    old = cast("Transformer", model.network)
+    network = Transformer(replace(old.config, noise_dropout=True))
+    state = {key: value.clone().float() for key, value in old.state_dict().items()}
+    if "t_embedder.null" not in state:
+        times = model.time_input(torch.linspace(0.01, 0.99, 99, dtype=torch.float64))
+        state["t_embedder.null"] = old.t_embedder(times.float()).mean(0)
+    network.load_state_dict(state)
+    return network.requires_grad_(True).train()

@@ -1,0 +1,90 @@
+"""Figures and tables say what the report says."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+
+mpl.use("Agg")
+
+from noiseshift.analysis import plots, tables
+
+import noiseshift as ns
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.shift.controls import Check, Controls
+from noiseshift.shift.report import ShiftReport
+
+
+def report(shift=0.02, name="network", seed=0):
+    rng, times = np.random.default_rng(seed), np.array([0.9, 0.5, 0.1])
+
+    def readings(offset, n):
+        t = times + offset + 0.01 * rng.standard_normal((n, 3))
+        return Readings(t, 2 * np.log(1 / t - 1), np.full((3, 4), 0.25))
+
+    real = readings(0.0, 100)
+    calibration = Calibration(times, np.linspace(0.1, 0.9, 4), real, np.ones((20, 3)), np.ones((20, 3)))
+    return ShiftReport(
+        name, ns.Linear(), np.arange(3), times, readings(shift, 80), calibration, readings(shift / 2, 80)
+    )
+
+
+@pytest.fixture
+def run():
+    manifest = {
+        "checkpoint": {"name": "net"},
+        "sampler": "euler:3",
+        "samples": 80,
+        "seed": 0,
+        "guidance": None,
+        "seconds": 1,
+    }
+    controls = Controls((Check("null", True, "fine"), Check("level", False, "off")), solver={"network": report(0.005)})
+    reports = {"network": report(), "residual": report(0.0, "residual", 1)}
+    return ns.Run(manifest, reports, controls, torch.zeros(20, 1, 28, 28, dtype=torch.uint8), None)
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def test_the_curve_is_the_table():
+    one = report()
+    ax = plots.plot_shift(one)
+    curve = next(line for line in ax.get_lines() if line.get_label() == "network")
+    np.testing.assert_allclose(curve.get_ydata(), one.table()["shift"])
+    assert ax.get_xlim() == (1, 0)  # sampling runs from noise to data
+
+
+def test_unresolved_points_are_hollow():
+    one = report(0.0)
+    points = plots.plot_shift(one).collections[-1]
+    filled = points.get_facecolors()[:, :3].min(1) < 0.99
+    assert list(filled) == list(one.table().resolved)
+
+
+def test_the_solver_figure_needs_its_control(run):
+    labels = plots.plot_solver(run).get_legend_handles_labels()[1]
+    assert labels == ["whole shift", "solver alone (exact model)", "network's share"]
+    with pytest.raises(ValueError, match="measure with --controls"):
+        plots.plot_solver(ns.Run(run.manifest, run.reports, None, run.pictures, None))
+
+
+def test_figures_are_written(run, tmp_path):
+    written = plots.save_figures(run, tmp_path)
+    assert {path.stem for path in written} >= {"shift", "posteriors", "shift-log-snr", "encoded", "samples", "solver"}
+    assert all(path.stat().st_size > 1000 for path in written)
+
+
+def test_the_terminal_report_fits_80_columns_and_says_the_answer(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.print_run(run)
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert "network: resolved at 3 of 3 steps" in shown
+    assert "noisier than told" in shown
+    assert "FAIL" in shown

@@ -1,0 +1,314 @@
+"""The page says what the tables say, in words that hold in every case, and needs nothing but itself."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.analysis.answer import answer
+from noiseshift.analysis.report import page
+from noiseshift.cli import main
+
+import noiseshift as ns
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.shift.controls import Check, Controls
+from noiseshift.shift.report import ShiftReport
+
+TIMES = np.array([0.9, 0.5, 0.1])
+PASSED = (Check("null", True, "0 of 9"), Check("level", True, "9 of 9"), Check("exact model", None, "a note"))
+
+
+def readings(offset, n, seed):
+    """Readings around t + offset; states of one seed share their noise, as a run and its exact model do."""
+    t = TIMES + offset + 0.01 * np.random.default_rng(seed).standard_normal((n, 3))
+    return Readings(t, 2 * np.log(1 / t - 1), np.full((3, 4), 0.25))
+
+
+def report(shift, name="network", *, content=None, slope=1.0, seed=2):
+    real = readings(0.0, 400, 1)
+    calibration = Calibration(TIMES, np.linspace(0.1, 0.9, 4), real, slope * np.ones((20, 3)), np.ones((20, 3)))
+    against = readings(0.0 if content is None else content, 200, 3)
+    return ShiftReport(
+        name, ns.Linear(), np.arange(3), TIMES, readings(np.array(shift), 200, seed), calibration, against
+    )
+
+
+def made(*reports, checks=PASSED, solver=None, name="net"):
+    controls = None if checks is None else Controls(checks, solver={} if solver is None else {"network": solver})
+    manifest = {"checkpoint": {"name": name}, "sampler": "em:20", "guidance": None, "samples": 200, "seed": 0}
+    pictures = torch.randint(0, 255, (20, 1, 8, 8), dtype=torch.uint8)
+    return ns.Run(manifest, {r.estimator: r for r in reports}, controls, pictures, None)
+
+
+def test_a_positive_shift_that_is_the_solvers():
+    found = answer(made(report([0.0, 0.01, 0.03]), solver=report([0.0, 0.009, 0.026])))
+    first, second, third = found.lines
+    assert "noisier than the network is told at 2 of 3 levels" in first
+    assert re.search(r"at most \+0\.0[23]\d\d \(95 % \+0\.0\d+ … \+0\.0\d+\) in t at t = 0\.1", first)
+    assert "most of it is the solver's" in second
+    assert "sign is the same" in second
+    assert "nothing confirms it" in third
+    assert third.endswith("All controls passed.")
+
+
+@pytest.mark.parametrize(
+    ("alone", "says"),
+    [
+        ([0, 0, 0.005], "most of it is the network's"),
+        ([0, 0, 0.03], "no share of the network is resolved"),
+        ([0, 0, 0.05], "the two work against each other"),
+        ([0, 0, -0.02], "the two work against each other"),
+        ([0, 0, -0.001], "(not resolved), which leaves"),
+    ],
+)
+def test_whose_shift_it_is(alone, says):
+    assert says in answer(made(report([0, 0, 0.03]), solver=report(alone))).lines[1]
+
+
+def test_halves_that_cannot_be_weighed_stay_open():
+    found = answer(made(report([0, 0, 0.03]), solver=report([0, 0, 0.015], seed=4)))
+    assert "which of the two is larger is open" in found.lines[1]
+
+
+def test_without_the_exact_model_nobody_is_blamed():
+    found = answer(made(report([0, 0, 0.03]), checks=None))
+    assert "was not measured (run with --controls)" in found.lines[1]
+    assert "No control was run" in found.lines[2]
+    assert found.verdict == "not run"
+
+
+def test_nothing_resolved_is_a_bound_and_not_a_zero():
+    first = answer(made(report([0, 0, 0]))).lines[0]
+    assert "no noise shift is resolved" in first
+    assert re.search(r"under the detection floor \(0\.00\d\d to 0\.00\d\d in t\)", first)
+
+
+def test_a_cleaner_state_and_a_change_of_sign():
+    assert "cleaner than the network is told at 1 of 3" in answer(made(report([0, 0, -0.03]))).lines[0]
+    assert (
+        "noisier than the network is told at 1 and cleaner at 1 of 3" in answer(made(report([0.03, 0, -0.02]))).lines[0]
+    )
+
+
+def test_few_bare_resolutions_are_called_weak():
+    assert "weak evidence" in answer(made(report([0, 0, 0.0018]))).lines[0]
+    assert "weak evidence" not in answer(made(report([0, 0, 0.03]))).lines[0]
+
+
+def test_estimators_that_disagree_are_named():
+    lead = report([0, 0, 0.03])
+    third = answer(made(lead, report([0, 0, -0.02], "residual"))).lines[2]
+    assert third.startswith("The estimators disagree: residual reads the opposite sign at 1 of 3 levels (at t = 0.1")
+    assert "reads another size at 1 of 3" in answer(made(lead, report([0, 0, 0.01], "residual"))).lines[2]
+    assert "All 2 estimators agree" in answer(made(lead, report([0, 0, 0.03], "residual"))).lines[2]
+
+
+def test_a_failed_control_is_said_first():
+    found = answer(made(report([0, 0, 0.03]), checks=(PASSED[0], Check("level", False, "1 of 9"))))
+    assert found.lines[0].startswith(
+        "The instrument failed its own level control: do not use the numbers below (1 of 9)."
+    )
+    assert found.verdict == "failed"
+    assert "passed" not in found.lines[2].replace("Not all controls passed", "")
+
+
+def test_the_content_control_that_flips_the_sign_leaves_a_bound():
+    second = answer(made(report([0, 0, 0.03], content=0.05))).lines[1]
+    assert "flips the sign at 1 of 1 resolved level (t = 0.1): there only a bound holds, |δ| ≤ 0.0" in second
+
+
+def test_blind_levels_are_not_zeros():
+    lead = report([0, 0, 0.03])
+    half = np.where(TIMES > 0.8, 0.2, 1.0)
+    first = answer(made(report([0, 0, 0.03], slope=half))).lines[0]
+    assert "of 2 levels" in first
+    assert "At 1 further level nothing can be read" in first
+    blind = report([0, 0, 0.03], slope=0.1)
+    assert answer(made(blind)).lines[0].startswith("Nothing was measured")
+    two = ns.Run(made(lead).manifest, {"network": blind, "residual": lead}, None, torch.zeros(1), None)
+    assert answer(two).estimator == "residual"
+
+
+class Page(HTMLParser):
+    """What a browser would build: balanced tags, ids, addresses."""
+
+    VOID = frozenset(("meta", "link", "img", "br", "hr", "input"))
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.note(attributes)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.note(attributes)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def note(self, attributes):
+        self.ids += [value for key, value in attributes if key == "id"]
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "xlink:href")]
+
+
+def test_the_page_is_whole_and_needs_nothing_else():
+    run = made(report([0, 0, 0.03]), report([0, 0, 0.03], "residual"), solver=report([0, 0, 0.02]))
+    text = page({"one": run, "two": run})
+    seen = Page(text)
+    assert len(set(seen.ids)) == len(seen.ids)
+    outside = {a for a in seen.addresses if not a.startswith(("#", "data:"))}
+    assert outside == {"https://arxiv.org/abs/2510.12497"}
+    assert {a[1:] for a in seen.addresses if a.startswith("#")} <= set(seen.ids)
+    assert not re.search(r"@import|url\((?!#)|<script src|<iframe", text)
+    assert seen.tags.count("svg") == 2 * 5
+    assert text.index('class="answer') < text.index("<figure>")
+    assert len(text) < 1_500_000
+    for line in answer(run).lines:
+        assert line.replace("'", "&#39;") in text
+
+
+def test_the_tables_numbers_are_the_reports():
+    one = report([0, 0, 0.03])
+    text = page({"one": made(one)})
+    for value in one.table()["shift"]:
+        assert f">{value:+.4f}<".replace("-", "−") in text
+    assert text.count(">not resolved<") == int((~one.table().resolved).sum())
+
+
+def test_hostile_names_stay_text():
+    text = page({"<img src=x onerror=alert(1)>": made(report([0, 0, 0.03]), name="<script>alert(1)</script>")})
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "<img src=x" not in text
+
+
+def test_controls_are_words():
+    text = page({"one": made(report([0, 0, 0.03]), checks=(PASSED[0], Check("level", False, "off")))})
+    assert '<strong class="pass">pass</strong> <b>null</b>' in text
+    assert '<strong class="fail">FAIL</strong> <b>level</b>' in text
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_measure_writes_the_page_and_the_command_that_made_it(tmp_path):
+    part = ns.data.reference()[:64]
+    np.savez(tmp_path / "few.npz", images=part.pixels.numpy(), labels=part.labels.numpy())
+    words = ["measure", "--samples", 8, "--sampler", "euler:4", "--estimator", "network", "--points", 2]
+    words += ["--data", tmp_path / "few.npz", "--out", tmp_path / "run", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    typed = shlex.join(["noiseshift", *map(str, words)])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["command"] == typed
+    first = (tmp_path / "run" / "report.html").read_text()
+    assert typed in first
+    result = run("report", tmp_path / "run", "--out", tmp_path / "again.html")
+    assert result.exit_code == 0, result.output
+    assert Page((tmp_path / "again.html").read_text()).tags == Page(first).tags
+
+
+def svgs(text):
+    """The titles of a page's figures, all of which are drawn and none a picture of letters."""
+    assert "image/png" not in re.sub(r"<image[^>]*>|<img class=.(plate|pixels)[^>]*>", "", text)
+    return re.findall(r'<svg role="img" aria-label="([^"]*)"', text)
+
+
+def test_a_correction_writes_its_page(tmp_path):
+    words = ["correct", "--sampler", "euler:3", "--nag", "0.5,1", "--samples", 24, "--measured", 16, "--small"]
+    words += ["--estimator", "constant-pixel", "--out", tmp_path / "run", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "run" / "report.html").read_text()
+    methods = pd.read_csv(tmp_path / "run" / "methods.csv")
+    assert f"the method to choose is {json.loads((tmp_path / 'run' / 'run.json').read_text())['chosen'][0]}" in text
+    assert "of 2 methods change FD-fashion" in text
+    assert shlex.join(["noiseshift", *map(str, words)]) in text
+    for name in methods.method:
+        assert f">{name}<" in text
+    assert len(svgs(text)) == 3  # two scales make a curve
+    assert run("report", tmp_path / "run", "--out", tmp_path / "again.html").exit_code == 0
+    assert Page((tmp_path / "again.html").read_text()).tags == Page(text).tags
+
+
+def test_an_approximation_writes_its_page(tmp_path):
+    words = ["approx", "--sampler", "euler:3", "--times", "0.3", "--ratios", "0.5,1", "--rows", 24, "--samples", 4]
+    words += ["--substeps", 2, "--estimator", "network", "--out", tmp_path / "run", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "run" / "report.html").read_text()
+    injected = pd.read_parquet(tmp_path / "run" / "injected.parquet")
+    miss = (injected.first_order / injected.measured - 1).abs()[injected.resolved].median()
+    assert f"first order misses it by {100 * miss:.0f} % (median)" in text
+    titles = svgs(text)
+    assert len(titles) == 3 + 2 * 2  # injected; a path and a spectrum of the checkpoint and of the exact model
+    assert sum("exact model" in title for title in titles) == 2
+    Page(text)
+
+
+def test_a_comparison_writes_its_page(tmp_path):
+    words = [
+        "compare",
+        "--sampler",
+        "em:3",
+        "--sampler",
+        "euler:4",
+        "--samples",
+        40,
+        "--small",
+        "--extractor",
+        "fashion",
+    ]
+    words += ["--estimator", "constant-pixel", "--out", tmp_path / "grid", "--no-progress"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "grid" / "report.html").read_text()
+    pairs, table = (pd.read_csv(tmp_path / "grid" / f"{name}.csv") for name in ("pairs", "table"))
+    least = table.run[table.rms.idxmin()].removeprefix("fashion-sit-")
+    assert f"The least shift, by constant-pixel between t = 0.667 and 0.333, is {least}&#39;s: rms δ" in text
+    assert "The least FD-fashion is" in text
+    assert pairs.resolved.all()
+    assert "Every pair is resolved at 5 % (Holm)." in text
+    assert shlex.join(["noiseshift", *map(str, words)]) in text
+    assert len(svgs(text)) == 6
+    (tmp_path / "grid").rename(tmp_path / "moved")  # the runs of a grid go with it
+    result = run("report", tmp_path / "moved", "--out", tmp_path / "again.html")
+    assert result.exit_code == 0, result.output
+    assert Page((tmp_path / "again.html").read_text()).tags == Page(text).tags
+    (tmp_path / "moved" / "fashion-sit-em-3").rename(tmp_path / "gone")
+    result = run("report", tmp_path / "moved")
+    assert result.exit_code == 1
+    assert "fashion-sit-em-3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["nowhere"], 1, "no folder nowhere"),
+        (["empty"], 1, "no shift.parquet in empty"),
+        (["part"], 1, "no run.json in part"),
+        (["empty", "part"], 2, "say where with --out"),
+        (["empty", "--out", "part"], 2, "is a folder"),
+    ],
+)
+def test_bad_folders_are_one_line(words, code, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "shift.parquet").write_bytes(b"")
+    result = run("report", *words)
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert len([line for line in result.stderr.splitlines() if "rror" in line]) == 1

@@ -1,0 +1,215 @@
+"""The measurement against exact targets: known shifts, intervals, floors, streams, files."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+import noiseshift as ns
+from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.models import Prediction
+from noiseshift.diffusion.samplers import Step, sample
+from noiseshift.estimators.calibration import Calibration, Readings, calibrate
+from noiseshift.estimators.posterior import time_grid
+from noiseshift.shift.controls import level_control, null_control, real_report
+from noiseshift.shift.report import ShiftReport, measure, resampled_means
+from noiseshift.targets.target import Gaussian
+
+SCHEDULE = ns.Linear()
+TIMES = torch.tensor([0.8, 0.4, 0.1], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def target():
+    return Gaussian(torch.zeros(96), torch.logspace(-4, 0, 96))
+
+
+@pytest.fixture(scope="module")
+def estimator(target):
+    return target.estimator(SCHEDULE, time_grid(SCHEDULE, 120, 0.005, 0.99))
+
+
+@pytest.fixture(scope="module")
+def calibration(target, estimator):
+    return calibrate(estimator, target.sample(200, torch.Generator().manual_seed(0)), TIMES)
+
+
+def shifted_steps(target, offset, n=150, seed=5):
+    """One "run" whose states truly live at t + offset: an exactly known shift."""
+    generator = torch.Generator().manual_seed(seed)
+    x0 = target.sample(n, generator)
+    for index, t in enumerate(TIMES):
+        level = SCHEDULE(t + offset)
+        x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+        yield Step(index, t, x, Prediction(x, x, SCHEDULE(t).like(x)))
+    yield Step(len(TIMES), torch.tensor(0.0, dtype=torch.float64), x0)
+
+
+def test_calibration_of_the_exact_posterior_is_unbiased_where_it_is_resolved(calibration):
+    error = calibration.spread / np.sqrt(len(calibration.real))
+    assert (np.abs(calibration.bias[1:]) < 4 * error[1:] + 2e-3).all()
+    assert (np.abs(calibration.slope - 1) < 0.25).all()
+
+
+def test_a_known_shift_is_read_within_its_interval(target, estimator, calibration):
+    table = measure(shifted_steps(target, 0.03), estimator, calibration).table()
+    assert ((table.low < 0.03) & (0.03 < table.high)).all()
+    assert table.resolved.all()
+    assert (table.shift_log_snr < 0).all()  # noisier states have less signal
+
+
+def test_the_shift_is_signed_and_sigma_e2_follows_it(target, estimator, calibration):
+    table = measure(shifted_steps(target, -0.02), estimator, calibration).table()
+    assert (table["shift"] < 0).all()
+    expected = (table.t + table["shift"]) ** 2 - table.t**2
+    np.testing.assert_allclose(table.sigma_e2, expected, rtol=1e-12)
+
+
+def test_content_control_reads_zero_when_the_finals_are_the_data(target, estimator, calibration):
+    table = measure(shifted_steps(target, 0.03), estimator, calibration).table()
+    assert ((table.content_low < 0.03) & (0.03 < table.content_high)).all()
+
+
+@pytest.mark.parametrize("rows", [6, 400])
+def test_resolved_is_welchs_test(target, estimator, calibration, rows):
+    report = measure(shifted_steps(target, 0.003), estimator, calibration)
+    few = Readings(report.sampled.t[:rows], report.sampled.log_snr[:rows], report.sampled.density)
+    report = dataclasses.replace(report, sampled=few, content=None)
+    theirs = stats.ttest_ind(report.sampled.t, calibration.real.t, equal_var=False)
+    table = report.table()
+    assert (table.resolved == (theirs.pvalue < 0.05)).all()
+    half = theirs.confidence_interval(0.95)
+    np.testing.assert_allclose(table.floor, (half.high - half.low) / 2 / calibration.slope, rtol=1e-9)
+
+
+def test_bootstrap_spread_is_the_standard_error():
+    values = np.random.default_rng(0).normal(size=(400, 3)) * [1.0, 2.0, 0.5]
+    draws = resampled_means(values, np.random.default_rng(1), resamples=4000)
+    np.testing.assert_allclose(draws.std(0), values.std(0) / 20, rtol=0.05)
+
+
+def test_nothing_is_read_where_the_estimator_is_blind(target, estimator, calibration):
+    for factor in (0.1, 20.0):  # blind, or jumping between modes
+        dull = dataclasses.replace(calibration, slopes=calibration.slopes * np.array([1.0, factor, 1.0]))
+        table = measure(shifted_steps(target, 0.03), estimator, dull).table()
+        assert np.isnan(table["shift"][1])
+        assert not table.resolved[1]
+        assert table["shift"].notna().sum() == 2
+
+
+def test_paired_differences_are_sharper_than_two_reports(target, estimator, calibration):
+    first = measure(shifted_steps(target, 0.03), estimator, calibration)
+    second = measure(shifted_steps(target, 0.02), estimator, calibration)
+    table = (first - second).table()
+    # 5 % of the shift is the price of reading a curve by its slope at t.
+    np.testing.assert_allclose(table.difference, 0.01, rtol=0.08)
+    assert table.resolved.all()
+    single = first.table()
+    assert ((table.high - table.low) < (single.high - single.low)).all()
+
+
+def test_unlike_reports_cannot_be_paired(target, estimator, calibration):
+    first = measure(shifted_steps(target, 0.0), estimator, calibration)
+    second = measure(shifted_steps(target, 0.0, n=20), estimator, calibration)
+    with pytest.raises(ValueError, match="same number of samples"):
+        first - second
+
+
+def test_batches_and_several_estimators_change_nothing(target, estimator, calibration):
+    model = target.model(SCHEDULE)
+    x = randomness.normal(randomness.generators(range(12), seed=0, stream=0), (96,)).double()
+    times = torch.tensor([1.0, 0.8, 0.4, 0.1, 0.0], dtype=torch.float64)
+    whole = measure(sample(model, x, times), estimator, calibration)
+    chain = (step for rows in x.split(5) for step in sample(model, rows, times))
+    parts = measure(chain, {"a": estimator, "b": estimator}, {"a": calibration, "b": calibration})
+    for name in "ab":
+        np.testing.assert_allclose(parts[name].sampled.t, whole.sampled.t, atol=1e-9)
+        np.testing.assert_allclose(parts[name].content.t, whole.content.t, atol=1e-9)
+
+
+def test_a_report_survives_its_files(target, estimator, calibration, tmp_path):
+    report = measure(shifted_steps(target, 0.03), estimator, calibration, name="exact")
+    report.save(tmp_path)
+    pd.testing.assert_frame_equal(ShiftReport.load(tmp_path).table(), report.table())
+    long = pd.read_parquet(tmp_path / "shift.parquet")
+    assert len(long[long.states == "sampled"]) == 150 * 3
+
+
+def test_times_that_the_run_never_meets_are_named(target, estimator):
+    elsewhere = calibrate(estimator, target.sample(20, torch.Generator().manual_seed(0)), torch.tensor([0.55]))
+    with pytest.raises(ValueError, match="calibrate at the sampler's own times"):
+        measure(shifted_steps(target, 0.0), estimator, elsewhere)
+
+
+def test_states_that_are_not_finite_stop_the_measurement(target, estimator, calibration):
+    def broken():
+        for step in shifted_steps(target, 0.0):
+            yield dataclasses.replace(step, x=step.x * float("nan"))
+
+    with pytest.raises(ValueError, match="not finite"):
+        measure(broken(), estimator, calibration)
+
+
+def test_null_and_level_controls_on_an_exact_estimator(target, estimator, calibration):
+    data = target.sample(200, torch.Generator().manual_seed(11))
+    null, check = null_control({"exact": estimator}, {"exact": calibration}, data)
+    assert check.passed
+    assert len(null) == 3
+    level, check = level_control({"exact": estimator}, {"exact": calibration}, data)
+    assert check.passed
+    assert ((level["shift"] - level.expected).abs() < 1.5 * level.floor).all()
+    assert (level["shift"] > 0).all()
+
+
+def test_null_control_catches_an_instrument_that_is_off(target, estimator, calibration):
+    moved = dataclasses.replace(calibration.real, t=calibration.real.t + 0.05)
+    off = dataclasses.replace(calibration, real=moved)
+    data = target.sample(200, torch.Generator().manual_seed(11))
+    assert not null_control({"exact": estimator}, {"exact": off}, data)[1].passed
+
+
+def test_false_alarms_come_at_the_nominal_rate(target, estimator):
+    alarms = []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(100 + seed)
+        one = calibrate(estimator, target.sample(80, generator), TIMES[:2], seed=seed, slope_rows=40)
+        report = real_report("exact", estimator, one, target.sample(80, generator), seed=seed)
+        alarms.append(report.table().resolved.to_numpy())
+    assert np.sum(alarms) <= 6  # 99.9 % point of Binomial(40, 0.05) is 7
+
+
+def test_readings_of_batches_average_their_densities_by_size():
+    small = Readings(np.zeros((1, 1)), np.zeros((1, 1)), np.array([[1.0, 0.0]]))
+    large = Readings(np.ones((3, 1)), np.ones((3, 1)), np.array([[0.0, 1.0]]))
+    joined = Readings.concatenate([small, large])
+    np.testing.assert_allclose(joined.density, [[0.25, 0.75]])
+    assert len(joined) == 4
+
+
+def test_calibration_needs_times_between_the_ends(target, estimator):
+    with pytest.raises(ValueError, match="strictly between"):
+        calibrate(estimator, target.sample(4, torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5]))
+
+
+def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, estimator, calibration):
+    data = target.sample(20, torch.Generator().manual_seed(0))
+    first, again, other = (
+        calibrate(estimator, data, TIMES, generator=torch.Generator().manual_seed(seed)).bias for seed in (3, 3, 4)
+    )
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_what_is_measured_is_shown_in_a_line(target, estimator, calibration):
+    report = measure(shifted_steps(target, 0.03, n=8), estimator, calibration)
+    assert repr(report) == "ShiftReport(shift, 8 samples at 3 times from t = 0.80 to 0.10: see .table())"
+    for shown in (report - report, report.sampled, calibration):
+        assert type(shown).__name__ in repr(shown)
+        assert len(repr(shown)) < 250
+
+
+def test_calibration_type_is_public():
+    assert ns.Calibration is Calibration

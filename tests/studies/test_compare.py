@@ -1,0 +1,269 @@
+"""Many runs beside each other: grids that resume, differences that are paired, tables that a paper can print."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.analysis import comparison as drawing
+from noiseshift.analysis.page_compare import answer
+from noiseshift.analysis.plots import PAPERS, style
+from noiseshift.cli import main
+from noiseshift.cli.parse import parse_solver
+
+import noiseshift as ns
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.evaluation.distances import ClassifierFeatures, evaluate, load_reference, paired_change
+from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.compare import Cell, Comparison, compare, holm, run_grid
+from noiseshift.studies.folders import Run
+from noiseshift.studies.measure import Protocol
+
+TIMES = np.array([0.6, 0.3, 0.1])
+
+
+def run(shift, rng, *, common, real, name="euler:9", nfe=9, seed=0, times=TIMES):
+    """A run whose readings are off by `shift`, its states sharing half of their noise with the other runs'."""
+    states = times + shift + 0.01 * (common + rng.standard_normal((len(common), len(times)))) / 2**0.5
+    empty = np.zeros((len(times), 5))
+    ones = np.ones((20, len(times)))
+    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, empty), ones, ones)
+    report = ShiftReport(
+        "network", ns.Linear(), np.arange(len(times)), times, Readings(states, states, empty), calibration
+    )
+    about = {"checkpoint": {"name": "toy_a"}, "sampler": name, "guidance": None, "seed": seed, "samples": len(states)}
+    return Run(about | {"nfe": nfe, "seconds": 1.0}, {"network": report}, None, torch.zeros(1, 1, 2, 2), None)
+
+
+def family(shifts, seed=0, n=150):
+    rng = np.random.default_rng(seed)
+    real = TIMES + 0.01 * rng.standard_normal((n, 3))
+    common = rng.standard_normal((n, 3))
+    runs = {
+        f"run_{k}": run(s, rng, common=common, real=real, name=f"euler:{5 * (k + 1)}", nfe=5 * (k + 1))
+        for k, s in enumerate(shifts)
+    }
+    return compare(runs, "network")
+
+
+def test_holm_is_the_step_down_procedure():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+def test_differences_are_found_and_the_best_is_what_is_not_resolved_from_it():
+    found = family([0.02, 0.005, 0.0052])
+    pairs = found.pairs.set_index(["first", "second"])
+    assert pairs.loc[("run_0", "run_1"), "resolved"]
+    assert not pairs.loc[("run_1", "run_2"), "resolved"]
+    low, high = pairs.loc[("run_0", "run_1"), ["low", "high"]]
+    assert low < 0.02**2 - 0.005**2 < high
+    assert found.best("rms") == {"run_1", "run_2"}
+
+
+def test_the_answer_says_what_is_least_and_what_is_open():
+    found = family([0.02, 0.005, 0.0052])
+    first, second, third = answer(found)
+    least = found.table.run[found.table.rms.idxmin()]
+    other = (found.best("rms") - {least}).pop()
+    assert first.startswith(f"The least shift, by network between t = 0.6 and 0.1, is {least}'s: rms δ 0.0")
+    assert first.endswith(f"{other} cannot be told from it.")
+    assert second.startswith("Distances to real images were not taken")
+    assert third == "Not resolved at 5 % (Holm): in rms δ 1 of 3 pairs (run_1 and run_2)."
+    assert answer(family([0.02, 0.005]))[2] == "Every pair is resolved at 5 % (Holm)."
+    found.runs["run_1"].manifest["seed"] = 1
+    assert answer(compare(found.runs, "network"))[2].endswith(
+        "2 of 3 tests are of runs that share no samples, which see less."
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
+    """Twenty-eight pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
+    tables = 30
+    false = sum(bool(family([shift] * 8, seed=seed, n=80).pairs.resolved.any()) for seed in range(tables))
+    assert false <= 5  # binom(30, 0.05) stays within it in 99 % of cases
+
+
+def unlike(ends, seed, *, paired):
+    """Two runs of 150 and, unless they share their samples, 100, told unlike levels; δ(t) falls from its end at t = 0."""
+    rng, runs = np.random.default_rng(seed), {}
+    steps = np.array([0.8, 0.6, 0.4, 0.2]), np.array([0.95, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
+    common = rng.standard_normal((150, 1))
+    images = rng.standard_normal((200, 1))
+    for k, (end, times) in enumerate(zip(ends, steps, strict=True)):
+        shared = common if paired else rng.standard_normal((150 - 50 * k, 1))
+        real = times + 0.01 * (images + rng.standard_normal((200, len(times)))) / 2**0.5
+        runs[f"run_{k}"] = run(end * (1 - times), rng, common=shared, real=real, times=times, seed=0 if paired else k)
+    return compare(runs, "network")
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_one_truth_on_unlike_grids_is_told_apart_as_often_as_said(paired):
+    """Steps nearer to the data see more of the same δ(t): only a mean along shared levels is the same number."""
+    found = [unlike((0.03, 0.03), seed, paired=paired) for seed in range(60)]
+    assert sum(bool(each.pairs.resolved.item()) for each in found) <= 8  # binom(60, 0.05) within it in 99.5 %
+    scaled = [each.pairs.difference.item() / (each.pairs.high - each.pairs.low).item() for each in found]
+    assert 0.2 < np.std(scaled) < 0.32  # a standard error is 1/3.9 of an interval: neither too sure nor too shy
+    assert found[0].span == (0.2, 0.8)
+    assert found[0].pairs.paired.item() == paired
+    naive = [[np.mean(each.report(name).shift() ** 2) for name in each.runs] for each in found]
+    first, second = np.mean(naive, axis=0)
+    assert second > 1.25 * first  # what would be compared without
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_real_difference_on_unlike_grids_is_found(paired):
+    found = [unlike((0.03, 0.04), seed, paired=paired) for seed in range(20)]
+    assert sum(bool(each.pairs.resolved.item()) for each in found) >= 18
+    truth = (0.03**2 - 0.04**2) * (0.8**3 - 0.2**3) / 3 / 0.6  # ∫ (1 - t)² dt over the span, as a mean
+    assert sum(each.pairs.low.item() < truth < each.pairs.high.item() for each in found) >= 17
+
+
+def test_runs_of_other_seeds_are_tested_without_pairing():
+    found = family([0.01, 0.012])
+    found.runs["run_1"].manifest["seed"] = 1
+    loose = compare(found.runs, "network")
+    assert not loose.pairs.paired.any()
+    assert found.pairs.paired.all()
+    assert loose.pairs.p.item() > 2 * found.pairs.p.item()  # the noise that they share does not cancel
+    assert loose.best("rms") == {"run_0"}
+    with pytest.raises(ValueError, match="not read by residual"):
+        compare(found.runs, "residual")
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare({}, "network")
+
+
+def test_levels_that_do_not_overlap_are_not_compared():
+    rng = np.random.default_rng(0)
+    runs = {}
+    for name, times in (("early", np.array([0.9, 0.8])), ("late", np.array([0.3, 0.1]))):
+        real = times + 0.01 * rng.standard_normal((50, 2))
+        runs[name] = run(0.0, rng, common=rng.standard_normal((50, 1)), real=real, times=times)
+    with pytest.raises(ValueError, match="levels that overlap"):
+        compare(runs, "network")
+
+
+def test_a_comparison_comes_back_from_its_folder(tmp_path):
+    found = family([0.02, 0.005, 0.0052])
+    places = {name: tmp_path / "runs" / name for name in found.runs}
+    for name, each in found.runs.items():
+        each.save(places[name])
+    found.save(tmp_path / "out", places)
+    back = Comparison.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(back.table, found.table, check_dtype=False)
+    pd.testing.assert_frame_equal(back.pairs, found.pairs, check_dtype=False)
+    assert (back.span, back.best("rms"), list(back.runs)) == (found.span, found.best("rms"), list(found.runs))
+
+
+def test_tables_for_a_paper():
+    found = family([0.02, 0.005, 0.0052])
+    tex = drawing.latex_table(found)
+    assert tex.count(r"\textbf") == 2
+    assert r"toy\_a" in tex
+    assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert tex.count("{") == tex.count("}")
+    lines = drawing.markdown_table(found).splitlines()
+    assert len(lines) == 5
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture(scope="module")
+def real_runs(tmp_path_factory):
+    """A grid of two samplers on the bundled model, with features."""
+    folder, checkpoint = tmp_path_factory.mktemp("grid"), ns.load()
+    settings = {"samples": 40, "estimators": {"constant-pixel": None}, "points": 3, "calibration_rows": 60}
+    cells = [
+        Cell(name, checkpoint, Protocol(parse_solver(solver), **settings), ns.data.reference()[:200])
+        for name, solver in (("few", "em:4"), ("more", "em:8"))
+    ]
+    return folder, cells, run_grid(cells, folder, extractor=ClassifierFeatures())
+
+
+def test_a_grid_goes_on_where_it_stopped(real_runs):
+    folder, cells, first = real_runs
+    assert [run.manifest["nfe"] for run in first.values()] == [4, 8]
+    made = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+    again = run_grid(cells, folder, extractor=ClassifierFeatures())
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == made
+    np.testing.assert_allclose(again["few"].features.values, first["few"].features.values, atol=1e-4)
+    # Against other real images it is another run.
+    other = dataclasses.replace(cells[0], data=ns.data.reference()[200:400])
+    moved = run_grid([other], folder.parent / "other-data", extractor=ClassifierFeatures())["few"]
+    assert moved.manifest["data"] != first["few"].manifest["data"]
+    changed = run_grid([dataclasses.replace(other)], folder.parent / "other-data")["few"]
+    assert changed.manifest["data"] == moved.manifest["data"]
+    back = run_grid([cells[0]], folder.parent / "other-data")["few"]
+    assert back.manifest["data"] == first["few"].manifest["data"]
+    with pytest.raises(ValueError, match="same name"):
+        run_grid([cells[0], cells[0]], folder)
+
+
+def test_every_figure_is_drawn(real_runs, tmp_path):
+    from matplotlib.axes import Axes
+
+    looks = ClassifierFeatures()
+    real = load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks)
+    found = compare(real_runs[2], "constant-pixel", real, small=True)
+    assert found.distance() == "FD-fashion"
+    assert set(found.pairs.quantity) == {"mean δ²", "FD-fashion"}
+    alone = evaluate(real_runs[2]["few"].features, real, allow_small=True).set_index("metric").loc["FD-fashion"]
+    shown = found.table.set_index("run").loc["few", ["FD-fashion", "FD-fashion low", "FD-fashion high"]]
+    np.testing.assert_allclose(shown.to_list(), alone[["value", "low", "high"]].to_list())
+    change = paired_change(*(real_runs[2][name].features for name in ("few", "more")), real)
+    tested = found.pairs.set_index("quantity").loc["FD-fashion", ["difference", "low", "high"]]
+    np.testing.assert_allclose(tested.to_list(), [change.value, change.low, change.high])
+    plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
+    for draw in (*plots, drawing.plot_ridge, drawing.plot_phase):
+        assert isinstance(draw(found), Axes)
+    files = drawing.save_comparison(found, tmp_path, paper="cvpr")
+    assert len(files) == 12
+    assert {path.name for path in tmp_path.iterdir()} == {"table.tex", "table.md", "figures"}
+
+
+def test_figures_have_the_width_of_the_column():
+    import matplotlib.pyplot as plt
+
+    for paper, (width, points) in PAPERS.items():
+        with style(paper):
+            assert plt.rcParams["figure.figsize"][0] == width
+            assert plt.rcParams["font.size"] == points
+    with pytest.raises(ValueError, match="no preset"):
+        style("nature")
+
+
+def test_compare_from_the_shell(real_runs, tmp_path):
+    folder = real_runs[0]
+    words = ["compare", str(folder / "few"), str(folder / "more"), "--out", str(tmp_path / "a"), "--json", "--small"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert [row["run"] for row in json.loads(result.output)["runs"]] == ["few", "more"]
+    assert pd.read_csv(tmp_path / "a" / "table.csv").run.tolist() == ["few", "more"]
+    written = {path.name for path in (tmp_path / "a").iterdir()}
+    assert written >= {"report.html", "comparison.json", "table.csv", "table.tex", "table.md", "pairs.csv", "figures"}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "sampler: ['euler:3', 'euler:4']\nguidance: [none, nag=0.5]\nsamples: 8\nestimator: constant-pixel\n"
+    )
+    result = CliRunner().invoke(main, ["compare", "--config", str(grid), "--out", str(tmp_path / "b"), "--no-progress"])
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "b").glob("*/run.json"))) == 4
+    assert (tmp_path / "b" / "fashion-sit-euler-3-nag-0.5").is_dir()
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("sampler: [unfinished")
+    grid.write_text("sampler: euler:3\nsamples: 8\nestimator: constant-pixel\n")  # a lone value is a list of one
+    one = ["compare", "--config", str(grid), "--out", str(tmp_path / "d"), "--no-progress"]
+    assert CliRunner().invoke(main, one).exit_code == 0
+    few = ["compare", str(folder / "few"), "--out", str(tmp_path / "c")]
+    assert CliRunner().invoke(main, [*few, "--small"]).exit_code == 0  # one run has no pairs, and is its own best
+    for bad, says in (
+        (["compare"], "--sampler"),
+        (few, "40 samples under 128 features"),
+        (["compare", str(tmp_path)], "shift.parquet"),
+    ):
+        result = CliRunner().invoke(main, bad)
+        assert result.exit_code in (1, 2)
+        assert says in result.output

@@ -1,0 +1,181 @@
+"""The comparison of corrections, on the bundled model and on exact ones."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.cli import main
+from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
+
+import noiseshift as ns
+from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.evaluation.distances import ClassifierFeatures, extract
+from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.summary import reduction, rms_shift
+from noiseshift.studies import correct as correction
+from noiseshift.studies.exact import bench, mixture, power_law
+from noiseshift.studies.folders import Shards
+from noiseshift.studies.measure import Protocol
+
+
+def report(shift, seed=0, n=400, spread=0.01):
+    """A report whose states read `shift` too high, with noise."""
+    rng = np.random.default_rng(seed)
+    times = np.array([0.6, 0.3])
+    real = times + spread * rng.standard_normal((n, 2))
+    sampled = times + shift + spread * rng.standard_normal((n, 2))
+    ones = np.ones((50, 2))
+    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, np.zeros((2, 5))), ones, ones)
+    return ShiftReport(
+        "test", ns.Linear(), np.arange(2), times, Readings(sampled, sampled, np.zeros((2, 5))), calibration
+    )
+
+
+def test_the_rms_shift_does_not_count_its_own_error():
+    assert rms_shift(report(0.02)) == pytest.approx(0.02, rel=0.08)
+    assert rms_shift(report(0.0)) < 0.001
+
+
+def test_a_reduction_has_a_paired_interval():
+    half = reduction(report(0.01), report(0.02))
+    assert half.value == pytest.approx(0.5, abs=0.06)
+    assert half.low < 0.5 < half.high
+    assert half.resolved
+    same = reduction(report(0.02), report(0.02))
+    assert same.value == 0
+    assert not same.resolved
+    # Nothing to reduce, whatever the noise says.
+    for seed in range(3, 8):
+        assert np.isnan(reduction(report(0.01), report(0.0, seed=seed)).value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "blind-free=1"),
+        *("closed-loop", "projection", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
+        *("dog=1", "dog=1,nag=0.5"),
+    ],
+)
+def test_every_method_samples_the_bundled_model(word):
+    checkpoint = ns.load()
+    network = ns.estimators.Network.load(checkpoint.estimator)
+    pilot = report(0.02)
+    method = parse_method(word)
+    encoded = ns.relatives.EstimatedLevel(network)
+    built = method.make(correction.Bench(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
+    times = ns.time_grid(checkpoint.model, 3)
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    update = built.update(ns.euler) if built.update else ns.euler
+    *_, last = ns.sample(built.model, x, times, update=update, cond=torch.tensor([0, 1]))
+    assert bool(torch.isfinite(last.x).all())
+    *_, plain = ns.sample(checkpoint.model, x, times, cond=torch.tensor([0, 1]))
+    assert not torch.equal(last.x, plain.x)
+
+
+def test_method_words():
+    assert [m.name for m in guided_methods((0, 0.5), (1.0,))] == ["nag=0.5", "cfg=1", "cfg=1,nag=0.5"]
+    for wrong in ("nag", "nag=x", "foo=1", "projection=2", "tsg"):
+        with pytest.raises(ValueError, match="is no method"):
+            parse_method(wrong)
+
+
+def test_what_a_method_needs_is_missed_before_sampling():
+    bare = correction.Bench(ns.wrap(lambda x, t, cond: x, ns.Linear()))
+    for word, needs in (
+        ("projection", "level estimator"),
+        ("classifier-nag=1", "level estimator"),
+        ("nag=1", "blind"),
+        ("dog=1", "--against"),
+    ):
+        with pytest.raises(ValueError, match=needs):
+            parse_method(word).make(bare)
+
+
+def test_correct_compares_and_writes(tmp_path):
+    out = tmp_path / "found"
+    words = "correct --small --sampler em:4 --samples 12 --measured 8 --nag 0,1 --batch 8 --no-progress --json"
+    words += " --method projection --method classifier-nag=1"
+    result = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection", "classifier-nag=1"]
+    assert [row["nfe"] for row in found["methods"]] == [4, 8, 4, 4]
+    # The level is read where t <= 0.95: at three of the four told times; classifier guidance asks there too.
+    assert [row["level calls"] for row in found["methods"]] == [0, 0, 3, 3]
+    assert {path.name for path in out.iterdir()} == {
+        *("run.json", "methods.csv", "shift-network.csv", "shift-constant-pixel.csv", "figures", "report.html")
+    }
+    table = pd.read_csv(out / "methods.csv")
+    assert table["reduction network"].iloc[0] == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_resumed_correction_knows_its_cost(tmp_path):
+    checkpoint, images, extractor = ns.load(), ns.data.reference(), ClassifierFeatures()
+    protocol = Protocol(parse_solver("em:3"), 4, {"constant-pixel": None}, batch=2)
+    whole, again = (
+        correction.run(
+            checkpoint,
+            protocol,
+            [parse_method("projection")],
+            images,
+            extractor,
+            extract(images.pixels[:200], extractor),
+            small=True,
+            shards=lambda name: Shards(tmp_path / name, {}),
+        ).table()
+        for _ in range(2)
+    )
+    assert list(again.nfe) == list(whole.nfe) == [3, 3]
+    assert list(again["level calls"]) == list(whole["level calls"])
+    assert whole.seconds.notna().all()
+    assert again.seconds.isna().all()
+
+
+def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
+    words = "correct --small --sampler em:3 --samples 4 --nag 0 --against fashion-sit --estimator constant-pixel --no-progress"
+    words += " --json --cfg 1 --method dog=1 --method autoguidance=1"
+    result = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path / "x")])
+    assert result.exit_code == 0, result.output
+    table = pd.DataFrame(json.loads(result.output)["methods"]).set_index("method")
+    assert list(table.nfe) == [3, 6, 6, 6]
+    # Against itself domain guidance is CFG, and autoguidance is nothing.
+    assert table.loc["dog=1", "FD-fashion"] == pytest.approx(table.loc["cfg=1", "FD-fashion"], rel=1e-4)
+    assert table.loc["autoguidance=1", "FD-fashion"] == pytest.approx(table.loc["none", "FD-fashion"], rel=1e-4)
+
+
+def test_another_schedules_model_cannot_guide(tmp_path):
+    words = f"correct --small --sampler em:3 --samples 4 --nag 0 --method dog=1 --against fashion-ddpm --out {tmp_path / 'x'}"
+    result = CliRunner().invoke(main, words.split())
+    assert result.exit_code == 1
+    assert "another schedule" in result.output
+
+
+def test_projection_needs_an_update_that_can_be_changed(tmp_path):
+    words = "correct --small --sampler diffusers/EulerDiscreteScheduler:4 --samples 4 --nag 0 --method projection --no-progress"
+    result = CliRunner().invoke(main, ["correct", "fashion-ddpm", *words.split()[1:], "--out", str(tmp_path / "x")])
+    assert result.exit_code == 1
+    assert "changes the sampler's update" in result.output
+
+
+def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
+    case = power_law(128)
+    methods = [correction.unguided(), parse_method("nag=1"), parse_method("projection")]
+    table = bench(case, parse_solver("em:10"), methods, paths=128).set_index("method")
+    assert table.loc["none", "δ(0.3)"] > 0.015
+    assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]
+    assert table.loc["projection", "rms"] < table.loc["nag=1", "rms"]
+    quiet = bench(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
+    assert quiet.rms < 0.4 * table.loc["none", "rms"]
+
+
+def test_the_exact_distance_of_the_targets_own_draws_is_small():
+    for case in (power_law(64), mixture()):
+        draws = case.target.sample(2000, torch.Generator().manual_seed(0))
+        spread = float(np.trace(case.moments.cov))
+        assert case.distance(draws) < 0.03 * spread
+        assert case.distance(draws * 1.3) > 2 * case.distance(draws)

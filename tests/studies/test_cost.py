@@ -1,0 +1,69 @@
+"""What a run is said to cost is what it asks for."""
+
+import torch
+from click.testing import CliRunner
+from noiseshift.cli import main
+from noiseshift.cli.parse import parse_solver
+
+import noiseshift as ns
+from noiseshift.networks.transformer import Transformer, TransformerConfig
+from noiseshift.studies.cost import estimate, parts
+from noiseshift.studies.measure import Protocol
+
+
+def asked(monkeypatch, checkpoint, protocol, data):
+    """Rows times branches that a real run asks the network for."""
+    rows, own = [], type(checkpoint.model).predict
+
+    def predict(self, x, t, cond, branches):
+        rows.append(len(x) * len(branches))
+        return own(self, x, t, cond, branches)
+
+    monkeypatch.setattr(type(checkpoint.model), "predict", predict)
+    ns.run(checkpoint, protocol, data)
+    return sum(rows)
+
+
+def test_calls_are_those_of_the_run(monkeypatch):
+    checkpoint, data = ns.load(), ns.data.reference()[:60]
+    asking = {"residual": None, "fokker-planck": 2, "score-mixture": 2, "constant-pixel": None}
+    within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
+    for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
+        protocol = Protocol(
+            parse_solver(solver),
+            samples=6,
+            estimators=estimators,
+            guidance=guidance,
+            points=1,
+            calibration_rows=4,
+            controls=True,
+            batch=4,
+        )
+        with monkeypatch.context() as patch:
+            spent = asked(patch, checkpoint, protocol, data)
+        assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
+
+
+def test_a_call_of_sit_xl_2_is_237_gflop():
+    config = TransformerConfig(32, 4, 2, 1152, 28, 16, 1000, 8, noise_dropout=False)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        Transformer(config)(torch.empty(1, 4, 32, 32), torch.empty(1), torch.zeros(1, dtype=torch.long))
+    assert abs(counter.get_total_flops() / 237.2e9 - 1) < 0.01
+
+
+def test_hours_are_shared_among_devices():
+    cost = estimate(ns.load(), Protocol(parse_solver("euler:5"), samples=10), 100)
+    assert cost.flop > 1e8
+    assert cost.hours(4) == cost.hours() / 4
+    assert cost.total_flop == sum(p.calls * p.weight for p in cost.parts) * cost.flop
+
+
+def test_a_dry_run_prints_the_parts_and_writes_nothing(tmp_path):
+    out = tmp_path / "run"
+    result = CliRunner().invoke(main, ["measure", "--dry-run", "--sampler", "euler:5", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "sampling" in result.output
+    assert "FLOP" in result.output
+    assert not out.exists()
