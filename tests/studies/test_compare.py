@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from noiseshift.analysis import comparison as drawing
+from noiseshift.analysis import compare as drawing
 from noiseshift.analysis.page_compare import answer
 from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
