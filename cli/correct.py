@@ -148,14 +148,17 @@ def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progre
     import pandas as pd
 
     from noiseshift import data as images
-    from noiseshift.studies.correct import unguided
-    from noiseshift.studies.exact import bench, mixture, power_law
-    from noiseshift.studies.exact import images as image_case
+    from noiseshift.correction.methods import unguided
+    from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
+    from noiseshift.studies.correct_exact import images as image_case
 
     pictures = (images.load_images(data) if data else images.reference())[:500].floats
     cases = (power_law(), mixture(), image_case(pictures))
     with progress_bar(progress) as update:
-        tables = [bench(case, sampler, [unguided(), *methods], paths=256, seed=seed, progress=update) for case in cases]
+        tables = [
+            correct_exact(case, sampler, [unguided(), *methods], paths=256, seed=seed, progress=update)
+            for case in cases
+        ]
     frame = pd.concat(tables, ignore_index=True)
     if as_json:
         click.echo(frame.to_json(orient="records"))

@@ -153,7 +153,7 @@ METHODS = (
 
 def parse_method(text: str) -> Any:
     """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.studies.correct.Method`. Raises ValueError."""
-    from noiseshift.studies import correct as correction
+    from noiseshift.correction import methods as correction
 
     name, _, value = text.partition("=")
     try:

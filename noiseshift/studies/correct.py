@@ -19,25 +19,11 @@ from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.correction.alternatives import (
-    BlindFree,
-    EpsilonScaled,
     EstimatedLevel,
-    TimeShifted,
-    TimeStepGuidance,
-    closed_loop_scale,
-    level_projection,
 )
+from noiseshift.correction.counting import CountingLevel, CountingModel
+from noiseshift.correction.methods import Method, MethodContext, unguided
 from noiseshift.data import Images
-from noiseshift.diffusion import guidance as guidances
-from noiseshift.diffusion.guidance import (
-    BlindSpace,
-    EncodedLevel,
-    classifier_free,
-    classifier_noise_awareness,
-    noise_awareness,
-)
-from noiseshift.diffusion.models import Branch, Guidance, Guided, LogProb, Model, Prediction, Predicts, Wrapped
-from noiseshift.diffusion.samplers import Update
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators import Network
 from noiseshift.estimators.calibration import Array, Calibration, calibrate
@@ -68,167 +54,6 @@ from noiseshift.studies.measure import (
     sampler_run,
     split,
 )
-
-SCORE_INTERVAL = (0.0, 0.6)
-"""Where blind epsilons and scores are mixed: above it they are singular."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, a
-    pilot run's report, and another model to guide away from (each None where there is none)."""
-
-    model: Model
-    log_prob: LogProb | None = None
-    encoded: EncodedLevel | None = None
-    pilot: ShiftReport | None = None
-    other: Model | None = None
-
-
-@dataclass(frozen=True)
-class Built:
-    """A method made for one bench: the model to sample with, and what it does to the update."""
-
-    model: Model
-    update: Callable[[Update], Update] | None = None
-
-
-@dataclass(frozen=True)
-class Method:
-    """A correction as it is named on the command line, and how it is made. `scale` orders methods of one `kind`."""
-
-    name: str
-    make: Callable[[Bench], Built]
-    kind: str = ""
-    scale: float = 0.0
-
-
-def unguided() -> Method:
-    """The model as it is: what everything is compared with."""
-    return Method("none", lambda bench: Built(bench.model), "none")
-
-
-def guided_method(
-    cfg: float = 0.0,
-    nag: float = 0.0,
-    classifier_nag: float = 0.0,
-    dog: float = 0.0,
-    autoguidance: float = 0.0,
-    *,
-    space: Predicts | None = None,
-    name: str = "",
-) -> Method:
-    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the bench's other
-    model. `space` mixes the blind branch elsewhere than where it was trained, inside t ≤ 0.6."""
-
-    def make(bench: Bench) -> Built:
-        guidance, model = Guidance(), bench.model
-        if cfg:
-            guidance = guidance + classifier_free(cfg)
-        if nag and space in (None, model.predicts):
-            guidance = guidance + noise_awareness(nag)
-        elif nag:
-            assert space is not None
-            model = BlindSpace(model, space, _level(bench))
-            guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
-        if classifier_nag:
-            if bench.log_prob is None:
-                raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
-            guidance = guidance + classifier_noise_awareness(bench.log_prob, classifier_nag)
-        if dog:
-            guidance = guidance + guidances.domain(_other(bench), dog)
-        if autoguidance:
-            guidance = guidance + guidances.autoguidance(_other(bench), autoguidance)
-        return Built(Guided(model, guidance))
-
-    scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
-    kind = "+".join(k for k, w in scales.items() if w) + (f"-{space}" if space else "")
-    return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
-
-
-def blind_free(scale: float) -> Method:
-    return Method(f"blind-free={scale:g}", lambda b: Built(BlindFree(b.model, scale, _level(b))), "blind-free", scale)
-
-
-def projection() -> Method:
-    def make(bench: Bench) -> Built:
-        encoded = _level(bench)
-        return Built(bench.model, lambda update: level_projection(update, encoded))
-
-    return Method("projection", make, "projection")
-
-
-def closed_loop(largest: float = 2.0) -> Method:
-    """NAG whose scale at each t would hold the pilot's shift at its floor."""
-
-    def make(bench: Bench) -> Built:
-        if bench.pilot is None:
-            raise ValueError("closed-loop NAG needs a pilot run of the unguided model: measure that first")
-        table = bench.pilot.table()
-        level = bench.model.schedule(torch.tensor(bench.pilot.times))
-        scale = closed_loop_scale(
-            bench.pilot.times,
-            level.sigma.numpy(),
-            table["shift"].to_numpy(),
-            level.dsigma.numpy(),
-            table.floor.to_numpy(),
-            largest=largest,
-        )
-        return Built(Guided(bench.model, noise_awareness(scale)))
-
-    return Method(f"closed-loop={largest:g}", make, "closed-loop", largest)
-
-
-def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
-    name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
-    return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
-
-
-def time_shift(window: float, cutoff: float = 0.2) -> Method:
-    return Method(f"time-shift={window:g}", lambda b: Built(TimeShifted(b.model, window, cutoff)), "time-shift", window)
-
-
-def time_step_guidance(scale: float) -> Method:
-    return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
-
-
-def _level(bench: Bench) -> EncodedLevel:
-    if bench.encoded is None:
-        raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
-    return bench.encoded
-
-
-def _other(bench: Bench) -> Model:
-    if bench.other is None:
-        raise ValueError("dog and autoguidance guide away from another model: name it with --against")
-    return bench.other
-
-
-class Counted(Wrapped):
-    """Counts the rows that the network is asked for: a forward of B states on k branches is kB."""
-
-    def __init__(self, model: Model):
-        super().__init__(model)
-        self.rows = 0
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        self.rows += len(x)
-        return self.model(x, t, cond)
-
-    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        self.rows += len(x) * len(branches)
-        return self.model.predict(x, t, cond, branches)
-
-
-class Asked:
-    """Counts the states that a level estimator's `function` (x (B, …), …) is asked about; with its gradient is once."""
-
-    def __init__(self, function: Callable[..., Tensor]):
-        self.function, self.rows = function, 0
-
-    def __call__(self, x: Tensor, *rest: Any) -> Tensor:
-        self.rows += len(x)
-        return self.function(x, *rest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -350,21 +175,21 @@ def run(
     calibrations = {
         name: calibrate(e, x0, times, cond=cond, seed=protocol.seed, slope_rows=64) for name, e in estimators.items()
     }
-    bench = _bench(checkpoint, x0, times, protocol)
+    context = _context(checkpoint, x0, times, protocol)
     if against is not None:
-        bench = replace(bench, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
+        context = replace(context, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
     for method in methods:
         if method.kind != "closed-loop":
-            method.make(bench)  # refuses now what would fail after hours
+            method.make(context)  # refuses now what would fail after hours
     outcomes: list[Outcome] = []
     for method in methods:
         if outcomes:
-            bench = replace(bench, pilot=next(iter(outcomes[0].reports.values())))
+            context = replace(context, pilot=next(iter(outcomes[0].reports.values())))
         outcome = _one(
             checkpoint,
             protocol,
             method,
-            bench,
+            context,
             estimators,
             calibrations,
             measured,
@@ -387,11 +212,11 @@ def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     return other
 
 
-def _bench(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> Bench:
+def _context(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> MethodContext:
     if checkpoint.estimator is None:
-        return Bench(checkpoint.model)
+        return MethodContext(checkpoint.model)
     network = Network.load(checkpoint.estimator)
-    return Bench(
+    return MethodContext(
         checkpoint.model,
         network.log_prob,
         EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2)),
@@ -402,7 +227,7 @@ def _one(
     checkpoint: Checkpoint,
     protocol: Protocol,
     method: Method,
-    bench: Bench,
+    context: MethodContext,
     estimators: Mapping[str, Estimator],
     calibrations: Mapping[str, Calibration],
     measured: int,
@@ -412,10 +237,10 @@ def _one(
     progress: Progress,
 ) -> Outcome:
     """Sample and read all batches; of a picture only its features are kept."""
-    counted = Counted(bench.model)
-    other = None if bench.other is None else Counted(bench.other)
-    gradient, level = (function and Asked(function) for function in (bench.log_prob, bench.encoded))
-    built = method.make(replace(bench, model=counted, other=other, log_prob=gradient, encoded=level))
+    counted = CountingModel(context.model)
+    other = None if context.other is None else CountingModel(context.other)
+    gradient, level = (function and CountingLevel(function) for function in (context.log_prob, context.encoded))
+    built = method.make(replace(context, model=counted, other=other, log_prob=gradient, encoded=level))
     limits = dict.fromkeys(estimators, measured)
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
@@ -455,7 +280,7 @@ def _one(
     )
 
 
-def _calls(samples: int, *counters: Counted | Asked | None) -> float:
+def _calls(samples: int, *counters: CountingModel | CountingLevel | None) -> float:
     """Rows a sample."""
     return sum(counter.rows for counter in counters if counter) / samples
 

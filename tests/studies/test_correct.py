@@ -11,12 +11,13 @@ from noiseshift.cli import main
 from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
 
 import noiseshift as ns
+from noiseshift.correction import methods as methods_of
 from noiseshift.estimators.calibration import Calibration, Readings
 from noiseshift.evaluation.distances import ClassifierFeatures, extract
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction
-from noiseshift.studies.exact import bench, mixture, power_law
+from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
 from noiseshift.studies.folders import Shards
 from noiseshift.studies.measure import Protocol
 
@@ -66,7 +67,7 @@ def test_every_method_samples_the_bundled_model(word):
     pilot = report(0.02)
     method = parse_method(word)
     encoded = ns.relatives.EstimatedLevel(network)
-    built = method.make(correction.Bench(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
+    built = method.make(methods_of.MethodContext(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     update = built.update(ns.euler) if built.update else ns.euler
@@ -84,7 +85,7 @@ def test_method_words():
 
 
 def test_what_a_method_needs_is_missed_before_sampling():
-    bare = correction.Bench(ns.wrap(lambda x, t, cond: x, ns.Linear()))
+    bare = methods_of.MethodContext(ns.wrap(lambda x, t, cond: x, ns.Linear()))
     for word, needs in (
         ("projection", "level estimator"),
         ("classifier-nag=1", "level estimator"),
@@ -164,12 +165,12 @@ def test_projection_needs_an_update_that_can_be_changed(tmp_path):
 
 def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
     case = power_law(128)
-    methods = [correction.unguided(), parse_method("nag=1"), parse_method("projection")]
-    table = bench(case, parse_solver("em:10"), methods, paths=128).set_index("method")
+    methods = [methods_of.unguided(), parse_method("nag=1"), parse_method("projection")]
+    table = correct_exact(case, parse_solver("em:10"), methods, paths=128).set_index("method")
     assert table.loc["none", "δ(0.3)"] > 0.015
     assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]
     assert table.loc["projection", "rms"] < table.loc["nag=1", "rms"]
-    quiet = bench(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
+    quiet = correct_exact(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
     assert quiet.rms < 0.4 * table.loc["none", "rms"]
 
 

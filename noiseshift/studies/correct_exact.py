@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.correction.alternatives import EstimatedLevel
+from noiseshift.correction.methods import Method, MethodContext
 from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled, Step, per_sample_noise, sample
@@ -24,7 +25,6 @@ from noiseshift.diffusion.schedules import Linear, Schedule
 from noiseshift.estimators.calibration import calibrate
 from noiseshift.evaluation.distances import Features, Moments, frechet_distance
 from noiseshift.shift.report import ShiftReport, measure, readable
-from noiseshift.studies.correct import Bench, Method
 from noiseshift.studies.measure import Solver
 from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target
 
@@ -74,7 +74,7 @@ def images(pixels: Tensor, name: str = "images") -> ExactCase:
     return ExactCase(name, Empirical(pixels), Features(name, pixels.flatten(1).double().numpy()).moments)
 
 
-def bench(
+def correct_exact(
     case: ExactCase,
     solver: Solver,
     methods: Sequence[Method],
@@ -117,12 +117,12 @@ def _one(
     grid = solver.grid(model)
     update = solver.update()
     if grid is None or isinstance(update, Scheduled):
-        raise ValueError("the exact bench takes this tool's samplers: euler, heun, ddim, ddpm or em")
+        raise ValueError("--exact takes this tool's samplers: euler, heun, ddim, ddpm or em")
     inside = grid[(grid > 0) & (grid < 1)].double()
     read = torch.stack([inside[(inside - t).abs().argmin()] for t in TIMES]).unique().flip(0)
     data = case.target.sample(max(paths // 2, 64), torch.Generator().manual_seed(seed + 1))
     calibration = calibrate(estimator, data, read, seed=seed, slope_rows=32)
-    built = method.make(Bench(model, None, EstimatedLevel(estimator), pilot))
+    built = method.make(MethodContext(model, None, EstimatedLevel(estimator), pilot))
     sources = randomness.generators(range(paths), seed=seed, stream=randomness.SAMPLING)
     start = randomness.normal(
         randomness.generators(range(paths), seed=seed, stream=randomness.INITIAL), data.shape[1:]

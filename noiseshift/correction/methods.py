@@ -1,0 +1,162 @@
+"""Corrections by name: what each does to the model it samples with, and to the sampler's update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from noiseshift.correction.alternatives import (
+    BlindFree,
+    EpsilonScaled,
+    TimeShifted,
+    TimeStepGuidance,
+    closed_loop_scale,
+    level_projection,
+)
+from noiseshift.diffusion import guidance as guidances
+from noiseshift.diffusion.guidance import (
+    BlindSpace,
+    EncodedLevel,
+    classifier_free,
+    classifier_noise_awareness,
+    noise_awareness,
+)
+from noiseshift.diffusion.models import Guidance, Guided, LogProb, Model, Predicts
+from noiseshift.diffusion.samplers import Update
+from noiseshift.shift.report import ShiftReport
+
+SCORE_INTERVAL = (0.0, 0.6)
+"""Where blind epsilons and scores are mixed: above it they are singular."""
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, a
+    pilot run's report, and another model to guide away from (each None where there is none)."""
+
+    model: Model
+    log_prob: LogProb | None = None
+    encoded: EncodedLevel | None = None
+    pilot: ShiftReport | None = None
+    other: Model | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method made for one context: the model to sample with, and what it does to the update."""
+
+    model: Model
+    update: Callable[[Update], Update] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A correction as it is named on the command line, and how it is made. `scale` orders methods of one `kind`."""
+
+    name: str
+    make: Callable[[MethodContext], Built]
+    kind: str = ""
+    scale: float = 0.0
+
+
+def unguided() -> Method:
+    """The model as it is: what everything is compared with."""
+    return Method("none", lambda context: Built(context.model), "none")
+
+
+def guided_method(
+    cfg: float = 0.0,
+    nag: float = 0.0,
+    classifier_nag: float = 0.0,
+    dog: float = 0.0,
+    autoguidance: float = 0.0,
+    *,
+    space: Predicts | None = None,
+    name: str = "",
+) -> Method:
+    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the context's other
+    model. `space` mixes the blind branch elsewhere than where it was trained, inside t ≤ 0.6."""
+
+    def make(context: MethodContext) -> Built:
+        guidance, model = Guidance(), context.model
+        if cfg:
+            guidance = guidance + classifier_free(cfg)
+        if nag and space in (None, model.predicts):
+            guidance = guidance + noise_awareness(nag)
+        elif nag:
+            assert space is not None
+            model = BlindSpace(model, space, _level(context))
+            guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
+        if classifier_nag:
+            if context.log_prob is None:
+                raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
+            guidance = guidance + classifier_noise_awareness(context.log_prob, classifier_nag)
+        if dog:
+            guidance = guidance + guidances.domain(_other(context), dog)
+        if autoguidance:
+            guidance = guidance + guidances.autoguidance(_other(context), autoguidance)
+        return Built(Guided(model, guidance))
+
+    scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
+    kind = "+".join(k for k, w in scales.items() if w) + (f"-{space}" if space else "")
+    return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
+
+
+def blind_free(scale: float) -> Method:
+    return Method(f"blind-free={scale:g}", lambda b: Built(BlindFree(b.model, scale, _level(b))), "blind-free", scale)
+
+
+def projection() -> Method:
+    def make(context: MethodContext) -> Built:
+        encoded = _level(context)
+        return Built(context.model, lambda update: level_projection(update, encoded))
+
+    return Method("projection", make, "projection")
+
+
+def closed_loop(largest: float = 2.0) -> Method:
+    """NAG whose scale at each t would hold the pilot's shift at its floor."""
+
+    def make(context: MethodContext) -> Built:
+        if context.pilot is None:
+            raise ValueError("closed-loop NAG needs a pilot run of the unguided model: measure that first")
+        table = context.pilot.table()
+        level = context.model.schedule(torch.tensor(context.pilot.times))
+        scale = closed_loop_scale(
+            context.pilot.times,
+            level.sigma.numpy(),
+            table["shift"].to_numpy(),
+            level.dsigma.numpy(),
+            table.floor.to_numpy(),
+            largest=largest,
+        )
+        return Built(Guided(context.model, noise_awareness(scale)))
+
+    return Method(f"closed-loop={largest:g}", make, "closed-loop", largest)
+
+
+def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
+    name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
+    return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
+
+
+def time_shift(window: float, cutoff: float = 0.2) -> Method:
+    return Method(f"time-shift={window:g}", lambda b: Built(TimeShifted(b.model, window, cutoff)), "time-shift", window)
+
+
+def time_step_guidance(scale: float) -> Method:
+    return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
+
+
+def _level(context: MethodContext) -> EncodedLevel:
+    if context.encoded is None:
+        raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
+    return context.encoded
+
+
+def _other(context: MethodContext) -> Model:
+    if context.other is None:
+        raise ValueError("dog and autoguidance guide away from another model: name it with --against")
+    return context.other
