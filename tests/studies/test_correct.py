@@ -66,7 +66,7 @@ def test_every_method_samples_the_bundled_model(word):
     network = ns.estimators.Network.load(checkpoint.estimator)
     pilot = report(0.02)
     method = parse_method(word)
-    encoded = ns.relatives.EstimatedLevel(network)
+    encoded = ns.alternatives.EstimatedLevel(network)
     built = method.make(methods_of.MethodContext(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
