@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 
 import noiseshift as ns
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import POSITIVE
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.calibration import calibrate
 from noiseshift.estimators.posterior import time_grid
@@ -89,7 +89,7 @@ def main(target: str, data: str, repeats: int, rows: int, chosen: tuple[str, ...
                 cond=halves[1][1],
                 offset=offset,
                 seed=r,
-                stream=randomness.POSITIVE,
+                stream=POSITIVE,
             ).table()
             covered = (known.low <= offset) & (offset <= known.high)
             error = known["shift"] / offset - 1

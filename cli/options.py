@@ -107,7 +107,7 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="cpu, cuda, cuda:1, mps; under torchrun, cuda is each process's own.",
         ),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+        click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0, show_default=True),
     ):
         function = wrap(function)
     return function

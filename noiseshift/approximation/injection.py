@@ -23,7 +23,7 @@ from noiseshift.approximation.roots import (
     leading_shift,
     possible_shift,
 )
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import POSITIVE, TARGET, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.calibration import Array, read
@@ -153,7 +153,7 @@ def check(
     (by default, that of `data`). Raises ValueError when an error asks for more noise than the schedule holds.
     """
     if isinstance(data, Target):
-        data = data.sample(256, torch.Generator().manual_seed(seed))
+        data = data.sample(256, torch_generator(generator(0, seed=seed, stream=TARGET)))
     if len(data) < 8:
         raise ValueError(f"{len(data)} samples are too few for an interval: give at least 8, better 200")
     schedule, times = estimator.schedule, times.double().cpu()
@@ -161,11 +161,11 @@ def check(
         raise ValueError("inject strictly between t = 0 and t = 1: at the ends there is no level to read")
     sigma_es = torch.as_tensor(sigma_es, dtype=torch.float64).cpu().expand(len(times), -1).contiguous()
     levels = torch.stack([_levels(schedule, t, errors) for t, errors in zip(times, sigma_es, strict=True)])
-    sources = randomness.generators(range(len(data)), seed=seed, stream=randomness.POSITIVE)
+    sources = generators(range(len(data)), seed=seed, stream=POSITIVE)
     curve = np.empty((len(data), *levels.shape))
     injected = np.empty((len(data), *sigma_es.shape))
     for k, told in enumerate(times):
-        eps, extra = (randomness.normal(sources, data.shape[1:]).to(data) for _ in range(2))
+        eps, extra = (normal(sources, data.shape[1:]).to(data) for _ in range(2))
         for j, level in enumerate(levels[k]):
             at = schedule(level).like(data)
             curve[:, k, j] = _read(estimator, at.alpha * data + at.sigma * eps, cond, told, k)
@@ -199,5 +199,5 @@ def _read(estimator: Estimator, x: Tensor, cond: Tensor | None, told: Tensor, in
     for start in range(0, len(x), 256):
         rows = x[start : start + 256]
         labels = None if cond is None else cond[start : start + 256]
-        parts.append(read(estimator, rows, labels, Step(index, told, rows)).t[:, 0])
+        parts.append(read(estimator, rows, labels, Step(index, told, rows, first=start)).t[:, 0])
     return np.concatenate(parts)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from noiseshift.approximation.roots import shift_of_variance
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import Source, normal
 from noiseshift.diffusion.samplers import Noise, Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.calibration import Array, Calibration, read
@@ -94,7 +94,7 @@ def refine(model: Model, times: Tensor, substeps: int) -> Tensor:
     return torch.cat([known[known > times[-1]], times[-1:]])
 
 
-def refined_noise(generators: Sequence[torch.Generator], times: Tensor, fine: Tensor) -> Noise:
+def refined_noise(generators: Sequence[Source], times: Tensor, fine: Tensor) -> Noise:
     """The noise of a coarse run on `times` that follows the Brownian path of a run on `fine` from equal generators.
 
     Each coarse draw is Σ √h_i z_i / √Σ h_i over the draws z_i that the fine run makes in that interval.
@@ -109,7 +109,7 @@ def refined_noise(generators: Sequence[torch.Generator], times: Tensor, fine: Te
         total = math.sqrt(sum(parts))
         drawn = torch.zeros_like(x)
         for h in parts:
-            drawn += math.sqrt(h) / total * randomness.normal(generators, x.shape[1:]).to(x)
+            drawn += math.sqrt(h) / total * normal(generators, x.shape[1:]).to(x)
         return drawn
 
     return noise

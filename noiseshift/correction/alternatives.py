@@ -6,6 +6,7 @@ Ways that need the level a state carries take it from `encoded(x, t, cond)`, suc
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.guidance import EncodedLevel
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
+from noiseshift.diffusion.noise import PERTURBING, generators, normal
 from noiseshift.diffusion.samplers import Transition, Update
 from noiseshift.estimators.calibration import Calibration
 from noiseshift.estimators.posterior import Estimator
@@ -111,8 +112,9 @@ class BlindFree(Wrapped):
 class TimeStepGuidance(Wrapped):
     """Time-step guidance (TSG: Sadat et al., arXiv 2407.02687): s + scale (s(x|t) - s(x|t̃)), t̃ = t + spread t^power z.
 
-    z is normal, one a row and step, seeded by the step's time. The paper perturbs the time embedding; here the time
-    itself is perturbed, which any model allows. No training; two forwards a call in one batch.
+    z is normal, one a row and step, drawn by the row's own state, whatever the batch around it. The paper perturbs the
+    time embedding; here the time itself is perturbed, which any model allows. No training; two forwards a call in one
+    batch.
     """
 
     def __init__(self, model: Model, scale: float, *, spread: float = 0.1, power: float = 1.0, seed: int = 0):
@@ -123,8 +125,8 @@ class TimeStepGuidance(Wrapped):
         told = float(t.flatten()[0])
         if not self.scale or told >= 1:
             return self.model(x, t, cond)
-        source = randomness.generators([round(told * 1e6)], seed=self.seed, stream=randomness.PERTURBING)[0]
-        z = torch.randn(len(x), generator=source, dtype=torch.float64)
+        sources = generators(map(_digest, x), seed=self.seed, stream=PERTURBING)
+        z = normal(sources, ()).double()
         perturbed = (told + self.spread * told**self.power * z).clamp(told / 4, (3 + told) / 4)
         full, other = _two_times(self.model, x, t, self.model.snap(perturbed).to(x.device), cond)
         # In the space of the network's own answer, as guidance usually is.
@@ -132,6 +134,11 @@ class TimeStepGuidance(Wrapped):
             name: (1 + self.scale) * getattr(full, name) - self.scale * getattr(other, name) for name in ("x0", "eps")
         }
         return GuidedPrediction(mixed["x0"], mixed["eps"], full.level, {FULL: full})
+
+
+def _digest(row: Tensor) -> int:
+    """A state's own number, 64 bits: a model is not told which sample a row belongs to."""
+    return int.from_bytes(hashlib.blake2b(row.float().cpu().numpy().tobytes(), digest_size=8).digest(), "big")
 
 
 def level_projection(update: Update, encoded: EncodedLevel, *, interval: tuple[float, float] = (0.0, 0.95)) -> Update:

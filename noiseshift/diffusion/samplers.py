@@ -6,6 +6,7 @@ An update takes a step to the next time; whoever wants to look at states, predic
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import math
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Model, Prediction
+from noiseshift.diffusion.noise import Source, normal, torch_generator
 from noiseshift.diffusion.schedules import Level, Schedule
 
 if TYPE_CHECKING:
@@ -30,13 +31,15 @@ Noise = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Step:
     """One state of a run: `x` (B, …) lives at time `t` (shape (), after any churn); `prediction` is what the model said
-    of it (None for the last state). `internal` marks evaluations inside a second-order step."""
+    of it (None for the last state). `internal` marks evaluations inside a second-order step. `first` is the sample index
+    of row 0, where whoever reads the states knows it: estimators that draw at random draw by it."""
 
     index: int
     t: Tensor
     x: Tensor
     prediction: Prediction | None = None
     internal: bool = False
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,20 +72,25 @@ class Update(Protocol):
 class PerSampleNoise:
     """Noise for `sample`: row i always draws from generator i, so its noise does not depend on the batch around it."""
 
-    generators: Sequence[torch.Generator]
+    generators: Sequence[Source]
 
     def __call__(self, x: Tensor) -> Tensor:
         self.check(x)
-        return randomness.normal(self.generators, x.shape[1:]).to(x)
+        return normal(self.generators, x.shape[1:]).to(x)
 
     def check(self, x: Tensor) -> None:
         """Raise ValueError unless there is one generator a row: a single one would give all rows the same noise."""
         if len(self.generators) != len(x):
             raise ValueError(f"noise needs one generator a sample: got {len(self.generators)} for {len(x)} samples")
 
+    @functools.cached_property
+    def torch_generators(self) -> list[torch.Generator]:
+        """One a row, for code that draws by torch alone; made once, so that every step goes on where the last ended."""
+        return [torch_generator(source) for source in self.generators]
 
-def per_sample_noise(generators: Sequence[torch.Generator]) -> Noise:
-    """See `PerSampleNoise`."""
+
+def per_sample_noise(generators: Sequence[Source]) -> Noise:
+    """See `PerSampleNoise`. `generators` are torch's, or those of `noise.generators`."""
     return PerSampleNoise(generators)
 
 
@@ -500,4 +508,4 @@ def _generator(scheduler: Any, noise: Noise, x: Tensor) -> dict[str, Any]:
     if not isinstance(noise, PerSampleNoise):
         return {"generator": _NoGenerator()}
     noise.check(x)
-    return {"generator": list(noise.generators)}
+    return {"generator": noise.torch_generators}

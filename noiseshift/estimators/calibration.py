@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import CALIBRATION, generators, normal
 from noiseshift.estimators.posterior import Estimator
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def forward_noise(
         rows = data[i : i + 256]
         at = schedule(level.double()).like(rows)
         x = at.alpha * rows + at.sigma * eps[i : i + 256].to(rows)
-        parts.append(read(estimator, x, None if cond is None else cond[i : i + 256], Step(index, told, x)))
+        parts.append(read(estimator, x, None if cond is None else cond[i : i + 256], Step(index, told, x, first=i)))
     return Readings.concatenate(parts)
 
 
@@ -136,7 +136,7 @@ def calibrate(
     seed: int = 0,
     generator: torch.Generator | None = None,
     slope_rows: int = 128,
-    stream: int = randomness.CALIBRATION,
+    stream: int = CALIBRATION,
 ) -> Calibration:
     """Read `estimator` on held-out real data (N, …), classes `cond` (N,) or None, noised to each of `times` (K,).
 
@@ -149,13 +149,13 @@ def calibrate(
     if not bool(((times > 0) & (times < 1)).all()):
         raise ValueError("calibrate strictly between t = 0 and t = 1: at the ends there is no level to read")
     if generator is not None:
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    sources = randomness.generators(range(len(data)), seed=seed, stream=stream)
+        seed = int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+    sources = generators(range(len(data)), seed=seed, stream=stream)
     head = slice(0, min(slope_rows, len(data)))
     some = None if cond is None else cond[head]
     columns, slopes, slopes_log_snr = [], [], []
     for k, t in enumerate(times.double().cpu()):
-        eps = randomness.normal(sources, data.shape[1:])
+        eps = normal(sources, data.shape[1:])
         columns.append(forward_noise(data, cond, estimator, level=t, told=t, index=k, eps=eps))
         reach = torch.minimum(t, 1 - t).clamp_min(1e-3) / 8
         low, high = (

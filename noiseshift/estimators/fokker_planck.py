@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noiseshift.diffusion.models import FULL, Model
+from noiseshift.diffusion.noise import POLISHING, PROBING, generators
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
 
@@ -47,14 +48,17 @@ class FokkerPlanck:
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         """x (B, …), cond (B,) or None."""
         times = self.levels.expand(len(x), -1)
-        slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed)
+        first = step.first if step else 0
+        slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed, first=first)
         posterior = self._integrate(slopes)
         knots, errors = slopes[:, :0], slopes[:, :0]
         # Again and again: a first pass 1.5 posterior sds off looks in the wrong place, and a second still half wrong.
         for _ in range(3 if self.polish else 0):
             at = torch.stack([posterior.quantile(q) for q in (0.1, 0.5, 0.9)], dim=1)
-            shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed)
-            fresh = log_density_slope(self.model, x, at, cond, probes=self.polish, seed=self.seed + 1)
+            shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed, first=first)
+            fresh = log_density_slope(
+                self.model, x, at, cond, probes=self.polish, seed=self.seed, first=first, stream=POLISHING
+            )
             errors = torch.cat([errors, ((fresh - shared) * self.polish / (self.polish + self.probes)).to(errors)], 1)
             knots = torch.cat([knots, self.schedule.log_snr(at).to(knots)], 1)
             posterior = self._integrate(slopes + _between(self.schedule.log_snr(times), knots, errors))
@@ -89,11 +93,11 @@ class FokkerPlanckMode:
         grid = self.schedule.log_snr(self.times)
         bounds = (float(grid.min()), float(grid.max()))
         start = float(grid[len(grid) // 2]) if step is None else float(self.schedule.log_snr(step.t.double().cpu()))
-        mode, width = self._bracket(x, cond, start, bounds)
+        mode, width = self._bracket(x, cond, start, bounds, step.first if step else 0)
         return Posterior.from_log_density(self.times, -0.5 * ((grid - mode[:, None]) / width[:, None]) ** 2)
 
     def _bracket(
-        self, x: Tensor, cond: Tensor | None, start: float, bounds: tuple[float, float]
+        self, x: Tensor, cond: Tensor | None, start: float, bounds: tuple[float, float], first: int
     ) -> tuple[Tensor, Tensor]:
         """Mode and width (B,) in log-SNR.
 
@@ -106,7 +110,7 @@ class FokkerPlanckMode:
         width = torch.ones_like(here)
         for _ in range(self.calls // 2):
             here = here.clamp(bounds[0] + reach, bounds[1] - reach)
-            below, above = (self._slope(x, cond, here + side) for side in (-reach, reach))
+            below, above = (self._slope(x, cond, here + side, first) for side in (-reach, reach))
             value, curvature = (below + above) / 2, (above - below) / (2 * reach)
             low, high = torch.where(value > 0, here, low), torch.where(value > 0, high, here)
             width = (-curvature).clamp_min(1e-6).rsqrt()
@@ -117,9 +121,9 @@ class FokkerPlanckMode:
             here = torch.where(outside, (low + high) / 2, guess)
         return here, width
 
-    def _slope(self, x: Tensor, cond: Tensor | None, log_snr: Tensor) -> Tensor:
+    def _slope(self, x: Tensor, cond: Tensor | None, log_snr: Tensor, first: int) -> Tensor:
         times = self.schedule.time_of_log_snr(log_snr)[:, None]
-        return log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed)[:, 0]
+        return log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed, first=first)[:, 0]
 
 
 def _between(log_snr: Tensor, knots: Tensor, errors: Tensor) -> Tensor:
@@ -135,17 +139,25 @@ def _between(log_snr: Tensor, knots: Tensor, errors: Tensor) -> Tensor:
 
 
 def log_density_slope(
-    model: Model, x: Tensor, times: Tensor, cond: Tensor | None = None, *, probes: int = 1, seed: int = 0
+    model: Model,
+    x: Tensor,
+    times: Tensor,
+    cond: Tensor | None = None,
+    *,
+    probes: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    stream: int = PROBING,
 ) -> Tensor:
     """d log p_t(x) / d log-SNR at fixed x: (B, G) float64, for states x (B, …) at times (B, G).
 
-    The divergence is Hutchinson's with `probes` Rademacher vectors a state, drawn from `seed`.
+    The divergence is Hutchinson's with `probes` Rademacher vectors a state. Row i draws those of sample `first` + i (see
+    `noise.generator`), so that a sample reads the same in a batch of any size.
     """
-    generator = torch.Generator().manual_seed(seed)
     total = torch.zeros(times.shape, dtype=torch.float64)
-    # All of a state's probes before the next state's: a state reads the same in a batch of any size.
-    signs = torch.randint(0, 2, (len(x), probes, *x.shape[1:]), generator=generator, dtype=torch.int8) * 2 - 1
-    for probe in signs.to(x).unbind(1):
+    sources = generators(range(first, first + len(x)), seed=seed, stream=stream)
+    signs = np.stack([source.integers(0, 2, (probes, *x.shape[1:]), np.int8) * 2 - 1 for source in sources])
+    for probe in torch.from_numpy(signs).to(x).unbind(1):
         both = torch.cat([x, probe], dim=1)
         total += over_levels(lambda rows, t, c: _time_slope(model, rows, t, c), both, times, cond).cpu()
     at = times.double().contiguous()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift import distributed
 from noiseshift.data import Images, to_float
+from noiseshift.diffusion.noise import LEVEL_TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.networks.level import (
@@ -178,12 +179,12 @@ def _loss(
     device: str | torch.device,
     share: slice,
 ) -> Tensor:
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=generator)])
+    source = torch_generator(generator(step, seed=config.seed, stream=LEVEL_TRAINING))
+    x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=source)])
     # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
-    t = torch.rand(config.batch, generator=generator).clamp(1e-3, 1 - 1e-3)
+    t = torch.rand(config.batch, generator=source).clamp(1e-3, 1 - 1e-3)
     level = schedule(t).like(x0)
-    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator)
+    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=source)
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
         parts = network(x[share].to(device))
     return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))

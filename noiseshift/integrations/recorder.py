@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.diffusion.models import Model, Prediction
+from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.calibration import Array, Readings, calibrate, read
@@ -51,8 +52,9 @@ class Recorder:
         if not 0 < key < 1:
             return  # no level to read
         self._steps.setdefault(key, len(self._steps))
-        self._counts[key] = self._counts.get(key, 0) + len(x)
-        step = Step(self._steps[key], time, x, prediction)
+        seen = self._counts.get(key, 0)
+        self._counts[key] = seen + len(x)
+        step = Step(self._steps[key], time, x, prediction, first=seen)
         for name, estimator in self.estimators.items():
             self._readings[name].setdefault(key, []).append(read(estimator, x, cond, step))
         if prediction is not None:
@@ -115,9 +117,9 @@ class Recorder:
         # One's own samples are few, and a fit on the rows that calibrate it is taken out again by the calibration.
         half = len(real) // 2 if own is None else 0
         first = slice(0, half or None)
-        generator = torch.Generator().manual_seed(seed)
+        source = torch_generator(generator(0, seed=seed, stream=FITTING))
         residual = Residual(
-            model, real[first], self.times, generator=generator, cond=None if cond is None else cond[first]
+            model, real[first], self.times, generator=source, cond=None if cond is None else cond[first]
         )
         rest = None if cond is None else cond[half:]
         calibration = calibrate(residual, real[half:], self.times, cond=rest, seed=seed)

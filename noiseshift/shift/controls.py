@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import NULL, POSITIVE, generators, normal
 from noiseshift.estimators.calibration import Array, Calibration, Readings, forward_noise
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.shift.report import ShiftReport, readable
@@ -51,14 +51,14 @@ def real_report(
     cond: Tensor | None = None,
     offset: Array | float = 0.0,
     seed: int = 0,
-    stream: int = randomness.NULL,
+    stream: int = NULL,
 ) -> ShiftReport:
     """Real data (N, …) noised to t + offset in place of a sampler that is told t: offset 0 is the null control."""
-    sources = randomness.generators(range(len(data)), seed=seed, stream=stream)
+    sources = generators(range(len(data)), seed=seed, stream=stream)
     levels = torch.tensor(calibration.times + offset)
     columns = []
     for k, told in enumerate(torch.tensor(calibration.times)):
-        eps = randomness.normal(sources, data.shape[1:])
+        eps = normal(sources, data.shape[1:])
         columns.append(forward_noise(data, cond, estimator, level=levels[k], told=told, index=k, eps=eps))
     steps = np.arange(len(levels))
     return ShiftReport(name, estimator.schedule, steps, calibration.times, Readings.stack(columns), calibration)
@@ -105,7 +105,7 @@ def level_control(
         times = calibrations[name].times
         offset = np.minimum(times, 1 - times) / 16
         report = real_report(
-            name, estimator, calibrations[name], x0, cond=labels, offset=offset, seed=seed, stream=randomness.POSITIVE
+            name, estimator, calibrations[name], x0, cond=labels, offset=offset, seed=seed, stream=POSITIVE
         )
         table = report.table().assign(estimator=name, expected=offset)
         frames.append(table.assign(covered=(table.low <= offset) & (offset <= table.high)))

@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import CONTENT, generators, normal
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.calibration import Array, Calibration, Readings, read
@@ -359,7 +359,7 @@ def _read_all(
         rows = min(size, max(0, (limits or {}).get(name, start + size) - start))
         if rows:
             labels = None if cond is None else cond[start : start + rows]
-            head = _head(step, rows)
+            head = replace(_head(step, rows), first=start)
             columns[name].append(read(estimator, head.x, labels, head))
 
 
@@ -380,11 +380,11 @@ def _noise_again(
 ) -> dict[str, Readings]:
     """The content control: this batch's finals, forward-noised to every time and read as the states were."""
     schedule = next(iter(estimators.values())).schedule
-    sources = randomness.generators(range(start, start + len(final)), seed=seed, stream=randomness.CONTENT)
+    sources = generators(range(start, start + len(final)), seed=seed, stream=CONTENT)
     columns: dict[str, list[Readings]] = {name: [] for name in estimators}
     for index, t in zip(indices, times, strict=True):
         level = schedule(t).like(final)
-        x = level.alpha * final + level.sigma * randomness.normal(sources, final.shape[1:]).to(final)
+        x = level.alpha * final + level.sigma * normal(sources, final.shape[1:]).to(final)
         _read_all(Step(index, t, x), estimators, columns, cond, start, limits)
     return {name: Readings.stack(column) for name, column in columns.items() if column}
 

@@ -30,8 +30,8 @@ from noiseshift.approximation import (
 )
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import SAMPLING, generators
 from noiseshift.diffusion.samplers import per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators.calibration import calibrate
@@ -230,9 +230,7 @@ def _runs(
     assert solver.reference is not None
     fine_grid = refine(checkpoint.model, grid, plan.substeps)
     x = initial_noise(checkpoint.model, checkpoint.shape, indices, plan.seed).to(plan.device)
-    coarse_source, fine_source = (
-        randomness.generators(indices, seed=plan.seed, stream=randomness.SAMPLING) for _ in range(2)
-    )
+    coarse_source, fine_source = (generators(indices, seed=plan.seed, stream=SAMPLING) for _ in range(2))
     told = grid.double().cpu()
     coarse_noise = refined_noise(coarse_source, told, fine_grid.cpu())
     coarse = sample(model, x, grid, update=solver.update(), cond=classes, noise=coarse_noise)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from noiseshift.correction.alternatives import EstimatedLevel
 from noiseshift.correction.methods import Method, MethodContext
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import INITIAL, SAMPLING, TARGET, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, Step, per_sample_noise, sample
 from noiseshift.diffusion.schedules import Linear, Schedule
 from noiseshift.estimators.calibration import calibrate
@@ -120,13 +120,11 @@ def _one(
         raise ValueError("--exact takes this tool's samplers: euler, heun, ddim, ddpm or em")
     inside = grid[(grid > 0) & (grid < 1)].double()
     read = torch.stack([inside[(inside - t).abs().argmin()] for t in TIMES]).unique().flip(0)
-    data = case.target.sample(max(paths // 2, 64), torch.Generator().manual_seed(seed + 1))
+    data = case.target.sample(max(paths // 2, 64), torch_generator(generator(0, seed=seed, stream=TARGET)))
     calibration = calibrate(estimator, data, read, seed=seed, slope_rows=32)
     built = method.make(MethodContext(model, None, EstimatedLevel(estimator), pilot))
-    sources = randomness.generators(range(paths), seed=seed, stream=randomness.SAMPLING)
-    start = randomness.normal(
-        randomness.generators(range(paths), seed=seed, stream=randomness.INITIAL), data.shape[1:]
-    ).to(data)
+    sources = generators(range(paths), seed=seed, stream=SAMPLING)
+    start = normal(generators(range(paths), seed=seed, stream=INITIAL), data.shape[1:]).to(data)
     move = built.update(update) if built.update else update
     finals: list[Tensor] = []
 

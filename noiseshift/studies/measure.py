@@ -21,8 +21,8 @@ from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.checkpoints.diffusers.autoencoder import encoded
 from noiseshift.data import Images
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Guidance, Guided, Model, wrap
+from noiseshift.diffusion.noise import FITTING, INITIAL, SAMPLING, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
@@ -202,7 +202,7 @@ def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
 
 def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: int) -> Tensor:
     """x at t = 1 for samples `indices`: sigma(1) eps, each row from its own generator."""
-    eps = randomness.normal(randomness.generators(indices, seed=seed, stream=randomness.INITIAL), shape)
+    eps = normal(generators(indices, seed=seed, stream=INITIAL), shape)
     return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
 
 
@@ -217,7 +217,7 @@ def sampler_run(
     """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
     guided or not, or another (the exact one) to be sent through the same times from the same noise; `update` may change
     the solver's own (not a scheduler's, which is left as it is)."""
-    noise = per_sample_noise(randomness.generators(indices, seed=protocol.seed, stream=randomness.SAMPLING))
+    noise = per_sample_noise(generators(indices, seed=protocol.seed, stream=SAMPLING))
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
     cond = labels(checkpoint, indices)
     cond = None if cond is None else cond.to(protocol.device)
@@ -311,9 +311,9 @@ def _network(checkpoint: Checkpoint) -> Estimator:
 
 
 def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
-    generator = randomness.generators([0], seed=protocol.seed, stream=randomness.FITTING)[0]
+    source = torch_generator(generator(0, seed=protocol.seed, stream=FITTING))
     x0, cond = on_device(protocol.device, data[:RESIDUAL_ROWS])
-    return Residual(checkpoint.model, x0, times, generator=generator, cond=cond)
+    return Residual(checkpoint.model, x0, times, generator=source, cond=cond)
 
 
 def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
@@ -507,7 +507,7 @@ def _manifest(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds:
     return {
         **fingerprint(checkpoint, protocol, data),
         "nfe": calls_a_sample(checkpoint, protocol),
-        "noise": "one generator a sample index; classes balanced, sample i of class i mod classes",
+        "noise": "one Philox generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
         "seconds": round(seconds, 1),
     }

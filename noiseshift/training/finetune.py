@@ -16,6 +16,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint, CheckpointError
 from noiseshift.data import Images, to_float
+from noiseshift.diffusion.noise import HELD_OUT, generator, torch_generator
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer
 from noiseshift.training.train import Objective, TrainingConfig, train
@@ -79,8 +80,8 @@ def held_out_loss(network: Transformer, objective: Objective, images: Images, *,
     for start in range(0, len(images), 128):
         rows = images[start : start + 128]
         assert rows.labels is not None
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start)
-        x, target, time = objective.batch(to_float(rows.pixels), generator)
+        source = torch_generator(generator(start, seed=seed, stream=HELD_OUT))
+        x, target, time = objective.batch(to_float(rows.pixels), source)
         known = torch.full((len(x),), told)
         output = network(x, time, rows.labels, known)[:, : x.shape[1]]
         total += float((output - target).square().flatten(1).mean(1).sum())

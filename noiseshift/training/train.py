@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from noiseshift import distributed
 from noiseshift.data import Images
+from noiseshift.diffusion.noise import TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Discrete, Schedule
 from noiseshift.networks.transformer import Transformer
 
@@ -117,10 +118,10 @@ def train(
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):
-        # One generator a step, seeded by it: a resumed run draws what an uninterrupted one would have drawn.
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        index = torch.randint(len(images), (config.batch,), generator=generator)
-        rows = _rows(objective, images[index], config, network.config.classes, generator, device, share)
+        # One generator a step: a resumed run draws what an uninterrupted one would have drawn.
+        source = torch_generator(generator(step, seed=config.seed, stream=TRAINING))
+        index = torch.randint(len(images), (config.batch,), generator=source)
+        rows = _rows(objective, images[index], config, network.config.classes, source, device, share)
         loss = _loss(parallel, rows, config, device)
         losses.append(float(distributed.mean(loss)))
         if not math.isfinite(losses[-1]):

@@ -12,7 +12,7 @@ import noiseshift as ns
 from noiseshift import approximation
 from noiseshift.approximation import Spectrum, exact_shift, first_order_shift, implied_sigma_e2, leading_shift
 from noiseshift.approximation.path import radial_spectrum
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import SAMPLING, generators
 from noiseshift.diffusion.samplers import Step, per_sample_noise
 from noiseshift.estimators.posterior import Posterior, time_grid
 
@@ -202,7 +202,7 @@ def test_refined_noise_follows_the_fine_path():
     x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def sources(seed=0):
-        return randomness.generators(range(16), seed=seed, stream=randomness.SAMPLING)
+        return generators(range(16), seed=seed, stream=SAMPLING)
 
     def end(grid, noise):
         *_, last = ns.sample(model, x, grid, update=ns.euler_maruyama(), noise=noise)

@@ -255,6 +255,14 @@ def test_time_step_guidance_repeats_itself_and_pushes_away_from_other_times():
     torch.testing.assert_close(none.eps, model(x, T).eps)
 
 
+def test_time_step_guidance_draws_by_the_state_and_not_by_its_place_in_the_batch():
+    model, x = gaussian().model(LINEAR), states()
+    guided = TimeStepGuidance(model, 1.0, spread=0.05)
+    whole = guided(x, T).x0
+    torch.testing.assert_close(guided(x.flip(0), T).x0.flip(0), whole)
+    torch.testing.assert_close(guided(x[3:], T).x0, whole[3:])
+
+
 def test_level_projection_sets_the_encoded_level_and_nothing_else():
     noise, x0 = states(5, 32), states(5, 32, seed=3)
     level = LINEAR(T).like(noise)

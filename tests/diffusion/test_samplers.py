@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import noiseshift as ns
-from noiseshift.diffusion import noise as randomness
+from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import per_sample_noise, posterior_sigma, reached_levels, sample, time_grid
 from noiseshift.targets.target import Gaussian
 
@@ -94,11 +94,11 @@ def test_stochastic_samplers_reach_the_data_in_distribution(update):
 
 def test_noise_belongs_to_the_sample_and_not_to_the_batch():
     model = TARGET.model(ns.Linear())
-    x = randomness.normal(randomness.generators(range(6), seed=0, stream=0), (8,)).double()
+    x = normal(generators(range(6), seed=0, stream=0), (8,)).double()
     times = torch.linspace(1, 0, 6)
 
     def run(rows):
-        noise = per_sample_noise(randomness.generators(rows, seed=0, stream=1))
+        noise = per_sample_noise(generators(rows, seed=0, stream=1))
         return last_of(sample(model, x[rows.start : rows.stop], times, update=ns.euler_maruyama(), noise=noise))
 
     torch.testing.assert_close(run(range(6)), torch.cat([run(range(4)), run(range(4, 6))]))

@@ -1,5 +1,7 @@
 """Model-based estimators against the exact posterior of a mixture; constant coordinates and residuals against their levels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -111,6 +113,16 @@ def test_probes_are_the_same_every_time():
     schedule, x = SCHEDULES["linear"], noisy(SCHEDULES["linear"], 0.3, n=4)
     estimator = FokkerPlanck(TARGET.model(schedule), time_grid(schedule, 16, 0.01, 0.99), seed=5)
     torch.testing.assert_close(estimator(x).log_prob, estimator(x).log_prob, rtol=0, atol=0)
+
+
+def test_a_sample_has_its_own_probes_in_a_batch_of_any_size():
+    model = ns.wrap(lambda x, t, cond: torch.tanh(x.cumsum(1)), ns.Linear(), predicts="x0")
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    estimator = FokkerPlanck(model, time_grid(ns.Linear(), 8, 0.05, 0.95), polish=1)
+    step = ns.Step(0, torch.tensor(0.3), x, first=10)
+    whole = estimator(x, step=step).mean
+    torch.testing.assert_close(estimator(x[2:], step=replace(step, first=12)).mean, whole[2:])
+    assert float((estimator(x[2:], step=step).mean - whole[2:]).abs().min()) > 1e-6
 
 
 def test_a_network_without_forward_derivatives_is_differenced():

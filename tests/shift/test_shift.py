@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 import noiseshift as ns
-from noiseshift.diffusion import noise as randomness
 from noiseshift.diffusion.models import Prediction
+from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import Step, sample
 from noiseshift.estimators.calibration import Calibration, Readings, calibrate
 from noiseshift.estimators.posterior import time_grid
@@ -120,7 +120,7 @@ def test_unlike_reports_cannot_be_paired(target, estimator, calibration):
 
 def test_batches_and_several_estimators_change_nothing(target, estimator, calibration):
     model = target.model(SCHEDULE)
-    x = randomness.normal(randomness.generators(range(12), seed=0, stream=0), (96,)).double()
+    x = normal(generators(range(12), seed=0, stream=0), (96,)).double()
     times = torch.tensor([1.0, 0.8, 0.4, 0.1, 0.0], dtype=torch.float64)
     whole = measure(sample(model, x, times), estimator, calibration)
     chain = (step for rows in x.split(5) for step in sample(model, rows, times))
