@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
-from noiseshift.diffusion.samplers import Scheduled, schedule_times
+from noiseshift.diffusion.schedulers import Scheduled, schedule_times
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.recorder import Finals, Recorder, distinct, spread

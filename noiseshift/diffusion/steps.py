@@ -1,0 +1,70 @@
+"""What a sampler yields and what it is given: a `Step` is one state of a run, a `Noise` the randomness of its updates."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion.models import Prediction
+from noiseshift.diffusion.noise import Source, normal, torch_generator
+
+Noise = Callable[[Tensor], Tensor]
+"""Called with a state (B, …); returns fresh standard normal noise like it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One state of a run: `x` (B, …) lives at time `t` (shape (), after any churn); `prediction` is what the model said
+    of it (None for the last state). `internal` marks evaluations inside a second-order step. `first` is the sample index
+    of row 0, where whoever reads the states knows it: estimators that draw at random draw by it."""
+
+    index: int
+    t: Tensor
+    x: Tensor
+    prediction: Prediction | None = None
+    internal: bool = False
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class PerSampleNoise:
+    """Noise for `sample`: row i always draws from generator i, so its noise does not depend on the batch around it."""
+
+    generators: Sequence[Source]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return normal(self.generators, x.shape[1:]).to(x)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless there is one generator a row: a single one would give all rows the same noise."""
+        if len(self.generators) != len(x):
+            raise ValueError(f"noise needs one generator a sample: got {len(self.generators)} for {len(x)} samples")
+
+    @functools.cached_property
+    def torch_generators(self) -> list[torch.Generator]:
+        """One a row, for code that draws by torch alone; made once, so that every step goes on where the last ended."""
+        return [torch_generator(source) for source in self.generators]
+
+
+def per_sample_noise(generators: Sequence[Source]) -> Noise:
+    """See `PerSampleNoise`. `generators` are torch's, or those of `noise.generators`."""
+    return PerSampleNoise(generators)
+
+
+NEEDS_NOISE = (
+    "this sampler is stochastic: pass noise=torch.Generator(), or samplers.per_sample_noise(generators), one a sample"
+)
+
+
+def no_noise(x: Tensor) -> Tensor:
+    raise ValueError(NEEDS_NOISE)
+
+
+def as_told(t: Tensor, x: Tensor) -> Tensor:
+    # Never in half precision: rounding the time is a noise shift of its own.
+    return t.to(x.device, torch.promote_types(x.dtype, torch.float32))
