@@ -20,10 +20,9 @@ from scipy import stats
 import noiseshift as ns
 from noiseshift.diffusion.noise import POSITIVE
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
-from noiseshift.estimators.calibration import calibrate
+from noiseshift.estimators.instrument import calibrate, readable
 from noiseshift.estimators.posterior import time_grid
 from noiseshift.shift.controls import real_report
-from noiseshift.shift.report import readable
 
 TIMES = torch.tensor([0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8], dtype=torch.float64)
 
@@ -77,14 +76,13 @@ def main(target: str, data: str, repeats: int, rows: int, chosen: tuple[str, ...
             if chosen and name not in chosen:
                 continue
             halves = [(x0[i::2], None if cond is None else cond[i::2]) for i in (0, 1)]
-            calibration = calibrate(estimator, halves[0][0], TIMES, cond=halves[0][1], seed=r)
-            times = calibration.times
+            instrument = calibrate(estimator, halves[0][0], TIMES, cond=halves[0][1], seed=r)
+            times = instrument.times
             offset = np.minimum(times, 1 - times) / 16
-            null = real_report(name, estimator, calibration, halves[1][0], cond=halves[1][1], seed=r).table()
+            null = real_report(name, instrument, halves[1][0], cond=halves[1][1], seed=r).table()
             known = real_report(
                 name,
-                estimator,
-                calibration,
+                instrument,
                 halves[1][0],
                 cond=halves[1][1],
                 offset=offset,

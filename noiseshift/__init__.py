@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         VarianceExploding,
         VariancePreserving,
     )
-    from noiseshift.estimators import Calibration, Estimator, Posterior, calibrate
+    from noiseshift.estimators import Calibration, Estimator, Instrument, Posterior, calibrate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
@@ -71,7 +71,7 @@ _HOMES = {
         "Step ancestral ddim edm_heun euler euler_maruyama from_diffusers heun karras_grid sample time_grid"
     ),
     "noiseshift.diffusion.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
-    "noiseshift.estimators": "Calibration Estimator Posterior calibrate",
+    "noiseshift.estimators": "Calibration Estimator Instrument Posterior calibrate",
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
@@ -103,6 +103,7 @@ __all__ = [
     "Estimator",
     "Guidance",
     "Guided",
+    "Instrument",
     "Level",
     "Linear",
     "Model",

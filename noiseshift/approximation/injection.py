@@ -26,7 +26,7 @@ from noiseshift.approximation.roots import (
 from noiseshift.diffusion.noise import POSITIVE, TARGET, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.calibration import Array, read
+from noiseshift.estimators.instrument import Array, read
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.targets.target import Target
 

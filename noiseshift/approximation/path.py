@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +24,9 @@ from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import Source, normal
 from noiseshift.diffusion.samplers import Noise, Step
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.calibration import Array, Calibration, read
-from noiseshift.estimators.posterior import Estimator
-from noiseshift.shift.report import readable, resampled_means
+from noiseshift.estimators.instrument import Array, Calibration, Instruments, common_times, read
+from noiseshift.shift.reading import visits
+from noiseshift.shift.report import resampled_means
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class PathReport:
         (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
         frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is not within 0.5 … 2."""
         rng = np.random.default_rng(0)
-        slope = np.where(readable(self.calibration.slope), self.calibration.slope, np.nan)
+        slope = np.where(self.calibration.readable, self.calibration.slope, np.nan)
         pairs = self.coarse - self.fine
         draws = resampled_means(pairs, rng) / resampled_means(self.calibration.slopes, rng)
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
@@ -118,26 +118,35 @@ def refined_noise(generators: Sequence[Source], times: Tensor, fine: Tensor) -> 
 def follow(
     coarse: Iterable[Step],
     fine: Iterable[Step],
-    estimators: Mapping[str, Estimator],
-    times: Tensor | Array,
+    instruments: Instruments,
     *,
     cond: Tensor | None = None,
     reuse: bool = True,
 ) -> PathBatch:
-    """Walk both runs of one batch (classes `cond`) side by side and compare them at falling `times` (K,).
+    """Walk both runs of one batch side by side and compare them at the instruments' times.
 
-    `reuse=False` keeps the runs' predictions from estimators that would read them as their own model's. Raises
-    ValueError when a run does not pass through all times. `assemble` makes reports of the batches.
+    Args:
+        coarse: The run that is looked at.
+        fine: The run it is compared with: same initial noise, same Brownian path.
+        instruments: What reads both, by name.
+        cond: (n,) their classes, or None.
+        reuse: False keeps the runs' predictions from estimators that would read them as their own model's.
+
+    Returns:
+        The batch's numbers; `assemble` makes reports of all batches.
+
+    Raises:
+        ValueError: A run does not pass through all times.
     """
-    told = np.asarray(times, dtype=float)
+    times = common_times(instruments)
     errors, readings = [], []
-    for a, b in zip(_at(coarse, told), _at(fine, told), strict=True):
+    for a, b in zip(_at(coarse, times), _at(fine, times), strict=True):
         errors.append(_compare(a, b))
         shown = (a, b) if reuse else (replace(a, prediction=None), replace(b, prediction=None))
-        readings.append({name: [read(e, s.x, cond, s).t[:, 0] for s in shown] for name, e in estimators.items()})
+        readings.append({n: [read(i.estimator, s.x, cond, s).t[:, 0] for s in shown] for n, i in instruments.items()})
     scalars = {name: torch.stack([e[name] for e in errors], 1).numpy() for name in errors[0] if name != "spectrum"}
     spectrum = torch.stack([e["spectrum"] for e in errors]).numpy()
-    pairs = {name: np.stack([r[name] for r in readings], axis=-1) for name in estimators}
+    pairs = {name: np.stack([r[name] for r in readings], axis=-1) for name in instruments}
     return PathBatch(scalars, spectrum, {name: (pair[0], pair[1]) for name, pair in pairs.items()})
 
 
@@ -151,15 +160,13 @@ class PathBatch:
     readings: dict[str, tuple[Array, Array]]
 
 
-def assemble(
-    batches: Sequence[PathBatch], schedule: Schedule, calibrations: Mapping[str, Calibration]
-) -> dict[str, PathReport]:
-    """A report an estimator from all batches."""
+def assemble(batches: Sequence[PathBatch], schedule: Schedule, instruments: Instruments) -> dict[str, PathReport]:
+    """A report an instrument from all batches."""
     joined = {name: np.concatenate([b.scalars[name] for b in batches]) for name in batches[0].scalars}
     sizes = [len(b.scalars["sigma_e2"]) for b in batches]
     spectrum = np.average([b.spectrum for b in batches], axis=0, weights=sizes)
     reports = {}
-    for name, calibration in calibrations.items():
+    for name, calibration in ((name, each.calibration) for name, each in instruments.items()):
         coarse, fine = (np.concatenate([b.readings[name][run] for b in batches]) for run in (0, 1))
         reports[name] = PathReport(
             name, schedule, calibration.times, calibration, coarse=coarse, fine=fine, spectrum=spectrum, **joined
@@ -168,15 +175,8 @@ def assemble(
 
 
 def _at(steps: Iterable[Step], times: Array) -> Iterator[Step]:
-    """The steps of a run at the given falling times."""
-    wanted = iter(times)
-    time = next(wanted, None)
-    for step in steps:
-        if time is not None and not step.internal and abs(float(step.t) - time) < 1e-7:
-            yield step
-            time = next(wanted, None)
-    if time is not None:
-        raise ValueError(f"a run does not pass through t = {time:.4f}: calibrate at times that both runs are told")
+    """The steps of a run that are read at the given falling times."""
+    return (step for k, step in visits(steps, times) if k is not None)
 
 
 def _compare(coarse: Step, fine: Step) -> dict[str, Tensor]:

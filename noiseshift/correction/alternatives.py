@@ -18,7 +18,7 @@ from noiseshift.diffusion.guidance import EncodedLevel
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
 from noiseshift.diffusion.noise import PERTURBING, generators, normal
 from noiseshift.diffusion.samplers import Transition, Update
-from noiseshift.estimators.calibration import Calibration
+from noiseshift.estimators.instrument import Calibration, Instrument
 from noiseshift.estimators.posterior import Estimator
 
 
@@ -29,7 +29,9 @@ class EstimatedLevel:
     for an exact one. Readings stay within `reach` of t, in units of min(t, 1 - t): a far one is a failed estimate.
     """
 
-    def __init__(self, estimator: Estimator, calibration: Calibration | None = None, *, reach: float = 0.5):
+    def __init__(
+        self, estimator: Estimator, calibration: Calibration | Instrument | None = None, *, reach: float = 0.5
+    ):
         self.estimator, self.reach = estimator, reach
         self.bias: Callable[[float], float] = lambda t: 0.0
         if calibration is not None:

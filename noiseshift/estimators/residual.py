@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction
+from noiseshift.estimators.instrument import place
 from noiseshift.estimators.posterior import Posterior, time_grid
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ class Residual:
         return Posterior.from_log_density(self.times, -0.5 * ((self.times - read[:, None]) / width) ** 2)
 
     def _index(self, t: Tensor) -> int:
-        distance = (self.told - t.double().cpu()).abs()
-        if float(distance.min()) > 1e-6:
+        k = place(self.told.numpy(), t)
+        if k is None:
             raise ValueError(
                 f"the residual estimator was not fitted at t = {float(t):.4f}: fit it at the sampler's times"
             )
-        return int(distance.argmin())
+        return k
 
     @torch.inference_mode()
     def _fit(

@@ -1,9 +1,9 @@
 """The noise shift as a torchmetrics metric: update while sampling, compute anywhere, synced across ranks.
 
-metric = NoiseShift(estimator, calibration)
+metric = NoiseShift(ns.calibrate(estimator, real, times))
 for step in ns.sample(model, x, times):
     metric.update(step.x, step.t)
-metric.compute()          # (K,) calibrated shift at the calibration's times
+metric.compute()          # (K,) calibrated shift at those times
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from noiseshift.diffusion.samplers import Step
-from noiseshift.estimators.calibration import Calibration, Readings, read
+from noiseshift.estimators.instrument import Calibration, Instrument, Readings, place, read
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.shift.report import ShiftReport, readable
+from noiseshift.shift.reading import paired
+from noiseshift.shift.report import ShiftReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 class NoiseShift(Metric):
-    """Calibrated noise shift at each of a calibration's K times. Times that were not calibrated are passed over.
+    """Calibrated noise shift at each of an instrument's K times. Times that were not calibrated are passed over.
 
     `compute` gives (K,) float64, NaN where nothing was read or the calibration is blind; `report` the whole
     `ShiftReport`, with intervals. States are persistent: `state_dict` resumes. Ranks are joined by concatenation.
@@ -35,16 +36,18 @@ class NoiseShift(Metric):
     higher_is_better = False
     readings: list[Tensor]
 
-    def __init__(self, estimator: Estimator, calibration: Calibration, **kwargs: Any):
+    def __init__(
+        self, instrument: Instrument | Estimator, calibration: Calibration | Instrument | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
-        self.estimator, self.calibration = estimator, calibration
+        single = paired(instrument, calibration)
+        self.estimator, self.calibration = single.estimator, single.calibration
         self.add_state("readings", default=[], dist_reduce_fx="cat", persistent=True)
 
     def update(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> None:
         """States x (B, …) that the network was told t for, of classes `cond`."""
-        distance = np.abs(self.calibration.times - float(t))
-        k = int(distance.argmin())
-        if distance[k] > 1e-7:
+        k = place(self.calibration.times, t)
+        if k is None:
             return
         found = read(self.estimator, x, cond, Step(k, torch.as_tensor(t, dtype=torch.float64), x))
         rows = torch.from_numpy(np.concatenate([found.t, found.log_snr], axis=1))
@@ -56,7 +59,7 @@ class NoiseShift(Metric):
         columns = self._columns()
         real, slope = self.calibration.real.t.mean(0), self.calibration.slope
         shift = [
-            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and readable(slope)[k] else np.nan
+            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and self.calibration.readable[k] else np.nan
             for k, column in enumerate(columns)
         ]
         return torch.tensor(np.array(shift))

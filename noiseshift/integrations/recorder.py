@@ -13,7 +13,7 @@ from noiseshift.diffusion.models import Model, Prediction
 from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.calibration import Array, Readings, calibrate, read
+from noiseshift.estimators.instrument import Array, Readings, calibrate, place, read
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.estimators.residual import Residual, statistic
 from noiseshift.shift.report import ShiftReport
@@ -48,7 +48,7 @@ class Recorder:
     ) -> None:
         """A state x (B, …) = alpha x0 + sigma eps of the schedule, told t in [0, 1], and the network's answer, if any."""
         time = torch.as_tensor(t, dtype=torch.float64).cpu()
-        key = _key(time)
+        key = self._key(time)
         if not 0 < key < 1:
             return  # no level to read
         self._steps.setdefault(key, len(self._steps))
@@ -59,6 +59,12 @@ class Recorder:
             self._readings[name].setdefault(key, []).append(read(estimator, x, cond, step))
         if prediction is not None:
             self._sizes.setdefault(key, []).append(statistic(prediction))
+
+    def _key(self, t: Tensor | float) -> float:
+        """The recorded time that t is, or t itself where it is a new one."""
+        known = np.array([*self._steps])
+        k = place(known, t)
+        return float(t) if k is None else float(known[k])
 
     @property
     def times(self) -> Tensor:
@@ -94,7 +100,7 @@ class Recorder:
         """
         if not self._steps:
             raise ValueError("nothing was recorded: run the sampler inside the `with` block first")
-        if len({self._counts[_key(t)] for t in self.times}) > 1:
+        if len({self._counts[self._key(t)] for t in self.times}) > 1:
             raise ValueError("the observed runs differ in their times: observe one run, or runs on one grid")
         name = estimator or (next(iter(self.estimators)) if len(self.estimators) == 1 else RESIDUAL)
         if name != RESIDUAL and name not in self.estimators:
@@ -109,8 +115,8 @@ class Recorder:
             # Estimators read these states without a condition, so they are calibrated without.
             calibration = calibrate(
                 self.estimators[name], real, self.times, cond=cond if own is None else None, seed=seed
-            )
-            sampled = Readings.stack([Readings.concatenate(self._readings[name][_key(t)]) for t in self.times])
+            ).calibration
+            sampled = Readings.stack([Readings.concatenate(self._readings[name][self._key(t)]) for t in self.times])
             return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
         if (model := model or self.model()) is None:
             raise ValueError("the residual estimator is calibrated with the network: pass model=")
@@ -122,24 +128,19 @@ class Recorder:
             model, real[first], self.times, generator=source, cond=None if cond is None else cond[first]
         )
         rest = None if cond is None else cond[half:]
-        calibration = calibrate(residual, real[half:], self.times, cond=rest, seed=seed)
+        calibration = calibrate(residual, real[half:], self.times, cond=rest, seed=seed).calibration
         sampled = Readings.stack([self._residual(residual, t) for t in self.times])
         return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
 
     def _residual(self, residual: Residual, t: Tensor) -> Readings:
-        if _key(t) not in self._sizes:
+        if self._key(t) not in self._sizes:
             raise ValueError("the residual estimator reads predictions, and none were recorded: pass them to record()")
-        posterior = residual.posterior(torch.cat(self._sizes[_key(t)]).cpu(), t)
+        posterior = residual.posterior(torch.cat(self._sizes[self._key(t)]).cpu(), t)
         log_snr = posterior.expect(self.schedule.log_snr(posterior.times))
         return Readings(posterior.mean.numpy()[:, None], log_snr.numpy()[:, None], posterior.prob.mean(0).numpy()[None])
 
     def _indices(self) -> Array:
-        return np.array([self._steps[_key(t)] for t in self.times])
-
-
-def _key(t: Tensor | float) -> float:
-    """A time that float32 arithmetic may have touched, as a name."""
-    return round(float(t), 9)
+        return np.array([self._steps[self._key(t)] for t in self.times])
 
 
 def spread(count: int, points: int) -> list[int]:

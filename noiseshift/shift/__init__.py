@@ -1,24 +1,11 @@
 """The measurement: the noise level that sampling states carry, against the one the network is conditioned on."""
 
-from noiseshift.shift.report import (
-    RESAMPLES,
-    SLOPES,
-    BatchReadings,
-    PairedDifference,
-    ShiftReport,
-    assemble,
-    measure,
-    read_reports,
-    read_run,
-    readable,
-    resampled_means,
-    runs_of,
-    write_reports,
-)
+from noiseshift.shift.reading import BatchReadings, assemble, measure, read_run, runs_of
+from noiseshift.shift.report import RESAMPLES, PairedDifference, ShiftReport, resampled_means
+from noiseshift.shift.storage import read_reports, write_reports
 
 __all__ = [
     "RESAMPLES",
-    "SLOPES",
     "BatchReadings",
     "PairedDifference",
     "ShiftReport",
@@ -26,7 +13,6 @@ __all__ = [
     "measure",
     "read_reports",
     "read_run",
-    "readable",
     "resampled_means",
     "runs_of",
     "write_reports",

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +17,8 @@ from scipy import stats
 from torch import Tensor
 
 from noiseshift.diffusion.noise import NULL, POSITIVE, generators, normal
-from noiseshift.estimators.calibration import Array, Calibration, Readings, forward_noise
-from noiseshift.estimators.posterior import Estimator
-from noiseshift.shift.report import ShiftReport, readable
+from noiseshift.estimators.instrument import Array, Instrument, Instruments, Readings, forward_noise, readable
+from noiseshift.shift.report import ShiftReport
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class Controls:
 
 def real_report(
     name: str,
-    estimator: Estimator,
-    calibration: Calibration,
+    instrument: Instrument,
     data: Tensor,
     *,
     cond: Tensor | None = None,
@@ -53,34 +51,40 @@ def real_report(
     seed: int = 0,
     stream: int = NULL,
 ) -> ShiftReport:
-    """Real data (N, …) noised to t + offset in place of a sampler that is told t: offset 0 is the null control."""
-    sources = generators(range(len(data)), seed=seed, stream=stream)
-    levels = torch.tensor(calibration.times + offset)
+    """Real data in place of a sampler: states truly at t + offset, read as if the network were conditioned on t.
+
+    Args:
+        name: What the report is called.
+        instrument: What reads them; its limit says how many of the rows.
+        data: (N, …) real samples that took no part in the calibration.
+        cond: (N,) their classes, or None.
+        offset: How far the states' level is off, a number or (K,); 0 is the null control.
+        seed: Seeds the noise.
+        stream: Keeps it apart from a run's other noise.
+    """
+    rows = instrument.rows(0, len(data))
+    x0, labels = data[:rows], None if cond is None else cond[:rows]
+    sources = generators(range(rows), seed=seed, stream=stream)
+    levels = torch.tensor(instrument.times + offset)
     columns = []
-    for k, told in enumerate(torch.tensor(calibration.times)):
-        eps = normal(sources, data.shape[1:])
-        columns.append(forward_noise(data, cond, estimator, level=levels[k], told=told, index=k, eps=eps))
-    steps = np.arange(len(levels))
-    return ShiftReport(name, estimator.schedule, steps, calibration.times, Readings.stack(columns), calibration)
+    for k, told in enumerate(torch.tensor(instrument.times)):
+        eps = normal(sources, x0.shape[1:])
+        columns.append(forward_noise(x0, labels, instrument.estimator, level=levels[k], told=told, index=k, eps=eps))
+    return ShiftReport(
+        name,
+        instrument.estimator.schedule,
+        np.arange(len(levels)),
+        instrument.times,
+        Readings.stack(columns),
+        instrument.calibration,
+    )
 
 
 def null_control(
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
-    data: Tensor,
-    cond: Tensor | None = None,
-    *,
-    seed: int = 0,
-    limits: Mapping[str, int] | None = None,
+    instruments: Instruments, data: Tensor, cond: Tensor | None = None, *, seed: int = 0
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out data that took no part in the calibration, forward-noised: nothing may be resolved beyond chance. An
-    estimator with a limit reads that many rows."""
-    frames = []
-    for name, estimator in estimators.items():
-        x0, labels = _rows(data, cond, limits, name)
-        report = real_report(name, estimator, calibrations[name], x0, cond=labels, seed=seed)
-        frames.append(report.table().assign(estimator=name))
-    frame = pd.concat(frames, ignore_index=True)
+    """Held-out data that took no part in the calibration, forward-noised: nothing may be resolved beyond chance."""
+    frame = _tables(instruments, lambda name, each: real_report(name, each, data, cond=cond, seed=seed))
     usable = frame[readable(frame.slope)]
     alarms, cells = int(usable.resolved.sum()), len(usable)
     limit = int(stats.binom.ppf(0.995, cells, 0.05)) if cells else 0
@@ -89,27 +93,17 @@ def null_control(
 
 
 def level_control(
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
-    data: Tensor,
-    cond: Tensor | None = None,
-    *,
-    seed: int = 0,
-    limits: Mapping[str, int] | None = None,
+    instruments: Instruments, data: Tensor, cond: Tensor | None = None, *, seed: int = 0
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out real states truly at t + min(t, 1 - t)/16, told t: the known shift must lie in its 95 % interval. An
-    estimator with a limit reads that many rows."""
-    frames = []
-    for name, estimator in estimators.items():
-        x0, labels = _rows(data, cond, limits, name)
-        times = calibrations[name].times
-        offset = np.minimum(times, 1 - times) / 16
-        report = real_report(
-            name, estimator, calibrations[name], x0, cond=labels, offset=offset, seed=seed, stream=POSITIVE
-        )
-        table = report.table().assign(estimator=name, expected=offset)
-        frames.append(table.assign(covered=(table.low <= offset) & (offset <= table.high)))
-    frame = pd.concat(frames, ignore_index=True)
+    """Held-out real states truly at t + min(t, 1 - t)/16, read at t: the known shift must lie in its 95 % interval."""
+    frame = _tables(
+        instruments,
+        lambda name, each: real_report(
+            name, each, data, cond=cond, offset=_offset(each.times), seed=seed, stream=POSITIVE
+        ),
+    )
+    frame["expected"] = _offset(frame.t.to_numpy())
+    frame["covered"] = (frame.low <= frame.expected) & (frame.expected <= frame.high)
     usable = frame[readable(frame.slope)]
     covered, cells = int(usable.covered.sum()), len(usable)
     least = int(stats.binom.ppf(0.005, cells, 0.95)) if cells else 0
@@ -121,11 +115,14 @@ def level_control(
     return frame, Check("level", covered >= least, sentence)
 
 
-def _rows(
-    data: Tensor, cond: Tensor | None, limits: Mapping[str, int] | None, name: str
-) -> tuple[Tensor, Tensor | None]:
-    rows = (limits or {}).get(name, len(data))
-    return data[:rows], None if cond is None else cond[:rows]
+def _tables(instruments: Instruments, report: Callable[[str, Instrument], ShiftReport]) -> pd.DataFrame:
+    """The reports' tables, one under another, with a column `estimator`."""
+    tables = [report(name, each).table().assign(estimator=name) for name, each in instruments.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _offset(times: Array) -> Array:
+    return np.minimum(times, 1 - times) / 16
 
 
 def solver_check(reports: Mapping[str, ShiftReport], solver: Mapping[str, ShiftReport]) -> Check:

@@ -9,32 +9,18 @@ Intervals are bootstrapped over samples and calibration rows; a shift under the 
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
-from torch import Tensor
 
-from noiseshift.diffusion.noise import CONTENT, generators, normal
-from noiseshift.diffusion.samplers import Step
-from noiseshift.diffusion.schedules import Schedule, build, describe
-from noiseshift.estimators.calibration import Array, Calibration, Readings, read
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.diffusion.schedules import Schedule
+from noiseshift.estimators.instrument import SAME_TIME, Array, Calibration, Readings, readable
 
 RESAMPLES = 2000
-SLOPES = (0.5, 2.0)
-"""Where an estimator can be read: less and it is blind, more and a hair of noise throws it about."""
-
-
-def readable(slope: Array) -> Array:
-    """Whether readings of these calibration slopes mean anything."""
-    return (slope >= SLOPES[0]) & (slope <= SLOPES[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +91,14 @@ class ShiftReport:
 
     def standard_error(self) -> Array:
         """(K,) of the shift, in t: sqrt(sd²/n_sampled + sd²/n_real) / slope."""
-        return np.sqrt(sum(variance for variance, _ in self._variances())) / self.calibration.slope
+        return _ratio(np.sqrt(sum(variance for variance, _ in self._variances())), self.calibration.slope)
 
     def covariance(self) -> Array:
         """(K, K) of the shift's own error over the steps: a state that reads high at one of them reads high at the next."""
-        parts = (
+        sampled, real = (
             np.cov(rows.t.T).reshape(2 * self.times.shape) / len(rows) for rows in (self.sampled, self.calibration.real)
         )
-        return sum(parts) / np.outer(self.calibration.slope, self.calibration.slope)
+        return _ratio(sampled + real, np.outer(self.calibration.slope, self.calibration.slope))
 
     def floor(self, level: float = 0.95) -> Array:
         """(K,) detection floor, in t: standard errors times Welch's quantile of Student's t, which matters where an
@@ -131,12 +117,15 @@ class ShiftReport:
 
         Raises ValueError when they do not line up.
         """
-        if len(self.sampled) != len(other.sampled) or not np.allclose(self.times, other.times):
+        alike = len(self.times) == len(other.times) and np.allclose(self.times, other.times, rtol=0, atol=SAME_TIME)
+        if len(self.sampled) != len(other.sampled) or not alike:
             raise ValueError("paired reports need the same number of samples and the same times: measure both alike")
         return PairedDifference(self, other)
 
     def save(self, folder: str | Path) -> None:
         """Write `shift.parquet` (one row a state and step), `posteriors.npz` and `report.json`."""
+        from noiseshift.shift.storage import write_reports
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_reports({self.estimator: self}, folder)
@@ -144,14 +133,16 @@ class ShiftReport:
     @classmethod
     def load(cls, folder: str | Path) -> ShiftReport:
         """Read what `save` wrote. Raises ValueError when the folder holds several estimators' reports."""
+        from noiseshift.shift.storage import read_reports
+
         reports = read_reports(Path(folder))
         if len(reports) != 1:
             raise ValueError(f"{folder} holds reports of {', '.join(reports)}: load it as a run")
         return next(iter(reports.values()))
 
     def _shift(self, name: str) -> Array:
-        real = self.calibration.real
-        return (getattr(self.sampled, name).mean(0) - getattr(real, name).mean(0)) / self._slopes(name).mean(0)
+        sampled, real = (getattr(rows, name).mean(0) for rows in (self.sampled, self.calibration.real))
+        return _ratio(sampled - real, self._slopes(name).mean(0))
 
     def _slopes(self, name: str) -> Array:
         return self.calibration.slopes if name == "t" else self.calibration.slopes_log_snr
@@ -165,7 +156,7 @@ class ShiftReport:
 
     def _content_shift(self) -> Array:
         assert self.content is not None
-        return (self.sampled.t - self.content.t).mean(0) / self.calibration.slope
+        return _ratio((self.sampled.t - self.content.t).mean(0), self.calibration.slope)
 
     def _content_draws(self) -> Array:
         """A state and its own final noised again are one unit: their difference is resampled."""
@@ -211,263 +202,14 @@ def resampled_means(values: Array, rng: np.random.Generator, resamples: int = RE
 
 
 def _ratio(values: Array, slopes: Array) -> Array:
-    """values / slopes, NaN in silence where an estimator is blind and its slope 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return values / slopes
+    """values / slopes, NaN in silence where an estimator is insensitive and its slope 0."""
+    return values / np.where(slopes == 0, np.nan, slopes)
 
 
 def _interval(draws: Array, level: float) -> tuple[Array, Array]:
-    with np.errstate(invalid="ignore"):  # draws of a blind estimator are ±inf
-        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     return low, high
 
 
 def _sigma(schedule: Schedule, times: Array) -> Array:
     return schedule(torch.tensor(times)).sigma.numpy()
-
-
-@overload
-def measure(
-    steps: Iterable[Step],
-    estimator: Estimator,
-    calibration: Calibration,
-    *,
-    cond: Tensor | None = ...,
-    content: bool = ...,
-    seed: int = ...,
-    name: str = ...,
-) -> ShiftReport: ...
-
-
-@overload
-def measure(
-    steps: Iterable[Step],
-    estimator: Mapping[str, Estimator],
-    calibration: Mapping[str, Calibration],
-    *,
-    cond: Tensor | None = ...,
-    content: bool = ...,
-    seed: int = ...,
-) -> dict[str, ShiftReport]: ...
-
-
-def measure(
-    steps: Iterable[Step],
-    estimator: Estimator | Mapping[str, Estimator],
-    calibration: Calibration | Mapping[str, Calibration],
-    *,
-    cond: Tensor | None = None,
-    content: bool = True,
-    seed: int = 0,
-    name: str = "shift",
-) -> ShiftReport | dict[str, ShiftReport]:
-    """Read the shift of one or several `sample()` runs, chained one after another, at the calibration's times.
-
-    Streams: only (N, K) numbers are kept. `cond` (N,) are the classes of all samples in order. Several estimators, with
-    a calibration each, are read in one pass over the same states and come back by name. Raises ValueError when the
-    steps meet none of the calibration's times, or a state is not finite.
-    """
-    if not isinstance(estimator, Mapping):
-        assert isinstance(calibration, Calibration)
-        return measure(steps, {name: estimator}, {name: calibration}, cond=cond, content=content, seed=seed)[name]
-    assert isinstance(calibration, Mapping)
-    batches, start = [], 0
-    for batch in runs_of(steps):
-        batches.append(read_run(batch, estimator, calibration, cond=cond, start=start, content=content, seed=seed))
-        start += batches[-1].size
-    if not batches:
-        raise ValueError("there are no steps to measure: sample at least one state")
-    return assemble(batches, estimator, calibration)
-
-
-@dataclass(frozen=True)
-class BatchReadings:
-    """What all estimators read off one batch of samples; `steps` (K,) are the sampler's indices."""
-
-    size: int
-    steps: Array
-    sampled: dict[str, Readings]
-    content: dict[str, Readings]
-
-
-def runs_of(steps: Iterable[Step]) -> Iterator[Iterator[Step]]:
-    """Cut a chain of sampler runs where the next one starts; each run must be used up before the next is asked for."""
-    source = iter(steps)
-    pending = next(source, None)
-
-    def one(first: Step) -> Iterator[Step]:
-        nonlocal pending
-        step: Step | None = first
-        while step is not None:
-            yield step
-            last, step = step, next(source, None)
-            if last.prediction is None and not last.internal:
-                pending, step = step, None
-
-    while pending is not None:
-        current, pending = pending, None
-        yield one(current)
-
-
-def read_run(
-    steps: Iterable[Step],
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
-    *,
-    cond: Tensor | None = None,
-    start: int = 0,
-    content: bool = True,
-    seed: int = 0,
-    limits: Mapping[str, int] | None = None,
-) -> BatchReadings:
-    """Read one sampler run of samples start, start + 1, …; an estimator with a limit reads only samples below it."""
-    times = torch.tensor(next(iter(calibrations.values())).times)
-    columns: dict[str, list[Readings]] = {name: [] for name in estimators}
-    indices: list[int] = []
-    final, size = None, 0
-    for step in steps:
-        final, size = step.x, len(step.x)
-        if step.internal or not _told(step, times[len(indices)] if len(indices) < len(times) else None):
-            continue
-        if not bool(torch.isfinite(step.x).all()):
-            raise ValueError(
-                f"the sampler's states are not finite at t = {float(step.t):.4f}: try --precision fp32 or more steps"
-            )
-        indices.append(step.index)
-        _read_all(step, estimators, columns, cond, start, limits)
-    if len(indices) < len(times) or final is None:
-        raise ValueError("the run does not pass through all calibrated times: calibrate at the sampler's own times")
-    sampled = {name: Readings.stack(column) for name, column in columns.items() if column}
-    again = _noise_again(final, indices, times, estimators, cond, start, seed, limits) if content else {}
-    return BatchReadings(size, np.array(indices), sampled, again)
-
-
-def _told(step: Step, time: Tensor | None) -> bool:
-    return time is not None and abs(float(step.t) - float(time)) < 1e-7
-
-
-def _read_all(
-    step: Step,
-    estimators: Mapping[str, Estimator],
-    columns: dict[str, list[Readings]],
-    cond: Tensor | None,
-    start: int,
-    limits: Mapping[str, int] | None,
-) -> None:
-    size = len(step.x)
-    for name, estimator in estimators.items():
-        rows = min(size, max(0, (limits or {}).get(name, start + size) - start))
-        if rows:
-            labels = None if cond is None else cond[start : start + rows]
-            head = replace(_head(step, rows), first=start)
-            columns[name].append(read(estimator, head.x, labels, head))
-
-
-def _head(step: Step, rows: int) -> Step:
-    """The first rows of a step; a prediction is dropped with the rows, and made again by whoever needs it."""
-    return step if rows == len(step.x) else replace(step, x=step.x[:rows], prediction=None)
-
-
-def _noise_again(
-    final: Tensor,
-    indices: list[int],
-    times: Tensor,
-    estimators: Mapping[str, Estimator],
-    cond: Tensor | None,
-    start: int,
-    seed: int,
-    limits: Mapping[str, int] | None,
-) -> dict[str, Readings]:
-    """The content control: this batch's finals, forward-noised to every time and read as the states were."""
-    schedule = next(iter(estimators.values())).schedule
-    sources = generators(range(start, start + len(final)), seed=seed, stream=CONTENT)
-    columns: dict[str, list[Readings]] = {name: [] for name in estimators}
-    for index, t in zip(indices, times, strict=True):
-        level = schedule(t).like(final)
-        x = level.alpha * final + level.sigma * normal(sources, final.shape[1:]).to(final)
-        _read_all(Step(index, t, x), estimators, columns, cond, start, limits)
-    return {name: Readings.stack(column) for name, column in columns.items() if column}
-
-
-def assemble(
-    batches: list[BatchReadings], estimators: Mapping[str, Estimator], calibrations: Mapping[str, Calibration]
-) -> dict[str, ShiftReport]:
-    """One report an estimator from the readings of all batches."""
-    reports = {}
-    for name, estimator in estimators.items():
-        content = [b.content[name] for b in batches if name in b.content]
-        reports[name] = ShiftReport(
-            estimator=name,
-            schedule=estimator.schedule,
-            steps=batches[0].steps,
-            times=calibrations[name].times,
-            sampled=Readings.concatenate([b.sampled[name] for b in batches if name in b.sampled]),
-            calibration=calibrations[name],
-            content=Readings.concatenate(content) if content else None,
-        )
-    return reports
-
-
-def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
-    """`shift.parquet`: estimator, states (sampled, real, slope, content), row, step, t, t_hat, log_snr_hat; with
-    `posteriors.npz` (mean posteriors) and `report.json` (schedule)."""
-    frames = [_long(report, states, part) for report in reports.values() for states, part in _parts(report)]
-    pd.concat(frames, ignore_index=True).to_parquet(folder / "shift.parquet")
-    arrays: dict[str, Any] = {f"{name}/grid": report.calibration.grid for name, report in reports.items()}
-    for report in reports.values():
-        arrays |= {f"{report.estimator}/{states}": part.density for states, part in _parts(report) if states != "slope"}
-    np.savez_compressed(folder / "posteriors.npz", **arrays)
-    schedule = describe(next(iter(reports.values())).schedule)
-    (folder / "report.json").write_text(json.dumps({"schedule": schedule, "estimators": list(reports)}, indent=2))
-
-
-def read_reports(folder: Path) -> dict[str, ShiftReport]:
-    """What `write_reports` wrote. Raises FileNotFoundError when there is nothing of the kind."""
-    if not (folder / "shift.parquet").exists():
-        raise FileNotFoundError(f"no shift.parquet in {folder}: is it a folder that `noiseshift measure` wrote?")
-    frame = pd.read_parquet(folder / "shift.parquet")
-    about = json.loads((folder / "report.json").read_text())
-    schedule = build(about["schedule"])
-    with np.load(folder / "posteriors.npz") as densities:
-        return {
-            name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]
-        }
-
-
-def _parts(report: ShiftReport) -> list[tuple[str, Readings]]:
-    calibration = report.calibration
-    slope = Readings(calibration.slopes, calibration.slopes_log_snr, calibration.real.density)
-    parts = [("sampled", report.sampled), ("real", calibration.real), ("slope", slope)]
-    return parts + ([("content", report.content)] if report.content is not None else [])
-
-
-def _long(report: ShiftReport, states: str, part: Readings) -> pd.DataFrame:
-    n, k = part.t.shape
-    return pd.DataFrame(
-        {
-            "estimator": report.estimator,
-            "states": states,
-            "row": np.repeat(np.arange(n), k),
-            "step": np.tile(report.steps, n),
-            "t": np.tile(report.times, n),
-            "t_hat": part.t.reshape(-1),
-            "log_snr_hat": part.log_snr.reshape(-1),
-        }
-    )
-
-
-def _report(frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mapping[str, Array]) -> ShiftReport:
-    first = frame[(frame.states == "sampled") & (frame.row == 0)]
-    parts = {
-        states: Readings(
-            rows.t_hat.to_numpy().reshape(-1, len(first)),
-            rows.log_snr_hat.to_numpy().reshape(-1, len(first)),
-            densities[f"{name}/{'real' if states == 'slope' else states}"],
-        )
-        for states, rows in frame.groupby("states", sort=False)
-    }
-    times = first.t.to_numpy()
-    calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], parts["slope"].t, parts["slope"].log_snr)
-    return ShiftReport(
-        name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")
-    )

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from noiseshift.estimators.calibration import Array
+from noiseshift.estimators.instrument import Array
 from noiseshift.evaluation.distances import Change
-from noiseshift.shift.report import ShiftReport, readable, resampled_means
+from noiseshift.shift.report import ShiftReport, resampled_means
 
 Span = tuple[float, float]
 """Told levels, from the least to the largest, between which runs of unlike steps are compared."""
@@ -105,4 +105,4 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
 
 
 def _usable(report: ShiftReport) -> Array:
-    return readable(report.calibration.slope)
+    return report.calibration.readable

@@ -34,7 +34,7 @@ from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import SAMPLING, generators
 from noiseshift.diffusion.samplers import per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
-from noiseshift.estimators.calibration import calibrate
+from noiseshift.estimators.instrument import calibrate
 from noiseshift.studies.folders import versions as package_versions
 from noiseshift.studies.folders import whole_folder
 from noiseshift.studies.measure import (
@@ -195,7 +195,7 @@ def _follow(
     progress(f"{solver.name}, calibrating", 0, 1)
     estimators = build(checkpoint, protocol, data, times)
     x0, cond = on_device(plan.device, data[: plan.rows])
-    calibrations = {
+    instruments = {
         name: calibrate(estimator, x0, times, cond=cond, seed=plan.seed, slope_rows=32)
         for name, estimator in estimators.items()
     }
@@ -210,9 +210,9 @@ def _follow(
             classes = None if classes is None else classes.to(plan.device)
             coarse, fine = _runs(checkpoint, model, plan, solver, indices, classes)
             own = model is checkpoint.model
-            batches.append(follow(coarse, fine, estimators, times, cond=classes, reuse=own))
+            batches.append(follow(coarse, fine, instruments, cond=classes, reuse=own))
         progress(f"{solver.name}, {kind} model", plan.samples, plan.samples)
-        reports[kind] = assemble(batches, model.schedule, calibrations)
+        reports[kind] = assemble(batches, model.schedule, instruments)
     return reports
 
 

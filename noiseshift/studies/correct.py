@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +26,7 @@ from noiseshift.correction.methods import Method, MethodContext, unguided
 from noiseshift.data import Images
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators import Network
-from noiseshift.estimators.calibration import Array, Calibration, calibrate
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate
 from noiseshift.evaluation.distances import (
     Extractor,
     Features,
@@ -38,15 +37,14 @@ from noiseshift.evaluation.distances import (
     require_enough,
     student,
 )
-from noiseshift.shift.report import BatchReadings, ShiftReport, assemble, read_run
+from noiseshift.shift.reading import BatchReadings, assemble, read_run
+from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
 from noiseshift.studies.folders import Shards, pictures_of, versions
 from noiseshift.studies.measure import (
-    Kept,
-    Last,
     Progress,
     Protocol,
-    build,
+    calibrated,
     in_batches,
     labels,
     on_device,
@@ -170,11 +168,8 @@ def run(
     methods = [unguided(), *(m for m in methods if m.name != "none")]
     held_out = split(data, checkpoint)
     times = read_times(checkpoint.model, protocol)
-    estimators = build(checkpoint, protocol, held_out[0], times)
-    x0, cond = on_device(protocol.device, held_out[0][: protocol.calibration_rows])
-    calibrations = {
-        name: calibrate(e, x0, times, cond=cond, seed=protocol.seed, slope_rows=64) for name, e in estimators.items()
-    }
+    instruments = _instruments(checkpoint, protocol, held_out[0], times, measured)
+    x0, _ = on_device(protocol.device, held_out[0][: protocol.calibration_rows])
     context = _context(checkpoint, x0, times, protocol)
     if against is not None:
         context = replace(context, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
@@ -190,9 +185,7 @@ def run(
             protocol,
             method,
             context,
-            estimators,
-            calibrations,
-            measured,
+            instruments,
             extractor,
             reference,
             shards(method.name) if shards else None,
@@ -212,6 +205,15 @@ def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     return other
 
 
+def _instruments(
+    checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, measured: int
+) -> dict[str, Instrument]:
+    """The protocol's estimators, each calibrated on as many rows and reading the first `measured` samples."""
+    whole = replace(protocol, estimators=dict.fromkeys(protocol.estimators))
+    found = calibrated(checkpoint, whole, data, times)
+    return {name: replace(each, limit=measured) for name, each in found.items()}
+
+
 def _context(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> MethodContext:
     if checkpoint.estimator is None:
         return MethodContext(checkpoint.model)
@@ -228,9 +230,7 @@ def _one(
     protocol: Protocol,
     method: Method,
     context: MethodContext,
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
-    measured: int,
+    instruments: Instruments,
     extractor: Extractor,
     reference: Features | Moments,
     shards: Shards | None,
@@ -241,24 +241,23 @@ def _one(
     other = None if context.other is None else CountingModel(context.other)
     gradient, level = (function and CountingLevel(function) for function in (context.log_prob, context.encoded))
     built = method.make(replace(context, model=counted, other=other, log_prob=gradient, encoded=level))
-    limits = dict.fromkeys(estimators, measured)
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
     sampled, started = 0, time.perf_counter()
 
-    def make(indices: range) -> Kept:
+    def make(indices: range) -> BatchReadings:
         nonlocal sampled
-        last, start = Last(sampler_run(built.model, checkpoint, protocol, indices, update=built.update)), indices.start
-        read = read_run(last, estimators, calibrations, cond=every, start=start, seed=protocol.seed, limits=limits)
+        steps = sampler_run(built.model, checkpoint, protocol, indices, update=built.update)
+        batch = read_run(steps, instruments, cond=every, start=indices.start, seed=protocol.seed)
         sampled += len(indices)
-        return read, last.x
+        return batch
 
     batches: list[BatchReadings] = []
     looks: list[Features] = []
     first: list[Tensor] = []
-    for read, finals in in_batches(protocol, make, shards, progress, method.name):
-        pictures = pictures_of(checkpoint.decode(finals))
-        batches.append(read)
+    for batch in in_batches(protocol, make, shards, progress, method.name):
+        pictures = pictures_of(checkpoint.decode(batch.final))
+        batches.append(batch.keeping(0))
         looks.append(extract(pictures, extractor))
         first.append(pictures[: max(0, 64 - sum(map(len, first)))])
     seconds = float("nan") if shards and shards.begun else time.perf_counter() - started
@@ -269,7 +268,7 @@ def _one(
     pseudo = pseudo_values(features, reference, seed=protocol.seed)
     return Outcome(
         method,
-        assemble(batches, estimators, calibrations),
+        assemble(batches, instruments),
         features,
         evaluate(features, reference, seed=protocol.seed, allow_small=True, pseudo=pseudo),
         pseudo,

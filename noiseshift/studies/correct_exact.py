@@ -7,7 +7,7 @@ target's exact moments (in the Gaussian's eigenbasis, where everything is indepe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,12 @@ from noiseshift.correction.alternatives import EstimatedLevel
 from noiseshift.correction.methods import Method, MethodContext
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, TARGET, generator, generators, normal, torch_generator
-from noiseshift.diffusion.samplers import Scheduled, Step, per_sample_noise, sample
+from noiseshift.diffusion.samplers import Scheduled, per_sample_noise, sample
 from noiseshift.diffusion.schedules import Linear, Schedule
-from noiseshift.estimators.calibration import calibrate
+from noiseshift.estimators.instrument import calibrate
 from noiseshift.evaluation.distances import Features, Moments, frechet_distance
-from noiseshift.shift.report import ShiftReport, measure, readable
+from noiseshift.shift.reading import assemble, read_run
+from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.measure import Solver
 from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target
 
@@ -121,23 +122,18 @@ def _one(
     inside = grid[(grid > 0) & (grid < 1)].double()
     read = torch.stack([inside[(inside - t).abs().argmin()] for t in TIMES]).unique().flip(0)
     data = case.target.sample(max(paths // 2, 64), torch_generator(generator(0, seed=seed, stream=TARGET)))
-    calibration = calibrate(estimator, data, read, seed=seed, slope_rows=32)
+    instrument = calibrate(estimator, data, read, seed=seed, slope_rows=32)
     built = method.make(MethodContext(model, None, EstimatedLevel(estimator), pilot))
     sources = generators(range(paths), seed=seed, stream=SAMPLING)
     start = normal(generators(range(paths), seed=seed, stream=INITIAL), data.shape[1:]).to(data)
     move = built.update(update) if built.update else update
-    finals: list[Tensor] = []
-
-    def steps() -> Iterator[Step]:
-        for step in sample(built.model, start, grid, update=move, noise=per_sample_noise(sources)):
-            finals[:] = [step.x]
-            yield step
-
+    steps = sample(built.model, start, grid, update=move, noise=per_sample_noise(sources))
     try:
-        report = measure(steps(), estimator, calibration, content=False)
+        batch = read_run(steps, {"exact": instrument}, content=False)
     except ValueError:  # a diverged run: states or readings are not finite
         return {"rms": float("nan"), "fd": float("inf")}, None
+    report = assemble([batch], {"exact": instrument})["exact"]
     table = report.table()
     shifts = {f"δ({t:.2g})": value for t, value in zip(read.tolist(), table["shift"], strict=True)}
-    usable = table["shift"][readable(table.slope)]
-    return shifts | {"rms": float(np.sqrt((usable**2).mean())), "fd": case.distance(finals[0])}, report
+    usable = table["shift"].dropna()
+    return shifts | {"rms": float(np.sqrt((usable**2).mean())), "fd": case.distance(batch.final)}, report

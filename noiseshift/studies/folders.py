@@ -25,10 +25,12 @@ from torch import Tensor
 
 from noiseshift import distributed
 from noiseshift.data import to_uint8
-from noiseshift.estimators.calibration import Readings
+from noiseshift.estimators.instrument import Readings
 from noiseshift.evaluation.distances import Features
 from noiseshift.shift.controls import Check, Controls
-from noiseshift.shift.report import BatchReadings, ShiftReport, read_reports, write_reports
+from noiseshift.shift.reading import BatchReadings
+from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.storage import read_reports, write_reports
 
 
 @dataclass(frozen=True)
@@ -154,13 +156,15 @@ class Shards:
         distributed.wait()
         self.fingerprint = wanted
 
-    def save(self, start: int, batch: BatchReadings, finals: Tensor) -> None:
-        """Keep the readings and first finals of the batch that begins at sample `start`."""
+    def save(self, start: int, batch: BatchReadings) -> None:
+        """Keep the batch that begins at sample `start`."""
         arrays: dict[str, Any] = {
-            "finals": finals.cpu().numpy(),
+            "final": batch.final.cpu().numpy(),
             "steps": batch.steps,
             "size": np.array(batch.size),
         }
+        if batch.cond is not None:
+            arrays["cond"] = batch.cond.cpu().numpy()
         for kind, readings in (("sampled", batch.sampled), ("content", batch.content)):
             for name, part in readings.items():
                 arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}
@@ -170,7 +174,7 @@ class Shards:
         np.savez(unfinished, **arrays)
         unfinished.replace(self.folder / f"{start:08d}.npz")
 
-    def load(self, start: int) -> tuple[BatchReadings, Tensor] | None:
+    def load(self, start: int) -> BatchReadings | None:
         """The batch that begins at sample `start`, or None when it has not been finished."""
         path = self.folder / f"{start:08d}.npz"
         if not path.exists():
@@ -180,10 +184,16 @@ class Shards:
         parts: dict[str, dict[str, Readings]] = {"sampled": {}, "content": {}}
         for kind, name in sorted({tuple(key.split("/")[:2]) for key in arrays if "/" in key}):
             parts[kind][name] = Readings(*(arrays[f"{kind}/{name}/{key}"] for key in ("t", "log_snr", "density")))
-        batch = BatchReadings(int(arrays["size"]), arrays["steps"], parts["sampled"], parts["content"])
-        return batch, torch.from_numpy(arrays["finals"])
+        return BatchReadings(
+            size=int(arrays["size"]),
+            final=torch.from_numpy(arrays["final"]),
+            cond=torch.from_numpy(arrays["cond"]) if "cond" in arrays else None,
+            steps=arrays["steps"],
+            sampled=parts["sampled"],
+            content=parts["content"],
+        )
 
-    def whole(self, start: int) -> tuple[BatchReadings, Tensor]:
+    def whole(self, start: int) -> BatchReadings:
         """The batch that begins at sample `start`. Raises FileNotFoundError when another process's is not to be seen."""
         kept = self.load(start)
         if kept is None:

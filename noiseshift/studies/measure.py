@@ -26,11 +26,12 @@ from noiseshift.diffusion.noise import FITTING, INITIAL, SAMPLING, generator, ge
 from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
-from noiseshift.estimators.calibration import Calibration, calibrate
+from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
 from noiseshift.evaluation.distances import Extractor, Features, extract
 from noiseshift.shift import controls as control
-from noiseshift.shift.report import BatchReadings, ShiftReport, assemble, read_run
+from noiseshift.shift.reading import BatchReadings, assemble, read_run
+from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run, Shards, pictures_of, versions
 
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
@@ -119,14 +120,11 @@ def run(
     _warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
     model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
-    estimators = build(checkpoint, protocol, held_out[0], times)
-    calibrations = _calibrate(estimators, held_out[0], times, protocol, progress)
-    reports, pictures, features = _measure(
-        model, checkpoint, estimators, calibrations, protocol, extractor, shards, progress
-    )
+    instruments = calibrated(checkpoint, protocol, held_out[0], times, progress)
+    reports, pictures, features = _measure(model, checkpoint, instruments, protocol, extractor, shards, progress)
     found = None
     if protocol.controls:
-        found = _controls(checkpoint, estimators, calibrations, reports, held_out, protocol, progress)
+        found = _controls(checkpoint, instruments, reports, held_out, protocol, progress)
     return Run(
         manifest=_manifest(checkpoint, protocol, data, time.time() - started),
         reports=reports,
@@ -148,21 +146,18 @@ def draw(
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
 
-    def make(indices: range) -> Kept:
+    def make(indices: range) -> BatchReadings:
         *_, last = sampler_run(model, checkpoint, protocol, indices)
-        return BatchReadings(len(indices), np.array([]), {}, {}), last.x
+        return BatchReadings(len(indices), last.x, labels(checkpoint, indices))
 
-    parts = [pictures_of(checkpoint.decode(x)) for _, x in in_batches(protocol, make, shards, progress, "sampling")]
+    batches = in_batches(protocol, make, shards, progress, "sampling")
+    parts = [pictures_of(checkpoint.decode(batch.final)) for batch in batches]
     return torch.cat(parts), labels(checkpoint, range(protocol.samples))
 
 
-Kept = tuple[BatchReadings, Tensor]
-"""What is kept of a batch: its readings, and (some of) its final states."""
-
-
 def in_batches(
-    protocol: Protocol, make: Callable[[range], Kept], shards: Shards | None, progress: Progress, stage: str
-) -> Iterator[Kept]:
+    protocol: Protocol, make: Callable[[range], BatchReadings], shards: Shards | None, progress: Progress, stage: str
+) -> Iterator[BatchReadings]:
     """`make(indices)` of every batch, in order; with `shards` each is kept as it is finished, and not made again.
 
     Under torchrun each rank makes its share, and all ranks get all batches through the shards' folder; without one, each
@@ -175,7 +170,7 @@ def in_batches(
         if kept is None:
             kept = make(_indices(protocol, start))
             if shards:
-                shards.save(start, *kept)
+                shards.save(start, kept)
         if world == 1:
             yield kept
     if world > 1 and shards is not None:
@@ -369,56 +364,57 @@ def _warn_of_absent_classes(data: Images, sampled: Tensor | None) -> None:
         )
 
 
-def _calibrate(
-    estimators: Mapping[str, Estimator], data: Images, times: Tensor, protocol: Protocol, progress: Progress
-) -> dict[str, Calibration]:
-    calibrations = {}
+def calibrated(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images,
+    times: Tensor,
+    progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Instrument]:
+    """The protocol's estimators, calibrated on `data` at the times that are read."""
+    instruments = {}
+    estimators = build(checkpoint, protocol, data, times)
     for done, (name, estimator) in enumerate(estimators.items()):
         progress("calibrating", done, len(estimators))
-        rows = data[: protocol.estimators[name] or protocol.calibration_rows]
-        x0, cond = on_device(protocol.device, rows)
-        calibrations[name] = calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS)
+        limit = protocol.estimators[name]
+        x0, cond = on_device(protocol.device, data[: limit or protocol.calibration_rows])
+        instruments[name] = calibrate(
+            estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
+        )
     progress("calibrating", len(estimators), len(estimators))
-    return calibrations
+    return instruments
 
 
 def _measure(
     model: Model,
     checkpoint: Checkpoint,
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
+    instruments: Instruments,
     protocol: Protocol,
     extractor: Extractor | None,
     shards: Shards | None,
     progress: Progress,
 ) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
     """Sample and read all batches; also the first 64 pictures, and the features of all where there is an extractor."""
-    limits = _limits(protocol)
-    whole = _all_labels(checkpoint, protocol)
+    every = _all_labels(checkpoint, protocol)
 
-    def make(indices: range) -> Kept:
-        last, start = Last(sampler_run(model, checkpoint, protocol, indices)), indices.start
-        read = read_run(last, estimators, calibrations, cond=whole, start=start, seed=protocol.seed, limits=limits)
-        return read, last.x if extractor else last.x[: max(0, PICTURES - start)]
+    def make(indices: range) -> BatchReadings:
+        steps = sampler_run(model, checkpoint, protocol, indices)
+        batch = read_run(steps, instruments, cond=every, start=indices.start, seed=protocol.seed)
+        return batch if extractor else batch.keeping(PICTURES - indices.start)
 
     batches: list[BatchReadings] = []
     first: list[Tensor] = []
-    looks: list[Features] = []
-    for read, finals in in_batches(protocol, make, shards, progress, "sampling"):
-        batches.append(read)
-        if not len(finals):
+    features: list[Features] = []
+    for batch in in_batches(protocol, make, shards, progress, "sampling"):
+        batches.append(batch.keeping(0))
+        if not len(batch.final):
             continue
-        pictures = pictures_of(checkpoint.decode(finals))
+        pictures = pictures_of(checkpoint.decode(batch.final))
         first.append(pictures[: max(0, PICTURES - sum(map(len, first)))])
         if extractor:
-            looks.append(extract(pictures, extractor))
-    reports = assemble(batches, estimators, calibrations)
-    return reports, torch.cat(first), Features.concatenate(looks) if looks else None
-
-
-def _limits(protocol: Protocol) -> dict[str, int]:
-    """How many samples each estimator reads, where not all."""
-    return {name: limit for name, limit in protocol.estimators.items() if limit is not None}
+            features.append(extract(pictures, extractor))
+    reports = assemble(batches, instruments)
+    return reports, torch.cat(first), Features.concatenate(features) if features else None
 
 
 def _all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
@@ -426,71 +422,47 @@ def _all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
     return None if every is None else every.to(protocol.device)
 
 
-class Last:
-    """Passes a run's steps through and remembers the last state, which is the sample."""
-
-    def __init__(self, steps: Iterator[Step]):
-        self.steps = steps
-        self.x = torch.empty(0)
-
-    def __iter__(self) -> Iterator[Step]:
-        for step in self.steps:
-            self.x = step.x
-            yield step
-
-
 def _controls(
     checkpoint: Checkpoint,
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
+    instruments: Instruments,
     reports: Mapping[str, ShiftReport],
     held_out: tuple[Images, Images],
     protocol: Protocol,
     progress: Progress,
 ) -> control.Controls:
     rows = held_out[1][: protocol.calibration_rows]
-    limits = _limits(protocol)
     progress("controls", 0, 3)
     x0, cond = on_device(protocol.device, rows)
-    null, null_check = control.null_control(estimators, calibrations, x0, cond, seed=protocol.seed, limits=limits)
+    null, null_check = control.null_control(instruments, x0, cond, seed=protocol.seed)
     progress("controls", 1, 3)
-    level, level_check = control.level_control(estimators, calibrations, x0, cond, seed=protocol.seed, limits=limits)
+    level, level_check = control.level_control(instruments, x0, cond, seed=protocol.seed)
     progress("controls", 2, 3)
-    solver = _solver_reports(checkpoint, estimators, calibrations, held_out, protocol, progress)
+    solver = _solver_reports(checkpoint, instruments, held_out, protocol, progress)
     checks = (null_check, level_check, control.solver_check(reports, solver), control.content_check(reports))
     return control.Controls(checks, null, level, solver)
 
 
 def _solver_reports(
     checkpoint: Checkpoint,
-    estimators: Mapping[str, Estimator],
-    calibrations: Mapping[str, Calibration],
+    instruments: Instruments,
     held_out: tuple[Images, Images],
     protocol: Protocol,
     progress: Progress,
 ) -> dict[str, ShiftReport]:
     """The exact denoiser of the held-out images, unguided, through the same solver from the same noise and classes."""
     exact = exact_denoiser(checkpoint, held_out)
-    whole = _all_labels(checkpoint, protocol)
+    every = _all_labels(checkpoint, protocol)
     batches = []
     for start in range(0, protocol.samples, protocol.batch):
         progress("exact model", start, protocol.samples)
-        indices = _indices(protocol, start)
         # Estimators that use a prediction want the checkpoint's, not the exact model's.
-        bare = (replace(step, prediction=None) for step in sampler_run(exact, checkpoint, protocol, indices))
-        batches.append(
-            read_run(
-                bare,
-                estimators,
-                calibrations,
-                cond=whole,
-                start=start,
-                content=False,
-                seed=protocol.seed,
-                limits=_limits(protocol),
-            )
+        bare = (
+            replace(step, prediction=None)
+            for step in sampler_run(exact, checkpoint, protocol, _indices(protocol, start))
         )
-    return assemble(batches, estimators, calibrations)
+        batch = read_run(bare, instruments, cond=every, start=start, content=False, seed=protocol.seed)
+        batches.append(batch.keeping(0))
+    return assemble(batches, instruments)
 
 
 def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> Model:

@@ -10,7 +10,7 @@ mpl.use("Agg")
 from noiseshift.analysis import plots, tables
 
 import noiseshift as ns
-from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.report import ShiftReport
 

@@ -15,7 +15,7 @@ from noiseshift.analysis.report import page
 from noiseshift.cli import main
 
 import noiseshift as ns
-from noiseshift.estimators.calibration import Calibration, Readings
+from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.report import ShiftReport
 

@@ -233,9 +233,9 @@ def test_an_error_along_the_noise_is_counted_by_the_cross_term():
     level = ns.Linear()(t).like(eps)
     fine = Step(0, t, level.sigma * eps, ns.Prediction(x0, eps, level))
     coarse = Step(0, t, fine.x + c * eps, None)
-    batch = approximation.follow([coarse], [fine], {"faithful": Faithful()}, t[None])
-    calibration = ns.calibrate(Faithful(), x0[:16].float(), t[None], slope_rows=8)
-    table = approximation.assemble([batch], ns.Linear(), {"faithful": calibration})["faithful"].table()
+    instruments = {"faithful": ns.calibrate(Faithful(), x0[:16].float(), t[None], slope_rows=8)}
+    batch = approximation.follow([coarse], [fine], instruments)
+    table = approximation.assemble([batch], ns.Linear(), instruments)["faithful"].table()
     row = table.iloc[0]
     assert row.sigma_e == pytest.approx(c, rel=0.01)
     assert row.first_order == pytest.approx(math.hypot(0.4, c) - 0.4, rel=0.02)
@@ -247,10 +247,11 @@ def test_an_error_along_the_noise_is_counted_by_the_cross_term():
 
 def test_runs_that_miss_a_time_are_refused():
     step = Step(0, torch.tensor(0.4), torch.zeros(2, 3), None)
+    elsewhere, here = ({"faithful": ns.calibrate(Faithful(), torch.zeros(4, 3), torch.tensor([t]))} for t in (0.5, 0.4))
     with pytest.raises(ValueError, match="does not pass through"):
-        approximation.follow([step], [step], {}, [0.5])
+        approximation.follow([step], [step], elsewhere)
     with pytest.raises(ValueError, match="no prediction"):
-        approximation.follow([step], [step], {}, [0.4])
+        approximation.follow([step], [step], here)
 
 
 def test_the_radial_spectrum_is_one_for_white_noise_and_sees_a_wave():

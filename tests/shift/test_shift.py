@@ -12,10 +12,11 @@ import noiseshift as ns
 from noiseshift.diffusion.models import Prediction
 from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import Step, sample
-from noiseshift.estimators.calibration import Calibration, Readings, calibrate
+from noiseshift.estimators.instrument import Calibration, Instrument, Readings, calibrate
 from noiseshift.estimators.posterior import time_grid
 from noiseshift.shift.controls import level_control, null_control, real_report
-from noiseshift.shift.report import ShiftReport, measure, resampled_means
+from noiseshift.shift.reading import measure
+from noiseshift.shift.report import ShiftReport, resampled_means
 from noiseshift.targets.target import Gaussian
 
 SCHEDULE = ns.Linear()
@@ -34,7 +35,12 @@ def estimator(target):
 
 @pytest.fixture(scope="module")
 def calibration(target, estimator):
-    return calibrate(estimator, target.sample(200, torch.Generator().manual_seed(0)), TIMES)
+    return calibrate(estimator, target.sample(200, torch.Generator().manual_seed(0)), TIMES).calibration
+
+
+@pytest.fixture(scope="module")
+def instrument(estimator, calibration):
+    return Instrument(estimator, calibration)
 
 
 def shifted_steps(target, offset, n=150, seed=5):
@@ -54,28 +60,28 @@ def test_calibration_of_the_exact_posterior_is_unbiased_where_it_is_resolved(cal
     assert (np.abs(calibration.slope - 1) < 0.25).all()
 
 
-def test_a_known_shift_is_read_within_its_interval(target, estimator, calibration):
-    table = measure(shifted_steps(target, 0.03), estimator, calibration).table()
+def test_a_known_shift_is_read_within_its_interval(target, instrument):
+    table = measure(shifted_steps(target, 0.03), instrument).table()
     assert ((table.low < 0.03) & (0.03 < table.high)).all()
     assert table.resolved.all()
     assert (table.shift_log_snr < 0).all()  # noisier states have less signal
 
 
-def test_the_shift_is_signed_and_sigma_e2_follows_it(target, estimator, calibration):
-    table = measure(shifted_steps(target, -0.02), estimator, calibration).table()
+def test_the_shift_is_signed_and_sigma_e2_follows_it(target, instrument):
+    table = measure(shifted_steps(target, -0.02), instrument).table()
     assert (table["shift"] < 0).all()
     expected = (table.t + table["shift"]) ** 2 - table.t**2
     np.testing.assert_allclose(table.sigma_e2, expected, rtol=1e-12)
 
 
-def test_content_control_reads_zero_when_the_finals_are_the_data(target, estimator, calibration):
-    table = measure(shifted_steps(target, 0.03), estimator, calibration).table()
+def test_content_control_reads_zero_when_the_finals_are_the_data(target, instrument):
+    table = measure(shifted_steps(target, 0.03), instrument).table()
     assert ((table.content_low < 0.03) & (0.03 < table.content_high)).all()
 
 
 @pytest.mark.parametrize("rows", [6, 400])
-def test_resolved_is_welchs_test(target, estimator, calibration, rows):
-    report = measure(shifted_steps(target, 0.003), estimator, calibration)
+def test_resolved_is_welchs_test(target, instrument, calibration, rows):
+    report = measure(shifted_steps(target, 0.003), instrument)
     few = Readings(report.sampled.t[:rows], report.sampled.log_snr[:rows], report.sampled.density)
     report = dataclasses.replace(report, sampled=few, content=None)
     theirs = stats.ttest_ind(report.sampled.t, calibration.real.t, equal_var=False)
@@ -91,18 +97,18 @@ def test_bootstrap_spread_is_the_standard_error():
     np.testing.assert_allclose(draws.std(0), values.std(0) / 20, rtol=0.05)
 
 
-def test_nothing_is_read_where_the_estimator_is_blind(target, estimator, calibration):
+def test_nothing_is_read_where_the_estimator_is_insensitive(target, estimator, calibration):
     for factor in (0.1, 20.0):  # blind, or jumping between modes
         dull = dataclasses.replace(calibration, slopes=calibration.slopes * np.array([1.0, factor, 1.0]))
-        table = measure(shifted_steps(target, 0.03), estimator, dull).table()
+        table = measure(shifted_steps(target, 0.03), Instrument(estimator, dull)).table()
         assert np.isnan(table["shift"][1])
         assert not table.resolved[1]
         assert table["shift"].notna().sum() == 2
 
 
-def test_paired_differences_are_sharper_than_two_reports(target, estimator, calibration):
-    first = measure(shifted_steps(target, 0.03), estimator, calibration)
-    second = measure(shifted_steps(target, 0.02), estimator, calibration)
+def test_paired_differences_are_sharper_than_two_reports(target, instrument):
+    first = measure(shifted_steps(target, 0.03), instrument)
+    second = measure(shifted_steps(target, 0.02), instrument)
     table = (first - second).table()
     # 5 % of the shift is the price of reading a curve by its slope at t.
     np.testing.assert_allclose(table.difference, 0.01, rtol=0.08)
@@ -111,27 +117,27 @@ def test_paired_differences_are_sharper_than_two_reports(target, estimator, cali
     assert ((table.high - table.low) < (single.high - single.low)).all()
 
 
-def test_unlike_reports_cannot_be_paired(target, estimator, calibration):
-    first = measure(shifted_steps(target, 0.0), estimator, calibration)
-    second = measure(shifted_steps(target, 0.0, n=20), estimator, calibration)
+def test_unlike_reports_cannot_be_paired(target, instrument):
+    first = measure(shifted_steps(target, 0.0), instrument)
+    second = measure(shifted_steps(target, 0.0, n=20), instrument)
     with pytest.raises(ValueError, match="same number of samples"):
         first - second
 
 
-def test_batches_and_several_estimators_change_nothing(target, estimator, calibration):
+def test_batches_and_several_estimators_change_nothing(target, instrument):
     model = target.model(SCHEDULE)
     x = normal(generators(range(12), seed=0, stream=0), (96,)).double()
     times = torch.tensor([1.0, 0.8, 0.4, 0.1, 0.0], dtype=torch.float64)
-    whole = measure(sample(model, x, times), estimator, calibration)
+    whole = measure(sample(model, x, times), instrument)
     chain = (step for rows in x.split(5) for step in sample(model, rows, times))
-    parts = measure(chain, {"a": estimator, "b": estimator}, {"a": calibration, "b": calibration})
+    parts = measure(chain, {"a": instrument, "b": instrument})
     for name in "ab":
         np.testing.assert_allclose(parts[name].sampled.t, whole.sampled.t, atol=1e-9)
         np.testing.assert_allclose(parts[name].content.t, whole.content.t, atol=1e-9)
 
 
-def test_a_report_survives_its_files(target, estimator, calibration, tmp_path):
-    report = measure(shifted_steps(target, 0.03), estimator, calibration, name="exact")
+def test_a_report_survives_its_files(target, instrument, tmp_path):
+    report = measure(shifted_steps(target, 0.03), instrument, name="exact")
     report.save(tmp_path)
     pd.testing.assert_frame_equal(ShiftReport.load(tmp_path).table(), report.table())
     long = pd.read_parquet(tmp_path / "shift.parquet")
@@ -141,24 +147,24 @@ def test_a_report_survives_its_files(target, estimator, calibration, tmp_path):
 def test_times_that_the_run_never_meets_are_named(target, estimator):
     elsewhere = calibrate(estimator, target.sample(20, torch.Generator().manual_seed(0)), torch.tensor([0.55]))
     with pytest.raises(ValueError, match="calibrate at the sampler's own times"):
-        measure(shifted_steps(target, 0.0), estimator, elsewhere)
+        measure(shifted_steps(target, 0.0), elsewhere)
 
 
-def test_states_that_are_not_finite_stop_the_measurement(target, estimator, calibration):
+def test_states_that_are_not_finite_stop_the_measurement(target, instrument):
     def broken():
         for step in shifted_steps(target, 0.0):
             yield dataclasses.replace(step, x=step.x * float("nan"))
 
     with pytest.raises(ValueError, match="not finite"):
-        measure(broken(), estimator, calibration)
+        measure(broken(), instrument)
 
 
-def test_null_and_level_controls_on_an_exact_estimator(target, estimator, calibration):
+def test_null_and_level_controls_on_an_exact_estimator(target, instrument):
     data = target.sample(200, torch.Generator().manual_seed(11))
-    null, check = null_control({"exact": estimator}, {"exact": calibration}, data)
+    null, check = null_control({"exact": instrument}, data)
     assert check.passed
     assert len(null) == 3
-    level, check = level_control({"exact": estimator}, {"exact": calibration}, data)
+    level, check = level_control({"exact": instrument}, data)
     assert check.passed
     assert ((level["shift"] - level.expected).abs() < 1.5 * level.floor).all()
     assert (level["shift"] > 0).all()
@@ -168,7 +174,7 @@ def test_null_control_catches_an_instrument_that_is_off(target, estimator, calib
     moved = dataclasses.replace(calibration.real, t=calibration.real.t + 0.05)
     off = dataclasses.replace(calibration, real=moved)
     data = target.sample(200, torch.Generator().manual_seed(11))
-    assert not null_control({"exact": estimator}, {"exact": off}, data)[1].passed
+    assert not null_control({"exact": Instrument(estimator, off)}, data)[1].passed
 
 
 def test_false_alarms_come_at_the_nominal_rate(target, estimator):
@@ -176,7 +182,7 @@ def test_false_alarms_come_at_the_nominal_rate(target, estimator):
     for seed in range(20):
         generator = torch.Generator().manual_seed(100 + seed)
         one = calibrate(estimator, target.sample(80, generator), TIMES[:2], seed=seed, slope_rows=40)
-        report = real_report("exact", estimator, one, target.sample(80, generator), seed=seed)
+        report = real_report("exact", one, target.sample(80, generator), seed=seed)
         alarms.append(report.table().resolved.to_numpy())
     assert np.sum(alarms) <= 6  # 99.9 % point of Binomial(40, 0.05) is 7
 
@@ -194,7 +200,7 @@ def test_calibration_needs_times_between_the_ends(target, estimator):
         calibrate(estimator, target.sample(4, torch.Generator().manual_seed(0)), torch.tensor([1.0, 0.5]))
 
 
-def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, estimator, calibration):
+def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, estimator):
     data = target.sample(20, torch.Generator().manual_seed(0))
     first, again, other = (
         calibrate(estimator, data, TIMES, generator=torch.Generator().manual_seed(seed)).bias for seed in (3, 3, 4)
@@ -203,10 +209,10 @@ def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, est
     assert (first != other).any()
 
 
-def test_what_is_measured_is_shown_in_a_line(target, estimator, calibration):
-    report = measure(shifted_steps(target, 0.03, n=8), estimator, calibration)
+def test_what_is_measured_is_shown_in_a_line(target, instrument):
+    report = measure(shifted_steps(target, 0.03, n=8), instrument)
     assert repr(report) == "ShiftReport(shift, 8 samples at 3 times from t = 0.80 to 0.10: see .table())"
-    for shown in (report - report, report.sampled, calibration):
+    for shown in (report - report, report.sampled, instrument.calibration):
         assert type(shown).__name__ in repr(shown)
         assert len(repr(shown)) < 250
 

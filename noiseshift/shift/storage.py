@@ -1,0 +1,80 @@
+"""Reports in files that pandas opens: `shift.parquet`, `posteriors.npz` and `report.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from noiseshift.diffusion.schedules import Schedule, build, describe
+from noiseshift.estimators.instrument import Array, Calibration, Readings
+from noiseshift.shift.report import ShiftReport
+
+
+def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
+    """`shift.parquet`: estimator, states (sampled, real, slope, content), row, step, t, t_hat, log_snr_hat; with
+    `posteriors.npz` (mean posteriors) and `report.json` (schedule)."""
+    frames = [_long(report, states, part) for report in reports.values() for states, part in _parts(report)]
+    pd.concat(frames, ignore_index=True).to_parquet(folder / "shift.parquet")
+    arrays: dict[str, Any] = {f"{name}/grid": report.calibration.grid for name, report in reports.items()}
+    for report in reports.values():
+        arrays |= {f"{report.estimator}/{states}": part.density for states, part in _parts(report) if states != "slope"}
+    np.savez_compressed(folder / "posteriors.npz", **arrays)
+    schedule = describe(next(iter(reports.values())).schedule)
+    (folder / "report.json").write_text(json.dumps({"schedule": schedule, "estimators": list(reports)}, indent=2))
+
+
+def read_reports(folder: Path) -> dict[str, ShiftReport]:
+    """What `write_reports` wrote. Raises FileNotFoundError when there is nothing of the kind."""
+    if not (folder / "shift.parquet").exists():
+        raise FileNotFoundError(f"no shift.parquet in {folder}: is it a folder that `noiseshift measure` wrote?")
+    frame = pd.read_parquet(folder / "shift.parquet")
+    about = json.loads((folder / "report.json").read_text())
+    schedule = build(about["schedule"])
+    with np.load(folder / "posteriors.npz") as densities:
+        return {
+            name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]
+        }
+
+
+def _parts(report: ShiftReport) -> list[tuple[str, Readings]]:
+    calibration = report.calibration
+    slope = Readings(calibration.slopes, calibration.slopes_log_snr, calibration.real.density)
+    parts = [("sampled", report.sampled), ("real", calibration.real), ("slope", slope)]
+    return parts + ([("content", report.content)] if report.content is not None else [])
+
+
+def _long(report: ShiftReport, states: str, part: Readings) -> pd.DataFrame:
+    n, k = part.t.shape
+    return pd.DataFrame(
+        {
+            "estimator": report.estimator,
+            "states": states,
+            "row": np.repeat(np.arange(n), k),
+            "step": np.tile(report.steps, n),
+            "t": np.tile(report.times, n),
+            "t_hat": part.t.reshape(-1),
+            "log_snr_hat": part.log_snr.reshape(-1),
+        }
+    )
+
+
+def _report(frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mapping[str, Array]) -> ShiftReport:
+    first = frame[(frame.states == "sampled") & (frame.row == 0)]
+    parts = {
+        states: Readings(
+            rows.t_hat.to_numpy().reshape(-1, len(first)),
+            rows.log_snr_hat.to_numpy().reshape(-1, len(first)),
+            densities[f"{name}/{'real' if states == 'slope' else states}"],
+        )
+        for states, rows in frame.groupby("states", sort=False)
+    }
+    times = first.t.to_numpy()
+    calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], parts["slope"].t, parts["slope"].log_snr)
+    return ShiftReport(
+        name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")
+    )
