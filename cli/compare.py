@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
 @click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
+@click.option(
+    "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
+)
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's for fashion.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
@@ -56,6 +59,7 @@ def command(
     data: str | None,
     controls: bool,
     extractor: str | None,
+    trust: bool,
     weights: str | None,
     reference: str | None,
     small: bool,
@@ -90,7 +94,7 @@ def command(
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
     if extractor and reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device) if extractor else None
+    looks = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
     if runs:
         found = {Path(path).name: Run.load(path) for path in runs}
         if len(found) < len(runs):
@@ -101,7 +105,7 @@ def command(
         settings: dict[str, Any] = {"samples": samples, "points": points, "batch": batch, "controls": controls}
         settings |= {"seed": seed, "device": device, "precision": precision}
         cells = _grid(
-            checkpoints or ("fashion-sit",), samplers, guidances or ("none",), family, data, estimators, settings
+            checkpoints or ("fashion-sit",), samplers, guidances or ("none",), family, trust, data, estimators, settings
         )
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=looks, progress=update)
@@ -134,6 +138,7 @@ def _grid(
     samplers: tuple[Any, ...],
     guidances: tuple[str, ...],
     family: str | None,
+    trust: bool,
     data: str | None,
     estimators: dict[str, int | None] | None,
     settings: dict[str, Any],
@@ -145,7 +150,7 @@ def _grid(
     from noiseshift.studies.measure import Protocol, available
 
     held_out = images.load_images(data) if data else images.reference()
-    loaded = [load(None if path == "fashion-sit" else path, family=family) for path in checkpoints]
+    loaded = [load(None if path == "fashion-sit" else path, family=family, trust=trust) for path in checkpoints]
     cells = []
     for checkpoint, sampler, words in itertools.product(loaded, samplers, guidances):
         name = "-".join([checkpoint.name, sampler.name, *([words] if words != "none" else [])])

@@ -98,7 +98,7 @@ def command(
     sampler = parse.bound(sampler, loaded)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device)
+    looks = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
     held_out = images.load_images(data) if data else images.reference()
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
@@ -106,7 +106,7 @@ def command(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     )
     folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
-    other = None if against is None else load(against)
+    other = None if against is None else load(against, trust=bool(source.given.get("trust")))
     about = fingerprint(loaded, protocol, held_out) | {"measured": measured, "against": other and other.hash}
     kept: list[Shards] = []
 

@@ -13,6 +13,9 @@ from noiseshift.cli.options import progress_bar
     "--reference", type=click.Path(), help="Statistics or real images; Fashion-MNIST's held-out ones by default."
 )
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
+@click.option(
+    "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
+)
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--device", type=parse.DEVICE, default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
@@ -24,6 +27,7 @@ def command(
     samples: str,
     reference: str | None,
     extractor: str,
+    trust: bool,
     weights: str | None,
     batch: int,
     device: str,
@@ -47,7 +51,7 @@ def command(
 
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device)
+    looks = parse.parse_extractor(extractor, weights, device, trust=trust)
     pictures = sets.load_images(samples).pixels
     with progress_bar(progress) as update:
         real = load_reference(reference, looks) if reference else extract(sets.reference().pixels, looks)

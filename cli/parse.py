@@ -189,15 +189,17 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
     return [parse_method(word) for word in words]
 
 
-def parse_extractor(name: str, weights: str | None, device: str = "cpu") -> Any:
-    """fashion, inception or the path of a TorchScript file → a `noiseshift.evaluation.distances.Extractor` on a device."""
+def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trust: bool = False) -> Any:
+    """fashion, inception or the path of a TorchScript file, which is run where it is trusted → a
+    `noiseshift.evaluation.distances.Extractor` on a device."""
     from noiseshift import evaluation
 
     found: evaluation.ClassifierFeatures | evaluation.InceptionFeatures | evaluation.ModuleFeatures
     if name == "fashion":
         found = evaluation.ClassifierFeatures()
     else:
-        found = evaluation.InceptionFeatures(weights) if name == "inception" else evaluation.ModuleFeatures(name)
+        inception = name == "inception"
+        found = evaluation.InceptionFeatures(weights) if inception else evaluation.ModuleFeatures(name, trust=trust)
     found.network.to(device)
     return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-import yaml
+from noiseshift.reading import ReadingError, read_yaml
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.models import Predicts
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PREDICTIONS = ("velocity", "epsilon", "x0", "score", "v_prediction")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ReadingError):
     """A checkpoint or card that cannot be used; the message is one line and names the remedy."""
 
 
@@ -151,12 +151,7 @@ class Card:
     @classmethod
     def read(cls, path: str | Path, told: Card | None = None) -> Card:
         """Read a YAML card; see `from_dict`. Raises CheckpointError when it is missing or no mapping."""
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError:
-            raise CheckpointError(f"no card at {path}: give the path of a YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise CheckpointError(f"{path} is not YAML: write it as lines of key: value, family first") from None
+        values = read_yaml(path, "card", "write it as lines of key: value, family first", CheckpointError)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is no card: it must hold keys and values, family first")
         return cls.from_dict(values, told)

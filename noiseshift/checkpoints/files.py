@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
-from noiseshift.checkpoints.unpickling.persistence import is_persistent, read_persistent
 from noiseshift.checkpoints.unpickling.pickles import names_in
+from noiseshift.checkpoints.unpickling.reader import REMEDY, read_pickled
+from noiseshift.reading import read_safetensors, reading
 
 
 def sha256(path: Path) -> str:
@@ -43,51 +42,27 @@ WEIGHTS = ("ema", "ema_model", "model_ema", "model", "net_model", "state_dict", 
 """Where training scripts keep weights, averaged ones first."""
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, "pt") as file:
-            words = file.metadata()
-        return {**load_file(path), **({METADATA: words} if words else {})}
-    except (SafetensorError, OSError, KeyError):
-        raise CheckpointError(f"{path.name} is damaged or no safetensors file: fetch it again") from None
-
-
 def read_content(path: Path) -> Mapping[Any, Any]:
     """Everything in a checkpoint file as it lies there: `.safetensors` hold nothing but tensors and words, any other suffix
-    is read by torch's restricted unpickler, or, EDM's pickles, by our own. Raises CheckpointError when the file is damaged
-    or holds code."""
+    is read as a pickle of torch's or EDM's, by an unpickler that calls nothing. Raises CheckpointError when the file is
+    damaged or holds code."""
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    if path.is_file() and is_persistent(path):
-        return read_persistent(path)
-    content = _unpickled(path)
+    try:
+        content = read_pickled(path)
+    except HoldsCode as error:
+        names = names_in(path) or [str(error)]
+        shown = ", ".join(name[:60] for name in names[:3]) + ", …" * (len(names) > 3)
+        raise HoldsCode(f"{path.name} holds code ({shown}), which is not run: {REMEDY}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
     return content
 
 
-def _unpickled(path: Path) -> Any:
-    try:
-        # Training scripts keep their command line in the file; a Namespace of plain values is harmless.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's unpickler trips over, the file is not to be used
-        if "unsupported global" in str(error).lower():
-            raise HoldsCode(
-                f"{path.name} holds code{_named(path)}, which is not run: give a plain state dict or a .safetensors file"
-            ) from None
-        raise CheckpointError(
-            f"{path.name} is damaged or no PyTorch checkpoint: give a plain state dict or a .safetensors file"
-        ) from None
-
-
-def _named(path: Path) -> str:
-    """The first few names of the code in a file, for a message."""
-    names = names_in(path)
-    return f" ({', '.join(name[:60] for name in names[:3])}{', …' * (len(names) > 3)})" if names else ""
+def _safetensors(path: Path) -> dict[str, Any]:
+    with reading(path.name, "safetensors file", "fetch it again", CheckpointError):
+        tensors, words = read_safetensors(path, "safetensors file", "fetch it again")
+    return {**tensors, **({METADATA: words} if words else {})}
 
 
 def bare(key: str) -> str:

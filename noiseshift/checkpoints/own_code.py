@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noiseshift.checkpoints.card import Card, CheckpointError
+from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.files import WEIGHTS, read_content
 from noiseshift.checkpoints.formats.rebuilt import time_input
 from noiseshift.checkpoints.unpickling.pickles import names_in
@@ -66,9 +66,10 @@ def read_trusted(path: Path) -> Any:
 
     Raises CheckpointError when the file is damaged or its code fails.
     """
-    names = [] if path.suffix == ".safetensors" else names_in(path)
-    if not names:
+    try:
         return read_content(path)
+    except HoldsCode:
+        names = names_in(path)
     logging.getLogger("noiseshift").warning(
         "trusted: loading %s imports, and may call, %s", path.name, ", ".join(names)
     )

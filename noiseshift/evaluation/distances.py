@@ -8,7 +8,8 @@ a finite number of samples adds to it; the others are bootstraps over samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,9 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from noiseshift.checkpoints.files import read_content
 from noiseshift.data import load_images, to_float
+from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
 
 Array = np.ndarray
 
@@ -54,10 +57,12 @@ class Features:
     @classmethod
     def load(cls, path: str | Path) -> Features:
         """What `save` wrote, in float64 again."""
-        with np.load(path) as file:
-            values, probs = (file[k].astype("f8") if k in file.files else None for k in ("values", "probs"))
-            assert values is not None
-            return cls(str(file["extractor"]), values, probs)
+        what, remedy = "features of a run", "measure it again"
+        found = read_arrays(path, what, remedy)
+        with reading(path, what, remedy):
+            values = found["values"].astype("f8").reshape(len(found["values"]), -1)
+            probs = found["probs"].astype("f8").reshape(len(values), -1) if "probs" in found else None
+            return cls(str(found["extractor"]), values, probs)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
@@ -120,6 +125,8 @@ class InceptionFeatures:
             raise ImportError(
                 "Inception features need torch-fidelity: pip install 'noiseshift[fid]', or choose another --extractor"
             ) from None
+        if weights is not None:
+            read_content(Path(weights))  # torch-fidelity reads it by torch.load: here it is seen to hold no code
         try:
             self.network = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048", "logits_unbiased"], None if weights is None else str(weights)
@@ -135,20 +142,32 @@ class InceptionFeatures:
 
 
 class ModuleFeatures:
-    """Any module from floats (N, C, H, W) in [-1, 1] to features (N, d), or a TorchScript file of one."""
+    """Any module from floats (N, C, H, W) in [-1, 1] to features (N, d), or a TorchScript file of one.
 
-    def __init__(self, module: nn.Module | str | Path, name: str | None = None):
+    A TorchScript file is code: `trust` runs it, and must be said. Raises ReadingError when it is not, or when the file is
+    missing or damaged.
+    """
+
+    def __init__(self, module: nn.Module | str | Path, name: str | None = None, *, trust: bool = False):
         if not isinstance(module, nn.Module):
-            if not Path(module).exists():
-                raise FileNotFoundError(f"no TorchScript file at {module}: give fashion, inception or a file")
             name = name or Path(module).stem
-            module = torch.jit.load(str(module), map_location="cpu")
-        assert isinstance(module, nn.Module)
+            module = _script(module, trust)
         self.network = module.eval()
         self.name = name or type(module).__name__.lower()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.network(to_float(images)).flatten(1), None
+
+
+def _script(path: str | Path, trust: bool) -> nn.Module:
+    remedy = "give fashion, inception or a TorchScript file"
+    file = regular(path, "TorchScript file", remedy)
+    if not trust:
+        raise ReadingError(f"{path} would be run, as TorchScript is code: --trust it if you made it")
+    with reading(path, "TorchScript file", remedy), zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.stat().st_size)
+        module: nn.Module = torch.jit.load(str(file), map_location="cpu")
+        return module
 
 
 @torch.inference_mode()
@@ -179,11 +198,28 @@ def load_reference(path: str | Path, extractor: Extractor) -> Features | Moments
     """Real images to compare with: an npz with mu and sigma (ours, ADM's, EDM's or pytorch-fid's: they must be of the
     same extractor), or pictures (folder or npz), which are looked at now. Raises ValueError or FileNotFoundError."""
     if Path(path).suffix == ".npz" and Path(path).exists():
-        with np.load(path) as file:
-            if {"mu", "sigma"} <= set(file.files):
-                n = int(file["n"]) if "n" in file.files else None
-                return Moments(file["mu"].astype(np.float64), file["sigma"].astype(np.float64), n)
+        what, remedy = "statistics", "give an .npz with mu and sigma, or pictures"
+        if {"mu", "sigma"} <= set(names_in_arrays(path, what, remedy)):
+            with reading(path, what, remedy):
+                return _statistics(path, read_arrays(path, what, remedy, only=("mu", "sigma", "n")))
     return extract(load_images(path).pixels, extractor)
+
+
+def _statistics(path: str | Path, found: Mapping[str, Array]) -> Moments:
+    """Moments from a file's arrays. Raises ReadingError when they are none."""
+    mean, cov = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+    n = int(found["n"]) if "n" in found else None
+    if (
+        mean.ndim != 1
+        or cov.shape != (len(mean), len(mean))
+        or not (np.isfinite(mean).all() and np.isfinite(cov).all())
+    ):
+        raise ReadingError(
+            f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean and covariance: make the statistics again"
+        )
+    if n is not None and n < 2:
+        raise ReadingError(f"{path} has statistics of {n} samples: make them again")
+    return Moments(mean, cov, n)
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:

@@ -395,7 +395,7 @@ def test_a_tensor_larger_than_its_storage_is_refused(tmp_path):
     # Beyond its end, and over and over the same number.
     for claimed in (content.replace(shape, b"K\xffK\xff\x86"), held(torch.zeros(1).expand(10**12))):
         (tmp_path / "x.pkl").write_bytes(claimed)
-        with pytest.raises(ns.CheckpointError, match="damaged or no EDM checkpoint"):
+        with pytest.raises(ns.CheckpointError, match="damaged or no PyTorch or EDM checkpoint"):
             ns.load(tmp_path / "x.pkl")
 
 

@@ -131,11 +131,34 @@ def test_any_module_is_an_extractor(tmp_path):
     traced = torch.jit.trace(module, torch.zeros(1, 1, 28, 28))
     traced.save(str(tmp_path / "mine.pt"))
     ours = evaluation.extract(images, evaluation.ModuleFeatures(module, "mine"))
-    theirs = evaluation.extract(images, evaluation.ModuleFeatures(tmp_path / "mine.pt"))
+    theirs = evaluation.extract(images, evaluation.ModuleFeatures(tmp_path / "mine.pt", trust=True))
     np.testing.assert_allclose(ours.values, theirs.values, atol=1e-6)
     assert ours.extractor == theirs.extractor == "mine"
     with pytest.raises(FileNotFoundError, match="TorchScript"):
         evaluation.ModuleFeatures(tmp_path / "none.pt")
+    with pytest.raises(ValueError, match="--trust it"):
+        evaluation.ModuleFeatures(tmp_path / "mine.pt")
+    (tmp_path / "damaged.pt").write_bytes((tmp_path / "mine.pt").read_bytes()[:900])
+    with pytest.raises(ValueError, match="damaged or no TorchScript file"):
+        evaluation.ModuleFeatures(tmp_path / "damaged.pt", trust=True)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros(3), "sigma": np.zeros((2, 2))},
+        {"mu": np.zeros((3, 1)), "sigma": np.eye(3)},
+        {"mu": np.full(3, np.nan), "sigma": np.eye(3)},
+        {"mu": np.zeros(3), "sigma": np.eye(3), "n": 1},
+        {"mu": np.array(["a"]), "sigma": np.eye(1)},
+        {"mu": np.array([None]), "sigma": np.eye(1)},
+    ],
+)
+def test_statistics_that_are_none_are_refused_in_one_line(arrays, tmp_path):
+    np.savez(tmp_path / "statistics.npz", **arrays)
+    with pytest.raises(ValueError, match=r"statistics\.npz") as caught:
+        evaluation.load_reference(tmp_path / "statistics.npz", evaluation.ClassifierFeatures())
+    assert "\n" not in str(caught.value)
 
 
 def test_inception_without_its_library_names_the_remedy():

@@ -1,0 +1,172 @@
+"""An unpickler that calls nothing: names stay names, and what a pickle does with them is asked of two methods.
+
+A pickle is a program. Python's own interpreter of it imports whatever is named, calls it (REDUCE, NEWOBJ, INST, OBJ), sets any
+attribute of anything (BUILD), and hands items to whatever has an append or a __setitem__ (APPEND, SETITEM). Here a name is an
+inert `Name`; a call and a state are handed to `make` and `build`, and items go into plain lists, dicts and sets alone.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, ClassVar
+
+PLAIN = (str, bytes, int, float, complex, bool, type(None))
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+"""Modules as Python 2 called them, and old protocols do."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What a pickle names, `module.name`; nothing is imported."""
+
+    full: str
+
+    @property
+    def last(self) -> str:
+        return self.full.rpartition(".")[2]
+
+
+class Bounded(io.RawIOBase):
+    """A stream that gives no more than it has: a pickle may claim a terabyte, and Python makes room for it before it reads."""
+
+    def __init__(self, stream: BinaryIO):
+        self.stream = stream
+        place = stream.tell()
+        self.left = stream.seek(0, io.SEEK_END) - place
+        stream.seek(place)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self.left:
+            raise EOFError("it ends before what it claims")
+        found = self.stream.read(size)
+        self.left -= len(found)
+        return found
+
+    def readline(self, size: int | None = -1) -> bytes:
+        found = self.stream.readline()
+        self.left -= len(found)
+        return found
+
+    def readinto(self, room: Any) -> int:
+        found = self.read(min(len(room), self.left))
+        room[: len(found)] = found
+        return len(found)
+
+
+class Guarded(pickle._Unpickler):
+    """See the module. The standard library's unpickler in Python: its twin in C makes room for as many objects as a file claims
+    to remember."""
+
+    # Theirs, by which theirs works: what is on top, and what was pushed since the last mark.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+
+    def __init__(self, stream: Bounded):
+        super().__init__(stream, encoding="utf-8")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A name stays one. May refuse it."""
+        return Name(f"{RENAMED.get(module, module)}.{name}")
+
+    def make(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+        """What calling `name` is taken for."""
+        raise NotImplementedError
+
+    def build(self, made: Any, state: Any) -> None:
+        """Give what `make` made its state."""
+        raise NotImplementedError
+
+    def target(self, kind: type) -> Any:
+        """What gets items, a plain container: anything else could run code of its own when it is given some."""
+        if not isinstance(self.stack[-1], kind):
+            raise pickle.UnpicklingError(f"it puts items into a {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def _make(self, name: Any, arguments: Any) -> Any:
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("it calls what is no name")
+        return self.make(name, arguments)
+
+    def _instantiate(self, name: Any, arguments: Any) -> None:  # INST and OBJ end here
+        self.append(self._make(name, tuple(arguments)))
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = self._make(self.stack[-1], arguments)
+
+    def load_newobj_ex(self) -> None:
+        if self.stack.pop():
+            raise pickle.UnpicklingError("it makes an object with keywords")
+        self.load_reduce()
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        self.build(self.stack[-1], state)
+
+    def load_append(self) -> None:
+        self._extend([self.stack.pop()])
+
+    def load_appends(self) -> None:
+        self._extend(self.pop_mark())
+
+    def _extend(self, items: list[Any]) -> None:
+        self.target(list).extend(items)
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        self._set(self.pop_mark())
+
+    def _set(self, items: list[Any]) -> None:
+        self.target(dict).update(zip(_keys(items[::2]), items[1::2], strict=True))
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        self.target(set).update(_keys(items))
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(_keys(items)))
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
+
+    def load_bytearray8(self) -> None:
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def refuse(self) -> None:
+        raise pickle.UnpicklingError("it uses Python's registry of extensions")
+
+    dispatch: ClassVar[Any] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: load_reduce,
+        pickle.NEWOBJ_EX[0]: load_newobj_ex,
+        pickle.BUILD[0]: load_build,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.ADDITEMS[0]: load_additems,
+        pickle.FROZENSET[0]: load_frozenset,
+        pickle.DICT[0]: load_dict,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        **dict.fromkeys((code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4)), refuse),
+    }
+
+
+def _keys(keys: Iterable[Any]) -> list[Any]:
+    """Keys whose hash takes no time: that of tuples within tuples doubles with every level."""
+    found = list(keys)
+    for key in found:
+        if not all(isinstance(part, (*PLAIN, Name)) for part in (key if isinstance(key, tuple) else [key])):
+            raise pickle.UnpicklingError("a key is no plain value")
+    return found

@@ -1,0 +1,339 @@
+"""One boundary where files are read: whatever a library raises over one becomes a line that names the file and the remedy.
+
+Also the limits that keep a small file from taking all memory or time: sizes are checked where they are claimed, before
+anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+class Stream(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+Name = str | os.PathLike[str]
+MB = 1 << 20
+LARGE = 512 * MB
+"""What a compressed file may always unpack to; beyond it, to no more than RATIO times its own size."""
+RATIO = 200
+TEXT = 64 * MB
+"""Largest JSON file."""
+CARD = 4 * MB
+"""Largest YAML file: its parser takes seconds a megabyte."""
+NODES = 1_000_000
+"""Most values of a JSON file."""
+WORDS = 250_000
+"""Most values of a YAML file, aliases counted as often as they are used."""
+ROWS = 10_000_000
+"""Numbers that any table may have; beyond it, no more than 64 a byte."""
+DEEP = 100
+"""Most levels of lists within lists."""
+
+
+class ReadingError(ValueError):
+    """A file that cannot be used; the message is one line, names the file and says what to do."""
+
+
+class MissingFile(ReadingError, FileNotFoundError):
+    """There is no such file."""
+
+
+@contextmanager
+def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Iterator[None]:
+    """Around code that reads `path`: what any library raises becomes one line, an `error`; our own lines pass.
+
+    Args:
+        path: The file or folder, for the message.
+        what: What it should be, without an article: "level estimator", "YAML".
+        remedy: What to do, as an order: "train it again".
+        error: What to raise; `checkpoints.CheckpointError` for checkpoints.
+    """
+    try:
+        yield
+    except ReadingError as own:
+        if isinstance(own, error):
+            raise
+        raise error(str(own)) from None
+    except FileNotFoundError:
+        missing = MissingFile if error is ReadingError else error
+        raise missing(f"no {what} at {path}: {remedy}") from None
+    except OSError as found:
+        said = (found.strerror or "").lower()
+        raise error(f"{path} cannot be read ({said}): {remedy}" if said else _damaged(path, what, remedy)) from None
+    except MemoryError:
+        raise error(f"{path} claims more than this machine's memory holds: {remedy}") from None
+    except RecursionError:
+        raise error(f"{path} is nested too deeply: {remedy}") from None
+    except (
+        Exception
+    ):  # zip, zlib, struct, numpy, pickle, yaml, json, safetensors, pyarrow, torch: a damaged file raises anything
+        raise error(_damaged(path, what, remedy)) from None
+
+
+def _damaged(path: Name, what: str, remedy: str) -> str:
+    return f"{path} is damaged or no {what}: {remedy}"
+
+
+def regular(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Path:
+    """The path, when an ordinary file with something in it lies there: opening a pipe or a device may wait for ever, and a
+    file of /proc has no size. Raises `error`."""
+    with reading(path, what, remedy, error):
+        status = os.stat(path)
+    for test, kind in _KINDS.items():
+        if test(status.st_mode):
+            raise error(f"{path} is {kind}, no file: {remedy}")
+    if not status.st_size:
+        raise error(f"{path} is empty: {remedy}")
+    return Path(path)
+
+
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def read_text(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError, *, most: int = TEXT) -> str:
+    """A UTF-8 file of at most `most` bytes. Raises `error`."""
+    file = regular(path, what, remedy, error)
+    size = file.stat().st_size
+    if size > most:
+        raise error(f"{path} is {size / MB:,.0f} MB, too large for a {what}: {remedy}")
+    with reading(path, what, remedy, error):
+        return file.read_text(encoding="utf-8")
+
+
+def read_json(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Any:
+    """What a JSON file holds. Raises `error` when it is missing, damaged, too large or nested too deeply."""
+    text = read_text(path, what, remedy, error)
+    with reading(path, what, remedy, error):
+        return bounded(json.loads(text))
+
+
+def read_yaml(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Any:
+    """What a YAML file of plain values holds; aliases are followed as far as the whole stays small. Raises `error`."""
+    import yaml
+
+    text = read_text(path, what, remedy, error, most=CARD)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
+    with reading(path, what, remedy, error):
+        _count_events(yaml.parse(text, loader))
+        root = yaml.compose(text, loader)
+        if root is None:
+            return None
+        bounded(root, parts=_yaml_parts, most=WORDS)
+        # The nodes are few enough now, whatever their aliases and merges refer to.
+        return yaml.load(text, loader)
+
+
+def _count_events(events: Iterator[Any]) -> None:
+    """Raise ValueError before anything is built of a text that is too long or too deep."""
+    import yaml
+
+    depth = 0
+    for number, event in enumerate(events):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEP or number > WORDS:
+            raise ValueError("too much of it")
+
+
+def _yaml_parts(node: Any) -> Collection[Any]:
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
+
+
+def _parts(value: Any) -> Collection[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple | set | frozenset) else ()
+
+
+def bounded(root: Any, *, parts: Any = _parts, most: int = NODES, deep: int = DEEP) -> Any:
+    """`root`, when it is a tree that can be walked: no more than `most` values, counted as often as they are referred to, no
+    deeper than `deep`, and nothing that holds itself. Otherwise printing or comparing it could take for ever.
+
+    Raises ValueError.
+    """
+    known: dict[int, tuple[int, int]] = {}  # id -> values in all, levels
+    open_: set[int] = set()
+    stack = [root]
+    while stack:
+        value = stack[-1]
+        inside = parts(value)
+        if id(value) in known or not inside:
+            stack.pop()
+            continue
+        if id(value) in open_:
+            counted = [known.get(id(part), (1, 0)) for part in inside]
+            size, depth = 1 + sum(n for n, _ in counted), 1 + max(d for _, d in counted)
+            if size > most or depth > deep:
+                raise ValueError(f"{size} values, {depth} levels deep")
+            known[id(value)] = size, depth
+            open_.discard(id(value))
+            stack.pop()
+            continue
+        open_.add(id(value))
+        waiting = [part for part in inside if id(part) not in known and parts(part)]
+        if any(id(part) in open_ for part in waiting):
+            raise ValueError("it holds itself")
+        if len(open_) > deep:
+            raise ValueError(f"more than {deep} levels deep")
+        stack.extend(waiting)
+    return root
+
+
+def check_zip(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive that unpacks to far more than its `size`, names a member twice, or packs in an odd way.
+
+    Reading a member never gives more than it declares, so what is declared is what is checked. Raises ValueError.
+    """
+    members = archive.infolist()
+    if len({member.filename for member in members}) < len(members):
+        raise ReadingError(f"{archive.filename} names a part of it twice: fetch it again")
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ReadingError(f"{archive.filename} is packed by another method than zip's usual ones: pack it again")
+    whole = sum(member.file_size for member in members)
+    if whole > max(LARGE, RATIO * size):
+        raise ReadingError(
+            f"{archive.filename} unpacks to {whole / MB:,.0f} MB from {size / MB:,.1f}: refused as a bomb"
+        )
+    if any(member.compress_type == zipfile.ZIP_STORED and member.file_size > size for member in members):
+        raise ReadingError(f"{archive.filename} claims parts larger than itself: fetch it again")
+
+
+def gunzip(path: Name, what: str, remedy: str, *, most: int | None = None) -> bytes:
+    """What a gzip file unpacks to. Raises ReadingError when it is damaged, or more than `most` bytes, by default what
+    `check_zip` allows."""
+    file = regular(path, what, remedy)
+    size = file.stat().st_size
+    most = max(LARGE, RATIO * size) if most is None else most
+    with reading(path, what, remedy):
+        found, packed = bytearray(), file.read_bytes()
+        while packed:  # a gzip file may be several in a row
+            unpacker = zlib.decompressobj(wbits=31)
+            found += unpacker.decompress(packed, most + 1 - len(found))
+            if len(found) > most:
+                raise ReadingError(f"{path} unpacks to more than {most / MB:,.0f} MB: {remedy}")
+            if not unpacker.eof:
+                raise ValueError("it ends early")
+            packed = unpacker.unused_data.lstrip(b"\0")
+        return bytes(found)
+
+
+def read_arrays(
+    path: Name,
+    what: str,
+    remedy: str,
+    error: type[ReadingError] = ReadingError,
+    *,
+    only: Collection[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, or those of the names `only` that are in it: numbers, truth values and words, never objects.
+
+    Raises `error` when it is missing or damaged, or an array is not as large as it claims.
+    """
+    file = regular(path, what, remedy, error)
+    with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.stat().st_size)
+        found = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name != member.filename and (only is None or name in only):
+                with archive.open(member) as stream:
+                    found[name] = _array(stream, member.file_size)
+        return found
+
+
+def names_in_arrays(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> list[str]:
+    """The names of an .npz's arrays, none of which is read."""
+    file = regular(path, what, remedy, error)
+    with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _array(stream: IO[bytes], size: int) -> np.ndarray:
+    """One .npy of `size` bytes."""
+    import math
+
+    import numpy as np
+
+    version = np.lib.format.read_magic(stream)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran, dtype = read(stream)
+    if dtype.kind not in "biufcUS" or dtype.hasobject or dtype.itemsize == 0:
+        raise ValueError(f"{dtype} is no number")
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or stream.tell() + count * dtype.itemsize != size:
+        raise ValueError("it claims another size than it has")
+    data = bytearray(count * dtype.itemsize)
+    fill(stream, memoryview(data))
+    array: np.ndarray = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
+    return array
+
+
+def fill(stream: Stream, view: memoryview) -> None:
+    """Read exactly as many bytes as `view` holds. Raises EOFError."""
+    place = 0
+    while place < len(view):
+        part = stream.read(min(len(view) - place, 16 * MB))
+        if not part:
+            raise EOFError
+        view[place : place + len(part)] = part
+        place += len(part)
+
+
+def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> pd.DataFrame:
+    """A parquet file. Raises `error` when it is missing or damaged, or claims far more numbers than its bytes can hold."""
+    import pandas as pd
+    import pyarrow.parquet as parquet
+
+    file = regular(path, what, remedy, error)
+    with reading(path, what, remedy, error):
+        about = parquet.read_metadata(file)
+        if about.num_rows * about.num_columns > ROWS + 64 * file.stat().st_size:
+            raise ReadingError(f"{path} claims {about.num_rows:,} rows, too many for its size: {remedy}")
+        return pd.read_parquet(file)
+
+
+def read_safetensors(
+    path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors of a .safetensors file, and the words in its header. Raises `error`."""
+    from safetensors import safe_open
+
+    file = regular(path, what, remedy, error)
+    with reading(path, what, remedy, error), safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
+
+
+def read_words(
+    text: str | None, path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError
+) -> dict[str, Any]:
+    """The mapping that a header's JSON text describes. Raises `error` when there is none."""
+    with reading(path, what, remedy, error):
+        values = bounded(json.loads(text or ""))
+        if not isinstance(values, dict):
+            raise TypeError
+        return values

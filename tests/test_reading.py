@@ -1,0 +1,244 @@
+"""Files that lie, are none, or unpack without end: each is one line that names the file."""
+
+import gzip
+import json
+import os
+import socket
+import struct
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from noiseshift import reading
+from noiseshift.reading import ReadingError
+
+SAID = ("thing", "make it again")
+READERS = {
+    "json": reading.read_json,
+    "yaml": reading.read_yaml,
+    "npz": reading.read_arrays,
+    "parquet": reading.read_table,
+    "safetensors": reading.read_safetensors,
+    "gz": reading.gunzip,
+}
+
+
+def refused(kind, path):
+    with pytest.raises(ReadingError) as caught:
+        READERS[kind](path, *SAID)
+    message = str(caught.value)
+    assert str(path) in message, "the file is named"
+    assert "make it again" in message or "again" in message or "bomb" in message, "the remedy is"
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A sound file of every kind."""
+    (tmp_path / "x.json").write_text('{"a": [1, {"b": null}]}')
+    (tmp_path / "x.yaml").write_text("a: &x [1, 2]\nb: *x\n")
+    np.savez_compressed(
+        tmp_path / "x.npz", a=np.arange(6.0).reshape(2, 3), f=np.asfortranarray(np.eye(2)), w=np.array("w")
+    )
+    pd.DataFrame({"t": [0.5, 0.1], "n": [1, 2]}).to_parquet(tmp_path / "x.parquet")
+    save_file({"a": torch.arange(3.0)}, tmp_path / "x.safetensors", metadata={"said": "so"})
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"abc") + gzip.compress(b"def"))
+    return tmp_path
+
+
+def test_sound_files_come_back(whole):
+    assert reading.read_json(whole / "x.json", *SAID) == {"a": [1, {"b": None}]}
+    assert reading.read_yaml(whole / "x.yaml", *SAID) == {"a": [1, 2], "b": [1, 2]}
+    arrays = reading.read_arrays(whole / "x.npz", *SAID)
+    np.testing.assert_array_equal(arrays["a"], np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(arrays["f"], np.eye(2))
+    assert str(arrays["w"]) == "w"
+    assert list(reading.read_arrays(whole / "x.npz", *SAID, only=["a", "none"])) == ["a"]
+    assert reading.names_in_arrays(whole / "x.npz", *SAID) == ["a", "f", "w"]
+    assert reading.read_table(whole / "x.parquet", *SAID)["n"].tolist() == [1, 2]
+    tensors, words = reading.read_safetensors(whole / "x.safetensors", *SAID)
+    assert (tensors["a"].tolist(), words) == ([0, 1, 2], {"said": "so"})
+    assert reading.gunzip(whole / "x.gz", *SAID) == b"abcdef"
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_what_is_no_file_is_refused_at_once(kind, whole):
+    """A pipe would be waited for, a device read for ever; a file of /proc has no size."""
+    os.mkfifo(whole / "pipe")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(whole / "socket"))
+    (whole / "empty").touch()
+    (whole / "folder").mkdir()
+    (whole / "link").symlink_to("/dev/zero")
+    for name in ("pipe", "socket", "empty", "folder", "link", "/dev/zero", "/proc/self/status", "missing"):
+        refused(kind, whole / name)
+    server.close()
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_every_cut_is_one_line(kind, whole):
+    content = (whole / f"x.{kind}").read_bytes()
+    path = whole / f"cut.{kind}"
+    said = []
+    for length in range(1, len(content) - 1, max(1, len(content) // 40)):
+        path.write_bytes(content[:length])
+        try:
+            READERS[kind](path, *SAID)
+        except ReadingError as error:
+            said.append(str(error))
+    assert said
+    assert all(str(path) in line and "\n" not in line for line in said)
+    for content in (b"\xff\xfe\x00", b"\0" * 40, b"PK\x03\x04" + b"\0" * 60, b"PAR1" + b"\xff" * 40 + b"PAR1"):
+        path.write_bytes(content)
+        refused(kind, path)
+
+
+def laughs(levels, width=10):
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        laughs(12),
+        "\n".join(
+            ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}" for i in range(1, 12))]
+        ),
+        "a: &a [*a]",
+        "[" * 5000 + "]" * 5000,
+        "a: " + "{b: " * 300 + "1" + "}" * 300,
+        "when: 2001-99-99",
+        "number: " + "9" * 5000,
+        "- !!python/object/apply:os.system [touch owned]",
+        "? [a, b]\n: 1",
+        "a: b: c",
+        "a: 1\n---\nb: 2",
+    ],
+)
+def test_yaml_that_grows_nests_or_calls_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(text)
+    if text.startswith("?"):  # a key that is a row
+        text = None
+    refused("yaml", tmp_path / "x.yaml")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"a":' * 200 + "1" + "}" * 200, "9" * 5000, "[1,2", "nul", "\ud800"])
+def test_json_that_nests_or_breaks_off_is_refused(text, tmp_path):
+    (tmp_path / "x.json").write_text(text, errors="surrogatepass")
+    refused("json", tmp_path / "x.json")
+
+
+def npy(header, data=b""):
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776,), }", b"\0" * 8),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", b"\0" * 8),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }", b"\0" * 16),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }", b"\0" * 8),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (True,), }", b"\0" * 8),
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"\x80\x04N."),
+        npy("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (1,), }", b"\0" * 8),
+        npy("{'descr': '|V8', 'fortran_order': False, 'shape': (1,), }", b"\0" * 8),
+        npy("{'descr': '<U0', 'fortran_order': False, 'shape': (99999999999,), }"),
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (((((1,),),),),), }", b"\0" * 8),
+        npy("(" * 5000),
+        npy("__import__('os').system('touch owned')"),
+        b"\x93NUMPY\x09\x00",
+        b"",
+    ],
+)
+def test_arrays_that_claim_what_they_are_not_are_refused(member, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", member)
+    refused("npz", tmp_path / "x.npz")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LARGE", 1 << 20)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(1 << 22))
+    assert "unpacks to" in refused("npz", tmp_path / "x.npz")
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(1 << 22)))
+    assert "unpacks to" in refused("gz", tmp_path / "x.gz")
+    # A member that declares less than it holds is cut off at what it declares, and is then damaged.
+    data = bytearray((tmp_path / "x.npz").read_bytes())
+    place = data.rindex(b"PK\x01\x02") + 24
+    data[place : place + 4] = struct.pack("<I", 100)
+    (tmp_path / "x.npz").write_bytes(data)
+    refused("npz", tmp_path / "x.npz")
+
+
+def test_a_name_twice_and_other_packings_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    for method, times in ((zipfile.ZIP_LZMA, 1), (zipfile.ZIP_BZIP2, 1), (zipfile.ZIP_STORED, 2)):
+        with zipfile.ZipFile(path, "w", method) as archive, pytest.warns() if times > 1 else open(os.devnull):
+            for _ in range(times):
+                archive.writestr("a.npy", npy("{'descr': '<f8', 'fortran_order': False, 'shape': (), }", b"\0" * 8))
+        refused("npz", path)
+
+
+def test_a_table_of_more_rows_than_its_bytes_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "ROWS", 1000)
+    pd.DataFrame({"a": np.zeros(1_000_000, np.int8)}).to_parquet(tmp_path / "x.parquet", compression="gzip")
+    assert "too many for its size" in refused("parquet", tmp_path / "x.parquet")
+
+
+def header(about, size=0):
+    text = json.dumps(about).encode()
+    return struct.pack("<Q", len(text)) + text + b"\0" * size
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, 8),
+        header({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}}, 12),
+        header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [4, 16]}}, 16),
+        header({"a": {"dtype": "F32", "shape": [-3], "data_offsets": [0, 12]}}, 12),
+        header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}),
+        header({"a": {"dtype": "F99", "shape": [3], "data_offsets": [0, 12]}}, 12),
+        header({"__metadata__": {"a": 1}}),
+        header([]),
+        struct.pack("<Q", 1 << 60) + b"{}",
+        struct.pack("<Q", 200_000) + b"[" * 200_000,
+    ],
+)
+def test_safetensors_whose_header_lies_are_refused(content, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    refused("safetensors", tmp_path / "x.safetensors")
+
+
+def test_what_is_bounded_is_counted_as_often_as_it_is_referred_to():
+    row = [0] * 10
+    for _ in range(5):
+        row = [row] * 10
+    with pytest.raises(ValueError, match="values"):
+        reading.bounded(row, most=10**5)
+    assert reading.bounded(row, most=10**7) is row
+    row = []
+    row.append(row)
+    with pytest.raises(ValueError, match="holds itself"):
+        reading.bounded(row)
+    row = {"a": [1, 2]}
+    assert reading.bounded({"b": row, "c": [row, row]})
+    deep = []
+    for _ in range(200_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="deep"):
+        reading.bounded(deep)
