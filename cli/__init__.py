@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
+from noiseshift.cli import failures, parse, streams
 
 from noiseshift import distributed
 
@@ -30,6 +32,7 @@ class LazyGroup(click.Group):
     """Knows its commands' names and first lines, and imports one only when it is asked for."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        parse.usable(args)
         ctx.meta["noiseshift.words"] = tuple(args)  # run folders keep the command line that made them
         return super().parse_args(ctx, args)
 
@@ -48,30 +51,35 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Expected errors become one line and exit code 1; NOISESHIFT_DEBUG=1 shows where they come from."""
-        os.environ.setdefault("MPLBACKEND", "Agg")  # figures go to files; a window system is never needed
+        """Run the command; whatever it raises is one line and an exit code."""
+        os.environ["MPLBACKEND"] = "Agg"  # figures go to files; a window system or a notebook is never needed
+
+        def action() -> None:
+            super(LazyGroup, self).invoke(ctx)
+            sys.stdout.flush()  # a full disk behind stdout is an error here, not when Python leaves
+
         try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # `| head` has read enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
-        except (ValueError, OSError, MemoryError, ImportError) as error:
-            if os.environ.get("NOISESHIFT_DEBUG"):
-                raise
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(1)
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError" or os.environ.get(
-                "NOISESHIFT_DEBUG"
-            ):  # torch is not imported here
-                raise
-            click.echo("error: the accelerator's memory is full: take a smaller --batch", err=True)
-            ctx.exit(1)
-        except KeyboardInterrupt:
-            click.echo("interrupted: finished batches are kept, the same command goes on from there", err=True)
-            ctx.exit(130)
+            ctx.exit(failures.guard(action, lambda: ctx.invoked_subcommand))
         finally:
             distributed.leave()
+
+    def main(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        *,
+        standalone_mode: bool = True,
+        **rest: Any,
+    ) -> Any:
+        """The whole program: any terminal, any signal, any usage."""
+        with streams.guarded(), failures.stoppable():
+            try:
+                code = super().main(args, prog_name, standalone_mode=False, **rest)
+            except click.ClickException as error:
+                code = failures.usage(error)
+            except click.Abort:
+                code = 130
+        return sys.exit(code) if standalone_mode else code
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

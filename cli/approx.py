@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
 
 
@@ -23,14 +23,16 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, dev
     show_default=True,
     help="Real runs to follow: euler:N, heun:N, ddim:N or em:N; may be given several times.",
 )
-@click.option("--times", type=parse.NUMBERS, default="0.05,0.1,0.2,0.3,0.5,0.7", show_default=True)
+@click.option("--times", type=parse.LEVELS, default="0.05,0.1,0.2,0.3,0.5,0.7", show_default=True)
 @click.option(
-    "--ratios", type=parse.NUMBERS, default="0.1,0.2,0.3,0.5,0.75,1", show_default=True, help="Injected σ_e/σ_t."
+    "--ratios", type=parse.RATIOS, default="0.1,0.2,0.3,0.5,0.75,1", show_default=True, help="Injected σ_e/σ_t."
 )
-@click.option("--rows", type=click.IntRange(min=8), default=160, show_default=True, help="Real states injected into.")
-@click.option("--samples", type=click.IntRange(min=2), default=48, show_default=True, help="Paths of each real run.")
 @click.option(
-    "--substeps", type=click.IntRange(min=2), default=6, show_default=True, help="Fine steps for each coarse."
+    "--rows", type=click.IntRange(8, 1_000_000), default=160, show_default=True, help="Real states injected into."
+)
+@click.option("--samples", type=ranges.SAMPLES, default=48, show_default=True, help="Paths of each real run.")
+@click.option(
+    "--substeps", type=click.IntRange(2, 1_000), default=6, show_default=True, help="Fine steps for each coarse."
 )
 @click.option(
     "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and residual, or what can be had."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 from noiseshift.cli.options import command_line, device_options, progress_bar
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {parse.SAMPLERS}.")
 @click.option("--guidance", "guidances", multiple=True, help="Repeat for several: none, cfg=W, nag=W, cfg=W,nag=W.")
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
-@click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
+@click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
-@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
-@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
+@click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
 @click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
 @click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
 
 
@@ -15,10 +15,8 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, dev
 @checkpoint_options
 @device_options
 @click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
-@click.option(
-    "--samples", type=click.IntRange(min=2), default=512, show_default=True, help="5,000 and more for a paper."
-)
-@click.option("--measured", type=click.IntRange(min=2), default=256, show_default=True, help="Samples that are read.")
+@click.option("--samples", type=ranges.SAMPLES, default=512, show_default=True, help="5,000 and more for a paper.")
+@click.option("--measured", type=ranges.SAMPLES, default=256, show_default=True, help="Samples that are read.")
 @click.option("--nag", type=parse.NUMBERS, default="0.5,1,2", show_default=True, help="NAG scales; 0 = unguided.")
 @click.option("--cfg", type=parse.NUMBERS, help="CFG scales; each is also combined with every --nag scale.")
 @click.option(
@@ -37,7 +35,7 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, dev
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
-@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--batch", type=ranges.BATCH, default=256, show_default=True)
 @click.option("--exact", is_flag=True, help="Instead, run the methods on exact models and print the table.")
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 from noiseshift.cli.options import progress_bar
 
 
@@ -17,9 +17,9 @@ from noiseshift.cli.options import progress_bar
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
-@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--batch", type=ranges.BATCH, default=256, show_default=True)
 @click.option("--device", type=parse.DEVICE, default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0, show_default=True)
+@click.option("--seed", type=ranges.SEED, default=0, show_default=True)
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of a table.")
 @click.option("--progress/--no-progress", default=True, help="Progress bar on stderr.")

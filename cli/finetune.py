@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from noiseshift.cli import ranges
 from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar, training_options
 
 
@@ -16,10 +17,8 @@ from noiseshift.cli.options import Source, checkpoint_options, device_options, p
 @device_options
 @click.option("--data", type=click.Path(), help="Labelled training images; the 2,000 bundled ones when left out.")
 @click.option("--part", type=click.Choice(["all", "null"]), default="all", show_default=True, help="What is trained.")
-@click.option(
-    "--steps", type=click.IntRange(min=1), default=200, show_default=True, help="About 1 % of the training's."
-)
-@click.option("--rate", type=float, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
+@click.option("--steps", type=ranges.STEPS, default=200, show_default=True, help="About 1 % of the training's.")
+@click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
 def command(
     source: Source,
     out: Path,

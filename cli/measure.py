@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 from noiseshift.cli.options import Source, checkpoint_options, command_line, progress_bar, run_options
 
 
 @click.command()
 @checkpoint_options
 @run_options
-@click.option("--samples", type=click.IntRange(min=2), default=256, show_default=True)
+@click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option(
     "--estimator",
     "estimators",
@@ -22,7 +22,7 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, pro
     help="network, residual, constant-pixel, fokker-planck, score-mixture, joined by commas; NAME:N reads only the first "
     "N samples. By default those of the first three that can be had.",
 )
-@click.option("--points", type=click.IntRange(min=1), default=8, show_default=True, help="How many steps are read.")
+@click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")

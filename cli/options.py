@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from noiseshift.cli import parse
+from noiseshift.cli import parse, ranges
 
 from noiseshift import distributed
 
@@ -49,9 +49,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped: Callable[..., Any] = gathered
     for wrap in (
-        click.option(
-            "--size", type=click.IntRange(min=1), help="Pixels a side, where a diffusers network takes several."
-        ),
+        click.option("--size", type=ranges.SIZE, help="Pixels a side, where a diffusers network takes several."),
         click.option(
             "--embeddings",
             type=click.Path(),
@@ -79,7 +77,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--sampler, --guidance, --batch, and those of `device_options`."""
     for wrap in (
-        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
+        click.option("--batch", type=ranges.BATCH, default=128, show_default=True),
         click.option("--guidance", type=parse.GUIDANCE, help="cfg=1.5,nag=0.5; scale 0 = unguided."),
         click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
     ):
@@ -107,7 +105,7 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             help="cpu, cuda, cuda:1, mps; under torchrun, cuda is each process's own.",
         ),
-        click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1), default=0, show_default=True),
+        click.option("--seed", type=ranges.SEED, default=0, show_default=True),
     ):
         function = wrap(function)
     return function
@@ -115,12 +113,13 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--out, --batch, --noise-dropout, --class-dropout, --ema."""
-    share = click.FloatRange(0, 1)
     for wrap in (
-        click.option("--ema", type=share, default=0.999, show_default=True, help="Decay of the averaged weights."),
-        click.option("--class-dropout", type=share, default=0.1, show_default=True),
-        click.option("--noise-dropout", type=share, default=0.15, show_default=True),
-        click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True),
+        click.option(
+            "--ema", type=ranges.DECAY, default=0.999, show_default=True, help="Decay of the averaged weights."
+        ),
+        click.option("--class-dropout", type=ranges.SHARE, default=0.1, show_default=True),
+        click.option("--noise-dropout", type=ranges.SHARE, default=0.15, show_default=True),
+        click.option("--batch", type=ranges.BATCH, default=128, show_default=True),
         click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; resumes from it."),
     ):
         function = wrap(function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
@@ -112,7 +112,7 @@ def parse_guidance(text: str) -> Any:
     for word in text.split(","):
         name, _, scale = word.strip().partition("=")
         try:
-            guidance = guidance + kinds[name](float(scale))
+            guidance = guidance + kinds[name](finite(scale))
         except (KeyError, ValueError):
             raise ValueError(
                 f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas"
@@ -140,9 +140,37 @@ def parse_prompts(path: str) -> list[str]:
 def parse_numbers(text: str) -> tuple[float, ...]:
     """`0.1,0.2` → (0.1, 0.2). Raises ValueError for a word that is no number."""
     try:
-        return tuple(float(word) for word in text.split(","))
+        return tuple(finite(word) for word in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r}: write numbers joined by commas") from None
+        raise ValueError(f"{text!r}: write finite numbers joined by commas") from None
+
+
+LARGEST_SCALE = 1e6
+"""No scale of guidance or number of a list is larger: a float32 state would overflow."""
+
+
+def finite(word: str) -> float:
+    """A number that a network's state can be multiplied by. Raises ValueError for nan, infinity and larger ones."""
+    number = float(word)
+    if not abs(number) <= LARGEST_SCALE:
+        raise ValueError(f"{word}: write a finite number of at most {LARGEST_SCALE:g}")
+    return number
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """Numbers strictly between 0 (data) and 1 (noise), each once. Raises ValueError."""
+    numbers = parse_numbers(text)
+    if not all(0 < number < 1 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"{text!r}: write levels between 0 (data) and 1 (noise), each once")
+    return numbers
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Numbers above 0, each once. Raises ValueError."""
+    numbers = parse_numbers(text)
+    if not all(number > 0 for number in numbers) or len(set(numbers)) < len(numbers):
+        raise ValueError(f"{text!r}: write ratios above 0, each once")
+    return numbers
 
 
 METHODS = (
@@ -160,20 +188,20 @@ def parse_method(text: str) -> Any:
         if name == "projection" and not value:
             return correction.projection()
         if name == "closed-loop":
-            return correction.closed_loop(float(value or 2))
+            return correction.closed_loop(finite(value or "2"))
         if name == "epsilon-scaling":
-            return correction.epsilon_scaling(*map(float, value.split(":")))
+            return correction.epsilon_scaling(*map(finite, value.split(":")))
         if name in ("blind-free", "time-shift", "tsg"):
             makers: dict[str, Callable[[float], Any]] = {
                 "blind-free": correction.blind_free,
                 "time-shift": correction.time_shift,
                 "tsg": correction.time_step_guidance,
             }
-            return makers[name](float(value))
+            return makers[name](finite(value))
         if name in ("nag-epsilon", "nag-score"):
             space: Any = name.removeprefix("nag-")
-            return correction.guided_method(nag=float(value), space=space, name=text)
-        scales = {key: float(scale) for key, _, scale in (word.partition("=") for word in text.split(","))}
+            return correction.guided_method(nag=finite(value), space=space, name=text)
+        scales = {key: finite(scale) for key, _, scale in (word.partition("=") for word in text.split(","))}
         kinds = ("cfg", "nag", "classifier-nag", "dog", "autoguidance")
         if set(scales) <= set(kinds):
             return correction.guided_method(*(scales.get(kind, 0.0) for kind in kinds), name=text)
@@ -240,6 +268,8 @@ SOLVER = Parsed("NAME:STEPS", parse_solver)
 ESTIMATOR = Parsed("NAMES", parse_estimators)
 GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
+LEVELS = Parsed("NUMBERS", parse_levels)
+RATIOS = Parsed("NUMBERS", parse_ratios)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
 DEVICE = Parsed("NAME", parse_device)
@@ -249,19 +279,29 @@ def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     """`--config file.yaml` sets defaults; options on the command line win. Unknown keys are bad usage."""
     if path is None:
         return
-    from pathlib import Path
+    from noiseshift.cli.config import read
 
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise click.BadParameter(f"{path} is not YAML: write it as lines of option: value") from None
-    lists = {param.name for param in ctx.command.params if getattr(param, "multiple", False)}
-    names = {opt.lstrip("-"): param.name for param in ctx.command.params for opt in (*param.opts, param.name or "")}
-    unknown = set(values) - set(names) if isinstance(values, dict) else {"(not a mapping)"}
+    params = [param for param in ctx.command.params if param.expose_value]
+    names = {opt.lstrip("-"): param for param in params for opt in (*param.opts, param.name or "")}
+    values = read(path)
+    unknown = set(values) - set(names)
     if unknown:
-        raise click.BadParameter(f"{path}: unknown {', '.join(sorted(map(str, unknown)))}")
-    given = {str(names[key]): value for key, value in values.items()}
-    given = {name: [value] if name in lists and not isinstance(value, list) else value for name, value in given.items()}
+        raise click.BadParameter(f"{path}: unknown {', '.join(sorted(unknown))}")
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        param = names[key]
+        if param.name in given:
+            raise click.BadParameter(f"{path}: {key} is there under two names: keep one")
+        several = getattr(param, "multiple", False) or param.nargs != 1
+        if isinstance(value, list) and not several:
+            raise click.BadParameter(f"{path}: {key} takes one value, not a list")
+        usable(value if isinstance(value, list) else [value])
+        given[str(param.name)] = [value] if several and not isinstance(value, list) else value
     ctx.default_map = given | dict(ctx.default_map or {})
+
+
+def usable(words: Iterable[str]) -> None:
+    """Refuse what no option can mean: an empty word, which as a path is the working directory, and a NUL."""
+    for word in words:
+        if not word or "\0" in word or (word.startswith("--") and word.endswith("=")):
+            raise click.UsageError("an option or argument is empty: give it a value, or leave it out")

@@ -13,7 +13,7 @@ from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run
 @click.command()
 @checkpoint_options
 @run_options
-@click.option("--samples", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--samples", type=click.IntRange(1, 10_000_000), default=64, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True, help=".png or .npz")
 def command(
     source: Source,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from noiseshift.cli import ranges
 from noiseshift.cli.options import device_options, progress_bar, training_options
 
 
@@ -14,12 +15,12 @@ from noiseshift.cli.options import device_options, progress_bar, training_option
 @training_options
 @device_options
 @click.option("--family", type=click.Choice(["sit", "dit"]), default="sit", show_default=True, help="Flow or DDPM.")
-@click.option("--width", type=click.IntRange(min=16), default=128, show_default=True)
-@click.option("--depth", type=click.IntRange(min=1), default=6, show_default=True)
-@click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--patch", type=click.IntRange(min=1), default=4, show_default=True)
-@click.option("--steps", type=click.IntRange(min=1), default=10_000, show_default=True)
-@click.option("--rate", type=float, default=2e-3, show_default=True, help="Learning rate of the plateau.")
+@click.option("--width", type=click.IntRange(16, 16_384), default=128, show_default=True)
+@click.option("--depth", type=click.IntRange(1, 1_000), default=6, show_default=True)
+@click.option("--heads", type=click.IntRange(1, 1_024), default=4, show_default=True)
+@click.option("--patch", type=click.IntRange(1, 1_024), default=4, show_default=True)
+@click.option("--steps", type=ranges.STEPS, default=10_000, show_default=True)
+@click.option("--rate", type=ranges.RATE, default=2e-3, show_default=True, help="Learning rate of the plateau.")
 def command(
     data: str | None,
     out: Path,

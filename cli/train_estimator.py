@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from noiseshift.cli import ranges
 from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar
 
 
@@ -17,8 +18,8 @@ from noiseshift.cli.options import Source, checkpoint_options, device_options, p
     "--data", type=click.Path(exists=True), required=True, help="Real training images, not the held-out ones."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="File; <checkpoint>-estimator.safetensors by default.")
-@click.option("--steps", type=click.IntRange(min=1), default=4000, show_default=True)
-@click.option("--batch", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--steps", type=ranges.STEPS, default=4000, show_default=True)
+@click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
 def command(
     source: Source,
     seed: int,

@@ -1,0 +1,247 @@
+"""Whatever a command fails of becomes one line that names the remedy, and an exit code: this is the only place.
+
+1: the command failed. 2: bad usage. 130: Ctrl-C; 143: it was told to terminate; 129: its terminal was closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import errno
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+from noiseshift.analysis.names import plain, shortened
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, or write to another disk",
+    errno.EDQUOT: "free some of your quota, or write to another disk",
+    errno.EFBIG: "write to a file system that takes larger files",
+    errno.EROFS: "write somewhere else",
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ENOTDIR: "name a folder: a part of this path is a file",
+    errno.ENOENT: "check the path",
+    errno.EEXIST: "move it away, or name another place",
+    errno.ENOTEMPTY: "another process writes there: wait for it, or name another place",
+    errno.EMFILE: "allow more open files (ulimit -n 4096)",
+    errno.ENFILE: "the machine has too many open files: close some programs",
+    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ELOOP: "its links go round in a circle: name the real path",
+    errno.EINVAL: "the name or the file system does not allow this: name another place",
+    errno.EIO: "the disk or the network drive failed: check it, or use another one",
+    errno.ESTALE: "the network drive lost the file: run the command again",
+    errno.ETXTBSY: "another program uses the file: end it first",
+    errno.EBUSY: "another program uses it: end it first",
+    errno.ENXIO: "name a regular file, not a device or a socket",
+    errno.ENODEV: "name a regular file, not a device",
+    errno.EAGAIN: "the machine is at its limit of processes or memory: end some, then run it again",
+    errno.ENOMEM: "take a smaller --batch, or end other programs",
+    errno.EADDRINUSE: "another process uses that port: give torchrun --standalone, or another --master-port",
+    errno.EADDRNOTAVAIL: "check the address that was given to torchrun",
+}
+"""What to do about an error of the system, whatever was done when it came up."""
+
+NO_CONNECTION = "check the connection, or fetch the file on another machine and name it here"
+_NETWORK = ("urllib", "http", "socket", "ssl", "requests", "urllib3", "httpx", "httpcore", "huggingface_hub")
+_REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
+
+MEMORY = "memory is full: take a smaller --batch, fewer --samples, or end other programs"
+ACCELERATOR = "the accelerator's memory is full: take a smaller --batch"
+
+_EXTRAS = {"torch_fidelity": "fid", "torchvision": "fid", "transformers": "text", "accelerate": "text"}
+
+BATCHES = "finished batches are kept, the same command goes on from there"
+TRAINING = "the training is kept as of its last save, the same command goes on from there"
+RESUMED = {
+    **dict.fromkeys(("measure", "sample", "compare", "correct"), BATCHES),
+    **dict.fromkeys(("train", "finetune", "train-estimator"), TRAINING),
+}
+"""What is left of a command that is stopped, by command; of the others nothing is."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the command as Ctrl-C does. `code` is the exit code that shells expect of it."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.code, self.word = 128 + number, {signal.SIGINT: "interrupted"}.get(signal.Signals(number), "terminated")
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop a command as Ctrl-C does, so that locks and temporary folders are left in order.
+
+    A signal that is ignored (nohup) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, old in before.items():
+        if old is signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            if old is signal.SIG_DFL:
+                signal.signal(number, old)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+def guard(action: Callable[[], Any], command: Callable[[], str | None]) -> int:
+    """Run `action`; what it raises becomes a line on stderr. Returns the exit code. `NOISESHIFT_DEBUG=1` shows tracebacks.
+
+    `command()` is the name of the command that the action turned out to be.
+    """
+    try:
+        action()
+    except (click.exceptions.Exit, click.ClickException, click.Abort):
+        raise
+    except KeyboardInterrupt as stop:
+        return _stopped(command(), stop)
+    except SystemExit:
+        click.echo("error: code that was loaded ended the program: make it return instead", err=True)
+        return 1
+    except Exception as error:
+        if os.environ.get("NOISESHIFT_DEBUG"):
+            traceback.print_exception(error)
+        click.echo(f"error: {told(error)}", err=True)
+        return 1
+    return 0
+
+
+def _stopped(command: str | None, stop: KeyboardInterrupt) -> int:
+    code, word = (stop.code, stop.word) if isinstance(stop, Stopped) else (128 + signal.SIGINT, "interrupted")
+    left = RESUMED.get(command or "", "nothing was written, the same command begins anew")
+    click.echo(f"{word}: {left}", err=True)
+    return code
+
+
+def usage(error: click.ClickException) -> int:
+    """Bad usage, in one line that names the help; the help itself where nothing was asked. Returns the exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    context = getattr(error, "ctx", None)
+    words = shortened(error.format_message(), 600).rstrip(".")
+    help_page = f" (see {context.command_path} --help)" if context is not None else ""
+    click.echo(f"error: {words[:1].lower()}{words[1:]}{help_page}", err=True)
+    return error.exit_code
+
+
+def told(error: BaseException) -> str:
+    """What went wrong and what to do, in one line. What nobody foresaw is called a bug of ours."""
+    for kind in (_memory, _ours, _system, _network, _import, _by_words):
+        if words := kind(error):
+            return words
+    return _bug(error)
+
+
+def _memory(error: BaseException) -> str | None:
+    name, words = type(error).__name__, str(error)
+    if name == "OutOfMemoryError" or ("out of memory" in words and ("CUDA" in words or "MPS" in words)):
+        return ACCELERATOR
+    if isinstance(error, MemoryError) and raised_here(error):
+        return plain(error)
+    return MEMORY if isinstance(error, MemoryError) or "can't allocate memory" in words else None
+
+
+def _ours(error: BaseException) -> str | None:
+    """An error that our own code raised on purpose: its text is written for the user."""
+    on_purpose = isinstance(error, ValueError | OSError | ImportError) and raised_here(error)
+    return plain(error) if on_purpose and str(error) and getattr(error, "errno", None) is None else None
+
+
+def _system(error: BaseException) -> str | None:
+    if not isinstance(error, OSError) or error.errno is None or error.errno in _REFUSED or error.errno < 0:
+        return None
+    if type(error).__module__.partition(".")[0] in _NETWORK:
+        return None
+    place = f"{shortened(_path(error.filename))}: " if error.filename is not None else ""
+    reason = error.strerror or os.strerror(error.errno)
+    return f"{place}{plain(reason)}: {REMEDIES.get(error.errno, 'check the path and the disk')}"
+
+
+def _path(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
+
+
+def _network(error: BaseException) -> str | None:
+    """Errors of fetching a file, by the module that their class is of: none of those is imported here."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if not kinds & set(_NETWORK) and getattr(error, "errno", None) not in _REFUSED:
+        return None
+    return f"a file could not be fetched ({shortened(error, 160)}): {NO_CONNECTION}"
+
+
+def _import(error: BaseException) -> str | None:
+    if not isinstance(error, ImportError):
+        return None
+    missing = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(missing)
+    remedy = f"pip install 'noiseshift[{extra}]'" if extra else "install it, or install noiseshift again"
+    return f"{shortened(error)}: {remedy}"
+
+
+def _by_words(error: BaseException) -> str | None:
+    """torch, safetensors and others wrap an error of the system in one of their own: it is told by its words."""
+    words = str(error)
+    number = next((number for number in REMEDIES if os.strerror(number) in words), None)
+    if number is not None and not isinstance(error, AssertionError | LookupError | TypeError):
+        return f"{shortened(words, 160)}: {REMEDIES[number]}"
+    if "CUDA error" in words or "CUDNN" in words or "NCCL" in words:
+        return f"the accelerator failed ({shortened(words, 160)}): run it again, or with --device cpu"
+    return None
+
+
+def _bug(error: BaseException) -> str:
+    """Nobody foresaw this one."""
+    where = ""
+    if place := _last_of_ours(error.__traceback__):
+        where = f" at {Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+    return (
+        f"this is a bug of noiseshift {metadata.version('noiseshift')}: {type(error).__name__}{where} "
+        f"({shortened(error, 160)}). Set NOISESHIFT_DEBUG=1 to see the traceback, and report it with your command line as "
+        "CONTRIBUTING.md says"
+    )
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether a `raise` of our own code raised it: not Python, numpy or torch while our code ran."""
+    place = _last(error.__traceback__)
+    if place is None or not _is_ours(place):
+        return False
+    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def _is_ours(place: TracebackType) -> bool:
+    return str(place.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "noiseshift"
+
+
+def _last(place: TracebackType | None) -> TracebackType | None:
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place
+
+
+def _last_of_ours(place: TracebackType | None) -> TracebackType | None:
+    found = None
+    while place is not None:
+        found = place if _is_ours(place) else found
+        place = place.tb_next
+    return found

@@ -1,0 +1,157 @@
+"""Whatever a command fails of is one line that names the remedy, with the right exit code; and so is its end by a signal."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+
+import click
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.cli import failures, main
+
+import noiseshift as ns
+
+
+def shown(error_maker):
+    """What a failure that `error_maker` raises is told as."""
+    try:
+        error_maker()
+    except BaseException as error:
+        return failures.told(error)
+    raise AssertionError("nothing was raised")
+
+
+def raised(error):
+    def maker():
+        raise error
+
+    return shown(maker)
+
+
+def one_line(words):
+    assert words
+    assert words == " ".join(words.split())
+    assert words.isprintable()
+    return words
+
+
+@pytest.mark.parametrize("number", sorted(failures.REMEDIES))
+def test_every_error_of_the_system_has_a_remedy(number):
+    words = one_line(raised(OSError(number, os.strerror(number), "some/file\nof mine\x1b[31m")))
+    assert "some/file of mine" in words
+    assert "\x1b" not in words
+    assert words.endswith(failures.REMEDIES[number])
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (urllib.error.URLError("name resolution failed"), failures.NO_CONNECTION),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), failures.NO_CONNECTION),
+        (TimeoutError(errno.ETIMEDOUT, "timed out"), failures.NO_CONNECTION),
+        (MemoryError(), failures.MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), failures.MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), failures.ACCELERATOR),
+        (RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors"), "--device cpu"),
+        (RuntimeError("write failed: No space left on device (os error 28)"), failures.REMEDIES[errno.ENOSPC]),
+        (ModuleNotFoundError("No module named 'torchvision'", name="torchvision"), "noiseshift[fid]"),
+        (KeyError("x"), "this is a bug of noiseshift"),
+        (ValueError("operands could not be broadcast"), "this is a bug of noiseshift"),
+        (AssertionError(), "this is a bug of noiseshift"),
+        (RecursionError("maximum recursion depth exceeded"), "this is a bug of noiseshift"),
+    ],
+)
+def test_a_failure_of_others_names_the_remedy(error, says):
+    assert says in one_line(raised(error))
+
+
+def test_only_what_our_code_raises_on_purpose_is_told_as_it_is():
+    """numpy's and Python's own ValueErrors are no answers to a user, wherever they come from."""
+    assert shown(lambda: ns.load("nowhere.pt")).startswith("no checkpoint at nowhere.pt")
+    assert "bug of noiseshift" in shown(lambda: ns.data.to_float(torch.zeros(2)).reshape(5))
+    assert "bug of noiseshift" in shown(lambda: np.zeros((2, 3)) @ np.zeros(2))
+    by_python = {"int": int}
+    exec("def f():\n    return int('x')", namespace := {"__name__": "noiseshift.some", **by_python})
+    assert "bug of noiseshift" in shown(namespace["f"])
+    exec("def f():\n    raise ValueError('give another one')", namespace)
+    assert shown(namespace["f"]) == "give another one"
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A command that raises what it is given."""
+
+    def command(error):
+        def callback():
+            raise error
+
+        made = click.Command("info", callback=callback)
+        monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: made)
+        return CliRunner().invoke(main, ["info"])
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("x"), 1),
+        (KeyError("x"), 1),
+        (RuntimeError("x\ny"), 1),
+        (SystemExit(7), 1),
+        (MemoryError(), 1),
+        (KeyboardInterrupt(), 130),
+        (failures.Stopped(signal.SIGTERM), 143),
+        (click.UsageError("so\nnot"), 2),
+        (click.BadParameter("\x1b[31mred"), 2),
+    ],
+)
+def test_every_end_is_one_line_and_its_exit_code(broken, error, code):
+    result = broken(error)
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_a_traceback_comes_when_it_is_asked_for(broken, monkeypatch):
+    monkeypatch.setenv("NOISESHIFT_DEBUG", "1")
+    result = broken(KeyError("x"))
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "resumes"), [("measure", True), ("train", True), ("approx", False), ("info", False)]
+)
+def test_a_resume_is_promised_only_where_there_is_one(command, resumes, monkeypatch):
+    def callback():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: click.Command(name, callback=callback))
+    result = CliRunner().invoke(main, [command])
+    assert result.exit_code == 130
+    assert ("goes on from there" in result.stderr) == resumes
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_in_one_line(number, code, tmp_path):
+    words = ["sample", "--samples", "4000", "--batch", "4", "--sampler", "euler:4"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "noiseshift", *words, "--no-progress"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not any(tmp_path.rglob("*")):
+        time.sleep(0.1)
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert errors.splitlines()[-1:] == [line for line in errors.splitlines() if "goes on from there" in line]
+    assert "Traceback" not in errors
