@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
+from noiseshift.cli.options import (
+    Source,
+    checkpoint_options,
+    command_line,
+    device_options,
+    progress_bar,
+    range_option,
+    read_images,
+)
 
 
 @click.command()
@@ -38,6 +46,7 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, dev
     "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and residual, or what can be had."
 )
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
+@range_option
 @click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-approx by default.")
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -54,6 +63,7 @@ def command(
     substeps: int,
     estimators: dict[str, int | None] | None,
     data: str | None,
+    limits: Any,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -70,12 +80,11 @@ def command(
     from noiseshift.analysis.approximate import print_study, save_figures
     from noiseshift.analysis.report import page
 
-    from noiseshift import data as images
     from noiseshift.studies.approximate import Plan, run
     from noiseshift.studies.measure import available
 
     loaded = source.load()
-    held_out = images.load_images(data) if data else images.reference()
+    held_out = read_images(data, limits)
     plan = Plan(
         samplers,
         times=times,

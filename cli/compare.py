@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import command_line, device_options, progress_bar
+from noiseshift.cli.options import command_line, device_options, progress_bar, range_option, read_images
 
 if TYPE_CHECKING:
+    from noiseshift.data import Images
     from noiseshift.studies.compare import Cell
 
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
 @click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
+@range_option
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
 @click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
 @click.option(
@@ -57,6 +59,7 @@ def command(
     points: int,
     batch: int,
     data: str | None,
+    limits: Any,
     controls: bool,
     extractor: str | None,
     trust: bool,
@@ -105,7 +108,14 @@ def command(
         settings: dict[str, Any] = {"samples": samples, "points": points, "batch": batch, "controls": controls}
         settings |= {"seed": seed, "device": device, "precision": precision}
         cells = _grid(
-            checkpoints or ("fashion-sit",), samplers, guidances or ("none",), family, trust, data, estimators, settings
+            checkpoints or ("fashion-sit",),
+            samplers,
+            guidances or ("none",),
+            family,
+            trust,
+            read_images(data, limits),
+            estimators,
+            settings,
         )
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=looks, progress=update)
@@ -139,17 +149,15 @@ def _grid(
     guidances: tuple[str, ...],
     family: str | None,
     trust: bool,
-    data: str | None,
+    held_out: Images,
     estimators: dict[str, int | None] | None,
     settings: dict[str, Any],
 ) -> list[Cell]:
     """A cell for every combination, named after what it combines."""
-    from noiseshift import data as images
     from noiseshift.checkpoints import load
     from noiseshift.studies.compare import Cell
     from noiseshift.studies.measure import Protocol, available
 
-    held_out = images.load_images(data) if data else images.reference()
     loaded = [load(None if path == "fashion-sit" else path, family=family, trust=trust) for path in checkpoints]
     cells = []
     for checkpoint, sampler, words in itertools.product(loaded, samplers, guidances):

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import Source, checkpoint_options, command_line, device_options, progress_bar
+from noiseshift.cli.options import (
+    Source,
+    checkpoint_options,
+    command_line,
+    device_options,
+    progress_bar,
+    range_option,
+    read_images,
+)
 
 
 @click.command()
@@ -31,6 +39,7 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, dev
     "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and constant-pixel, or what can be had."
 )
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
+@range_option
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
@@ -54,6 +63,7 @@ def command(
     against: str | None,
     estimators: dict[str, int | None] | None,
     data: str | None,
+    limits: Any,
     extractor: str,
     weights: str | None,
     reference: str | None,
@@ -79,12 +89,11 @@ def command(
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
-        _exact(sampler, chosen, data, seed, progress, as_json)
+        _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
     from noiseshift.analysis.correct import print_correction, save_correction
     from noiseshift.analysis.report import page
 
-    from noiseshift import data as images
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
@@ -98,7 +107,7 @@ def command(
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     looks = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
-    held_out = images.load_images(data) if data else images.reference()
+    held_out = read_images(data, limits)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
@@ -141,16 +150,17 @@ def command(
         click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
 
 
-def _exact(sampler: Any, methods: list[Any], data: str | None, seed: int, progress: bool, as_json: bool) -> None:
+def _exact(
+    sampler: Any, methods: list[Any], data: str | None, limits: Any, seed: int, progress: bool, as_json: bool
+) -> None:
     """The methods on exact models, printed."""
     import pandas as pd
 
-    from noiseshift import data as images
     from noiseshift.correction.methods import unguided
     from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
     from noiseshift.studies.correct_exact import images as image_case
 
-    pictures = (images.load_images(data) if data else images.reference())[:500].floats
+    pictures = read_images(data, limits)[:500].floats
     cases = (power_law(), mixture(), image_case(pictures))
     with progress_bar(progress) as update:
         tables = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import progress_bar
+from noiseshift.cli.options import progress_bar, range_option, read_images
 
 
 @click.command()
@@ -12,6 +14,7 @@ from noiseshift.cli.options import progress_bar
 @click.option(
     "--reference", type=click.Path(), help="Statistics or real images; Fashion-MNIST's held-out ones by default."
 )
+@range_option
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
@@ -26,6 +29,7 @@ from noiseshift.cli.options import progress_bar
 def command(
     samples: str,
     reference: str | None,
+    limits: Any,
     extractor: str,
     trust: bool,
     weights: str | None,
@@ -52,9 +56,9 @@ def command(
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     looks = parse.parse_extractor(extractor, weights, device, trust=trust)
-    pictures = sets.load_images(samples).pixels
+    pictures = read_images(samples, limits).pictures
     with progress_bar(progress) as update:
-        real = load_reference(reference, looks) if reference else extract(sets.reference().pixels, looks)
+        real = load_reference(reference, looks, limits=limits) if reference else extract(sets.reference().pixels, looks)
         features = extract(pictures, looks, batch=batch, progress=lambda done, total: update("features", done, total))
     table = evaluate(features, real, seed=seed, allow_small=small)
     click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False, float_format="%.4f"))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 from noiseshift.cli import ranges
-from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar, training_options
+from noiseshift.cli.options import (
+    Source,
+    checkpoint_options,
+    device_options,
+    progress_bar,
+    range_option,
+    read_images,
+    training_options,
+)
 
 
 @click.command()
@@ -16,6 +24,7 @@ from noiseshift.cli.options import Source, checkpoint_options, device_options, p
 @training_options
 @device_options
 @click.option("--data", type=click.Path(), help="Labelled training images; the 2,000 bundled ones when left out.")
+@range_option
 @click.option("--part", type=click.Choice(["all", "null"]), default="all", show_default=True, help="What is trained.")
 @click.option("--steps", type=ranges.STEPS, default=200, show_default=True, help="About 1 % of the training's.")
 @click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
@@ -31,6 +40,7 @@ def command(
     precision: Literal["fp32", "bf16"],
     progress: bool,
     data: str | None,
+    limits: Any,
     part: Literal["all", "null"],
     steps: int,
     rate: float | None,
@@ -46,15 +56,16 @@ def command(
     """
     from noiseshift.analysis.training import save_pictures
 
-    from noiseshift import data as sets
     from noiseshift import distributed
     from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.checkpoints.saving import save
+    from noiseshift.data import for_checkpoint
     from noiseshift.training.finetune import finetune
     from noiseshift.training.train import TrainingConfig
 
     loaded = source.load()
-    images = encoded(sets.load_images(data) if data else sets.reference(), loaded)
+    read = for_checkpoint(read_images(data, limits, "train"), loaded.classes, loaded.card.class_names)
+    images = encoded(read, loaded)
     tenth = max(1, len(images) // 10)
     config = TrainingConfig(
         steps,

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import Source, checkpoint_options, command_line, progress_bar, run_options
+from noiseshift.cli.options import (
+    Source,
+    checkpoint_options,
+    command_line,
+    progress_bar,
+    range_option,
+    read_images,
+    run_options,
+)
 
 
 @click.command()
@@ -24,6 +32,7 @@ from noiseshift.cli.options import Source, checkpoint_options, command_line, pro
 )
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
+@range_option
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")
@@ -41,6 +50,7 @@ def command(
     estimators: dict[str, int | None] | None,
     points: int,
     data: str | None,
+    limits: Any,
     controls: bool,
     dry_run: bool,
     out: str | None,
@@ -63,14 +73,13 @@ def command(
     from noiseshift.analysis.report import page
     from noiseshift.analysis.tables import print_run
 
-    from noiseshift import data as images
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
     from noiseshift.studies.folders import Shards
     from noiseshift.studies.measure import Protocol, available, fingerprint, run
 
     loaded = source.load()
-    held_out = images.load_images(data) if data else images.reference()
+    held_out = read_images(data, limits)
     sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         solver=sampler,

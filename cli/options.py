@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, ranges
@@ -17,6 +17,7 @@ from noiseshift import distributed
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
+    from noiseshift.data import Images
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,30 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = wrap(function)
     return function
+
+
+def range_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--range, as `limits`: what black and white are in --data."""
+    return click.option(
+        "--range",
+        "limits",
+        type=parse.RANGE,
+        help="What black and white are in the data, where it does not say (floats: 0,1 or -1,1); none: numbers as the network "
+        "takes them.",
+    )(function)
+
+
+def read_images(source: str | None, limits: Any, part: Literal["held-out", "train"] = "held-out") -> Images:
+    """The images at `source`, or the bundled ones; what was read and assumed is printed on stderr.
+
+    Raises ValueError or FileNotFoundError naming the remedy.
+    """
+    from noiseshift import data
+
+    found = data.load_images(source, limits=limits, part=part) if source else data.reference()
+    if distributed.joined()[0] == 0:
+        click.echo(f"data: {found.about}", err=True)
+    return found
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -173,6 +173,16 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def parse_range(text: str) -> tuple[float, float] | str:
+    """`0,1` → (0.0, 1.0), what black and white are; `none` → "none". Raises ValueError for anything else."""
+    if text == "none":
+        return text
+    numbers = parse_numbers(text)
+    if len(numbers) != 2 or not -float("inf") < numbers[0] < numbers[1] < float("inf"):
+        raise ValueError(f"{text!r}: write what black and white are in the data, such as 0,1 or -1,1, or none")
+    return numbers[0], numbers[1]
+
+
 METHODS = (
     "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
     "classifier-nag=W, blind-free=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
@@ -270,6 +280,7 @@ GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
 LEVELS = Parsed("NUMBERS", parse_levels)
 RATIOS = Parsed("NUMBERS", parse_ratios)
+RANGE = Parsed("BLACK,WHITE", parse_range)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
 DEVICE = Parsed("NAME", parse_device)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 from noiseshift.cli import ranges
-from noiseshift.cli.options import device_options, progress_bar, training_options
+from noiseshift.cli.options import device_options, progress_bar, range_option, read_images, training_options
 
 
 @click.command()
 @click.argument("data", required=False)
 @training_options
+@range_option
 @device_options
 @click.option("--family", type=click.Choice(["sit", "dit"]), default="sit", show_default=True, help="Flow or DDPM.")
 @click.option("--width", type=click.IntRange(16, 16_384), default=128, show_default=True)
@@ -24,6 +25,7 @@ from noiseshift.cli.options import device_options, progress_bar, training_option
 def command(
     data: str | None,
     out: Path,
+    limits: Any,
     batch: int,
     noise_dropout: float,
     class_dropout: float,
@@ -50,7 +52,6 @@ def command(
     import torch
     from noiseshift.analysis.training import save_pictures
 
-    from noiseshift import data as sets
     from noiseshift import distributed
     from noiseshift.checkpoints import Card
     from noiseshift.checkpoints.formats.rebuilt import time_input
@@ -58,7 +59,7 @@ def command(
     from noiseshift.networks.transformer import Transformer, TransformerConfig
     from noiseshift.training.train import Objective, TrainingConfig, train
 
-    images = sets.load_images(data) if data else sets.reference()
+    images = read_images(data, limits, "train")
     channels, height, side = images.pixels.shape[1:]
     if images.labels is None or height != side or side % patch or width % heads:
         raise ValueError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 from noiseshift.cli import ranges
-from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar
+from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar, range_option, read_images
 
 
 @click.command()
@@ -17,6 +17,7 @@ from noiseshift.cli.options import Source, checkpoint_options, device_options, p
 @click.option(
     "--data", type=click.Path(exists=True), required=True, help="Real training images, not the held-out ones."
 )
+@range_option
 @click.option("--out", type=click.Path(path_type=Path), help="File; <checkpoint>-estimator.safetensors by default.")
 @click.option("--steps", type=ranges.STEPS, default=4000, show_default=True)
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
@@ -27,6 +28,7 @@ def command(
     precision: Literal["fp32", "bf16"],
     progress: bool,
     data: str,
+    limits: Any,
     out: Path | None,
     steps: int,
     batch: int,
@@ -38,7 +40,6 @@ def command(
     \b
     noiseshift train-estimator model.pt --family sit --data train/
     """
-    from noiseshift import data as sets
     from noiseshift import distributed
     from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.estimators.network import EstimatorTraining, train_estimator
@@ -49,7 +50,7 @@ def command(
     folder = path.parent / f".{path.stem}.training"
     with progress_bar(progress) as update:
         network = train_estimator(
-            encoded(sets.load_images(data), loaded),
+            encoded(read_images(data, limits, "train"), loaded),
             loaded.model.schedule,
             config,
             folder=folder,

@@ -22,7 +22,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.files import read_content
-from noiseshift.data import load_images, to_float
+from noiseshift.data import Range, load_images, to_float
 from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
 
 Array = np.ndarray
@@ -194,7 +194,7 @@ def extract(
     return Features(extractor.name, torch.cat(values).numpy(), torch.cat(probs).numpy() if probs else None)
 
 
-def load_reference(path: str | Path, extractor: Extractor) -> Features | Moments:
+def load_reference(path: str | Path, extractor: Extractor, *, limits: Range = None) -> Features | Moments:
     """Real images to compare with: an npz with mu and sigma (ours, ADM's, EDM's or pytorch-fid's: they must be of the
     same extractor), or pictures (folder or npz), which are looked at now. Raises ValueError or FileNotFoundError."""
     if Path(path).suffix == ".npz" and Path(path).exists():
@@ -202,7 +202,7 @@ def load_reference(path: str | Path, extractor: Extractor) -> Features | Moments
         if {"mu", "sigma"} <= set(names_in_arrays(path, what, remedy)):
             with reading(path, what, remedy):
                 return _statistics(path, read_arrays(path, what, remedy, only=("mu", "sigma", "n")))
-    return extract(load_images(path).pixels, extractor)
+    return extract(load_images(path, limits=limits).pictures, extractor)
 
 
 def _statistics(path: str | Path, found: Mapping[str, Array]) -> Moments:

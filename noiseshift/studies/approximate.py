@@ -157,7 +157,7 @@ def run(
     for solver in plan.solvers:
         for kind, reports in _follow(checkpoint, models, plan, solver, held_out[0], progress).items():
             paths |= {(solver.name, kind, name): report for name, report in reports.items()}
-    return Study(_manifest(checkpoint, plan, time.time() - started), injected, paths)
+    return Study(_manifest(checkpoint, plan, time.time() - started) | {"data read as": data.about}, injected, paths)
 
 
 def _inject(

@@ -192,7 +192,8 @@ def run(
             progress,
         )
         outcomes.append(outcome)
-    return Correction(_manifest(checkpoint, protocol, methods, extractor, time.time() - started), outcomes, reference)
+    about = _manifest(checkpoint, protocol, methods, extractor, time.time() - started) | {"data read as": data.about}
+    return Correction(about, outcomes, reference)
 
 
 def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:

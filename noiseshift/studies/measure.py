@@ -20,7 +20,7 @@ from torch import Tensor
 from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.checkpoints.diffusers.autoencoder import encoded
-from noiseshift.data import Images
+from noiseshift.data import Images, for_checkpoint
 from noiseshift.diffusion.models import Guidance, Guided, Model, wrap
 from noiseshift.diffusion.noise import FITTING, INITIAL, SAMPLING, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_noise, sample
@@ -319,20 +319,11 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
     for a latent checkpoint come out encoded; labels that the checkpoint cannot be told are left out."""
-    if checkpoint.classes == 1 and data.labels is None:
-        data = Images(data.pixels, torch.zeros(len(data), dtype=torch.int64))
-    if checkpoint.classes and data.labels is None:
-        raise ValueError("the checkpoint is conditional: give --data with labels (classes, or places of prompts)")
-    if checkpoint.classes and data.labels is not None and int(data.labels.max()) >= checkpoint.classes:
-        most = int(data.labels.max())
-        raise ValueError(
-            f"--data has labels up to {most}, the checkpoint classes or prompts up to {checkpoint.classes - 1}"
-        )
-    data = encoded(data, checkpoint)
+    data = encoded(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names), checkpoint)
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
             f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
-            "give --data of its own size"
+            "give --data of its own size and channels"
         )
     if len(data) < 8:
         raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
@@ -344,7 +335,7 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
         rank[classes == label] = torch.arange(int((classes == label).sum()))
     turns = torch.argsort(rank * (int(classes.max()) + 1) + classes)
     if not checkpoint.classes:
-        data = Images(data.pixels)
+        data = replace(data, labels=None)
     first, second = (turns[rank[turns] % 2 == half] for half in (0, 1))
     return data[order[first]], data[order[second]]
 
@@ -481,6 +472,7 @@ def _manifest(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds:
         "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one Philox generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
+        "data read as": data.about,
         "seconds": round(seconds, 1),
     }
 

@@ -150,7 +150,7 @@ def test_a_network_that_returns_nan_stops_the_run_and_leaves_nothing(tmp_path, d
     result = run("measure", tmp_path / "broken.safetensors", *SMALL, "--estimator", "constant-pixel", *words)
     assert result.exit_code == 1
     assert "not finite" in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+    assert len(result.stderr.strip().splitlines()) == 2  # what was read, and the error
     assert not (tmp_path / "run").exists()
 
 

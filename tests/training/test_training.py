@@ -129,7 +129,7 @@ def test_train_estimator_writes_a_network_that_loads(tmp_path):
 def test_evaluate_prints_a_row_a_metric(tmp_path):
     path = tmp_path / "samples.npz"
     np.savez(path, arr_0=ns.data.reference().pixels[:200].permute(0, 2, 3, 1).numpy())
-    printed = run(["evaluate", str(path), "--no-progress"])
+    printed = CliRunner().invoke(main, ["evaluate", str(path), "--no-progress"]).stdout
     assert [line.split()[0] for line in printed.splitlines()[1:]] == [
         *("FD-fashion", "KD-fashion", "precision", "recall", "IS-fashion")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +98,18 @@ class Autoencoder:
         return 2 * (pictures - black) / (white - black) - 1 if self.range != (-1, 1) else pictures
 
 
+def _are_states(pixels: Tensor, checkpoint: Checkpoint) -> bool:
+    """Floats of the checkpoint's own shape, or of a shape that no picture has."""
+    shape = tuple(pixels.shape[1:])
+    return pixels.is_floating_point() and (
+        shape == tuple(checkpoint.shape) or len(shape) != 3 or shape[0] not in (1, 3)
+    )
+
+
 def encoded(images: Images, checkpoint: Checkpoint) -> Images:
     """The set as the checkpoint's states: pictures go through its autoencoder; latents, and pixels of a model that works
     on pixels, stay what they are. Raises ValueError for pictures of another size, or without an autoencoder."""
-    if images.pixels.is_floating_point() or not checkpoint.latent:
+    if not checkpoint.latent or _are_states(images.pixels, checkpoint):
         return images
     coder = checkpoint.autoencoder
     if coder is None:
@@ -116,4 +125,4 @@ def encoded(images: Images, checkpoint: Checkpoint) -> Images:
         )
     rows = max(1, AT_ONCE // (wanted[0] * wanted[1]))
     states = torch.cat([coder.encode(images[i : i + rows].floats) for i in range(0, len(images), rows)])
-    return Images(states, images.labels)
+    return replace(images, pixels=states)

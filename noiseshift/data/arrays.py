@@ -1,0 +1,174 @@
+"""npz and npy files: arrays whose meaning their names, types and shapes tell, or else the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from noiseshift.data.images import Images
+from noiseshift.data.labels import as_labels
+from noiseshift.data.ranges import DARK, Range, dark, refuse_dim, to_bytes, to_unit, unsaid
+from noiseshift.data.trees import Part
+from noiseshift.reading import ReadingError, names_in_arrays, read_arrays, reading, regular
+
+Array = np.ndarray
+
+WHAT, REMEDY = "image set (.npz or .npy of plain arrays)", "write it again with numpy.savez"
+
+STATES = ("latents", "states")
+PICTURES = ("images", "arr_0", "pixels", "samples", "data", "x", "X")
+LABELS = ("labels", "arr_1", "y", "label", "targets", "classes")
+SPLITS: Mapping[Part, tuple[str, ...]] = {"held-out": ("test", "val"), "train": ("train",)}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a file holds: the name and values of its images, and their labels where it has any."""
+
+    name: str
+    values: Array
+    labels: Array | None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class _Shaped:
+    """Values (N, ...), whether they are pictures (N, C, H, W), and what was moved."""
+
+    values: Array
+    picture: bool
+    remarks: tuple[str, ...] = ()
+
+
+def load_arrays(path: Path, limits: Range, part: Part) -> Images:
+    """An .npz, or an .npy that holds images alone. Raises ValueError naming the remedy."""
+    stored = _read(path, part)
+    values, remarks = _states(stored.values, path) if stored.name in STATES else _pixels(stored.values, limits, path)
+    about = ", ".join(each for each in (stored.remark, *remarks) if each)
+    pixels = torch.from_numpy(np.ascontiguousarray(values))
+    if stored.labels is None:
+        return Images(pixels, about=about)
+    return Images(pixels, *as_labels(stored.labels, len(pixels), str(path)), about=about)
+
+
+def _read(path: Path, part: Part) -> _Stored:
+    if path.suffix.lower() == ".npy":
+        with reading(regular(path, WHAT, REMEDY), WHAT, REMEDY), path.open("rb") as opened:
+            return _Stored("arr_0", np.load(opened, allow_pickle=False), None)
+    images, labels, remark = _names(names_in_arrays(path, WHAT, REMEDY), part, path)
+    arrays = read_arrays(path, WHAT, REMEDY, only=(images, labels))
+    return _Stored(images, arrays[images], arrays.get(labels), remark)
+
+
+def _names(names: Sequence[str], part: Part, path: Path) -> tuple[str, str, str]:
+    """The names of the images and of their labels (empty where there are none), and which part of the set they are."""
+    for split in SPLITS[part]:
+        for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
+            if images in names:
+                return images, labels, f"its {split} part"
+    if {"mu", "sigma"} <= set(names):
+        raise ReadingError(f"{path} holds statistics (mu, sigma) and no images: give the images themselves")
+    labels = next((name for name in LABELS if name in names), "")
+    others = [name for name in names if name != labels]
+    known = [name for name in (*STATES, *PICTURES) if name in others]
+    if not known and len(others) != 1:
+        raise ReadingError(
+            f"{path} holds {', '.join(names[:6]) or 'nothing'}: give the images, (N, H, W, C) or (N, C, H, W), under 'images' "
+            "or 'arr_0', or float states under 'latents'"
+        )
+    return (known or others)[0], labels, ""
+
+
+def _states(values: Array, path: Path) -> tuple[Array, tuple[str, ...]]:
+    """Floats in the scale that the network works on."""
+    if values.dtype.kind != "f" or values.ndim < 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(
+            f"{path} needs finite float latents (N, C, H, W) under 'latents', scaled as the network takes them"
+        )
+    return values.astype(np.float32), (f"as the network takes them, from {values.min():.3g} to {values.max():.3g}",)
+
+
+def _pixels(values: Array, limits: Range, path: Path) -> tuple[Array, tuple[str, ...]]:
+    if values.dtype.kind not in "uifb" or values.ndim < 2 or not values.size:
+        raise ValueError(
+            f"{path} needs numbers (N, H, W, C) or (N, C, H, W) under 'images' or 'arr_0', got {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"{path} holds NaN or infinity: repair or remove these images")
+    shaped = _shaped(values, path)
+    scaled, remark = _scaled(shaped, limits, path)
+    return scaled, (*shaped.remarks, *remark)
+
+
+def _shaped(values: Array, path: Path) -> _Shaped:
+    """Channels first. Three axes are grey pictures unless two of them cannot be sides; other numbers of axes no pictures."""
+    if values.ndim == 2 and values.dtype.kind != "f":
+        raise ValueError(
+            f"{path} holds whole numbers of shape {values.shape}: give pictures (N, H, W), not rows of pixels"
+        )
+    if values.ndim == 3 and min(values.shape[1:]) >= 4:
+        return _Shaped(values[:, None], True)
+    if values.ndim != 4:
+        return _Shaped(values, False)
+    first, last = values.shape[1], values.shape[3]
+    if first <= 4 and last <= 4 and first in (1, 3) and last in (1, 3):
+        raise ValueError(
+            f"{path} has shape {values.shape}, in which channels may come first or last: give pictures that are no strips"
+        )
+    remarks: tuple[str, ...] = ()
+    if first > 4 and last <= 4:
+        values, remarks = values.transpose(0, 3, 1, 2), ("channels last",)
+    if values.shape[1] == 4 and values.dtype.kind != "f":
+        return _Shaped(_without_alpha(values, path), True, remarks)
+    return _Shaped(values, values.shape[1] in (1, 3), remarks)
+
+
+def _without_alpha(values: Array, path: Path) -> Array:
+    alpha = values[:, 3]
+    if alpha.min() < alpha.max() or alpha.max() != np.iinfo(values.dtype).max:
+        raise ValueError(f"{path} has 4 channels, one of them not opaque: give images of 1 or 3 channels")
+    return values[:, :3]
+
+
+def _scaled(shaped: _Shaped, limits: Range, path: Path) -> tuple[Array, tuple[str, ...]]:
+    """uint8 for whole numbers, float32 for floats."""
+    values = shaped.values
+    if limits == "none":
+        return values.astype(np.float32), (f"as the network takes them, from {values.min():.3g} to {values.max():.3g}",)
+    if limits is not None:
+        scale = to_unit if values.dtype.kind == "f" else to_bytes
+        return scale(values, limits), (f"black {limits[0]:g}, white {limits[1]:g}",)
+    if values.dtype.kind == "f":
+        if shaped.picture:
+            raise unsaid(values, str(path))
+        return _states(values, path)
+    if values.dtype.kind == "b":
+        return values * np.uint8(255), ("from 1 bit",)
+    return _whole_numbers(values, path)
+
+
+def _whole_numbers(values: Array, path: Path) -> tuple[Array, tuple[str, ...]]:
+    least, most = int(values.min()), int(values.max())
+    if values.dtype == np.uint8:
+        if (least, most) == (0, 1):
+            raise unsaid(values, str(path))
+        return values, dark(least, most)
+    if values.dtype == np.uint16 and most > 255:
+        refuse_dim(least, most, 65535, str(path))
+        return to_bytes(values, (0, 65535)), ("from 16 bit",)
+    if least < 0 or most > 255 or least < most < DARK:
+        raise unsaid(values, str(path))
+    return values.astype(np.uint8), (f"from {values.dtype}",)
+
+
+def channels_in_words(shape: Sequence[int]) -> str:
+    """(C, H, W) and other shapes of one item."""
+    words = {1: "grey", 3: "colour"}
+    if len(shape) == 3:
+        return f"{words.get(shape[0], f'{shape[0]} channels')} {shape[1]}×{shape[2]}"
+    return f"shape {tuple(shape)}"

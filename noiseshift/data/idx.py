@@ -1,0 +1,84 @@
+"""MNIST-style idx files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from noiseshift.data.images import Images
+from noiseshift.data.labels import as_labels
+from noiseshift.data.trees import Part
+from noiseshift.reading import gunzip, reading, regular
+
+KINDS = ("images-idx3", "labels-idx1")
+
+
+def find_idx(path: Path) -> dict[str, Path]:
+    """The image files of a set by their split ("train", "t10k", …), in `path`, or where torchvision puts them under it."""
+    for folder in (path, path / "raw", *sorted(path.glob("*/raw"))):
+        found = {_split(file.name): file for file in sorted(folder.glob("*images?idx3-ubyte*"), reverse=True)}
+        if found:
+            return found
+    return {}
+
+
+def _split(name: str) -> str:
+    return name[: name.index("images")].rstrip("-_.")
+
+
+def load_part(found: dict[str, Path], part: Part) -> Images:
+    """The wanted part of the splits that are there, or the only one.
+
+    Raises ValueError where several splits could be meant.
+    """
+    wanted = [name for name in found if ("train" in name) == (part == "train")]
+    chosen = wanted or list(found)
+    if len(chosen) > 1:
+        raise ValueError(
+            f"{found[chosen[0]].parent} holds {', '.join(sorted(chosen))}: give the images file of one of them"
+        )
+    remark = f"the {chosen[0]} files" + (
+        "" if wanted else f", for want of {'training' if part == 'train' else 'held-out'} ones"
+    )
+    return load_files(found[chosen[0]], remark)
+
+
+def load_files(path: Path, remark: str = "") -> Images:
+    """An images file and the labels file beside it. Raises FileNotFoundError when it is missing, ValueError for damage."""
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    other = beside.with_suffix("") if beside.suffix == ".gz" else beside.with_name(f"{beside.name}.gz")
+    labels = next((each for each in (beside, other) if each.exists()), None)
+    pixels = _read(path)
+    if pixels.ndim != 3 or not pixels.size:
+        raise ValueError(f"{path} holds no pictures (shape {pixels.shape}): get it again")
+    if labels is None:
+        raise FileNotFoundError(f"no {beside.name.removesuffix('.gz')}[.gz] in {path.parent}")
+    found = _read(labels)
+    if len(pixels) != len(found):
+        split = _split(path.name)
+        raise ValueError(f"{path.parent} has {len(pixels)} {split} images but {len(found)} labels: get both again")
+    return Images(torch.from_numpy(pixels[:, None].copy()), as_labels(found, len(pixels), str(labels))[0], about=remark)
+
+
+def load_idx(folder: str | Path, split: str) -> Images:
+    """MNIST-style files of `folder`, gzipped or not: `split` is "train" or "t10k".
+
+    Raises FileNotFoundError when they are missing, ValueError when they are damaged.
+    """
+    found = find_idx(Path(folder)).get(split)
+    if found is None:
+        raise FileNotFoundError(f"no {split}-{KINDS[0]}-ubyte[.gz] in {folder}")
+    return load_files(found)
+
+
+def _read(path: Path) -> np.ndarray:
+    """The idx format: two zero bytes, 8 for uint8, the number of axes; each axis's length, big-endian; the values."""
+    what, remedy = "whole idx file of bytes", "get it again"
+    raw = gunzip(path, what, remedy) if path.suffix == ".gz" else regular(path, what, remedy).read_bytes()
+    with reading(path, what, remedy):
+        if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+            raise ValueError("its first bytes are wrong")
+        shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)

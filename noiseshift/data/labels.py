@@ -1,0 +1,120 @@
+"""Classes: numbers from 0 that a checkpoint can be told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.data.images import Images
+
+Array = np.ndarray
+
+
+def natural(word: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sorts 2 before 10, and a before B."""
+    parts = re.split(r"([0-9]+)", word.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], word
+
+
+def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels as a file holds them → int64 (count,), and their names in order where they are words.
+
+    One-hot rows (count, K) of zeros and ones are read as their places. Raises ValueError for anything that is no class:
+    fractions, NaN, negative numbers, another number of labels than `count`.
+    """
+    if values.ndim == 2 and values.shape[1] > 1 and len(values) == count:
+        values = _places(values, where)
+    if values.size != count:
+        raise ValueError(f"{where} has {count} images but {values.size} labels: give one label an image, or none")
+    flat = values.reshape(-1)
+    if flat.dtype.kind in "US":
+        names = sorted({str(word) for word in flat}, key=natural)
+        places = {name: place for place, name in enumerate(names)}
+        return torch.tensor([places[str(word)] for word in flat]), tuple(names)
+    if flat.dtype.kind not in "uifb":
+        raise ValueError(f"{where} has labels of type {flat.dtype}: give whole numbers from 0")
+    if flat.dtype.kind == "f" and not bool(np.all(np.isfinite(flat) & (flat == np.floor(flat)))):
+        wrong = flat[~(np.isfinite(flat) & (flat == np.floor(flat)))][0]
+        raise ValueError(f"{where} has the label {wrong:g}, which is no class: give whole numbers from 0")
+    if flat.min() < 0 or flat.max() >= 2**31:
+        wrong = flat.min() if flat.min() < 0 else flat.max()
+        raise ValueError(f"{where} has the label {int(wrong)}, which is no class: give whole numbers from 0")
+    return torch.from_numpy(flat.astype(np.int64)), ()
+
+
+def _places(rows: Array, where: str) -> Array:
+    if rows.dtype.kind not in "uifb" or not np.all((rows == 0) | (rows == 1)) or not np.all(rows.sum(1) == 1):
+        raise ValueError(
+            f"{where} has labels of shape {rows.shape} that are not one-hot: give one label an image, or none"
+        )
+    return rows.argmax(1)
+
+
+def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> Images:
+    """The set with its labels as a checkpoint of `classes` classes counts them, `names` in its order where its card says.
+
+    Class folders are matched by name where the card names classes. Otherwise there must be a folder a class, or folders
+    that are called by numbers whose order and value agree. ImageNet's own folders (n01440764) have a known order. For a
+    checkpoint without classes the set stays as it is.
+
+    Raises:
+        ValueError: Labels are missing, are no class of the checkpoint's, or cannot be told for certain.
+    """
+    if not classes:
+        return images
+    if images.labels is None and classes == 1:
+        return replace(images, labels=torch.zeros(len(images), dtype=torch.int64))
+    if images.labels is None:
+        raise ValueError("the checkpoint is conditional: give --data with labels (classes, or places of prompts)")
+    if images.names:
+        return _named(images, classes, names)
+    least, most = int(images.labels.min()), int(images.labels.max())
+    if least < 0 or most >= classes:
+        counted = "; they seem to be counted from 1" if (least, most) == (1, classes) else ""
+        raise ValueError(
+            f"--data has labels from {least} to {most}, the checkpoint classes or prompts from 0 to {classes - 1}{counted}"
+        )
+    return images
+
+
+def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
+    """Class folders of the set → the checkpoint's classes."""
+    assert images.labels is not None
+    known = {name.casefold(): place for place, name in enumerate(names)}
+    if known and all(name.casefold() in known for name in images.names):
+        order = torch.tensor([known[name.casefold()] for name in images.names])
+        return replace(images, labels=order[images.labels])
+    numbers = [int(name) if name.isdecimal() else None for name in images.names]
+    counted = numbers == list(range(len(numbers)))
+    wordnet = len(images.names) == classes and all(re.fullmatch(r"n[0-9]{8}", name) for name in images.names)
+    if known and not counted and not wordnet:
+        other = next(name for name in images.names if name.casefold() not in known)
+        raise ValueError(
+            f"the class folder {other} is none of the card's classes ({', '.join(names[:3])}, …): call the folders by those "
+            "names, or give an .npz with labels"
+        )
+    if len(images.names) > classes or (len(images.names) < classes and not counted):
+        raise ValueError(
+            f"--data has {len(images.names)} class folders ({_few(images.names)}), the checkpoint {classes} classes or "
+            "prompts: which is which cannot be told; give a folder a class, or an .npz with labels"
+        )
+    return images
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]}"
+
+
+def said(labels: Tensor | None, names: Sequence[str]) -> str:
+    """The classes in words."""
+    if labels is None:
+        return "no classes"
+    if not names:
+        return f"labels {int(labels.min())} … {int(labels.max())}"
+    words = sorted(names) != list(names)
+    return f"{len(names)} classes in the order {_few(names)}{' (by number; as words they sort otherwise)' if words else ''}"

@@ -1,0 +1,68 @@
+"""What black and white are: numbers become pixels only where the file, or the user, says so."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Array = np.ndarray
+
+Range = tuple[float, float] | Literal["none"] | None
+"""What black and white are in the data, "none" for numbers that the network takes as they are, None where nobody said."""
+
+DIM = 1 / 4
+"""A 16-bit set that never comes above this share of white was most likely made with fewer bits."""
+
+DARK = 32
+"""8-bit sets whose largest value is below this are read as they are, and it is said."""
+
+
+def to_bytes(values: Array, limits: tuple[float, float]) -> Array:
+    """Numbers from limits[0] (black) to limits[1] (white) → uint8, rounded. Raises ValueError for numbers outside."""
+    low, high = _checked(values, limits)
+    return np.rint((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+
+
+def to_unit(values: Array, limits: tuple[float, float]) -> Array:
+    """Numbers from limits[0] (black) to limits[1] (white) → float32 in [-1, 1]. Raises ValueError for numbers outside."""
+    low, high = _checked(values, limits)
+    return ((values.astype(np.float64) - low) * (2 / (high - low)) - 1).astype(np.float32)
+
+
+def _checked(values: Array, limits: tuple[float, float]) -> tuple[float, float]:
+    low, high = limits
+    slack = 1e-3 * (high - low)  # resizing overshoots a little
+    if values.min() < low - slack or values.max() > high + slack:
+        raise ValueError(
+            f"the values go from {values.min():g} to {values.max():g}, outside --range {low:g},{high:g}: give the range "
+            "that holds them"
+        )
+    return low, high
+
+
+def refuse_dim(least: float, most: float, white: float, where: str) -> None:
+    """Raise ValueError where numbers from `least` to `most` are too small to be certain of their white."""
+    if least < most < white * DIM:
+        raise ValueError(
+            f"the largest value in {where} is {most:g}, where white would be {white:g}: say what black and white are with "
+            f"--range 0,{most:g} or --range 0,{white:g}"
+        )
+
+
+def dark(least: float, most: float) -> tuple[str, ...]:
+    """A remark on 8-bit numbers that are all small."""
+    return (f"no brighter than {most:g} of 255 (is that white? --range 0,{most:g})",) if least < most < DARK else ()
+
+
+def unsaid(values: Array, where: str) -> ValueError:
+    """The refusal of numbers whose black and white nobody said."""
+    low, high = float(values.min()), float(values.max())
+    usual = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (0, 65535))
+    likely = next(
+        (f"{a},{b}" for a, b in sorted(usual, key=lambda ends: ends[1] - ends[0]) if a <= low and high <= b), ""
+    )
+    return ValueError(
+        f"{where} holds pictures from {low:g} to {high:g} and does not say what black and white are: give --range BLACK,WHITE"
+        f"{f' (perhaps {likely})' if likely else ''}, or --range none where the network takes these numbers as they are"
+    )

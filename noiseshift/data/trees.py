@@ -1,0 +1,225 @@
+"""Folders and zips of pictures: which files are pictures, and which folders are classes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Literal
+
+from noiseshift.data.labels import natural
+from noiseshift.data.pictures import SUFFIXES
+
+Part = Literal["held-out", "train"]
+"""Which part of a data set is wanted where it comes in parts."""
+
+Place = tuple[str, ...]
+"""A path under the set's root, as its parts."""
+
+PARTS: dict[str, Part] = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "testset", "val", "valid", "validation", "dev", "eval"), "held-out"),
+    **dict.fromkeys(("heldout", "held-out", "held_out", "holdout"), "held-out"),
+}
+
+JUNK = {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"}
+JUNK |= {"system volume information", "icon\r"}
+
+LARGEST = 1 << 28
+"""Bytes of one picture's file in a zip."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the set and how it is opened."""
+
+    place: Place
+    open: Callable[[], BinaryIO]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All files and folders of the set but hidden ones and what file managers leave behind."""
+
+    root: str
+    files: list[File]
+    folders: set[Place]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pictures of a set in order, their classes, and what had to be assumed."""
+
+    files: list[File]
+    labels: list[int] | None
+    names: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def junk(name: str) -> bool:
+    """Whether a file or folder is hidden, or left behind by a file manager."""
+    return name.startswith(".") or name.casefold() in JUNK
+
+
+def folder_tree(root: Path) -> Tree:
+    """What lies in a folder; links to folders are followed, once."""
+    files, folders, seen = [], set[Place](), set[str]()
+    for where, inner, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(where)
+        inner[:] = [] if real in seen else [name for name in inner if not junk(name)]
+        if real in seen:
+            continue
+        seen.add(real)
+        place = Path(where).relative_to(root).parts
+        folders.add(place)
+        paths = [Path(where) / name for name in names if not junk(name)]
+        files += [File((*place, path.name), _opener(path)) for path in paths if path.is_file()]
+    return Tree(str(root), files, folders - {()})
+
+
+def _opener(path: Path) -> Callable[[], BinaryIO]:
+    return lambda: path.open("rb")
+
+
+def zip_tree(archive: zipfile.ZipFile, root: Path) -> Tree:
+    """What lies in a zip, which must stay open while its files are read. Raises ValueError for files that are too large."""
+    files, folders = [], set[Place]()
+    for info in archive.infolist():
+        place = PurePosixPath(info.filename.replace("\\", "/")).parts
+        if any(junk(name) for name in place):
+            continue
+        folders |= {place[:depth] for depth in range(1, len(place) + info.is_dir())}
+        if not info.is_dir():
+            files.append(File(place, _unzipper(archive, info)))
+    return Tree(str(root), files, folders)
+
+
+def _unzipper(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
+    def opened() -> BinaryIO:
+        if info.file_size > LARGEST:
+            raise ValueError(f"holds {info.file_size:,} bytes, too many for a picture: unpack the zip yourself")
+        with archive.open(info) as file:
+            return io.BytesIO(file.read(LARGEST))
+
+    return opened
+
+
+def arrange(tree: Tree, part: Part) -> Layout:
+    """The set's pictures and classes.
+
+    A class is a folder; a folder that holds nothing but one folder is passed through; of a set that comes in parts (train,
+    test) the wanted one is taken where there is one. An EDM-style dataset.json gives the labels instead.
+
+    Raises:
+        ValueError: There are no pictures, or it cannot be told which folders are classes.
+    """
+    pictures = sorted((f for f in tree.files if _is_picture(f)), key=lambda file: _order(file.place))
+    if not pictures:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise ValueError(f"no pictures ({kinds}) under {tree.root}")
+    listed = next((file for file in tree.files if file.place == ("dataset.json",)), None)
+    remarks = _left_out(len(tree.files) - len(pictures) - (listed is not None))
+    if listed is not None:
+        return Layout(pictures, _listed(listed, pictures, tree.root), (), (*remarks, "labels of its dataset.json"))
+    root: Place = ()
+    while True:
+        tops = _tops(pictures, root, tree.root)
+        chosen = tops[0] if len(tops) == 1 else _chosen(tops, part, _path(tree.root, root))
+        if chosen is None:
+            break
+        if len(tops) > 1:
+            remarks = (*remarks, f"its part {chosen}")
+        root = (*root, chosen)
+        pictures = [file for file in pictures if file.place[: len(root)] == root]
+    if not tops:
+        return Layout(pictures, None, (), remarks)
+    _require_clear(tree, pictures, root, tops)
+    if any(len(file.place) > len(root) + 2 for file in pictures):
+        remarks = (*remarks, "pictures of deeper folders with their class")
+    labels = {name: label for label, name in enumerate(tops)}
+    return Layout(pictures, [labels[file.place[len(root)]] for file in pictures], tuple(tops), remarks)
+
+
+def _is_picture(file: File) -> bool:
+    return PurePosixPath(file.place[-1]).suffix.lower() in SUFFIXES
+
+
+def _order(place: Place) -> list[object]:
+    return [natural(name) for name in place]
+
+
+def _left_out(others: int) -> tuple[str, ...]:
+    return (f"{others} other file{'s' if others > 1 else ''} left out",) if others else ()
+
+
+def _path(root: str, place: Place) -> str:
+    return str(Path(root, *place))
+
+
+def _tops(pictures: Sequence[File], root: Place, where: str) -> list[str]:
+    """The folders right under `root` that hold pictures, in natural order. Raises ValueError where pictures lie beside."""
+    depth = len(root)
+    tops = {file.place[depth] for file in pictures if len(file.place) > depth + 1}
+    if tops and any(len(file.place) == depth + 1 for file in pictures):
+        raise ValueError(
+            f"{_path(where, root)} holds pictures both beside and inside its folders ({_few(tops)}): which are classes "
+            "cannot be told; move them into folders, or give one folder"
+        )
+    return sorted(tops, key=natural)
+
+
+def _chosen(tops: Sequence[str], part: Part, where: str) -> str | None:
+    """The wanted part of a set that comes in parts, None for one that does not."""
+    known = [name for name in tops if name.casefold() in PARTS]
+    if len(known) < 2:
+        return None
+    wanted = [name for name in known if PARTS[name.casefold()] == part]
+    if len(wanted) == 1 and len(known) == len(tops):
+        return wanted[0]
+    raise ValueError(f"{where} comes in parts ({_few(tops)}): give one of them, such as {Path(where, known[0])}")
+
+
+def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequence[str]) -> None:
+    """Raise ValueError where the folders under `root` need not be the classes."""
+    depth, where = len(root), _path(tree.root, root)
+    inner = {name for file in pictures for name in file.place[depth + 1 : -1] if name.casefold() in PARTS}
+    if len({name.casefold() for name in inner}) > 1:
+        raise ValueError(
+            f"the classes of {where} come in parts ({_few(inner)}): give a folder of one part, a folder a class"
+        )
+    beside = {place[depth] for place in tree.folders if place[:depth] == root and len(place) > depth} - set(tops)
+    if beside:
+        raise ValueError(
+            f"{where} has class folders without a picture ({_few(beside)}), so that the others' numbers cannot be told: fill "
+            "or remove them"
+        )
+
+
+def _few(names: Sequence[str] | set[str]) -> str:
+    ordered = sorted(names, key=natural)
+    return ", ".join(ordered[:4]) + (", …" if len(ordered) > 4 else "")
+
+
+def _listed(file: File, pictures: Sequence[File], where: str) -> list[int] | None:
+    """Labels as EDM's dataset tool writes them: {"labels": [["00000/img00000000.png", 6], …]}, or null."""
+    try:
+        with file.open() as opened:
+            rows = json.load(opened).get("labels")
+        known = None if rows is None else {PurePosixPath(name).parts: label for name, label in rows}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{where}: dataset.json is not as EDM's dataset tool writes it ({error}): repair it") from None
+    if known is None:
+        return None
+    return [_label(known.get(picture.place), picture.place, where) for picture in pictures]
+
+
+def _label(label: object, place: Place, where: str) -> int:
+    if not isinstance(label, int) or label < 0:
+        raise ValueError(
+            f"{where}: dataset.json gives {'/'.join(place)} the label {label}: give each a whole number from 0"
+        )
+    return label

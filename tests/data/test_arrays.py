@@ -1,0 +1,189 @@
+"""npz and npy files: what their names, types and shapes say is taken; what they do not say is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from noiseshift.data import load_images
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (6, 5, 7), dtype=np.uint8)
+UNIT = (BYTES / 255).astype(np.float32)
+
+
+def stored(tmp_path, **arrays):
+    np.savez(tmp_path / "set.npz", **arrays)
+    return tmp_path / "set.npz"
+
+
+@pytest.mark.parametrize("name", ["images", "arr_0", "pictures"])
+@pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW", "NHW1"])
+def test_bytes_in_any_layout(tmp_path, name, layout):
+    arrays = {"NHW": BYTES, "NHWC": BYTES[..., None].repeat(3, 3), "NCHW": BYTES[:, None], "NHW1": BYTES[..., None]}
+    images = load_images(stored(tmp_path, **{name: arrays[layout]}))
+    assert images.pixels.shape == (6, 3 if layout == "NHWC" else 1, 5, 7)
+    assert np.array_equal(images.pixels[:, 0].numpy(), BYTES)
+    assert images.labels is None
+    assert len(images[:2]) == 2
+    assert images[:2].about == images.about
+
+
+def test_a_lone_npy_is_a_set_of_images(tmp_path):
+    np.save(tmp_path / "set.npy", BYTES)
+    assert np.array_equal(load_images(tmp_path / "set.npy").pixels[:, 0].numpy(), BYTES)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        (UNIT, (0.0, 1.0)),
+        (UNIT.astype(np.float64), (0.0, 1.0)),
+        (UNIT.astype(np.float16), (0.0, 1.0)),
+        (2 * UNIT - 1, (-1.0, 1.0)),
+        (UNIT - 0.5, (-0.5, 0.5)),
+        (255 * UNIT, (0.0, 255.0)),
+        (16 * UNIT, (0.0, 16.0)),
+        (UNIT[:, None], (0.0, 1.0)),
+        (UNIT[..., None].repeat(3, 3), (0.0, 1.0)),
+    ],
+)
+def test_floats_need_a_range_and_are_exact_with_it(tmp_path, values, limits):
+    path = stored(tmp_path, images=values)
+    with pytest.raises(ValueError, match=r"does not say what black and white are: give --range"):
+        load_images(path)
+    images = load_images(path, limits=limits)
+    assert images.pixels.is_floating_point()
+    np.testing.assert_allclose(
+        images.floats[:, 0].numpy(), 2 * UNIT - 1, atol=2e-3 if values.dtype == np.float16 else 1e-6
+    )
+    assert np.array_equal(images.pictures[:, 0].numpy(), BYTES)
+    assert f"black {limits[0]:g}, white {limits[1]:g}" in images.about
+
+
+@pytest.mark.parametrize("limits", [(0.0, 0.5), (0.1, 1.0), (-1.0, 0.9)])
+def test_floats_outside_their_range_are_refused(tmp_path, limits):
+    with pytest.raises(ValueError, match=r"go from 0 to 0\.9\S*, outside --range"):
+        load_images(stored(tmp_path, images=UNIT), limits=limits)
+
+
+def test_floats_that_are_no_range_are_taken_as_they_are_where_that_is_said(tmp_path):
+    values = RNG.standard_normal((6, 1, 5, 7)).astype(np.float32)
+    images = load_images(stored(tmp_path, images=values), limits="none")
+    assert np.array_equal(images.floats.numpy(), values)
+    assert "as the network takes them" in images.about
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (BYTES.astype(np.int64), BYTES),
+        (BYTES.astype(np.uint16) * 257, BYTES),
+        (BYTES > 127, (BYTES > 127) * 255),
+        (BYTES.astype(np.uint16), BYTES),
+    ],
+)
+def test_whole_numbers_of_other_types(tmp_path, values, expected):
+    images = load_images(stored(tmp_path, images=values))
+    assert images.pixels.dtype == torch.uint8
+    assert np.array_equal(images.pixels[:, 0].numpy(), expected)
+    assert "from " in images.about
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        BYTES.astype(np.int16) - 128,
+        BYTES.astype(np.int32) * 100,
+        BYTES.astype(np.uint16) * 16,
+        BYTES // 128,
+        (BYTES // 16).astype(np.int64),
+    ],
+)
+def test_whole_numbers_on_an_unknown_scale_are_refused(tmp_path, values):
+    with pytest.raises(ValueError, match="--range"):
+        load_images(stored(tmp_path, images=values))
+    limits = (float(values.min()), float(values.max()))
+    images = load_images(stored(tmp_path, images=values), limits=limits)
+    assert (int(images.pixels.min()), int(images.pixels.max())) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"first": BYTES, "second": BYTES}, "holds first, second: give the images"),
+        ({}, "holds nothing"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "holds statistics"),
+        ({"images": np.zeros((0, 4, 4), np.uint8)}, "needs numbers"),
+        ({"images": np.zeros((2, 0, 4), np.uint8)}, "needs numbers"),
+        ({"images": np.zeros(4, np.uint8)}, "needs numbers"),
+        ({"images": np.array(["a", "b"])}, "needs numbers"),
+        ({"images": UNIT + 1j}, "needs numbers"),
+        ({"images": UNIT * np.nan}, "NaN or infinity"),
+        ({"images": np.zeros((2, 784), np.uint8)}, "not rows of pixels"),
+        ({"images": np.zeros((2, 3, 9, 3), np.uint8)}, "channels may come first or last"),
+        ({"images": np.arange(2 * 4 * 81, dtype=np.uint32).astype(np.uint8).reshape(2, 9, 9, 4)}, "not opaque"),
+        ({"latents": BYTES}, "needs finite float latents"),
+        ({"latents": np.full_like(UNIT, np.inf)}, "needs finite float latents"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_in_one_line(tmp_path, arrays, message):
+    path = stored(tmp_path, **arrays)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_images(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_opaque_alpha_channel_is_left_out(tmp_path):
+    colour = BYTES[..., None].repeat(3, 3)
+    images = load_images(stored(tmp_path, images=np.concatenate([colour, np.full_like(colour[..., :1], 255)], 3)))
+    assert images.pixels.shape == (6, 3, 5, 7)
+
+
+STATES = {
+    "vectors": (6, 12),
+    "signals": (6, 1, 100),
+    "two-channel signals": (6, 2, 100),
+    "two channels": (6, 2, 8, 8),
+    "latents under another name": (6, 4, 8, 8),
+    "many channels": (6, 13, 8, 8),
+    "video": (6, 3, 4, 8, 8),
+}
+
+
+@pytest.mark.parametrize("kind", list(STATES))
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_what_are_no_pictures_are_states_as_they_are(tmp_path, kind, suffix):
+    values = RNG.standard_normal(STATES[kind])
+    path = tmp_path / f"set.{suffix}"
+    np.save(path, values) if suffix == "npy" else np.savez(path, images=values)
+    images = load_images(path)
+    np.testing.assert_allclose(images.floats.numpy(), values, rtol=1e-6)
+    assert "6 states" in images.about
+    with pytest.raises(ValueError, match="no pictures"):
+        images.pictures  # noqa: B018
+
+
+def test_channels_last_states_are_moved_and_that_is_said(tmp_path):
+    values = RNG.standard_normal((6, 8, 9, 2)).astype(np.float32)
+    images = load_images(stored(tmp_path, images=values))
+    assert np.array_equal(images.floats.numpy(), values.transpose(0, 3, 1, 2))
+    assert "channels last" in images.about
+
+
+@pytest.mark.parametrize("names", [("x_{}", "y_{}"), ("{}_images", "{}_labels")])
+def test_sets_in_parts_give_the_wanted_one(tmp_path, names):
+    parts = {}
+    for split, shade in (("train", 50), ("test", 200)):
+        parts[names[0].format(split)] = np.full((3, 8, 8), shade, np.uint8)
+        parts[names[1].format(split)] = np.full((3, 1), shade // 100, np.uint8)
+    path = stored(tmp_path, **parts)
+    held_out, train = load_images(path), load_images(path, part="train")
+    assert (held_out.pixels.unique().tolist(), held_out.labels.unique().tolist()) == ([200], [2])
+    assert (train.pixels.unique().tolist(), train.labels.unique().tolist()) == ([50], [0])
+    assert "its test part" in held_out.about
+
+
+def test_copies_are_counted(tmp_path):
+    assert "2 copies of others" in load_images(stored(tmp_path, images=BYTES[[0, 1, 2, 1, 1]])).about
+    assert "all alike" in load_images(stored(tmp_path, images=BYTES[[0, 0, 0]])).about
+    assert "cop" not in load_images(stored(tmp_path, images=BYTES)).about
