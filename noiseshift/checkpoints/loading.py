@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def load(
     file = _resolve(path)
     if file.is_dir():
         folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
-        found = _checkpoint(file, sha256(folder.weights), folder.model, folder.card, folder.autoencoder)
+        found = _checkpoint(file, _sha256_of_all(folder.weights), folder.model, folder.card, folder.autoencoder)
         return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
     if prompts is not None or embeddings is not None:
         raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
@@ -112,6 +113,12 @@ def load(
         said = str(error)
         raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None
     return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
+
+
+def _sha256_of_all(first: Path) -> str:
+    """Of a network's only file of weights; of all its shards' hashes where there are several."""
+    each = [sha256(path) for path in sorted(first.parent.glob("*.safetensors"))]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
 def _of_own_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:

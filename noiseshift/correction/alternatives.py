@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from noiseshift.diffusion.guidance import EncodedLevel
+from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
 from noiseshift.diffusion.noise import PERTURBING, generators, normal
 from noiseshift.diffusion.samplers import Transition, Update
@@ -38,6 +40,10 @@ class EstimatedLevel:
             order = np.argsort(calibration.times)
             times, bias = calibration.times[order], calibration.bias[order]
             self.bias = lambda t: float(np.interp(t, times, bias))
+
+    def describe(self) -> dict[str, Any]:
+        """Estimator and reach; the calibration is what its data, seed and times make of them."""
+        return {"estimator": identity(self.estimator), "reach": self.reach}
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         told = float(t.flatten()[0])

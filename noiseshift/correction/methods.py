@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from noiseshift.diffusion.guidance import (
     classifier_noise_awareness,
     noise_awareness,
 )
+from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import Guidance, Guided, LogProb, Model, Predicts
 from noiseshift.diffusion.samplers import Update
 from noiseshift.shift.report import ShiftReport
@@ -59,6 +61,10 @@ class Method:
     make: Callable[[MethodContext], Built]
     kind: str = ""
     scale: float = 0.0
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, in plain values: its name, and the hash of how it is made, with all of its scales and windows."""
+        return {"name": self.name, "make": identity(self.make)}
 
 
 def unguided() -> Method:

@@ -10,7 +10,8 @@ only as a score is s + w (s - s_blind) literally guidance by ∇ log p(t | x). R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from noiseshift.diffusion.models import (
     Prediction,
     Predicts,
     Scale,
+    Within,
     Wrapped,
 )
 
@@ -77,8 +79,39 @@ def _within(scale: Scale, interval: tuple[float, float]) -> Scale:
         raise ValueError(f"the guidance interval must run from low to high t, got {low} … {high}")
     if (low, high) == (0.0, 1.0):
         return scale
-    low, high = low - 1e-6, high + 1e-6  # an end is inside, in float32 too, where 0.6 is more than 0.6
-    return lambda t: (float(scale(t)) if callable(scale) else scale) if low <= float(t) <= high else 0.0
+    return Within(scale, low, high)
+
+
+def in_words(description: Mapping[str, Any] | None) -> str:
+    """A guidance's description, as a manifest keeps it, in words: `cfg=1, nag=0.5 for t in [0, 0.6]`; `none` without.
+
+    Also reads what older manifests kept: the weights at t = 0.5 under the text of each branch.
+    """
+    if description is None:
+        return "none"
+    if "terms" not in description:
+        old = {"(True, False, 0)": "cfg", "(False, True, 0)": "nag"}
+        parts = [f"{old[key]}={-weight:g}" for key, weight in description.items() if key in old and weight]
+        return ", ".join(parts) or "other"
+    terms = [(_name(term), scale) for term in description["terms"] for scale in term["scales"]]
+    terms += [("classifier-nag", each["scale"]) for each in description["gradients"]]
+    return ", ".join(f"{name}={_scale_in_words(scale)}" for name, scale in terms if scale != 0) or "none"
+
+
+def _name(term: Mapping[str, Any]) -> str:
+    """What a direction away from a branch is called."""
+    if term["model"]:
+        return "autoguidance" if term["condition"] else "dog"
+    return {(True, False): "cfg", (False, True): "nag"}.get((term["noise"], term["condition"]), "other")
+
+
+def _scale_in_words(scale: Any) -> str:
+    if not isinstance(scale, Mapping):
+        return f"{scale:g}"
+    if "interval" not in scale:
+        return f"function {scale['values'][:8]}"
+    low, high = scale["interval"]
+    return f"{_scale_in_words(scale['scale'])} for t in [{low:g}, {high:g}]"
 
 
 class BlindSpace(Wrapped):

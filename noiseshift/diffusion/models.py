@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.schedules import Level, Schedule
 
 Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
@@ -257,6 +258,51 @@ class Guidance:
         now = _one_time(t, varies or any(callable(scale) for _, scale in self.gradients))
         scales = {b: sum(_value(s, now) for s in parts) for b, parts in self.terms.items()}
         return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the guided answer, in plain values: terms with their branches and scales, the other models and the
+        gradients by the hash of what they are. Two guidances that could answer differently have different descriptions.
+        """
+        return {
+            "terms": [
+                {**branch._asdict(), "scales": [describe_scale(scale) for scale in parts]}
+                for branch, parts in self.terms.items()
+            ],
+            "models": [identity(model) for model in self.models],
+            "gradients": [
+                {"log_prob": identity(log_prob), "scale": describe_scale(scale)} for log_prob, scale in self.gradients
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Within:
+    """A scale inside an interval of t, its ends included, and 0 outside of it."""
+
+    scale: Scale
+    low: float
+    high: float
+
+    def __call__(self, t: Tensor) -> float:
+        # An end is inside in float32 too, where 0.6 is more than 0.6.
+        return _value(self.scale, t) if self.low - 1e-6 <= float(t) <= self.high + 1e-6 else 0.0
+
+
+def describe_scale(scale: Scale) -> Any:
+    """A scale in plain values: a number, an interval with its scale, or the hashes of a function's values over a grid of t
+    and of its code."""
+    if isinstance(scale, Within):
+        return {"scale": describe_scale(scale.scale), "interval": [scale.low, scale.high]}
+    if not callable(scale):
+        return float(scale)
+    return {"values": identity([_tried(scale, t) for t in torch.linspace(0, 1, 1001)]), "function": identity(scale)}
+
+
+def _tried(scale: Callable[[Tensor], float], t: Tensor) -> float | str:
+    try:
+        return float(scale(t))
+    except Exception as error:  # a user's function may know some times only, and raise anything at the others
+        return type(error).__name__
 
 
 def _one_time(t: Tensor | float, varies: bool) -> Tensor:
