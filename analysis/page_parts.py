@@ -119,11 +119,15 @@ def cell(name: str, value: Any) -> Cell:
 
 def protocol(manifest: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """The manifest as pairs of words; a long list is named by its length and ends."""
+    from noiseshift.diffusion.guidance import in_words
+
     for key, value in manifest.items():
         name = f"{prefix}{key}".replace("_", " ")
         if key in ("command", "chosen"):
             continue
-        if isinstance(value, Mapping) and value:
+        if key == "guidance":
+            yield name, in_words(value)
+        elif isinstance(value, Mapping) and value:
             yield from protocol(value, f"{name}: ")
         elif isinstance(value, list) and len(value) > 20:
             yield name, f"{len(value)} values, {value[0]:.6g} … {value[-1]:.6g}"

@@ -13,8 +13,8 @@ def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
     import matplotlib.pyplot as plt
 
     from noiseshift.checkpoints import load
-    from noiseshift.diffusion.samplers import euler, time_grid
-    from noiseshift.studies.measure import Protocol, Solver, draw
+    from noiseshift.studies.measure import draw
+    from noiseshift.studies.protocol import Protocol
 
     rows = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
     with style():
@@ -23,6 +23,5 @@ def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
         ax.set(xlabel="step", ylabel="mean squared error")
         figure.savefig(checkpoint.parent / "loss.png")
         plt.close(figure)
-    solver = Solver("euler:50", lambda: euler, lambda model: time_grid(model, 50))
-    pictures, labels = draw(load(checkpoint), Protocol(solver, samples=samples))
+    pictures, labels = draw(load(checkpoint), Protocol("euler:50", samples=samples))
     save_samples(pictures, labels, checkpoint.parent / "samples.png")

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from noiseshift.analysis import plots
-from noiseshift.cli.parse import parse_solver
 from rich.progress import Progress
 
 import noiseshift as ns
@@ -53,9 +52,7 @@ def measure_all(out: Path, samples: int, names: tuple[str, ...]) -> None:
                 if folder.exists():
                     continue
                 count = samples // 2 if solver.endswith(":250") else samples
-                protocol = ns.Protocol(
-                    parse_solver(solver), count, estimators_of(name, solver), points=8, controls=True
-                )
+                protocol = ns.Protocol(ns.solver(solver), count, estimators_of(name, solver), points=8, controls=True)
                 ns.run(checkpoint, protocol, data).save(folder)
 
 

@@ -156,14 +156,15 @@ def _grid(
     """A cell for every combination, named after what it combines."""
     from noiseshift.checkpoints import load
     from noiseshift.studies.compare import Cell
-    from noiseshift.studies.measure import Protocol, available
+    from noiseshift.studies.measure import available
+    from noiseshift.studies.protocol import Protocol
 
     loaded = [load(None if path == "fashion-sit" else path, family=family, trust=trust) for path in checkpoints]
     cells = []
     for checkpoint, sampler, words in itertools.product(loaded, samplers, guidances):
         name = "-".join([checkpoint.name, sampler.name, *([words] if words != "none" else [])])
         protocol = Protocol(
-            parse.bound(sampler, checkpoint),
+            sampler,
             estimators=estimators or available(checkpoint, held_out),
             guidance=None if words == "none" else parse.parse_guidance(words),
             **settings,

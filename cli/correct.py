@@ -85,7 +85,8 @@ def command(
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
-    from noiseshift.studies.correct import run
+    from noiseshift.correction.methods import unguided
+    from noiseshift.studies.correct import fingerprint, run
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
@@ -99,10 +100,10 @@ def command(
     from noiseshift.data import ASSETS
     from noiseshift.evaluation.distances import load_reference
     from noiseshift.studies.folders import Shards
-    from noiseshift.studies.measure import Protocol, available, fingerprint
+    from noiseshift.studies.measure import available
+    from noiseshift.studies.protocol import Protocol
 
     loaded = source.load()
-    sampler = parse.bound(sampler, loaded)
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     looks = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
@@ -111,14 +112,15 @@ def command(
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
-    )
-    folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}-correct")
+    ).bound(loaded)
+    folder = Path(out or f"runs/{loaded.name}-{protocol.solver.name.replace(':', '-').replace('/', '-')}-correct")
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
-    about = fingerprint(loaded, protocol, held_out) | {"measured": measured, "against": other and other.hash}
+    about = fingerprint(loaded, protocol, held_out, looks, measured, other)
+    described = {method.name: method.describe() for method in (unguided(), *chosen)}
     kept: list[Shards] = []
 
     def shards(name: str) -> Shards:
-        kept.append(Shards(folder.parent / f"{folder.name}-{name}", about | {"method": name}))
+        kept.append(Shards(folder.parent / f"{folder.name}-{name}", about | {"method": described[name]}))
         return kept[-1]
 
     with progress_bar(progress) as update:

@@ -76,11 +76,11 @@ def command(
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
     from noiseshift.studies.folders import Shards
-    from noiseshift.studies.measure import Protocol, available, fingerprint, run
+    from noiseshift.studies.measure import available, run
+    from noiseshift.studies.protocol import Protocol, fingerprint
 
     loaded = source.load()
     held_out = read_images(data, limits)
-    sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         solver=sampler,
         samples=samples,
@@ -92,11 +92,11 @@ def command(
         seed=seed,
         device=device,
         precision=precision,
-    )
+    ).bound(loaded)
     if dry_run:
         _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
         return
-    folder = Path(out or f"runs/{loaded.name}-{sampler.name.replace(':', '-').replace('/', '-')}")
+    folder = Path(out or f"runs/{loaded.name}-{protocol.solver.name.replace(':', '-').replace('/', '-')}")
     shards = Shards(folder, fingerprint(loaded, protocol, held_out))
     with progress_bar(progress) as update:
         found = run(loaded, protocol, held_out, shards=shards, progress=update)

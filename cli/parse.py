@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,86 +9,24 @@ import click
 
 from noiseshift import distributed
 
-SAMPLERS = (
-    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, diffusers/SCHEDULER:N, own:N (a "
-    "diffusers folder's)"
-)
-
 
 def parse_solver(text: str) -> Any:
-    """`euler:50` and the like → `noiseshift.studies.measure.Solver`. Raises ValueError naming what exists."""
-    from noiseshift.diffusion import samplers
-    from noiseshift.studies.measure import Solver
+    """`euler:50` and the like → `noiseshift.diffusion.solvers.Solver`. Raises ValueError naming what exists."""
+    from noiseshift.diffusion.solvers import solver
 
-    name, *numbers = text.split(":")
-    try:
-        steps, *rest = int(numbers[0]), *map(float, numbers[1:])
-    except (IndexError, ValueError):
-        raise ValueError(f"{text!r} is no sampler: write NAME:STEPS, one of {SAMPLERS}") from None
-    if steps < 2:
-        raise ValueError(f"{text!r}: take at least 2 steps, or there is no state between noise and data to read")
-    if name == OWN:
-        return Solver(text, _no_own, lambda model: None)
-    if name.startswith("diffusers/"):
-        return _scheduled(text, name.removeprefix("diffusers/"), steps)
-    if name == "edm" and not rest:
-        return Solver(
-            text, lambda: samplers.edm_heun, lambda model: samplers.karras_grid(model, steps), lambda: samplers.edm_heun
-        )
-    makers: dict[str, Callable[[], samplers.Update]] = {
-        "euler": lambda: samplers.euler,
-        "heun": lambda: samplers.heun,
-        "ddim": lambda: samplers.ddim(*rest),
-        "ddpm": lambda: samplers.ancestral,
-        "em": lambda: samplers.euler_maruyama(),
-    }
-    if name not in makers or len(rest) > (name == "ddim"):
-        raise ValueError(f"{text!r} is no sampler: choose from {SAMPLERS}")
-    deterministic = name in ("euler", "heun") or (name == "ddim" and not any(rest))
-    reference = (lambda: samplers.heun) if deterministic else makers["em"] if name == "em" else None
-    return Solver(text, makers[name], lambda model: samplers.time_grid(model, steps), reference)
+    return solver(text)
 
 
-OWN = "own"
-
-
-def _no_own() -> Any:
-    raise ValueError("own:N is the sampler of a diffusers folder's pipeline: name another one, such as ddim:50")
-
-
-def bound(solver: Any, checkpoint: Any) -> Any:
-    """The solver, `own:N` as the sampler that the checkpoint's folder names."""
-    name, _, steps = solver.name.partition(":")
-    if name != OWN:
-        return solver
-    from noiseshift.studies.measure import Solver
-
-    if checkpoint.sampler is None:
-        _no_own()
-    kind = checkpoint.card.provenance["scheduler"]
-    return Solver(f"{OWN}/{kind}:{steps}", lambda: checkpoint.sampler(int(steps)), solver.grid)
-
-
-def _scheduled(text: str, name: str, steps: int) -> Any:
-    from noiseshift.diffusion import samplers
-    from noiseshift.studies.measure import Solver
-
-    diffusers = importlib.import_module("diffusers")
-    kind = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if kind is None:
-        raise ValueError(f"{text!r}: diffusers has no scheduler {name!r}; write for example diffusers/DDIMScheduler:50")
-
-    def update() -> samplers.Scheduled:
-        # The DDPM table of the bundled and official DiT models; a scheduler with another one is left as it is.
-        table = {"beta_start": 1e-4, "beta_end": 0.02} if "Flow" not in name else {}
-        return samplers.from_diffusers(kind(**table), steps)
-
-    return Solver(text, update, lambda model: None)
+SAMPLERS = (
+    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
+    "diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
+)
+"""As `noiseshift.diffusion.solvers.WORDS`, which a help text cannot wait for."""
 
 
 def parse_estimators(text: str) -> dict[str, int | None]:
     """`network,fokker-planck:32` → {"network": None, "fokker-planck": 32}: how many samples each reads, None for all."""
-    from noiseshift.studies.measure import ESTIMATORS, EXPENSIVE
+    from noiseshift.studies.protocol import ESTIMATORS, EXPENSIVE
 
     found: dict[str, int | None] = {}
     for word in text.split(","):

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse
 from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run_options
 
 
@@ -39,12 +38,12 @@ def command(
 
     from noiseshift import distributed
     from noiseshift.studies.folders import Shards
-    from noiseshift.studies.measure import Protocol, draw, fingerprint
+    from noiseshift.studies.measure import draw
+    from noiseshift.studies.protocol import Protocol, fingerprint
 
     if out.suffix not in (".png", ".npz"):
         raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
     loaded = source.load()
-    sampler = parse.bound(sampler, loaded)
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )

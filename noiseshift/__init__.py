@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.correction import alternatives
-    from noiseshift.diffusion import guidance, models, samplers, schedules
+    from noiseshift.diffusion import guidance, models, samplers, schedules, solvers
     from noiseshift.diffusion.guidance import (
         autoguidance,
         classifier_free,
@@ -56,12 +56,14 @@ if TYPE_CHECKING:
         VarianceExploding,
         VariancePreserving,
     )
+    from noiseshift.diffusion.solvers import Solver, solver
     from noiseshift.estimators import Calibration, Estimator, Instrument, Posterior, calibrate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
     from noiseshift.studies.folders import Run
-    from noiseshift.studies.measure import Protocol, Solver, run
+    from noiseshift.studies.measure import run
+    from noiseshift.studies.protocol import Protocol
 
 _HOMES = {
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
@@ -76,13 +78,15 @@ _HOMES = {
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
     "noiseshift.studies.folders": "Run",
-    "noiseshift.studies.measure": "Protocol Solver run",
+    "noiseshift.diffusion.solvers": "Solver solver",
+    "noiseshift.studies.measure": "run",
+    "noiseshift.studies.protocol": "Protocol",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 _MODULES = {
     "alternatives": "correction.alternatives",
     "adapters": "integrations.adapters",
-    **{name: f"diffusion.{name}" for name in ("guidance", "models", "samplers", "schedules")},
+    **{name: f"diffusion.{name}" for name in ("guidance", "models", "samplers", "schedules", "solvers")},
     **{
         name: name
         for name in (
@@ -152,6 +156,8 @@ __all__ = [
     "samplers",
     "schedules",
     "shift",
+    "solver",
+    "solvers",
     "targets",
     "time_grid",
     "training",

@@ -177,8 +177,10 @@ class _Walk:
     def _place(self, device: torch.device) -> list[bytes]:
         return []
 
-    def _source(self, generator: torch.Generator) -> list[bytes]:
-        return self._all([generator.initial_seed()])
+    def _source(self, generator: torch.Generator | np.random.Generator) -> list[bytes]:
+        if isinstance(generator, torch.Generator):
+            return self._all([generator.initial_seed()])
+        return self._all([generator.bit_generator.state])
 
 
 _METHODS: tuple[tuple[Any, Callable[[_Walk, Any], list[bytes]]], ...] = (
@@ -194,7 +196,7 @@ _METHODS: tuple[tuple[Any, Callable[[_Walk, Any], list[bytes]]], ...] = (
     (functools.partial, _Walk._partial),
     ((property, functools.cached_property, staticmethod, classmethod), _Walk._around),
     (torch.device, _Walk._place),
-    (torch.Generator, _Walk._source),
+    ((torch.Generator, np.random.Generator), _Walk._source),
     (types.CodeType, _Walk._code),
     (types.ModuleType, _Walk._module),
     ((types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType), _Walk._built_in),

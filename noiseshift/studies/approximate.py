@@ -30,17 +30,17 @@ from noiseshift.approximation import (
 )
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
+from noiseshift.diffusion import solvers
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import SAMPLING, generators
 from noiseshift.diffusion.samplers import per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
+from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
 from noiseshift.studies.folders import versions as package_versions
 from noiseshift.studies.folders import whole_folder
 from noiseshift.studies.measure import (
     Progress,
-    Protocol,
-    Solver,
     build,
     exact_denoiser,
     initial_noise,
@@ -49,6 +49,7 @@ from noiseshift.studies.measure import (
     read_times,
     split,
 )
+from noiseshift.studies.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ class Plan:
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "solvers", tuple(map(solvers.solver, self.solvers)))
         for solver in self.solvers:
-            if solver.reference is None:
+            if solver.reference() is None:
                 raise ValueError(f"{solver.name} has no path to be compared with: use euler, heun, ddim or em")
         if not all(ratio > 0 for ratio in self.ratios) or not self.ratios:
             raise ValueError("ratios are σ_e/σ_t: give one or more numbers above 0")
@@ -226,15 +228,16 @@ def _runs(
 ) -> tuple[Iterator[Any], Iterator[Any]]:
     """The solver's own run and a fine one: same initial noise, same classes, same Brownian path."""
     grid = solver.grid(checkpoint.model)
+    reference = solver.reference()
     assert grid is not None  # `Plan` refuses solvers without times or reference
-    assert solver.reference is not None
+    assert reference is not None
     fine_grid = refine(checkpoint.model, grid, plan.substeps)
     x = initial_noise(checkpoint.model, checkpoint.shape, indices, plan.seed).to(plan.device)
     coarse_source, fine_source = (generators(indices, seed=plan.seed, stream=SAMPLING) for _ in range(2))
     told = grid.double().cpu()
     coarse_noise = refined_noise(coarse_source, told, fine_grid.cpu())
     coarse = sample(model, x, grid, update=solver.update(), cond=classes, noise=coarse_noise)
-    fine = sample(model, x, fine_grid, update=solver.reference(), cond=classes, noise=per_sample_noise(fine_source))
+    fine = sample(model, x, fine_grid, update=reference, cond=classes, noise=per_sample_noise(fine_source))
     return coarse, fine
 
 

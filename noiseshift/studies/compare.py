@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from scipy import stats
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
+from noiseshift.diffusion.guidance import in_words
+from noiseshift.diffusion.identity import differences
 from noiseshift.diffusion.schedules import describe
 from noiseshift.evaluation.distances import (
     Extractor,
@@ -43,8 +46,9 @@ from noiseshift.shift.summary import (
     terminal_shift,
 )
 from noiseshift.studies.folders import Run, Shards
-from noiseshift.studies.measure import Progress, Protocol, fingerprint
+from noiseshift.studies.measure import Progress
 from noiseshift.studies.measure import run as measure
+from noiseshift.studies.protocol import Protocol, fingerprint
 
 MEAN_SQUARE = "mean δ²"
 
@@ -81,13 +85,14 @@ def run_grid(
 
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
-    about = fingerprint(cell.checkpoint, cell.protocol, cell.data)
+    about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
     if (folder / "run.json").exists():
         run = Run.load(folder)
-        looked = extractor is None or (run.features is not None and run.features.extractor == extractor.name)
-        if looked and all(_plain(run.manifest.get(key)) == _plain(value) for key, value in about.items()):
+        other = _other(run.manifest, about)
+        if not other:
             return run
-    shards = Shards(folder, about | {"extractor": extractor and extractor.name})
+        logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)
+    shards = Shards(folder, about)
     run = measure(
         cell.checkpoint,
         cell.protocol,
@@ -101,9 +106,10 @@ def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progre
     return run
 
 
-def _plain(value: Any) -> str:
-    """As JSON keeps it."""
-    return json.dumps(value, sort_keys=True, default=str)
+def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """What a kept run differs in from the one that is asked for, in words; empty where it is the same."""
+    asked = {key: value for key, value in about.items() if key != "extractor" or value}  # features may be there unasked
+    return differences({key: manifest[key] for key in asked if key in manifest}, json.loads(json.dumps(asked)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +278,7 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "run": name,
         "checkpoint": about["checkpoint"]["name"],
         "sampler": about["sampler"],
-        "guidance": _guidance(about.get("guidance")),
+        "guidance": in_words(about.get("guidance")),
         "nfe": about.get("nfe", np.nan),
         "samples": len(report.sampled),
         "rms": np.nan if squares is None else rms_shift(report, span),
@@ -296,15 +302,6 @@ def _quality(run: Run, reference: Features | Moments | None, pseudo: np.ndarray 
         columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
         columns[f"{metric.metric} high"] = metric.high
     return columns
-
-
-def _guidance(weights: Mapping[str, float] | None) -> str:
-    """Branch weights as a manifest keeps them, in words: `cfg=1, nag=0.5`; `none` without."""
-    if not weights:
-        return "none"
-    names = {"(True, False, 0)": "cfg", "(False, True, 0)": "nag"}
-    parts = [f"{names[key]}={-weight:g}" for key, weight in weights.items() if key in names and weight]
-    return ", ".join(parts) or "other"
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -40,10 +40,10 @@ from noiseshift.evaluation.distances import (
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
+from noiseshift.studies import protocol as protocols
 from noiseshift.studies.folders import Shards, pictures_of, versions
 from noiseshift.studies.measure import (
     Progress,
-    Protocol,
     calibrated,
     in_batches,
     labels,
@@ -52,6 +52,7 @@ from noiseshift.studies.measure import (
     sampler_run,
     split,
 )
+from noiseshift.studies.protocol import Protocol
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +161,14 @@ def run(
     needs what the checkpoint lacks, or when there are no more samples than features, unless `small`.
     """
     started = time.time()
+    protocol = protocol.bound(checkpoint)
     if not small:
         require_enough(protocol.samples, reference)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")
-    checkpoint = checkpoint.to(protocol.device, protocol.precision)
     methods = [unguided(), *(m for m in methods if m.name != "none")]
+    about = _manifest(checkpoint, protocol, methods, data, extractor, measured, against)
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)
     times = read_times(checkpoint.model, protocol)
     instruments = _instruments(checkpoint, protocol, held_out[0], times, measured)
@@ -192,7 +195,7 @@ def run(
             progress,
         )
         outcomes.append(outcome)
-    about = _manifest(checkpoint, protocol, methods, extractor, time.time() - started) | {"data read as": data.about}
+    about |= {"data read as": data.about, "seconds": round(time.time() - started, 1)}
     return Correction(about, outcomes, reference)
 
 
@@ -285,19 +288,36 @@ def _calls(samples: int, *counters: CountingModel | CountingLevel | None) -> flo
     return sum(counter.rows for counter in counters if counter) / samples
 
 
+def fingerprint(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images,
+    extractor: Extractor,
+    measured: int,
+    against: Checkpoint | None,
+) -> dict[str, Any]:
+    """Everything that decides a correction's numbers, but the methods: each describes itself."""
+    return {
+        **protocols.fingerprint(checkpoint, protocol, data, extractor),
+        "measured": measured,
+        # A closed loop follows what the first estimator reads of the unguided run.
+        "pilot": next(iter(protocol.estimators)),
+        "against": None if against is None else protocols.describe_checkpoint(against),
+    }
+
+
 def _manifest(
-    checkpoint: Checkpoint, protocol: Protocol, methods: Sequence[Method], extractor: Extractor, seconds: float
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    methods: Sequence[Method],
+    data: Images,
+    extractor: Extractor,
+    measured: int,
+    against: Checkpoint | None,
 ) -> dict[str, Any]:
     return {
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
-        "schedule": describe(checkpoint.model.schedule),
-        "sampler": protocol.solver.name,
-        "samples": protocol.samples,
+        **fingerprint(checkpoint, protocol, data, extractor, measured, against),
         "methods": [method.name for method in methods],
-        "estimators": list(protocol.estimators),
-        "extractor": extractor.name,
-        "seed": protocol.seed,
-        "precision": protocol.precision,
+        "made": {method.name: method.describe()["make"] for method in methods},
         "versions": versions(),
-        "seconds": round(seconds, 1),
     }

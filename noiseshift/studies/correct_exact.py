@@ -22,11 +22,11 @@ from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, TARGET, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, per_sample_noise, sample
 from noiseshift.diffusion.schedules import Linear, Schedule
+from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
 from noiseshift.evaluation.distances import Features, Moments, frechet_distance
 from noiseshift.shift.reading import assemble, read_run
 from noiseshift.shift.report import ShiftReport
-from noiseshift.studies.measure import Solver
 from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target
 
 TIMES = (0.9, 0.7, 0.5, 0.3, 0.1)

@@ -17,13 +17,13 @@ from noiseshift.studies.measure import (
     ASKING,
     RESIDUAL_ROWS,
     SLOPE_ROWS,
-    Protocol,
     Walker,
     calls_a_sample,
     guided,
     labels,
     read_times,
 )
+from noiseshift.studies.protocol import Protocol
 
 FORWARD_MODE = 2.0
 """A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
@@ -61,6 +61,7 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed
     Not counted: decoding, the estimator networks of g_φ's kind, the exact denoiser of the controls; each is small beside
     the rest, or is no network.
     """
+    protocol = protocol.bound(checkpoint)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     flop, seconds = _one_call(checkpoint, protocol, timed)
     return Cost(tuple(parts(checkpoint, protocol, held_out)), flop, seconds)

@@ -8,6 +8,7 @@ Written to a temporary sibling first and moved into place at the end: a folder i
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import uuid
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from noiseshift import distributed
 from noiseshift.data import to_uint8
+from noiseshift.diffusion.identity import differences
 from noiseshift.estimators.instrument import Readings
 from noiseshift.evaluation.distances import Features
 from noiseshift.shift.controls import Check, Controls
@@ -152,6 +154,7 @@ class Shards:
         self.begun = self.folder.exists() and not stale
         distributed.wait()  # all have looked before the first throws anything away
         if stale:
+            _say_not_used(about, wanted)
             self.clear()
         distributed.wait()
         self.fingerprint = wanted
@@ -204,3 +207,14 @@ class Shards:
         """Forget the batches: the run is whole, or is another one. Under torchrun the first process does."""
         if distributed.joined()[0] == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _say_not_used(about: Path, wanted: str) -> None:
+    """On the log: batches were kept here, and why they are of no use."""
+    if not about.exists():
+        return
+    kept = len(list(about.parent.glob("[0-9]*.npz")))
+    other = differences(json.loads(about.read_text()), json.loads(wanted))
+    logging.getLogger("noiseshift").warning(
+        "%s holds %d finished batches of another run (%s): they are not used", about.parent, kept, other
+    )

@@ -10,8 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,10 +20,9 @@ from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.checkpoints.diffusers.autoencoder import encoded
 from noiseshift.data import Images, for_checkpoint
-from noiseshift.diffusion.models import Guidance, Guided, Model, wrap
+from noiseshift.diffusion.models import Guided, Model, wrap
 from noiseshift.diffusion.noise import FITTING, INITIAL, SAMPLING, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_noise, sample
-from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
 from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
@@ -33,55 +31,10 @@ from noiseshift.shift import controls as control
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run, Shards, pictures_of, versions
+from noiseshift.studies.protocol import ESTIMATORS, Protocol, fingerprint
 
-ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
 RESIDUAL_ROWS, SLOPE_ROWS = 128, 64
 """Real images that fit the residual's curve, and that give a calibration's slope."""
-
-EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
-"""Estimators that ask the network many times a state, and how many samples they read unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class Solver:
-    """A sampler as it is named on the command line: `grid(model)` gives its times, or None where the update brings
-    its own; `update()` makes a fresh update, since some keep a history; `reference()` is the update whose fine run from
-    the same noise it converges to, where there is one."""
-
-    name: str
-    update: Callable[[], Update | Scheduled]
-    grid: Callable[[Model], Tensor | None]
-    reference: Callable[[], Update] | None = None
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What decides a run's numbers. Sizes are sample counts; `estimators` maps names to how many samples each reads
-    (None: all); `points` is how many of the sampler's steps are read."""
-
-    solver: Solver
-    samples: int = 256
-    estimators: Mapping[str, int | None] = field(
-        default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
-    )
-    guidance: Guidance | None = None
-    points: int = 8
-    calibration_rows: int = 400
-    controls: bool = False
-    batch: int = 128
-    seed: int = 0
-    device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"there is nothing to do for {self.samples} samples: ask for at least 1")
-        unknown = set(self.estimators) - set(ESTIMATORS)
-        if unknown or not self.estimators:
-            raise ValueError(
-                f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}"
-            )
-
 
 PICTURES = 64
 """How many samples a run keeps to be looked at."""
@@ -115,6 +68,8 @@ def run(
     if protocol.samples < 2:
         raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.time()
+    protocol = protocol.bound(checkpoint)
+    about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)
     _warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
@@ -126,7 +81,7 @@ def run(
     if protocol.controls:
         found = _controls(checkpoint, instruments, reports, held_out, protocol, progress)
     return Run(
-        manifest=_manifest(checkpoint, protocol, data, time.time() - started),
+        manifest=about | _cost_and_versions(checkpoint, protocol, data, time.time() - started),
         reports=reports,
         controls=found,
         pictures=pictures,
@@ -143,6 +98,7 @@ def draw(
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Tensor, Tensor | None]:
     """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
+    protocol = protocol.bound(checkpoint)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
 
@@ -465,36 +421,12 @@ def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> M
     return Empirical(images, torch.cat(labels) if labels else None).model(checkpoint.model.schedule)
 
 
-def _manifest(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds: float) -> dict[str, object]:
-    """Everything needed to repeat the run."""
+def _cost_and_versions(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds: float) -> dict[str, object]:
+    """What a manifest says beside the fingerprint."""
     return {
-        **fingerprint(checkpoint, protocol, data),
         "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one Philox generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
         "data read as": data.about,
         "seconds": round(seconds, 1),
-    }
-
-
-def fingerprint(checkpoint: Checkpoint, protocol: Protocol, data: Images | None = None) -> dict[str, object]:
-    """What makes two runs the same run: a folder with another fingerprint is not resumed. `data` are the real images that
-    its estimators are fitted and calibrated on."""
-    guidance = protocol.guidance
-    return {
-        "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.hash, "family": checkpoint.card.family},
-        "shape": list(checkpoint.shape),
-        "conditions": checkpoint.card.provenance.get("conditions"),
-        "schedule": describe(checkpoint.model.schedule),
-        "sampler": protocol.solver.name,
-        "samples": protocol.samples,
-        "batch": protocol.batch,
-        "guidance": None if guidance is None else {str(tuple(b)): w for b, w in guidance.weights().items()},
-        "estimators": dict(protocol.estimators),
-        "points": protocol.points,
-        "calibration_rows": protocol.calibration_rows,
-        "controls": protocol.controls,
-        "seed": protocol.seed,
-        "precision": protocol.precision,
-        "data": None if data is None else {"images": len(data), "sha256": data.sha256},
     }

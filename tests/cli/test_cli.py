@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.parse import parse_estimators, parse_guidance, parse_solver
+from noiseshift.cli.parse import parse_estimators, parse_guidance
 from safetensors.torch import load_file, save_file
 
 import noiseshift as ns
@@ -222,7 +222,7 @@ def test_info_says_what_the_bundled_checkpoints_are():
 
 
 def test_words_become_objects():
-    assert parse_solver("ddim:50:0.5").name == "ddim:50:0.5"
+    assert ns.solver("ddim:50:0.5").name == "ddim:50:0.5"
     assert parse_estimators("network,fokker-planck") == {"network": None, "fokker-planck": 32}
     assert parse_estimators("fokker-planck:64") == {"fokker-planck": 64}
     weights = parse_guidance("cfg=1.5,nag=0.8").weights()

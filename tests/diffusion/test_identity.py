@@ -100,6 +100,12 @@ DIFFERENT = {
         types.SimpleNamespace(a=torch.ones(2000)),
         types.SimpleNamespace(a=torch.zeros(2000)),
     ],
+    "sources": [
+        np.random.default_rng(0),
+        np.random.default_rng(1),
+        torch.Generator().manual_seed(0),
+        torch.Generator(),
+    ],
     "slots": [Slotted(1), Slotted(2)],
     "schedules": [
         ns.Linear(),

@@ -12,7 +12,6 @@ from noiseshift.analysis import compare as drawing
 from noiseshift.analysis.page_compare import answer
 from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
-from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
 from noiseshift.estimators.instrument import Calibration, Readings
@@ -20,7 +19,7 @@ from noiseshift.evaluation.distances import ClassifierFeatures, evaluate, load_r
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Cell, Comparison, compare, holm, run_grid
 from noiseshift.studies.folders import Run
-from noiseshift.studies.measure import Protocol
+from noiseshift.studies.protocol import Protocol
 
 TIMES = np.array([0.6, 0.3, 0.1])
 
@@ -177,7 +176,7 @@ def real_runs(tmp_path_factory):
     folder, checkpoint = tmp_path_factory.mktemp("grid"), ns.load()
     settings = {"samples": 40, "estimators": {"constant-pixel": None}, "points": 3, "calibration_rows": 60}
     cells = [
-        Cell(name, checkpoint, Protocol(parse_solver(solver), **settings), ns.data.reference()[:200])
+        Cell(name, checkpoint, Protocol(ns.solver(solver), **settings), ns.data.reference()[:200])
         for name, solver in (("few", "em:4"), ("more", "em:8"))
     ]
     return folder, cells, run_grid(cells, folder, extractor=ClassifierFeatures())

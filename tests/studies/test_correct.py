@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.parse import guided_methods, parse_method, parse_solver
+from noiseshift.cli.parse import guided_methods, parse_method
 
 import noiseshift as ns
 from noiseshift.correction import methods as methods_of
@@ -19,7 +19,7 @@ from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction
 from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
 from noiseshift.studies.folders import Shards
-from noiseshift.studies.measure import Protocol
+from noiseshift.studies.protocol import Protocol
 
 
 def report(shift, seed=0, n=400, spread=0.01):
@@ -117,7 +117,7 @@ def test_correct_compares_and_writes(tmp_path):
 
 def test_a_resumed_correction_knows_its_cost(tmp_path):
     checkpoint, images, extractor = ns.load(), ns.data.reference(), ClassifierFeatures()
-    protocol = Protocol(parse_solver("em:3"), 4, {"constant-pixel": None}, batch=2)
+    protocol = Protocol(ns.solver("em:3"), 4, {"constant-pixel": None}, batch=2)
     whole, again = (
         correction.run(
             checkpoint,
@@ -166,11 +166,11 @@ def test_projection_needs_an_update_that_can_be_changed(tmp_path):
 def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
     case = power_law(128)
     methods = [methods_of.unguided(), parse_method("nag=1"), parse_method("projection")]
-    table = correct_exact(case, parse_solver("em:10"), methods, paths=128).set_index("method")
+    table = correct_exact(case, ns.solver("em:10"), methods, paths=128).set_index("method")
     assert table.loc["none", "δ(0.3)"] > 0.015
     assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]
     assert table.loc["projection", "rms"] < table.loc["nag=1", "rms"]
-    quiet = correct_exact(case, parse_solver("euler:10"), methods[:1], paths=128).iloc[0]
+    quiet = correct_exact(case, ns.solver("euler:10"), methods[:1], paths=128).iloc[0]
     assert quiet.rms < 0.4 * table.loc["none", "rms"]
 
 

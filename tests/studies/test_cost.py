@@ -3,12 +3,11 @@
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.studies.cost import estimate, parts
-from noiseshift.studies.measure import Protocol
+from noiseshift.studies.protocol import Protocol
 
 
 def asked(monkeypatch, checkpoint, protocol, data):
@@ -30,7 +29,7 @@ def test_calls_are_those_of_the_run(monkeypatch):
     within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
     for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
         protocol = Protocol(
-            parse_solver(solver),
+            ns.solver(solver),
             samples=6,
             estimators=estimators,
             guidance=guidance,
@@ -54,7 +53,7 @@ def test_a_call_of_sit_xl_2_is_237_gflop():
 
 
 def test_hours_are_shared_among_devices():
-    cost = estimate(ns.load(), Protocol(parse_solver("euler:5"), samples=10), 100)
+    cost = estimate(ns.load(), Protocol(ns.solver("euler:5"), samples=10), 100)
     assert cost.flop > 1e8
     assert cost.hours(4) == cost.hours() / 4
     assert cost.total_flop == sum(p.calls * p.weight for p in cost.parts) * cost.flop

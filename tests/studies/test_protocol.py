@@ -6,11 +6,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from noiseshift.cli.parse import parse_solver
 
 import noiseshift as ns
 from noiseshift.data import Images
-from noiseshift.studies.measure import Protocol, available, labels, read_times, split
+from noiseshift.studies.measure import available, labels, read_times, split
+from noiseshift.studies.protocol import Protocol
 
 
 def test_both_halves_of_the_held_out_data_have_the_same_classes():
@@ -33,7 +33,7 @@ def test_odd_and_unlabelled_sets_are_split_too(n):
 def test_the_steps_read_are_the_samplers_own_times():
     model = ns.load("fashion-ddpm").model
     for name in ("ddim:50", "diffusers/DDIMScheduler:50", "diffusers/HeunDiscreteScheduler:20"):
-        protocol = Protocol(parse_solver(name), points=6)
+        protocol = Protocol(ns.solver(name), points=6)
         times = read_times(model, protocol)
         assert len(times) == 6
         assert ((times > 0) & (times < 1)).all()
@@ -46,12 +46,12 @@ def test_classes_are_balanced_and_belong_to_the_index():
 
 def test_unknown_estimators_are_named():
     with pytest.raises(ValueError, match="choose from network"):
-        Protocol(parse_solver("euler:4"), estimators={"guess": None})
+        Protocol(ns.solver("euler:4"), estimators={"guess": None})
 
 
 def test_a_run_through_a_diffusers_scheduler_with_controls():
     protocol = Protocol(
-        parse_solver("diffusers/DDIMScheduler:6"),
+        ns.solver("diffusers/DDIMScheduler:6"),
         samples=8,
         estimators={"fokker-planck": 4, "network": None},
         points=2,
@@ -75,7 +75,7 @@ def test_sampled_classes_that_the_real_images_do_not_show_are_said(classes, warn
     said = []
     monkeypatch.setattr(logging.getLogger("noiseshift"), "warning", lambda text, *values: said.append(text % values))
     data = ns.data.reference()
-    protocol = Protocol(parse_solver("euler:3"), samples=20, estimators={"constant-pixel": None}, points=1)
+    protocol = Protocol(ns.solver("euler:3"), samples=20, estimators={"constant-pixel": None}, points=1)
     ns.run(ns.load(), protocol, data[data.labels < classes][:60])
     assert ["only 4 of the 10 classes" in text for text in said] == [True] * warned
 

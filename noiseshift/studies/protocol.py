@@ -1,0 +1,156 @@
+"""A run's protocol: everything that decides its numbers, and the fingerprint by which two runs are known to be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from importlib import metadata
+from typing import Any, Literal
+
+import torch
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.checkpoints.files import sha256
+from noiseshift.data import Images
+from noiseshift.diffusion import schedules, solvers
+from noiseshift.diffusion.identity import identity
+from noiseshift.diffusion.models import Guidance
+from noiseshift.diffusion.solvers import Solver
+from noiseshift.evaluation.distances import Extractor
+
+ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
+
+EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
+"""Estimators that ask the network many times a state, and how many samples they read unless told otherwise."""
+
+
+class Word:
+    """A field that holds a solver, and also takes its word."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Solver:
+        if instance is None:
+            raise AttributeError(self.name)  # so says a dataclass that there is no default
+        found: Solver = vars(instance)[self.name]
+        return found
+
+    def __set__(self, instance: object, value: Solver | str) -> None:
+        vars(instance)[self.name] = solvers.solver(value)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What decides a run's numbers. Raises ValueError for no samples, an unknown estimator and a word that is no solver.
+
+    Attributes:
+        solver: the sampler, or its word, such as "heun:25".
+        samples: how many are drawn.
+        estimators: names, and how many samples each reads (None: all).
+        guidance: how the model is guided, or None.
+        points: how many of the sampler's steps are read, even in step index.
+        calibration_rows: how many real images each estimator is calibrated on at most.
+        controls: whether the controls are run too.
+        batch: samples at once.
+        seed: sample i depends on it and on i alone.
+        device: where the network computes.
+        precision: of the network, "fp32" or "bf16"; states and readings stay float32.
+    """
+
+    solver: Word = Word()
+    samples: int = 256
+    estimators: Mapping[str, int | None] = field(
+        default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
+    )
+    guidance: Guidance | None = None
+    points: int = 8
+    calibration_rows: int = 400
+    controls: bool = False
+    batch: int = 128
+    seed: int = 0
+    device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"there is nothing to do for {self.samples} samples: ask for at least 1")
+        unknown = set(self.estimators) - set(ESTIMATORS)
+        if unknown or not self.estimators:
+            raise ValueError(
+                f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}"
+            )
+
+    def bound(self, checkpoint: Checkpoint) -> Protocol:
+        """The protocol with what its solver takes from the checkpoint. Raises ValueError where it brings none."""
+        return replace(self, solver=solvers.bound(self.solver, checkpoint))
+
+
+def fingerprint(
+    checkpoint: Checkpoint, protocol: Protocol, data: Images | None = None, extractor: Extractor | None = None
+) -> dict[str, Any]:
+    """Everything that decides a run's numbers, in plain values: what was kept under another one is not used.
+
+    Args:
+        checkpoint: as it was loaded, before it is put on a device.
+        protocol: what is done with it.
+        data: the real images that estimators are fitted and calibrated on.
+        extractor: what looks at the samples.
+    """
+    guidance, bound = protocol.guidance, protocol.bound(checkpoint).solver
+    return {
+        "checkpoint": describe_checkpoint(checkpoint),
+        "shape": list(checkpoint.shape),
+        "conditions": checkpoint.card.provenance.get("conditions"),
+        "schedule": schedules.describe(checkpoint.model.schedule),
+        "sampler": bound.name,
+        "solver": solvers.describe(bound, checkpoint.model),
+        "samples": protocol.samples,
+        "batch": protocol.batch,
+        "guidance": None if guidance is None else guidance.describe(),
+        "estimators": dict(protocol.estimators),
+        "points": protocol.points,
+        "calibration_rows": protocol.calibration_rows,
+        "controls": protocol.controls,
+        "seed": protocol.seed,
+        "precision": protocol.precision,
+        "device": torch.device(protocol.device).type,
+        "data": None if data is None else _data(data),
+        "extractor": None if extractor is None else {"name": extractor.name, "identity": identity(extractor)},
+        "software": _software(),
+    }
+
+
+def _data(data: Images) -> dict[str, Any]:
+    """The images and labels; also the classes' names, by which labels find the checkpoint's classes."""
+    named = {"names": identity(data.names)} if data.names else {}
+    return {"images": len(data), "sha256": data.sha256, **named}
+
+
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The file, the model that was made of it, the card as it was completed, and what else answers or decodes."""
+    card, coder, estimator = asdict(checkpoint.card), checkpoint.autoencoder, checkpoint.estimator
+    told = {name: value for name, value in card.items() if name not in FOR_PEOPLE and value not in (None, {})}
+    return {
+        "name": checkpoint.name,
+        "sha256": checkpoint.hash,
+        "family": checkpoint.card.family,
+        "model": identity(checkpoint.model),
+        "card": told | {"identity": identity(card)},
+        "classes": checkpoint.classes,
+        "autoencoder": None if coder is None else identity(coder),
+        "decoder": identity(checkpoint.decode),
+        "estimator": sha256(estimator) if estimator and estimator.is_file() else None,
+    }
+
+
+FOR_PEOPLE = ("family", "schedule", "class_names", "provenance")
+"""What a manifest does not repeat of a card; its identity holds them too."""
+
+
+def _software() -> dict[str, str]:
+    """Our own version, and torch's major and minor: others compute otherwise."""
+    return {
+        "noiseshift": metadata.version("noiseshift"),
+        "torch": ".".join(metadata.version("torch").split(".")[:2]),
+    }
