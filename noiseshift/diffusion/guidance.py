@@ -29,6 +29,7 @@ from noiseshift.diffusion.models import (
     Scale,
     Within,
     Wrapped,
+    checked,
 )
 
 EncodedLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -136,7 +137,8 @@ class BlindSpace(Wrapped):
         )
 
     def _reread(self, answer: Prediction, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
-        carried = self.schedule(self.encoded(x, t, cond).double()).like(x)
+        encoded = checked(self.encoded(x, t, cond), x, "the reading of the states' levels", x.shape[:1])
+        carried = self.schedule(encoded.double()).like(x)
         there = READ[self.model.predicts](in_space(answer, self.model.predicts), x, carried)
         return READ[self.space](in_space(there, self.space), x, answer.level)
 

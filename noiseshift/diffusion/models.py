@@ -30,14 +30,18 @@ class Prediction:
 
     @classmethod
     def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a denoiser's output; sigma must not be 0."""
+        """From a denoiser's output. Raises ValueError where sigma is 0: the noise is lost there."""
         level = level.like(x)
+        _require_some(level.sigma, "sigma is 0 at this time, where x0 says nothing of the noise: ask at t > 0")
         return cls(value, (x - level.alpha * value) / level.sigma, level)
 
     @classmethod
     def from_eps(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a noise prediction; alpha must not be 0, where the noise says nothing about the data."""
+        """From a noise prediction. Raises ValueError where alpha is 0: the data are lost there."""
         level = level.like(x)
+        _require_some(
+            level.alpha, "alpha is 0 at this time, where noise and score say nothing of the data: ask at t < 1"
+        )
         return cls((x - level.sigma * value) / level.alpha, value, level)
 
     @classmethod
@@ -49,7 +53,8 @@ class Prediction:
 
     @classmethod
     def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From the score s = -eps / sigma."""
+        """From the score s = -eps / sigma. Raises ValueError where alpha or sigma is 0."""
+        _require_some(level.sigma, "sigma is 0 at this time, where a score is infinite: ask at t > 0")
         return cls.from_eps(-level.like(x).sigma * value, x, level)
 
     @classmethod
@@ -66,12 +71,23 @@ class Prediction:
 
     @property
     def score(self) -> Tensor:
+        """-eps / sigma. Raises ValueError where sigma is 0."""
+        _require_some(self.level.sigma, "sigma is 0 at this time, where a score is infinite: ask at t > 0")
         return -self.eps / self.level.sigma
 
     @property
     def v(self) -> Tensor:
         alpha, sigma = self.level.alpha, self.level.sigma
         return (alpha * self.eps - sigma * self.x0) / (alpha**2 + sigma**2).sqrt()
+
+
+_NOTHING = 1e-9
+"""An alpha or sigma that is none: dividing by it leaves only rounding. A zero-terminal-SNR table's last alpha is 1e-10."""
+
+
+def _require_some(scale: Tensor, sentence: str) -> None:
+    if bool((scale < _NOTHING).any()):
+        raise ValueError(sentence)
 
 
 READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
@@ -150,6 +166,44 @@ def require(model: Model, branches: Collection[Branch]) -> None:
     )
 
 
+def checked(answer: object, x: Tensor, whose: str, shape: Sequence[int] | None = None) -> Tensor:
+    """A network's answer about states x (B, …), in the dtype of x.
+
+    Nothing is broadcast and nothing is guessed: an answer of one row for a whole batch is refused.
+
+    Args:
+        answer: what came back.
+        whose: who answered, for the message.
+        shape: what it must have; that of x by default.
+
+    Raises:
+        ValueError: an answer that is no real floating-point tensor of that shape on the device of x.
+    """
+    wanted = tuple(x.shape if shape is None else shape)
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"{whose} returned a {type(answer).__name__}: return one tensor of shape {wanted}")
+    if tuple(answer.shape) != wanted:
+        raise ValueError(f"{whose} returned a tensor of shape {tuple(answer.shape)}: return one of shape {wanted}")
+    if not answer.is_floating_point():
+        raise ValueError(f"{whose} returned {answer.dtype} numbers: return floating-point ones, as {x.dtype}")
+    if answer.device != x.device:
+        raise ValueError(f"{whose} returned a tensor on {answer.device}: return it on {x.device}, where the states are")
+    return answer.to(x.dtype)
+
+
+def require_states(x: Tensor, cond: Tensor | None) -> None:
+    """Raise ValueError unless x (B, …) is a batch of floating-point states and `cond` has one entry a row, or is None."""
+    if x.ndim < 2 or not x.is_floating_point():
+        raise ValueError(f"states must be a floating-point batch (B, …), got {x.dtype} of shape {tuple(x.shape)}")
+    if isinstance(cond, Tensor) and cond.shape[:1] != x.shape[:1]:
+        raise ValueError(f"cond must have one entry a state, ({len(x)},), got {tuple(cond.shape)}")
+
+
+def as_time(t: Tensor, x: Tensor) -> Tensor:
+    """t on the device of x, float32 or wider: rounding a time to half precision is a noise shift of its own."""
+    return t.to(x.device, torch.promote_types(x.dtype, torch.float32))
+
+
 def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
     """Each t moved to the nearest of the sorted `levels` (K,); the identity for None."""
     if levels is None:
@@ -186,17 +240,18 @@ class CallableModel:
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         require(self, branches)
+        require_states(x, cond)
         level = self.schedule(t).like(x)
         return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
 
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
         cond = cond if branch.condition else None
         if branch.noise:
-            # Never in half precision: rounding the time is a noise shift of its own.
-            told = t.to(x.device, torch.promote_types(x.dtype, torch.float32))
-            return self.fn(x, told.expand(len(x)), cond)
+            return checked(
+                self.fn(x, as_time(t, x).expand(len(x)), cond), x, f"the model, which predicts {self.predicts},"
+            )
         assert self.blind is not None  # `require` saw to it
-        return self.blind(x, cond)
+        return checked(self.blind(x, cond), x, "the model's noise-unconditional branch")
 
 
 def wrap(
@@ -367,6 +422,7 @@ class Guided(Wrapped):
             eps = sum((w * parts[b].eps for b, w in weights.items()), torch.zeros_like(eps))
         for log_prob, scale in self.guidance.gradients:
             if (value := _value(scale, torch.as_tensor(t).flatten()[0])) != 0:
+                _require_some(full.level.alpha, "alpha is 0 at this time: end the classifier's interval before t = 1")
                 push = value * gradient(log_prob, x, t)
                 # score + push, in the pair: eps - sigma push and x0 + sigma² push / alpha.
                 x0, eps = x0 + full.level.sigma**2 / full.level.alpha * push, eps - full.level.sigma * push
@@ -388,5 +444,6 @@ def gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
     """∇_x Σ log_prob(x, t), like x; works where gradients are switched off."""
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_(True)
-        (slope,) = torch.autograd.grad(log_prob(x, t.clone()).sum(), x)
+        value = checked(log_prob(x, t.clone()), x, "the guidance's log p(t | x)", x.shape[:1])
+        (slope,) = torch.autograd.grad(value.sum(), x)
     return slope

@@ -17,7 +17,7 @@ from torch import Tensor
 from noiseshift.diffusion.models import Model, Prediction
 from noiseshift.diffusion.schedulers import FLOW, Scheduled, from_diffusers, reached_levels, schedule_times
 from noiseshift.diffusion.schedules import Level
-from noiseshift.diffusion.steps import Noise, PerSampleNoise, Step, as_told, no_noise, per_sample_noise
+from noiseshift.diffusion.steps import Noise, PerSampleNoise, Step, ask, finite, no_noise, per_sample_noise
 
 __all__ = [
     "FLOW",
@@ -135,12 +135,12 @@ def sample(
     times = times.double().cpu()
     for index, (t, t_next) in enumerate(itertools.pairwise(times)):
         with torch.no_grad():
-            prediction = model(x, as_told(t, x), cond)
+            prediction = ask(model, x, t, cond)
         step = Step(index, t, x, prediction)
         yield step
         with torch.no_grad():
             x = move(Transition(model, step, prediction, t_next, cond, noise))
-    yield Step(len(times) - 1, times[-1], x)
+    yield Step(len(times) - 1, times[-1], finite(x, times[-1], "the sampler's state"))
 
 
 def _drawn_from(generator: torch.Generator) -> Noise:
@@ -157,7 +157,7 @@ def heun(transition: Transition) -> Tensor:
     x = euler(transition)
     if float(transition.t_next) == 0:
         return x
-    there = transition.model(x, as_told(transition.t_next, x), transition.cond)
+    there = ask(transition.model, x, transition.t_next, transition.cond)
     slope = (transition.prediction.velocity + there.velocity) / 2
     return transition.step.x + _span(transition) * slope
 
@@ -166,9 +166,11 @@ def edm_heun(transition: Transition) -> Tensor:
     """EDM's deterministic sampler (arXiv 2206.00364, Alg. 1 without churn): Heun's rule for x/alpha over sigma/alpha, where the
     path bends least; Euler's, which is DDIM's, where no noise is left."""
     now, then, eps = transition.level, transition.next_level, transition.prediction.eps
+    if float(now.alpha.flatten()[0]) == 0:
+        raise ValueError("this sampler divides by alpha, which is 0 at t = 1 of this schedule: take heun")
     if float(then.sigma.flatten()[0]) > 0:
         guess = then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
-        there = transition.model(guess, as_told(transition.t_next, guess), transition.cond)
+        there = ask(transition.model, guess, transition.t_next, transition.cond)
         eps = (eps + there.eps) / 2
     return then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, as_told
+from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, ask, finite
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -92,16 +92,18 @@ class Scheduled:
             # Same log-SNR, so one factor turns their state into ours.
             factor = here.sigma / sigma
             with torch.no_grad():
-                prediction = model(state * factor, as_told(told[index], state), cond)
+                prediction = ask(model, state * factor, told[index], cond)
             yield Step(index, told[index], state * factor, prediction, internal=order[index])
             with torch.no_grad():
                 output = self._output(prediction.x0, prediction.eps, alpha, sigma)
                 state = _advance(scheduler, output, label, state, noise)
         alpha, sigma = _last_level(scheduler, self._is_flow(), self._is_exploding())
         if sigma == 0:
-            yield Step(len(told), torch.tensor(0.0, dtype=torch.float64), state)
+            end = torch.tensor(0.0, dtype=torch.float64)
+            yield Step(len(told), end, finite(state, end, "the scheduler's state"))
             return
         end = schedule_times(schedule, [(alpha, sigma)])[0]
+        state = finite(state, end, "the scheduler's state")
         yield Step(len(told), end, state * (schedule(end).like(state).sigma / sigma))
 
     def _fresh(self) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.models import Prediction
+from noiseshift.diffusion.models import Model, Prediction, as_time, checked
 from noiseshift.diffusion.noise import Source, normal, torch_generator
 
 Noise = Callable[[Tensor], Tensor]
@@ -65,6 +65,18 @@ def no_noise(x: Tensor) -> Tensor:
     raise ValueError(NEEDS_NOISE)
 
 
-def as_told(t: Tensor, x: Tensor) -> Tensor:
-    # Never in half precision: rounding the time is a noise shift of its own.
-    return t.to(x.device, torch.promote_types(x.dtype, torch.float32))
+def ask(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
+    """What a model says of states x (B, …) at one time t. Raises ValueError where that has not their shape or is not finite."""
+    prediction = model(x, as_time(t, x), cond)
+    for value in (prediction.x0, prediction.eps):
+        finite(checked(value, x, "the model"), t, "the model's answer")
+    return prediction
+
+
+def finite(x: Tensor, t: Tensor, what: str) -> Tensor:
+    """x (B, …) itself. Raises ValueError, naming t, where it holds NaN or infinity."""
+    if not bool(torch.isfinite(x).all()):
+        bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+        where = f"at t = {float(t):.4f} in {bad} of {len(x)} rows"
+        raise ValueError(f"{what} is not finite {where}: try --precision fp32, more steps or less guidance")
+    return x

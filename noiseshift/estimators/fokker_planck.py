@@ -16,7 +16,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from noiseshift.diffusion.models import FULL, Model
+from noiseshift.diffusion.models import FULL, Model, as_time
 from noiseshift.diffusion.noise import POLISHING, PROBING, generators
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
@@ -170,7 +170,7 @@ def _time_slope(model: Model, both: Tensor, t: Tensor, cond: Tensor | None) -> T
     x, probe = both.chunk(2, dim=1)
 
     def denoise(y: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = model.predict(y, t.to(y), cond, (FULL,))[0]
+        prediction = model.predict(y, as_time(t, y), cond, (FULL,))[0]
         return prediction.x0, prediction.eps
 
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward-mode derivative

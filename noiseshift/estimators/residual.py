@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction
+from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, as_time
 from noiseshift.estimators.instrument import place
 from noiseshift.estimators.posterior import Posterior, time_grid
 
@@ -41,7 +41,7 @@ class Residual:
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         if step is None:
             raise ValueError("the residual estimator needs the step that the states came from: pass step=…")
-        prediction = step.prediction or self.model.predict(x, step.t.to(x), cond, (FULL,))[0]
+        prediction = step.prediction or self.model.predict(x, as_time(step.t, x), cond, (FULL,))[0]
         return self.posterior(statistic(prediction), step.t)
 
     def posterior(self, value: Tensor, t: Tensor) -> Posterior:
@@ -72,7 +72,9 @@ class Residual:
             x = level.alpha * data + level.sigma * eps
             parts = [
                 statistic(
-                    self.model.predict(rows, t.to(x), None if cond is None else cond[i : i + len(rows)], (FULL,))[0]
+                    self.model.predict(rows, as_time(t, x), None if cond is None else cond[i : i + len(rows)], (FULL,))[
+                        0
+                    ]
                 )
                 for i, rows in zip(range(0, len(x), 256), x.split(256), strict=True)
             ]

@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from noiseshift.diffusion.guidance import in_space
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, Branch, Model, require
+from noiseshift.diffusion.models import FULL, NOISE_BLIND, Branch, Model, as_time, require
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
 
@@ -45,7 +45,7 @@ class ScoreMixture:
         """x (B, …), cond (B,) or None."""
         with torch.no_grad():
             # Any t will do: in the space it was trained in, the blind branch does not depend on it.
-            blind = self._value(x, torch.tensor(0.5).to(x), cond, NOISE_BLIND).flatten(1).double()
+            blind = self._value(x, as_time(torch.tensor(0.5), x), cond, NOISE_BLIND).flatten(1).double()
             coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
             mean, spread = _moments(coarse, self._weights(x, cond, blind, coarse))
             spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
@@ -69,7 +69,7 @@ class ScoreMixture:
         return _simplex(over_levels(self._conditional, x, times, cond).double(), blind)
 
     def _conditional(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return self._value(x, t.to(x), cond, FULL).flatten(1)
+        return self._value(x, as_time(t, x), cond, FULL).flatten(1)
 
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
         """A branch's answer in the space that the model was trained in."""

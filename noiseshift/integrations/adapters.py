@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.files import bare, read_content, state_of
-from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts
+from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts, checked
 from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
 
 
@@ -59,6 +59,7 @@ class Adapted(CallableModel):
     def read_call(self, call: Call, value: Tensor) -> Prediction:
         """The prediction that was in the `value` of what somebody else's call got back."""
         level = self.schedule(self.of_time(call.time.double().flatten()[0].cpu()))
+        value = checked(value, call.x, "the observed network")
         return READ[self.predicts](value, call.x, level.like(call.x))
 
 

@@ -9,7 +9,18 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from noiseshift.diffusion.models import FULL, READ, Branch, Prediction, Predicts, nearest, require
+from noiseshift.diffusion.models import (
+    FULL,
+    READ,
+    Branch,
+    Prediction,
+    Predicts,
+    as_time,
+    checked,
+    nearest,
+    require,
+    require_states,
+)
 from noiseshift.diffusion.schedules import Schedule
 
 Precision = Literal["fp32", "bf16"]
@@ -70,19 +81,27 @@ class NetworkModel:
         """x (B, C, H, W), t () or (B,). Raises ValueError for a branch the network lacks, a class it has not, or a
         batch of another shape than its own."""
         require(self, branches)
+        require_states(x, None)
         if self.shape is not None and tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(f"this network works on (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         level = self.schedule(t.double()).like(x)
         copies, rows = len(branches), len(x)
         labels = torch.cat([self._labels(cond, branch, x) for branch in branches])
         known = torch.tensor([b.noise for b in branches], device=x.device).repeat_interleave(rows)
-        # Steps and the network's own time are computed in float64: 1000 t - 1 of a float32 t is no whole number.
-        time = self.time_input(t.double()).to(x.device, self._dtype).expand(rows).repeat(copies)
         states = x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1))
+        # Steps and the network's own time are computed in float64: 1000 t - 1 of a float32 t is no whole number.
+        time = as_time(self.time_input(t.double()), states).expand(rows).repeat(copies)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.network(states, time, labels, known)
-        values = self.sign * output[:, : x.shape[1]].to(x.dtype)
+        values = self.sign * self._mean(output, states).to(x.dtype)
         return tuple(READ[self.predicts](value, x, level) for value in values.split(rows))
+
+    def _mean(self, output: object, states: Tensor) -> Tensor:
+        """The network's answer about `states` without the variance that some networks add."""
+        rows, channels, *rest = states.shape
+        learned = isinstance(output, Tensor) and output.ndim == states.ndim and output.shape[1] == 2 * channels
+        wanted = (rows, 2 * channels if learned else channels, *rest)
+        return checked(output, states, "the network", wanted)[:, :channels]
 
     def _labels(self, cond: Tensor | None, branch: Branch, x: Tensor) -> Tensor:
         """(B,) class ids for one branch; `classes` is the null class, which the network's last embedding row stands for."""
