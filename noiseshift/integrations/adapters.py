@@ -145,7 +145,7 @@ def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -
         heard=lambda args, kwargs: Call(
             _argument(args, kwargs, 1, "x"), _argument(args, kwargs, 0, "t"), _argument(args, kwargs, 2, "y")
         ),
-        value=lambda output: -output,
+        value=_turned,
         **_BACKWARDS,
     )
 
@@ -163,7 +163,7 @@ def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, con
         heard=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
         ),
-        value=lambda output: -output,
+        value=_turned,
         **_BACKWARDS,
     )
 
@@ -183,7 +183,7 @@ def azula(denoiser: Any, *, condition: str = "label") -> Adapted:
         ),
         to_time=lambda t: t,
         of_time=lambda time: time,
-        value=lambda output: output.mean,
+        value=lambda output: getattr(output, "mean", output),
     )
 
 
@@ -230,6 +230,11 @@ def _by_sigma(schedule: Schedule) -> dict[str, Any]:
 
 
 _BACKWARDS: dict[str, Any] = {"to_time": lambda t: 1 - t, "of_time": lambda time: 1 - time}
+
+
+def _turned(output: Any) -> Any:
+    """A velocity the other way round; what is none is handed on, to be refused by name."""
+    return -output if isinstance(output, Tensor) and output.dtype != torch.bool else output
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name: str) -> Any:
