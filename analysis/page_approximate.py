@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from noiseshift.analysis.approximate import figures
 from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
 from noiseshift.analysis.plots import Figure
+
+from noiseshift.reading import read_arrays, read_table
 
 COLUMNS = (
     ("estimator", "estimator", "what read the level"),
@@ -26,6 +27,7 @@ COLUMNS = (
 )
 
 
+PART = ("part of an approximation", "run `noiseshift approx` again")
 ROOTS = {
     "sigma": "the exact root in σ",
     "snr": "the exact root in signal-to-noise ratio",
@@ -36,7 +38,7 @@ ROOTS = {
 
 def approximated(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `approx` wrote: its figures are drawn again from its tables."""
-    about, injected = manifest(folder), pd.read_parquet(folder / "injected.parquet")
+    about, injected = manifest(folder), read_table(folder / "injected.parquet", *PART)
     first, second, short = _answer(injected)
     return Section(
         anchor,
@@ -71,7 +73,6 @@ def _answer(injected: pd.DataFrame) -> tuple[str, str, str]:
 
 def _figures(folder: Path, injected: pd.DataFrame) -> list[Figure]:
     """The study's figures; of its runs those that the first estimator reads, since a page of both is a long one."""
-    paths = pd.read_parquet(folder / "paths.parquet")
+    paths = read_table(folder / "paths.parquet", *PART)
     paths = paths[paths.estimator == injected.estimator.iloc[0]] if len(paths) else paths
-    with np.load(folder / "spectra.npz") as spectra:
-        return list(figures(injected, paths, dict(spectra)))
+    return list(figures(injected, paths, read_arrays(folder / "spectra.npz", *PART)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from noiseshift.analysis import plots, svg
 
 from noiseshift.shift.controls import Check
+from noiseshift.studies.folders import read_manifest
 
 Column = tuple[str, str, str]
 """A table's column, its heading and what it means."""
@@ -141,5 +141,5 @@ def protocol(manifest: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """What `run.json` says of a folder."""
-    return json.loads((folder / "run.json").read_text())
+    """What `run.json` says of a folder. Raises ReadingError."""
+    return read_manifest(folder)

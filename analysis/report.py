@@ -14,6 +14,7 @@ from noiseshift.analysis.page_correct import corrected
 from noiseshift.analysis.page_measure import measured
 from noiseshift.analysis.page_parts import Section
 
+from noiseshift.reading import reading
 from noiseshift.studies.compare import Comparison
 from noiseshift.studies.folders import Run
 
@@ -56,8 +57,9 @@ def read_folder(folder: Path) -> Source:
 
 
 def _section(anchor: str, name: str, source: Source) -> Section:
-    if isinstance(source, Run):
-        return measured(anchor, name, source)
-    if isinstance(source, Comparison):
-        return compared(anchor, name, source)
-    return (corrected if (source / "methods.csv").exists() else approximated)(anchor, name, source)
+    with reading(name, "whole folder of a run", "run the command that wrote it again"):
+        if isinstance(source, Run):
+            return measured(anchor, name, source)
+        if isinstance(source, Comparison):
+            return compared(anchor, name, source)
+        return (corrected if (source / "methods.csv").exists() else approximated)(anchor, name, source)

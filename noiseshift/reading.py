@@ -80,10 +80,9 @@ def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = Read
         raise error(f"{path} claims more than this machine's memory holds: {remedy}") from None
     except RecursionError:
         raise error(f"{path} is nested too deeply: {remedy}") from None
-    except (
-        Exception
-    ):  # zip, zlib, struct, numpy, pickle, yaml, json, safetensors, pyarrow, torch: a damaged file raises anything
-        raise error(_damaged(path, what, remedy)) from None
+    except Exception as found:
+        # zip, zlib, struct, numpy, pickle, yaml, json, safetensors, pyarrow and torch: a damaged file makes them raise anything.
+        raise error(_damaged(path, what, remedy)) from found
 
 
 def _damaged(path: Name, what: str, remedy: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"reading", "data", "distributed", "diffusion"},
+    {"reading", "calling", "data", "distributed", "diffusion"},
     {"networks"},
     {"estimators", "checkpoints", "evaluation"},
     {"targets", "shift", "training"},

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noiseshift.calling import CodeError, called, calling
 from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.files import WEIGHTS, read_content
 from noiseshift.checkpoints.formats.rebuilt import time_input
@@ -47,18 +49,17 @@ def call(reference: str) -> Any:
     """
     where, _, name = reference.partition(":")
     see_working_directory()
-    try:
-        function = getattr(importlib.import_module(where), name)
-    except ImportError as error:
-        raise CheckpointError(
-            f"{reference}: {error}: run from the folder that {where} lies in, or install it"
-        ) from None
-    except AttributeError:
-        raise CheckpointError(f"{reference}: {where} has no {name}: name a function that returns the model") from None
-    try:
+    with _reported(), calling(f"importing {where}"):
+        try:
+            module = importlib.import_module(where)
+        except ImportError as error:
+            remedy = f"run from the folder that {where} lies in, or install it"
+            raise CheckpointError(f"{reference}: {error}: {remedy}") from None
+    if not hasattr(module, name):
+        raise CheckpointError(f"{reference}: {where} has no {name}: name a function that returns the model")
+    function = getattr(module, name)
+    with _reported(), calling(reference):
         return function()
-    except Exception as error:
-        raise CheckpointError(f"{reference} raised {type(error).__name__}: {error}") from error
 
 
 def read_trusted(path: Path) -> Any:
@@ -74,10 +75,17 @@ def read_trusted(path: Path) -> Any:
         "trusted: loading %s imports, and may call, %s", path.name, ", ".join(names)
     )
     see_working_directory()
-    try:
+    with _reported(), calling(f"{path.name}: its code"):
         return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # anybody's code may raise anything
-        raise CheckpointError(f"{path.name}: its code raised {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """While a checkpoint is made, what the user's code raises is said of the checkpoint."""
+    try:
+        yield
+    except CodeError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def network_in(content: Any) -> nn.Module | None:
@@ -95,7 +103,8 @@ class Called(nn.Module):
         self.fn, self.classes = fn, classes
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        return self.fn(x, time, label) if self.classes else self.fn(x, time)
+        answer: Tensor = called(self.fn, x, time, label) if self.classes else called(self.fn, x, time)
+        return answer
 
 
 def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from noiseshift.calling import called
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.schedules import Level, Schedule
 
@@ -247,11 +248,10 @@ class CallableModel:
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
         cond = cond if branch.condition else None
         if branch.noise:
-            return checked(
-                self.fn(x, as_time(t, x).expand(len(x)), cond), x, f"the model, which predicts {self.predicts},"
-            )
+            answer = called(self.fn, x, as_time(t, x).expand(len(x)), cond)
+            return checked(answer, x, f"the model, which predicts {self.predicts},")
         assert self.blind is not None  # `require` saw to it
-        return checked(self.blind(x, cond), x, "the model's noise-unconditional branch")
+        return checked(called(self.blind, x, cond), x, "the model's noise-unconditional branch")
 
 
 def wrap(

@@ -27,6 +27,7 @@ from noiseshift.networks.level import (
     mixture_log_density,
     negative_log_likelihood,
 )
+from noiseshift.reading import read_safetensors, read_words, reading
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
@@ -84,25 +85,15 @@ class Network:
     @classmethod
     def load(cls, path: str | Path) -> Network:
         """Read what `save` wrote. Raises FileNotFoundError or ValueError naming the remedy."""
-        from safetensors import SafetensorError, safe_open
-
-        if not Path(path).exists():
-            raise FileNotFoundError(f"no level estimator at {path}: train one with train_estimator")
-        try:
-            with safe_open(path, "pt") as file:
-                header = (file.metadata() or {}).get("noiseshift.level")
-                state = {key: file.get_tensor(key).float() for key in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file ({error})") from None
-        if header is None:
-            raise ValueError(f"{path} is no level estimator: give a file that Network.save wrote")
-        about = json.loads(header)
-        network = LevelNetwork(LevelConfig(**about["config"]))
-        try:
-            network.load_state_dict(state)
-        except RuntimeError:
-            raise ValueError(f"the weights in {path} are of another shape than its card says: train it again") from None
-        return cls(network, build(about["schedule"]), card=about["card"])
+        said = ("level estimator", "train one with train_estimator")
+        state, words = read_safetensors(path, *said)
+        about = read_words(words.get("noiseshift.level"), path, *said)
+        with reading(path, *said):
+            # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
+            with torch.device("meta"):
+                network = LevelNetwork(LevelConfig(**about["config"]))
+            network.load_state_dict({key: part.float() for key, part in state.items()}, assign=True)
+            return cls(network, build(about["schedule"]), card=about["card"])
 
 
 @dataclass(frozen=True)

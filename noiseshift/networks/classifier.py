@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from noiseshift.data import ASSETS
+from noiseshift.reading import read_safetensors, read_words, reading
 
 _HEADER = "noiseshift.classifier"
 
@@ -77,22 +79,16 @@ def load_classifier(path: str | Path | None = None) -> Classifier:
     The bundled one knows the ten classes of Fashion-MNIST at 28×28 (its `card` states its accuracy). Raises
     FileNotFoundError or ValueError naming the remedy.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(ASSETS / "fashion-classifier.safetensors" if path is None else path)
-    if not path.exists():
-        raise FileNotFoundError(f"no classifier at {path}: give a file that Classifier.save wrote")
-    try:
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-            state = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from None
-    if header is None:
-        raise ValueError(f"{path} is no classifier: give a file that Classifier.save wrote")
-    about = json.loads(header)
-    classifier = Classifier(ClassifierConfig(**about["config"]), card=about["card"])
-    classifier.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    said = ("classifier", "give a file that Classifier.save wrote")
+    state, words = read_safetensors(path, *said)
+    about = read_words(words.get(_HEADER), path, *said)
+    with reading(path, *said):
+        # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
+        with torch.device("meta"):
+            classifier = Classifier(ClassifierConfig(**about["config"]), card=about["card"])
+        tensors = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        classifier.load_state_dict(tensors, assign=True)
     return classifier.eval().requires_grad_(False)
 
 

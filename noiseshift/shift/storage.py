@@ -12,7 +12,11 @@ import pandas as pd
 
 from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.instrument import Array, Calibration, Readings
+from noiseshift.reading import read_arrays, read_json, read_table, reading
 from noiseshift.shift.report import ShiftReport
+
+RUN = ("part of a run", "measure it again")
+"""What a file of a run folder is, and what to do about a damaged one."""
 
 
 def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
@@ -32,10 +36,10 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
     """What `write_reports` wrote. Raises FileNotFoundError when there is nothing of the kind."""
     if not (folder / "shift.parquet").exists():
         raise FileNotFoundError(f"no shift.parquet in {folder}: is it a folder that `noiseshift measure` wrote?")
-    frame = pd.read_parquet(folder / "shift.parquet")
-    about = json.loads((folder / "report.json").read_text())
-    schedule = build(about["schedule"])
-    with np.load(folder / "posteriors.npz") as densities:
+    with reading(folder, *RUN):
+        frame = read_table(folder / "shift.parquet", *RUN)
+        about = read_json(folder / "report.json", *RUN)
+        schedule, densities = build(about["schedule"]), read_arrays(folder / "posteriors.npz", *RUN)
         return {
             name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]
         }

@@ -35,6 +35,7 @@ from noiseshift.evaluation.distances import (
     pseudo_values,
     require_enough,
 )
+from noiseshift.reading import read_json, reading
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import (
     Span,
@@ -167,13 +168,16 @@ class Comparison:
     def load(cls, folder: str | Path) -> Comparison:
         """What `save` wrote, with the runs from where they are. Raises FileNotFoundError naming what is missing."""
         folder = Path(folder)
-        about = json.loads((folder / "comparison.json").read_text())
-        runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
-        # "None" is a name like another; only an empty cell is not a number.
-        table, pairs = (
-            pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]) for stem in ("table", "pairs")
-        )
-        return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
+        said = ("comparison", "run `noiseshift compare` again")
+        with reading(folder, *said):
+            about = read_json(folder / "comparison.json", *said)
+            runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
+            # "None" is a name like another; only an empty cell is not a number.
+            table, pairs = (
+                pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""])
+                for stem in ("table", "pairs")
+            )
+            return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
 
 
 def compare(

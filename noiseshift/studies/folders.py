@@ -29,10 +29,11 @@ from noiseshift.data import to_uint8
 from noiseshift.diffusion.identity import differences
 from noiseshift.estimators.instrument import Readings
 from noiseshift.evaluation.distances import Features
+from noiseshift.reading import ReadingError, read_arrays, read_json, read_table, reading
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.shift.report import ShiftReport
-from noiseshift.shift.storage import read_reports, write_reports
+from noiseshift.shift.storage import RUN, read_reports, write_reports
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,20 @@ class Run:
         """Read a run folder. Raises FileNotFoundError naming what is missing."""
         folder = Path(folder)
         reports = read_reports(folder)
-        with np.load(folder / "samples.npz") as samples:
-            pictures = torch.from_numpy(samples["images"])
-            labels = torch.from_numpy(samples["labels"]) if "labels" in samples else None
+        with reading(folder / "samples.npz", *RUN):
+            samples = {key: torch.from_numpy(part) for key, part in read_arrays(folder / "samples.npz", *RUN).items()}
+            pictures, labels = samples["images"], samples.get("labels")
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
-        return cls(json.loads((folder / "run.json").read_text()), reports, controls, pictures, labels, features)
+        return cls(read_manifest(folder), reports, controls, pictures, labels, features)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a folder. Raises ReadingError when it is missing or damaged."""
+    found = read_json(folder / "run.json", *RUN)
+    if not isinstance(found, dict):
+        raise ReadingError(f"{folder / 'run.json'} says nothing of a run: measure it again")
+    return found
 
 
 @contextmanager
@@ -133,9 +142,11 @@ def _write_controls(controls: Controls, folder: Path) -> None:
 
 
 def _read_controls(folder: Path) -> Controls:
-    checks = tuple(Check(**check) for check in json.loads((folder / "checks.json").read_text()))
+    with reading(folder / "checks.json", *RUN):
+        checks = tuple(Check(**check) for check in read_json(folder / "checks.json", *RUN))
     solver = read_reports(folder / "solver") if (folder / "solver").exists() else {}
-    return Controls(checks, pd.read_parquet(folder / "null.parquet"), pd.read_parquet(folder / "level.parquet"), solver)
+    null, level = (read_table(folder / f"{name}.parquet", *RUN) for name in ("null", "level"))
+    return Controls(checks, null, level, solver)
 
 
 class Shards:

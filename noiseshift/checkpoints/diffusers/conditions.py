@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.reading import read_arrays, read_safetensors, reading
 
 # From transformers, by name: nothing else in a folder's index is imported.
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -67,18 +67,16 @@ class Conditions:
     @classmethod
     def read(cls, path: str | Path) -> Conditions:
         """What `save` wrote, or an .npz with the names of `of`. Raises CheckpointError."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
+        what, remedy = "embeddings", "give a .safetensors or .npz file"
+        with reading(path, what, remedy, CheckpointError):
             if Path(path).suffix == ".npz":
-                with np.load(path, allow_pickle=False) as file:
-                    return cls.of({name: torch.from_numpy(file[name]) for name in file.files})
-            return cls.of(load_file(path))
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
-        except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} holds no embeddings ({error}): give a .safetensors or .npz file") from None
+                tensors = {name: torch.from_numpy(part) for name, part in read_arrays(path, what, remedy).items()}
+            else:
+                tensors = read_safetensors(path, what, remedy)[0]
+            try:
+                return cls.of(tensors)
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
         """Write the embeddings to a .safetensors file that `read`, and --embeddings, take."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from noiseshift import reading
 from noiseshift.checkpoints.card import CheckpointError
 
 
@@ -17,12 +17,9 @@ def config_of(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A file's settings. Raises CheckpointError when it is missing or holds none."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise CheckpointError(f"{path} is missing: save the whole pipeline with save_pretrained") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise CheckpointError(f"{path} is not JSON: save the pipeline again") from None
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: save the whole pipeline with save_pretrained")
+    values = reading.read_json(path, "JSON", "save the pipeline again", CheckpointError)
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no settings: save the pipeline again")
     return values

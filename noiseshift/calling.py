@@ -1,0 +1,61 @@
+"""One boundary where the user's own code is called: whose code failed, and at which line, in one line."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from noiseshift.reading import ReadingError
+
+
+class CodeError(ReadingError, RuntimeError):
+    """The user's own code failed; the message is one line that says where."""
+
+
+@contextmanager
+def calling(name: str) -> Iterator[None]:
+    """Around a call of the user's own code, `name` for people. What it raises becomes a CodeError, a SystemExit too; our own
+    errors, an interruption and a full memory pass."""
+    try:
+        yield
+    except (ReadingError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise CodeError(f"{name} failed{_where(error)}: {said(error)}") from error
+
+
+def called(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of the user's returns. Raises CodeError when it fails."""
+    with calling(name_of(function)):
+        return function(*arguments)
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line of at most 200 letters."""
+    words = " ".join(str(error).split())[:200]
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({words})"
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the user's on the way to an exception; nothing where all were a library's."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _theirs(frame.filename)]
+    return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+
+
+def _theirs(file: str) -> bool:
+    parts = Path(file).parts
+    return not file.startswith("<") and Path(__file__).parent not in Path(file).parents and "site-packages" not in parts
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a callable is called, for people: `denoise (model.py:12)`."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    return name if code is None else f"{name} ({Path(code.co_filename).name}:{code.co_firstlineno})"
