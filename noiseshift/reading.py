@@ -70,9 +70,9 @@ def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = Read
         if isinstance(own, error):
             raise
         raise error(str(own)) from None
-    except FileNotFoundError:
+    except FileNotFoundError as found:
         missing = MissingFile if error is ReadingError else error
-        raise missing(f"no {what} at {path}: {remedy}") from None
+        raise missing(f"no {what} at {found.filename or path}: {remedy}") from None
     except OSError as found:
         said = (found.strerror or "").lower()
         raise error(f"{path} cannot be read ({said}): {remedy}" if said else _damaged(path, what, remedy)) from None

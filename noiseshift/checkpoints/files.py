@@ -12,6 +12,7 @@ from torch import Tensor
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
 from noiseshift.checkpoints.unpickling.pickles import names_in
 from noiseshift.checkpoints.unpickling.reader import REMEDY, read_pickled
+from noiseshift.checkpoints.weights import chosen
 from noiseshift.reading import read_safetensors, reading
 
 
@@ -28,18 +29,10 @@ METADATA = "__metadata__"
 """Where `read_content` puts the words that a safetensors file carries beside its tensors."""
 
 
-def state_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The state dict in a file's content: averaged weights where a training checkpoint holds both, keys without
-    wrappers' prefixes. Raises CheckpointError when there are no tensors."""
-    inside = next((content[k] for k in WEIGHTS if isinstance(content.get(k), Mapping) and content[k]), content)
-    state = {bare(str(k)): v for k, v in inside.items() if isinstance(v, Tensor)}
-    if not state:
-        raise CheckpointError("it holds no tensors: give a file with a model's state dict")
-    return state
-
-
-WEIGHTS = ("ema", "ema_model", "model_ema", "model", "net_model", "state_dict", "network")
-"""Where training scripts keep weights, averaged ones first."""
+def state_of(content: Mapping[Any, Any]) -> Mapping[str, Tensor]:
+    """The state dict in a file's content: averaged weights where there are any, keys without wrappers' names; see `weights`.
+    Raises CheckpointError when there are no tensors, or several networks."""
+    return chosen(content).state
 
 
 def read_content(path: Path) -> Mapping[Any, Any]:
@@ -63,8 +56,3 @@ def _safetensors(path: Path) -> dict[str, Any]:
     with reading(path.name, "safetensors file", "fetch it again", CheckpointError):
         tensors, words = read_safetensors(path, "safetensors file", "fetch it again")
     return {**tensors, **({METADATA: words} if words else {})}
-
-
-def bare(key: str) -> str:
-    """The key without what DistributedDataParallel and torch.compile put before it."""
-    return key.removeprefix("module.").removeprefix("_orig_mod.")

@@ -18,6 +18,7 @@ from noiseshift.checkpoints.diffusers.folder import is_folder, read_folder
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
+from noiseshift.checkpoints.weights import chosen
 from noiseshift.data import ASSETS
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
@@ -112,6 +113,7 @@ def load(
     except CheckpointError as error:
         said = str(error)
         raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None
+    convention = replace(convention, provenance={**convention.provenance, **_taken(content)})
     return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
 
 
@@ -119,6 +121,15 @@ def _sha256_of_all(first: Path) -> str:
     """Of a network's only file of weights; of all its shards' hashes where there are several."""
     each = [sha256(path) for path in sorted(first.parent.glob("*.safetensors"))]
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def _taken(content: Content) -> dict[str, str]:
+    """Which set of tensors was taken, where a file holds more than a plain state dict."""
+    try:
+        found = chosen(content)
+    except CheckpointError:  # EDM's objects, which hold one network
+        return {}
+    return {"weights": found.shown} if found.name or found.averaged else {}
 
 
 def _of_own_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from noiseshift.calling import CodeError, called, calling
 from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
-from noiseshift.checkpoints.files import WEIGHTS, read_content
+from noiseshift.checkpoints.files import read_content
 from noiseshift.checkpoints.formats.rebuilt import time_input
 from noiseshift.checkpoints.unpickling.pickles import names_in
+from noiseshift.checkpoints.weights import AVERAGED
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.schedules import Discrete, describe
 from noiseshift.networks.model import NetworkModel
@@ -91,7 +92,8 @@ def _reported() -> Iterator[None]:
 def network_in(content: Any) -> nn.Module | None:
     """The network that a trusted file holds whole, by itself or among other things; averaged ones preferred."""
     if isinstance(content, Mapping):
-        content = next((content[key] for key in WEIGHTS if isinstance(content.get(key), nn.Module)), None)
+        held = {str(key): part for key, part in content.items() if isinstance(part, nn.Module)}
+        content = next((held[key] for key in sorted(held, key=lambda key: not AVERAGED.search(key))), None)
     return content if isinstance(content, nn.Module) else None
 
 

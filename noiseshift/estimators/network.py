@@ -27,7 +27,7 @@ from noiseshift.networks.level import (
     mixture_log_density,
     negative_log_likelihood,
 )
-from noiseshift.reading import read_safetensors, read_words, reading
+from noiseshift.reading import ReadingError, read_safetensors, read_words, reading
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
@@ -92,7 +92,11 @@ class Network:
             # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
             with torch.device("meta"):
                 network = LevelNetwork(LevelConfig(**about["config"]))
-            network.load_state_dict({key: part.float() for key, part in state.items()}, assign=True)
+            try:
+                network.load_state_dict({key: part.float() for key, part in state.items()}, assign=True)
+            except RuntimeError:
+                shapes = "weights are of another shape than its card says"
+                raise ReadingError(f"{path}: its {shapes}: train it again") from None
             return cls(network, build(about["schedule"]), card=about["card"])
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
-from noiseshift.checkpoints.files import bare, read_content, state_of
+from noiseshift.checkpoints.files import read_content
+from noiseshift.checkpoints.weights import chosen
 from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts, checked
 from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
 
@@ -250,11 +251,12 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
     the file is damaged or its tensors are not the network's.
     """
     path = Path(path)
-    state = state_of(read_content(path))
-    positional = sorted((key for key in state if key.startswith("shadow_params.")), key=lambda k: int(k.split(".")[1]))
-    if positional:
-        state = _by_position(path, network, state, positional)
     own = network.state_dict()
+    trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    try:
+        state = chosen(read_content(path), own, trained).state
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(error).startswith(path.name) else f"{path.name}: {error}") from None
     wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
         raise CheckpointError(
@@ -263,17 +265,3 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
         )
     network.load_state_dict(state)
     return network.eval()
-
-
-def _by_position(
-    path: Path, network: nn.Module, state: Mapping[str, Tensor], positional: list[str]
-) -> dict[str, Tensor]:
-    """flow_matching's EMA wraps the network as `model.` and lists the averages in the order of its trained parameters."""
-    inner = {bare(key.removeprefix("model.")): v for key, v in state.items() if key.startswith("model.")}
-    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    if len(names) != len(positional):
-        raise CheckpointError(
-            f"{path.name} averages {len(positional)} parameters, this {type(network).__name__} has {len(names)}: "
-            "build the network as it was trained"
-        )
-    return inner | {name: state[key] for name, key in zip(names, positional, strict=True)}

@@ -15,6 +15,7 @@ from torch import Tensor
 from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of, sized
+from noiseshift.checkpoints.weights import chosen
 from noiseshift.networks.lucidrains import Unet, config_from_state
 from noiseshift.networks.model import NetworkModel
 
@@ -29,7 +30,7 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     if not {"init_conv.weight", "mid_block1.block1.proj.weight", "final_conv.weight"} <= set(network):
         return None
     shown = "init_conv, downs.*, ups.* among its keys"
-    if "ema_model.betas" in state:
+    if chosen(content).averaged and "betas" in state:
         shown += ", averaged, in its Trainer's file"
     if isinstance(content.get("version"), str):
         shown += f" of version {content['version'][:20]}"
@@ -41,7 +42,7 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
 
 def told(content: Mapping[Any, Any]) -> Card | None:
     """The card that the buffers of a GaussianDiffusion make; None for a Unet alone."""
-    state = _diffusion(state_of(content))
+    state = state_of(content)
     if "betas" not in state or "loss_weight" not in state:
         return None
     betas, weight = state["betas"].double(), state["loss_weight"].double()
@@ -83,7 +84,7 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     with fitting(card):
         config = config_from_state(network, heads=card.heads)
         unet = filled(lambda: Unet(config), network)
-    if config.fourier and "betas" not in _diffusion(state):
+    if config.fourier and "betas" not in state:
         # ContinuousTimeGaussianDiffusion tells such a network its log-SNR, which no card can say.
         raise CheckpointError("its time is no step, and no schedule lies in the file: give module:function instead")
     return model_of(
@@ -95,14 +96,7 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     )
 
 
-def _diffusion(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The averaged GaussianDiffusion of an EMA's state, or the state itself."""
-    averaged = {key.removeprefix("ema_model."): v for key, v in state.items() if key.startswith("ema_model.")}
-    return averaged or state
-
-
 def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The Unet in a GaussianDiffusion, or a Unet alone."""
-    state = _diffusion(state)
     inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     return inside or dict(state)

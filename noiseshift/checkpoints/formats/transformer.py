@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -11,6 +12,8 @@ from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, config_from_state
 
+_BLOCK = re.compile(r"blocks\.\d+\.(attn\.qkv|adaLN_modulation\.1)\.weight$")
+
 
 def is_repa(state: Mapping[str, Tensor]) -> bool:
     """REPA alone has projectors, which serve its training only (arXiv 2410.06940)."""
@@ -18,8 +21,8 @@ def is_repa(state: Mapping[str, Tensor]) -> bool:
 
 
 def is_transformer(state: Mapping[str, Tensor]) -> bool:
-    """Whether these are a DiT's keys, which SiT and REPA share."""
-    return "x_embedder.proj.weight" in state or any(key.startswith("blocks.") for key in state)
+    """Whether these are a DiT's keys, which SiT and REPA share; other networks too have `blocks`, of convolutions."""
+    return "x_embedder.proj.weight" in state or any(_BLOCK.match(key) for key in state)
 
 
 def transformer_model(state: Mapping[str, Tensor], card: Card) -> NetworkModel:
