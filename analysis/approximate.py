@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_figure, shades_of, style
-from noiseshift.analysis.tables import numbers_table, signed
+from noiseshift.analysis.names import plain
+from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_each, shades_of, style
+from noiseshift.analysis.tables import numbers_table, print_heading, screen, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
 from noiseshift.studies.approximate import Study
@@ -158,18 +159,18 @@ def save_figures(study: Study, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures(study.injection_table(), study.path_table(), study.spectra())
     with style():
-        return [path for stem, draw, _ in drawn for path in save_figure(draw(), folder / stem)]
+        return save_each(drawn, folder)
 
 
 def print_study(study: Study) -> None:
     """What a study found, for people: tables on the terminal, then the answer in words."""
-    from rich.console import Console
-
-    console = Console()
+    console = screen()
     about = study.manifest
-    console.print(
-        f"[bold]{about['checkpoint']['name']}[/bold]  Statement 1: {about['rows']} real states, "
-        f"{', '.join(about['samplers'])} with {about['samples']} paths, seed {about['seed']}, {about['seconds']} s"
+    print_heading(
+        console,
+        about["checkpoint"]["name"],
+        f"Statement 1: {about['rows']} real states, {', '.join(about['samplers'])} with {about['samples']} paths, seed "
+        f"{about['seed']}, {about['seconds']} s",
     )
     for name, report in study.injected.items():
         console.print(injection_table(report, name))
@@ -181,7 +182,7 @@ def print_study(study: Study) -> None:
         style="dim",
     )
     for line in conclusions(study):
-        console.print(line)
+        console.print(plain(line))
 
 
 def injection_table(report: ApproximationReport, title: str) -> Table:

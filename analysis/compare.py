@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_figure, shades_of, style
+from noiseshift.analysis.after import spared
+from noiseshift.analysis.names import in_figure, in_latex, in_markdown, plain
+from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_each, shades_of, style
 from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.shift.report import ShiftReport
@@ -49,12 +51,12 @@ def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
     best, rows = found.best("rms"), found.table
     distance = found.distance()
-    headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([distance] if distance else []))
+    headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([plain(distance)] if distance else []))
     table = numbers_table(f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}", headings)
     table.columns[0].justify, table.columns[0].no_wrap = "left", False
     for row in rows.to_dict("records"):
         cells = [
-            row["run"],
+            plain(row["run"]),
             _whole(row["nfe"]),
             _number(row["rms"], 4),
             f"{_number(row['rms low'], 4)} {_number(row['rms high'], 4)}",
@@ -69,14 +71,14 @@ def latex_table(found: Comparison) -> str:
     """A booktabs table with intervals; in bold the best rms δ and distance with all that are not resolved from them."""
     table, distance = paper_table(found), found.distance()
     bold = {"rms δ": found.best("rms")} | ({distance: found.best(distance)} if distance else {})
-    marked = table.map(_escape)
+    marked = table.map(in_latex)
     for column, runs in bold.items():
         marked.loc[list(runs), column] = [rf"\textbf{{{cell}}}" for cell in marked.loc[list(runs), column]]
-    marked.columns = [_escape(name) for name in marked.columns]
+    marked.columns = [in_latex(name) for name in marked.columns]
     styled = marked.style.hide(axis="index")
     body = styled.to_latex(hrules=True, column_format="lll" + "r" * (len(marked.columns) - 3))
     return (
-        f"% noiseshift compare: shift read by {found.estimator}, 95 % intervals in brackets; rms over t = "
+        f"% noiseshift compare: shift read by {plain(found.estimator)}, 95 % intervals in brackets; rms over t = "
         f"{found.span[1]:.3g} to {found.span[0]:.3g}.\n"
         "% Bold: the best, and every run whose difference from it is not resolved (Holm over all pairs, 5 %).\n"
         f"{body}"
@@ -86,18 +88,10 @@ def latex_table(found: Comparison) -> str:
 def markdown_table(found: Comparison) -> str:
     """A Markdown table of the same text."""
     table = paper_table(found).reset_index(drop=True)
-    lines = [list(table.columns), ["---", "---", "---", *["--:"] * (len(table.columns) - 3)], *table.values.tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    for plain, latex in (
-        *(("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("$", r"\$")),
-        *(("{", r"\{"), ("}", r"\}"), ("~", r"\textasciitilde "), ("^", r"\textasciicircum ")),
-        *(("δ", r"$\delta$"), ("−", "$-$"), ("–", "--")),
-    ):
-        text = text.replace(plain, latex)
-    return text
+    head = [in_markdown(name) for name in table.columns]
+    rows = [[*map(in_markdown, row[:3]), *row[3:]] for row in table.values.tolist()]  # the first three are names
+    lines = [head, ["---", "---", "---", *["--:"] * (len(head) - 3)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _number(value: float, digits: int, *, signed: bool = False) -> str:
@@ -117,8 +111,13 @@ def _interval(row: Any, name: str, digits: int) -> str:
     return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
 
 
+def figure_labels(found: Comparison) -> dict[str, str]:
+    """The same for figures: no letter starts a formula."""
+    return {name: in_figure(label) for name, label in labels(found).items()}
+
+
 def labels(found: Comparison) -> dict[str, str]:
-    """Names of the runs for figures and sentences: without the checkpoint's where all share it."""
+    """Names of the runs for sentences: without the checkpoint's where all share it."""
     checkpoint = found.table.checkpoint.iloc[0]
     same = (found.table.checkpoint == checkpoint).all() and all(
         name.startswith(f"{checkpoint}-") for name in found.runs
@@ -156,7 +155,7 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
             linewidths=0.5,
             label=label,
         )
-    ax.set(ylabel=distance)
+    ax.set(ylabel=in_figure(distance))
     _calls(ax, found)
     ax.figure.colorbar(points, ax=ax, label="rms δ (in t)")
     ax.legend()
@@ -180,7 +179,7 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
     for (label, _), _, marker in _families(table):
         ax.plot([], [], marker, color="#777777", label=label)
-    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=distance, yscale="log")
+    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=in_figure(distance), yscale="log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")
@@ -207,7 +206,7 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     rows, columns = np.nonzero(~resolved & np.isfinite(values))
     ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
-    ax.set_yticks(range(len(found.runs)), list(labels(found).values()))
+    ax.set_yticks(range(len(found.runs)), list(figure_labels(found).values()))
     ticks = np.arange(cells)
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
     ax.set_xlabel("told time t: noise → data")
@@ -233,7 +232,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
                 grid, height, height + 1.6 * density, color=shade, alpha=alpha, linewidth=0.6, zorder=-height
             )
         ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
-    ax.set_yticks(range(len(ridges)), list(labels(found).values())[::-1])
+    ax.set_yticks(range(len(ridges)), list(figure_labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
     ax.grid(False)
@@ -254,9 +253,9 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     ax.axhline(1, color="black", linewidth=0.8)
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
-        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=labels(found)[name])
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
     ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
-    ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, labels(found).values())) > 12 else 3)
+    ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, figure_labels(found).values())) > 12 else 3)
     return ax
 
 
@@ -296,10 +295,12 @@ def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None 
     """Write table.tex and .md, and every figure as PNG and PDF, in the width of a `paper`; returns the figures."""
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
-    (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
+    with spared("table.tex"):
+        (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
+    with spared("table.md"):
+        (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
     with style(paper):
-        return [path for stem, draw, _ in figures(found) for path in save_figure(draw(), folder / "figures" / stem)]
+        return save_each(figures(found), folder / "figures")
 
 
 def _distance(found: Comparison) -> str:
@@ -319,7 +320,7 @@ def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, 
         + solver
         + np.where(table.guidance == "none", "", " " + table.guidance)
     )
-    groups = [(str(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
+    groups = [(in_figure(name), part.sort_values("nfe")) for name, part in table.groupby(label, sort=False)]
     return list(zip(groups, _cycle(COLOURS), _cycle(MARKERS), strict=False))
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from noiseshift.analysis.plots import Figure, axes, plot_samples, save_figure, style
+from noiseshift.analysis.names import in_figure, plain
+from noiseshift.analysis.plots import Figure, axes, plot_samples, save_each, style
+from noiseshift.analysis.tables import print_heading, screen
 
 from noiseshift.studies.correct import Correction
 from noiseshift.studies.folders import whole_folder
@@ -35,7 +37,7 @@ def plot_shifts(shifts: pd.DataFrame, estimator: str, *, ax: Axes | None = None)
             marker="o",
             markersize=3,
             color=colour,
-            label=method,
+            label=in_figure(method),
             linestyle="-" if k < len(COLOURS) else "--",
         )
     ax.set(xlabel="told time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {estimator}", xlim=(1, 0))
@@ -77,9 +79,9 @@ def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes |
         colour, shift = COLOURS[k % len(COLOURS)], row[f"rms {estimator}"]
         ax.vlines(shift, row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8)
         marker = "osD^vP"[k // len(COLOURS) % 6]
-        ax.plot(shift, row[distance], marker, markersize=5, color=colour, label=row["method"])
+        ax.plot(shift, row[distance], marker, markersize=5, color=colour, label=in_figure(row["method"]))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-    ax.set(xlabel=f"rms δ (in t), by {estimator}", ylabel=distance)
+    ax.set(xlabel=f"rms δ (in t), by {estimator}", ylabel=in_figure(distance))
     return ax
 
 
@@ -94,7 +96,7 @@ def plot_grids(found: Correction, *, pictures: int = 30) -> np.ndarray:
     for ax in every.flat:
         ax.set_axis_off()
     for ax, outcome in zip(every.flat, found.outcomes, strict=False):
-        plot_samples(outcome.pictures[:pictures], ax=ax).set_title(outcome.method.name, fontsize=7)
+        plot_samples(outcome.pictures[:pictures], ax=ax).set_title(in_figure(outcome.method.name), fontsize=7)
     return every
 
 
@@ -130,19 +132,20 @@ def save_correction(found: Correction, folder: str | Path) -> list[Path]:
         (fresh / "figures").mkdir()
         distance, name = found.outcomes[0].quality.metric.iloc[0], estimators[0]
         drawn = figures(found.table(), found.shifts(name), distance=distance, estimator=name)
-        written = [path for stem, draw, _ in drawn for path in save_figure(draw(), fresh / "figures" / stem)]
-        return written + save_figure(plot_grids(found)[0, 0], fresh / "figures" / "samples")
+        samples = ("samples", lambda: plot_grids(found)[0, 0], "")
+        return save_each([*drawn, samples], fresh / "figures")
 
 
 def print_correction(found: Correction) -> None:
     """What the methods did, for people, and which one to choose."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    console = screen()
     about = found.manifest
-    console.print(
-        f"[bold]{about['checkpoint']['name']}[/bold]  {about['sampler']}, {about['samples']} samples, seed "
-        f"{about['seed']}, {about['seconds']} s"
+    print_heading(
+        console,
+        about["checkpoint"]["name"],
+        f"{about['sampler']}, {about['samples']} samples, seed {about['seed']}, {about['seconds']} s",
     )
     console.print(correction_table(found))
     console.print(
@@ -151,7 +154,7 @@ def print_correction(found: Correction) -> None:
         style="dim",
     )
     name, reason = found.chosen()
-    console.print(f"choose: [bold]{name}[/bold]: {reason}")
+    console.print(Text.assemble("choose: ", (plain(name), "bold"), f": {plain(reason)}"))
 
 
 def correction_table(found: Correction) -> Table:
@@ -164,12 +167,12 @@ def correction_table(found: Correction) -> Table:
     table = Table(
         title=f"shift read by {name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for heading in ("method", "NFE", "δ", "less %", "95 %", distance, "change", "95 %", ""):
+    for heading in ("method", "NFE", "δ", "less %", "95 %", plain(distance), "change", "95 %", ""):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading != "method")
     for row in frame.to_dict("records"):
         resolved = row["change high"] < 0 or row["change low"] > 0
         table.add_row(
-            row["method"],
+            plain(row["method"]),
             _calls(row),
             f"{row[f'rms {name}']:.4f}",
             _whole(row[f"reduction {name}"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis import plots, svg
+from noiseshift.analysis.after import spared
 
 from noiseshift.shift.controls import Check
 from noiseshift.studies.folders import read_manifest
@@ -66,13 +68,16 @@ def drawings(anchor: str, figures: Iterable[plots.Figure]) -> Iterator[Drawing]:
     """The figures as inline SVG, in the project's style."""
     with plots.style():
         for stem, draw, caption in figures:
-            yield Drawing(svg.inline(draw().get_figure(root=True), caption, f"{anchor}-{stem}"), caption)
+            with spared(f"the figure {stem} of the page"):
+                yield Drawing(svg.inline(draw().get_figure(root=True), caption, f"{anchor}-{stem}"), caption)
 
 
 def picture(path: Path, caption: str) -> Iterator[Drawing]:
     """A grid of samples as it was saved; nothing where there is none."""
     if path.exists():
-        yield Drawing(f'<img class="plate" src="{svg.data_address(path.read_bytes())}" alt="{caption}">', caption)
+        yield Drawing(
+            f'<img class="plate" src="{svg.data_address(path.read_bytes())}" alt="{html.escape(caption)}">', caption
+        )
 
 
 def table(caption: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Table:
@@ -129,15 +134,20 @@ def protocol(manifest: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield name, in_words(value)
         elif isinstance(value, Mapping) and value:
             yield from protocol(value, f"{name}: ")
-        elif isinstance(value, list) and len(value) > 20:
-            yield name, f"{len(value)} values, {value[0]:.6g} … {value[-1]:.6g}"
         elif isinstance(value, list):
-            yield name, ", ".join(map(str, value))
+            yield name, _listed(value)
         elif prefix.startswith("estimators"):
             yield name, "all samples" if value is None else f"the first {value} samples"
         else:
             words = {None: "none", True: "yes", False: "no"}
             yield name, words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """A long list of numbers by its ends, any other in full."""
+    if len(values) > 20 and all(isinstance(value, int | float) for value in values):
+        return f"{len(values)} values, {values[0]:.6g} … {values[-1]:.6g}"
+    return ", ".join(map(str, values))
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@ Time runs from noise (t = 1) on the left to data (t = 0) on the right, as sampli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from noiseshift.analysis.after import spared
+from noiseshift.analysis.names import in_figure
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
@@ -68,7 +70,7 @@ def plot_encoded(reports: Reports, *, ax: Axes | None = None) -> Axes:
         ax.fill_between(
             table.t, 1 + table.low / table.t, 1 + table.high / table.t, color=colour, alpha=0.18, linewidth=0
         )
-        ax.plot(table.t, 1 + table["shift"] / table.t, marker="o", color=colour, label=name)
+        ax.plot(table.t, 1 + table["shift"] / table.t, marker="o", color=colour, label=in_figure(name))
     ax.set_ylabel("encoded / scheduled level, (t + δ) / t")
     _finish(ax)
     return ax
@@ -158,7 +160,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(run.reports.values()))
-    figures = {
+    figures: dict[str, Callable[[], Any]] = {
         "shift": lambda: plot_shift(run.reports),
         "shift-content": lambda: plot_content_shift(run.reports),
         "shift-log-snr": lambda: plot_shift_log_snr(run.reports),
@@ -169,7 +171,19 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     if run.controls is not None and run.controls.solver:
         figures["solver"] = lambda: plot_solver(run)
     with style():
-        return [path for name, draw in figures.items() for path in save_figure(draw(), folder / name)]
+        return save_each([(name, draw, "") for name, draw in figures.items()], folder)
+
+
+def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
+    """Write figures as PNG and PDF; returns the files. One that cannot be drawn is said and left out."""
+    import matplotlib.pyplot as plt
+
+    written: list[Path] = []
+    for name, draw, _ in figures:
+        with spared(f"the figure {name}"):
+            written += save_figure(draw(), folder / name)
+    plt.close("all")  # those that could not be finished
+    return written
 
 
 def save_figure(ax: Axes, path: Path) -> list[Path]:
@@ -229,7 +243,7 @@ def _curves(
             )
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
-        ax.plot(table.t, value, color=colour, label=name)
+        ax.plot(table.t, value, color=colour, label=in_figure(name))
         low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)
         ax.scatter(table.t, value, s=18, zorder=3, edgecolors=colour, facecolors=np.where(resolved, colour, "white"))

@@ -32,7 +32,8 @@ def page(folders: Mapping[str, Source], title: str = "Noise shift") -> str:
     environment = Environment(
         loader=PackageLoader("noiseshift.analysis"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html").render(title=title, sections=sections)
+    text = environment.get_template("report.html").render(title=title, sections=sections)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # a file's name may hold bytes that are no text
 
 
 def read_folder(folder: Path) -> Source:

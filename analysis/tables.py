@@ -5,33 +5,54 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from noiseshift.analysis.names import plain
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+WIDTH = 80
+"""Columns that every table fits. A narrower terminal wraps lines, which loses no digit; cutting cells would."""
+
+
+def screen() -> Console:
+    """stdout without markup or emoji: `[red]` and `:100:` in a name are letters."""
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, width=max(WIDTH, Console().width))
+
+
+def print_heading(console: Console, name: str, rest: str) -> None:
+    """`name` in bold, and what else is to be known of a run."""
+    from rich.text import Text
+
+    console.print(Text.assemble((plain(name), "bold"), "  ", plain(rest)))
 
 
 def print_run(run: Run) -> None:
     """What a run found, for people: a line on what ran, a table an estimator, the controls, and the answer in words."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console()
+    console = screen()
     about = run.manifest
-    console.print(
-        f"[bold]{about['checkpoint']['name']}[/bold]  {about['sampler']}, {about['samples']} samples, seed {about['seed']}, "
-        f"{'unguided' if not about['guidance'] else about['guidance']}, {about['seconds']} s"
+    print_heading(
+        console,
+        about["checkpoint"]["name"],
+        f"{about['sampler']}, {about['samples']} samples, seed {about['seed']}, "
+        f"{'unguided' if not about['guidance'] else about['guidance']}, {about['seconds']} s",
     )
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
     console.print("● resolved; · not readable; content δ: against the run's own finals, noised again", style="dim")
     if run.controls is not None:
         for check in run.controls.checks:
-            mark = {True: "[green]pass[/green]", False: "[red]FAIL[/red]", None: "[dim]note[/dim]"}[check.passed]
-            console.print(f"{mark}  {check.name}: {check.sentence}")
+            mark = {True: ("pass", "green"), False: ("FAIL", "red"), None: ("note", "dim")}[check.passed]
+            console.print(Text.assemble(mark, f"  {plain(check.name)}: {plain(check.sentence)}"))
     for line in conclusions(run):
-        console.print(line)
+        console.print(plain(line))
 
 
 def shift_table(report: ShiftReport, title: str) -> Table:
@@ -59,7 +80,7 @@ def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

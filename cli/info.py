@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from noiseshift.analysis.names import plain
 from noiseshift.cli.options import Source, checkpoint_options
 
 # What a branch is told: (noise level, condition).
@@ -57,17 +58,17 @@ def command(source: Source, write_card: bool, as_json: bool) -> None:
 
 def _lines(key: str, value: Any) -> list[str]:
     if key == "provenance":
-        return [f"{name}: {_words(part)}" for name, part in value.items()]
-    return value if key == "missing" and isinstance(value, list) else [_words(value)]
+        return [f"{plain(name)}: {_words(part)}" for name, part in value.items()]
+    return [*map(plain, value)] if key == "missing" and isinstance(value, list) else [_words(value)]
 
 
 def _words(value: Any) -> str:
     """A value for people: no brackets or quotes."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+        return ", ".join(f"{plain(name)} {_words(part)}" for name, part in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_words, value))
-    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else plain(value)
 
 
 def _shortened(value: Any) -> Any:
