@@ -16,11 +16,13 @@ from noiseshift.analysis.names import shortened
 def spared(what: str) -> Iterator[None]:
     """Around code that draws or prints what is measured and saved: an error leaves `what` out, with a line on the log.
 
-    `NOISESHIFT_DEBUG=1` shows its traceback. A letter that a font lacks is a box in a figure, and no warning.
+    `NOISESHIFT_DEBUG=1` shows its traceback. A letter that a font lacks is a box in a figure, and long
+    labels may leave it little room: neither is a warning.
     """
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from")
+            warnings.filterwarnings("ignore", "constrained_layout not applied")
             yield
     except Exception as error:
         if os.environ.get("NOISESHIFT_DEBUG"):

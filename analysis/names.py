@@ -43,8 +43,8 @@ def shortened(text: object, length: int = 300) -> str:
 
 
 def in_figure(text: object) -> str:
-    """For matplotlib: a dollar sign starts no formula, and a leading underscore hides no label."""
-    words = plain(text).replace("$", r"\$")
+    """For matplotlib: a dollar sign starts no formula, a leading underscore hides no label, a long name leaves room to draw."""
+    words = shortened(text, 40).replace("$", r"\$")
     return f" {words}" if words.startswith("_") else words
 
 

@@ -82,7 +82,7 @@ def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
 
     table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(plain(heading), justify="right", no_wrap=True)
     return table
 
 
