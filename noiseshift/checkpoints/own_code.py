@@ -26,6 +26,7 @@ from noiseshift.checkpoints.formats.rebuilt import time_input
 from noiseshift.checkpoints.unpickling.pickles import names_in
 from noiseshift.checkpoints.weights import AVERAGED
 from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.parts import InParts
 from noiseshift.diffusion.schedules import Discrete, describe
 from noiseshift.networks.model import NetworkModel
 
@@ -121,7 +122,8 @@ def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
     for network in networks_in(made):
         network.eval().requires_grad_(False)
     if isinstance(made, Model):
-        return made, _card_of(made, card)
+        ours = type(made).__module__.startswith("noiseshift.")
+        return made if ours else InParts(made), _card_of(made, card)
     if not callable(made):
         raise CheckpointError(f"it is a {type(made).__name__}: return a noiseshift Model, or a callable and its card")
     if card is None or card.shape is None:

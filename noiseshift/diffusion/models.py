@@ -16,6 +16,7 @@ from torch import Tensor
 
 from noiseshift.calling import called
 from noiseshift.diffusion.identity import identity
+from noiseshift.diffusion.memory import Halving, joined
 from noiseshift.diffusion.schedules import Level, Schedule
 
 Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
@@ -232,6 +233,7 @@ class CallableModel:
         noise = [True] if blind is None else [True, False]
         condition = [True, False] if unconditional else [True]
         self.branches = frozenset(Branch(n, c) for n in noise for c in condition)
+        self.halving = Halving("the model")
 
     def snap(self, t: Tensor) -> Tensor:
         return nearest(self.levels, t)
@@ -246,10 +248,14 @@ class CallableModel:
         return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
 
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
-        cond = cond if branch.condition else None
-        if branch.noise:
-            answer = called(self.fn, x, as_time(t, x).expand(len(x)), cond)
-            return checked(answer, x, f"the model, which predicts {self.predicts},")
+        answer = self._told if branch.noise else self._untold
+        parts = self.halving(answer, x, as_time(t, x).expand(len(x)), cond if branch.condition else None)
+        return joined(parts)
+
+    def _told(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        return checked(called(self.fn, x, t, cond), x, f"the model, which predicts {self.predicts},")
+
+    def _untold(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         assert self.blind is not None  # `require` saw to it
         return checked(called(self.blind, x, cond), x, "the model's noise-unconditional branch")
 

@@ -16,6 +16,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from noiseshift.diffusion.memory import is_out_of_memory
 from noiseshift.diffusion.models import FULL, Model, as_time
 from noiseshift.diffusion.noise import POLISHING, PROBING, generators
 from noiseshift.estimators.posterior import Posterior, time_grid
@@ -188,9 +189,9 @@ def _derivative(
     try:
         value, slope = torch.func.jvp(function, (x,), (along,))[:2]
         return value, slope
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         # A network that is broken, and not only in forward mode, says so again here.
         step = 1e-3
         ahead, behind = function(x + step * along), function(x - step * along)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift import distributed
 from noiseshift.data import Images, to_float
+from noiseshift.diffusion.memory import Halving, joined
 from noiseshift.diffusion.noise import LEVEL_TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.posterior import Posterior, time_grid
@@ -44,6 +45,7 @@ class Network:
         self, network: LevelNetwork, schedule: Schedule, *, card: dict[str, Any] | None = None, points: int = 512
     ):
         self.network, self.schedule, self.card = network.eval().requires_grad_(False), schedule, card or {}
+        self.halving = Halving("the level estimator")
         self.times = time_grid(schedule, points)
         self._log_snr = schedule.log_snr(self.times)
         # The network's density is per log-SNR: a grid point's mass is that times the width of its cell.
@@ -72,7 +74,10 @@ class Network:
         return mixture_log_density(self._parts(x), log_snr)[:, 0] + slope.abs().log().to(x)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.network.to(x.device)(check_images(x.float(), self.network.config.channels))
+        images = check_images(x.float(), self.network.config.channels)
+        parts = self.halving(self.network.to(x.device), images)
+        log_weight, mean, log_sd = (joined(list(part)) for part in zip(*parts, strict=True))
+        return log_weight, mean, log_sd
 
     def save(self, path: str | Path) -> None:
         """Write float16 weights with the schedule, shape and card in the safetensors header."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.files import read_content
 from noiseshift.data import Range, load_images, to_float
+from noiseshift.diffusion.memory import Halving
 from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
 
 Array = np.ndarray
@@ -183,13 +184,14 @@ def extract(
     values, probs = [], []
     network = getattr(extractor, "network", None)
     weight = None if network is None else next(network.parameters(), None)
+    halving = Halving("the extractor")
     for start in range(0, len(images), batch):
         progress(start, len(images))
         rows = images[start : start + batch]
-        seen, shares = extractor(rows if weight is None else rows.to(weight.device))
-        values.append(seen.double().cpu())
-        if shares is not None:
-            probs.append(shares.double().cpu())
+        for seen, shares in halving(extractor, rows if weight is None else rows.to(weight.device)):
+            values.append(seen.double().cpu())
+            if shares is not None:
+                probs.append(shares.double().cpu())
     progress(len(images), len(images))
     return Features(extractor.name, torch.cat(values).numpy(), torch.cat(probs).numpy() if probs else None)
 

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from noiseshift.diffusion.memory import Halving, joined
 from noiseshift.diffusion.models import (
     FULL,
     READ,
@@ -53,6 +54,7 @@ class NetworkModel:
         self.classes, self.class_dropout, self.noise_dropout = classes, class_dropout, noise_dropout
         self.shape, self.predicts, self.sign, self.levels = shape, predicts, sign, levels
         self.precision: Precision = "fp32"
+        self.halving = Halving("the network")
         self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> NetworkModel:
@@ -91,13 +93,13 @@ class NetworkModel:
         states = x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1))
         # Steps and the network's own time are computed in float64: 1000 t - 1 of a float32 t is no whole number.
         time = as_time(self.time_input(t.double()), states).expand(rows).repeat(copies)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(states, time, labels, known)
-        values = self.sign * self._mean(output, states).to(x.dtype)
+        values = self.sign * joined(self.halving(self._mean, states, time, labels, known)).to(x.dtype)
         return tuple(READ[self.predicts](value, x, level) for value in values.split(rows))
 
-    def _mean(self, output: object, states: Tensor) -> Tensor:
+    def _mean(self, states: Tensor, time: Tensor, labels: Tensor, known: Tensor) -> Tensor:
         """The network's answer about `states` without the variance that some networks add."""
+        with torch.autocast(states.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.network(states, time, labels, known)
         rows, channels, *rest = states.shape
         learned = isinstance(output, Tensor) and output.ndim == states.ndim and output.shape[1] == 2 * channels
         wanted = (rows, 2 * channels if learned else channels, *rest)

@@ -13,6 +13,7 @@ from torch import Tensor
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import config_of, load_part
 from noiseshift.data import Images
+from noiseshift.diffusion.memory import Halving, joined
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints.loading import Checkpoint
@@ -41,6 +42,7 @@ class Autoencoder:
         self.channels = int(config["latent_channels"])
         self.factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
         self.range = (-1.0, 1.0)
+        self.halving = Halving("the autoencoder")
 
     def standardise(
         self, center: Sequence[float], spread: Sequence[float], range: Sequence[float] = (-1.0, 1.0)
@@ -70,13 +72,15 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (N, 1 or 3, H, W) in [-1, 1] → states: the posterior's mean, which adds no noise of its own."""
-        return torch.cat([self._encoded(part) for part in images.split(self._rows(images.shape[2:]))])
+        return torch.cat(
+            [joined(self.halving(self._encoded, part)) for part in images.split(self._rows(images.shape[2:]))]
+        )
 
     @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
         """States (N, C, h, w) → pictures in [-1, 1], about."""
         side = torch.Size(self.factor * n for n in states.shape[2:])
-        return torch.cat([self._decoded(part) for part in states.split(self._rows(side))])
+        return torch.cat([joined(self.halving(self._decoded, part)) for part in states.split(self._rows(side))])
 
     def _rows(self, size: torch.Size) -> int:
         return max(1, AT_ONCE // size.numel())

@@ -1,0 +1,93 @@
+"""Out of memory: the rows of a call are halved until they fit, and the run goes on.
+
+Networks answer every row for itself and every sample draws noise of its own, so how many rows go through at once decides
+no number but for rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Answer = TypeVar("Answer")
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "ALLOC_FAILED")
+"""What torch's allocators, numpy, CUDA, HIP, MPS, cuBLAS and cuDNN say. A RuntimeError is all that some of them raise."""
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it was raised from, says that memory is full."""
+    if error is None:
+        return False
+    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    told = isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+    return named or told or is_out_of_memory(error.__cause__)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """Answers of parts of a batch, one after another."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Halving:
+    """Calls functions on a batch at once, or on as many rows at a time as memory has shown to hold.
+
+    What was learned is kept for the next call, and said once on the log. `who` names whose memory it is.
+    """
+
+    def __init__(self, who: str):
+        self.who = who
+        self.limit: int | None = None
+        self.said = False
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing: what answers are does not depend on it."""
+        return {}
+
+    def __call__(self, function: Callable[..., Answer], *batch: Tensor | None) -> list[Answer]:
+        """The answers to one part of `batch` after another, tensors of equal length or None: one answer where all fit.
+
+        Raises MemoryError when a single row does not fit.
+        """
+        rows = next(len(part) for part in batch if part is not None)
+        answers: list[Answer] = []
+        done = 0
+        while done < rows or not answers:
+            size = rows - done if self.limit is None else min(self.limit, rows - done)
+            try:
+                answers.append(function(*(part if part is None else part[done : done + size] for part in batch)))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                fits = False
+            else:
+                fits = True
+            # Only now: the error held on to what the failed call had allocated.
+            if fits:
+                done += size
+                self._say(rows)
+            else:
+                self._halve(size)
+        return answers
+
+    def _halve(self, size: int) -> None:
+        if size <= 1:
+            raise MemoryError(f"memory is full: {self.who} does not fit with a single row; take another --device")
+        self.limit = size // 2
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+    def _say(self, rows: int) -> None:
+        if self.limit is None or self.said:
+            return
+        self.said = True
+        logging.getLogger("noiseshift").warning(
+            "out of memory: %s takes %d rows at a time instead of %d; the numbers do not depend on it",
+            self.who,
+            self.limit,
+            rows,
+        )
