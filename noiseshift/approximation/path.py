@@ -25,8 +25,8 @@ from noiseshift.diffusion.noise import Source, normal
 from noiseshift.diffusion.samplers import Noise, Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import Array, Calibration, Instruments, common_times, read
+from noiseshift.shift.inference import Ratio
 from noiseshift.shift.reading import visits
-from noiseshift.shift.report import resampled_means
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +56,9 @@ class PathReport:
         measured between coarse and fine run (paired, with its interval), and of the coarse run against real data
         (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
         frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is not within 0.5 … 2."""
-        rng = np.random.default_rng(0)
         slope = np.where(self.calibration.readable, self.calibration.slope, np.nan)
         pairs = self.coarse - self.fine
-        draws = resampled_means(pairs, rng) / resampled_means(self.calibration.slopes, rng)
-        low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        low, high = Ratio.of_mean(pairs, self.calibration.slopes).interval(level)
         t = torch.tensor(self.times)
         variance = torch.tensor(self.sigma_e2.mean(0))
         with_cross = torch.tensor((self.sigma_e2 + self.cross).mean(0))

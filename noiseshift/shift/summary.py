@@ -1,17 +1,102 @@
-"""One number a run: the rms shift over the steps that can be read, its interval, and what another run takes off it.
+"""One answer and one number a run: whether there is any shift, the rms shift over the levels that can be read, and what
+another run takes off it.
 
 A square counts its own error; the error's variance is taken out, so that noise is not read as shift.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from noiseshift.estimators.instrument import Array
 from noiseshift.evaluation.distances import Change
-from noiseshift.shift.report import ShiftReport, resampled_means
+from noiseshift.shift.inference import RunTest, difference_error, largest, mean_error, resampled_means
+from noiseshift.shift.report import ShiftReport
+
+JOINT_ROWS = 64
+"""Fewest states of an estimator that goes into a run's answer: those that read a dozen would widen it for all."""
+
+
+@dataclass(frozen=True)
+class RunAnswer:
+    """What a run says, at one error rate of 5 % over all of its levels and estimators.
+
+    Attributes:
+        run: Is there any shift?
+        estimators: The same, by each estimator alone.
+        agreement: Do any two estimators read different shifts? None where there are not two to compare.
+        joint: The estimators that `run` and `agreement` are about: those of at least 64 states, or all if there are none.
+    """
+
+    run: RunTest
+    estimators: Mapping[str, RunTest]
+    agreement: RunTest | None
+    joint: tuple[str, ...]
+
+    @property
+    def significant(self) -> bool:
+        """Whether there is a shift, at 95 %."""
+        return self.run.significant
+
+    @property
+    def p(self) -> dict[str, float]:
+        """`run` and each estimator's p."""
+        return {"run": self.run.p} | {name: test.p for name, test in self.estimators.items()}
+
+
+def run_answer(reports: Mapping[str, ShiftReport]) -> RunAnswer:
+    """The answer of a run from the reports of its estimators, which read the same states."""
+    seen = {name: report for name, report in reports.items() if report.calibration.readable.any()}
+    joint = {name: report for name, report in seen.items() if len(report.sampled) >= JOINT_ROWS} or seen
+    comparable = len(joint) > 1
+    return RunAnswer(
+        run_test(joint.values()),
+        {name: report.test() for name, report in reports.items()},
+        disagreement(joint.values()) if comparable else None,
+        tuple(joint),
+    )
+
+
+def run_test(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest:
+    """Is there a shift, by any of these estimators at any level? Their readings are of the same states, and resampled with
+    them: one chance in twenty is shared by all."""
+    found = [report.ratio().at(report.calibration.readable) for report in reports]
+    return largest([each.readings for each in found], [each.error for each in found], level)
+
+
+def disagreement(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest:
+    """Do any two of these estimators read different shifts at a level that both can read? Differences are taken state by
+    state, and what is not known of both slopes counts."""
+    values, errors = [], []
+    for first, second in itertools.combinations(reports, 2):
+        if not np.array_equal(first.steps, second.steps):
+            raise ValueError("estimators that did not read the same steps cannot be compared")
+        both = first.calibration.readable & second.calibration.readable
+        sampled, real, slopes = (
+            _difference(a, b) for a, b in zip(_scaled(first, both), _scaled(second, both), strict=True)
+        )
+        values.append(sampled.mean(0) - real.mean(0))
+        errors.append(difference_error(sampled, real) + mean_error(slopes, seed=1))
+    return largest(values, errors, level)
+
+
+def _scaled(report: ShiftReport, levels: Array) -> tuple[Array, Array, Array]:
+    """What a shift is made of, in its own units: rows (n, K) of sampled and real readings over the slope, and (s, K) of what
+    an error of the slope does to it."""
+    slope = report.calibration.slope[levels]
+    effect = report.shift()[levels] / slope * report.calibration.slopes[:, levels]
+    return report.sampled.t[:, levels] / slope, report.calibration.real.t[:, levels] / slope, -effect
+
+
+def _difference(first: Array, second: Array) -> Array:
+    """Row by row, as far as both go."""
+    rows = min(len(first), len(second))
+    return first[:rows] - second[:rows]
+
 
 Span = tuple[float, float]
 """Told levels, from the least to the largest, between which runs of unlike steps are compared."""

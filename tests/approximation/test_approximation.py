@@ -291,3 +291,17 @@ def test_approx_refuses_a_sampler_without_a_path(tmp_path):
     assert result.exit_code == 1
     assert "ddpm:4 has no path" in result.output
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_posterior_root_past_the_end_of_the_schedule_is_no_number(schedule):
+    """More noise than the schedule ends with has no level; less has one. The end itself is never given out for it."""
+    data = Spectrum(torch.logspace(-2, 0, 32, dtype=torch.float64), torch.zeros(32, dtype=torch.float64))
+    end = float(schedule(torch.tensor(1.0, dtype=torch.float64)).sigma)
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64)
+    assert bool(approximation.possible_shift(schedule, t, 20 * end, "posterior", data=data).isnan().all())
+    inside = approximation.possible_shift(schedule, t, 0.1 * float(schedule(t).sigma[0]), "posterior", data=data)
+    assert bool((inside > 0).all())
+    assert bool((t + inside < 1).all())
+    with pytest.raises(ValueError, match="the posterior root leaves"):
+        exact_shift(schedule, t, 20 * end, "posterior", data=data)

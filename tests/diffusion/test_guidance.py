@@ -208,6 +208,9 @@ def test_epsilon_scaling_divides_the_noise_and_keeps_the_state():
     plain, scaled = model(x, T), EpsilonScaled(model, 1.01, 0.1)(x, T)
     torch.testing.assert_close(scaled.eps, plain.eps / (1.01 + 0.1 * 0.4))
     torch.testing.assert_close(0.6 * scaled.x0 + 0.4 * scaled.eps, x)
+    # Estimators read the network's own answer: a scaled one is no conditional expectation.
+    torch.testing.assert_close(scaled.unguided.eps, plain.eps, rtol=0, atol=0)
+    torch.testing.assert_close(scaled.unguided.x0, plain.x0, rtol=0, atol=0)
     start = EpsilonScaled(model, 1.01)(x, torch.tensor(1.0, dtype=torch.float64))
     assert bool(torch.isfinite(start.x0).all())
 

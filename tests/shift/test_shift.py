@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
 
 import noiseshift as ns
 from noiseshift.diffusion.models import Prediction
@@ -16,7 +15,7 @@ from noiseshift.estimators.instrument import Calibration, Instrument, Readings, 
 from noiseshift.estimators.posterior import time_grid
 from noiseshift.shift.controls import level_control, null_control, real_report
 from noiseshift.shift.reading import measure
-from noiseshift.shift.report import ShiftReport, resampled_means
+from noiseshift.shift.report import ShiftReport
 from noiseshift.targets.target import Gaussian
 
 SCHEDULE = ns.Linear()
@@ -77,24 +76,6 @@ def test_the_shift_is_signed_and_sigma_e2_follows_it(target, instrument):
 def test_content_control_reads_zero_when_the_finals_are_the_data(target, instrument):
     table = measure(shifted_steps(target, 0.03), instrument).table()
     assert ((table.content_low < 0.03) & (0.03 < table.content_high)).all()
-
-
-@pytest.mark.parametrize("rows", [6, 400])
-def test_resolved_is_welchs_test(target, instrument, calibration, rows):
-    report = measure(shifted_steps(target, 0.003), instrument)
-    few = Readings(report.sampled.t[:rows], report.sampled.log_snr[:rows], report.sampled.density)
-    report = dataclasses.replace(report, sampled=few, content=None)
-    theirs = stats.ttest_ind(report.sampled.t, calibration.real.t, equal_var=False)
-    table = report.table()
-    assert (table.resolved == (theirs.pvalue < 0.05)).all()
-    half = theirs.confidence_interval(0.95)
-    np.testing.assert_allclose(table.floor, (half.high - half.low) / 2 / calibration.slope, rtol=1e-9)
-
-
-def test_bootstrap_spread_is_the_standard_error():
-    values = np.random.default_rng(0).normal(size=(400, 3)) * [1.0, 2.0, 0.5]
-    draws = resampled_means(values, np.random.default_rng(1), resamples=4000)
-    np.testing.assert_allclose(draws.std(0), values.std(0) / 20, rtol=0.05)
 
 
 def test_nothing_is_read_where_the_estimator_is_insensitive(target, estimator, calibration):
