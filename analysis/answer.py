@@ -1,6 +1,8 @@
 """A run's answer in three lines of plain words: what was found, whose it is, and whether to believe it.
 
-Every number is read off the report's tables. When a control failed, that is the first thing said.
+Whether there is any shift is said by the run's one test over all levels and estimators (`Run.answer`); levels are counted after
+it. Every number is read off the report's tables. When a control failed, that is the first thing said. Terminal and pages print
+these lines.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.summary import content_signs, disagreement
 from noiseshift.studies.folders import Run
 
 Verdict = Literal["passed", "failed", "not run"]
@@ -20,7 +22,7 @@ Verdict = Literal["passed", "failed", "not run"]
 
 @dataclass(frozen=True)
 class Answer:
-    """Three lines, the controls' verdict, and the estimator that the first two lines are read by (None: all blind)."""
+    """Three lines, the controls' verdict, and the estimator that the first two lines are read by (None: none could)."""
 
     lines: tuple[str, str, str]
     verdict: Verdict
@@ -76,45 +78,67 @@ def worst(table: pd.DataFrame) -> pd.Series:
     return rows.loc[rows["shift"].abs().idxmax()]
 
 
+def chance(p: float) -> str:
+    """A p-value in words."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+
+
 def _finding(run: Run, name: str) -> str:
     table = run.reports[name].table()
     read, about = table[table["shift"].notna()], run.manifest
-    up, down = int((read.resolved & (read["shift"] > 0)).sum()), int((read.resolved & (read["shift"] < 0)).sum())
     guided = " with guidance" if about.get("guidance") else ""
     states = f"the states of {about['checkpoint']['name']} under {about['sampler']}{guided}"
     where = f"Between {at(read.t.max())} and {read.t.min():.3g}" if len(read) > 1 else f"At {at(read.t.max())}"
-    top = worst(table)
+    said = (
+        _shifted(run, name, read, where, states)
+        if run.answer.significant
+        else _unshifted(run, name, read, where, states)
+    )
+    return " ".join(part for part in (said, _unread(table)) if part)
+
+
+def _together(run: Run, read: pd.DataFrame) -> str:
+    """What the run's test was over."""
+    count = len(run.answer.joint)
+    estimators = "" if count < 2 else f" and {count} estimators"
+    return f"{_plural(len(read))}{estimators} together" if len(read) > 1 or count > 1 else "this level"
+
+
+def _unshifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -> str:
+    bound = float(read[["band_low", "band_high"]].abs().to_numpy().max())
+    text = (
+        f"{where} no noise shift is significant at 95 % in {states} (over {_together(run, read)}, {chance(run.answer.run.p)}). "
+        f"That is not zero: as read by {name}, |δ| is below {bound:.4f} in t at all of {_plural(len(read))}."
+    )
+    alone = int(read.resolved.sum())
+    if not alone:
+        return text
+    return f"{text} At {_plural(alone)} an interval of its own leaves out 0, which chance does among so many."
+
+
+def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -> str:
+    up, down = int((read.resolved & (read["shift"] > 0)).sum()), int((read.resolved & (read["shift"] < 0)).sum())
+    test, top = f"{chance(run.answer.run.p)} over {_together(run, read)}", worst(read)
     if not up + down:
-        text = (
-            f"{where} no noise shift is resolved in {states}: at all of {_plural(len(read))} δ is under the detection "
-            f"floor ({read.floor.min():.4f} to {read.floor.max():.4f} in t), as read by {name}."
+        seen = [other for other, found in run.answer.estimators.items() if found.significant]
+        by = f" by {' and '.join(seen)}" if seen else " over the estimators together"
+        return (
+            f"{where} a noise shift is significant at 95 % in {states}{by} ({test}); {name} reads none at any one of "
+            f"{_plural(len(read))}, the largest {_range(top)} in t at {at(top.t)}."
         )
-    elif up and down:
-        text = (
-            f"{where} {states} are noisier than the network is told at {up} and cleaner at {down} of {_plural(len(read))}; "
-            f"the largest shift, read by {name}, is {_range(top)} in t at {at(top.t)}."
+    if up and down:
+        return (
+            f"{where} {states} are noisier than their conditioning level at {up} and cleaner at {down} of "
+            f"{_plural(len(read))} ({test}); the largest shift, read by {name}, is {_range(top)} in t at {at(top.t)}."
         )
-    else:
-        side = "noisier" if up else "cleaner"
-        text = (
-            f"{where} {states} are {side} than the network is told at {up + down} of {_plural(len(read))}, by at most "
-            f"{_range(top)} in t at {at(top.t)}, as read by {name}."
-        )
-    return " ".join(part for part in (text, _chance(read), _blind(table)) if part)
-
-
-def _chance(read: pd.DataFrame) -> str:
-    """A caveat where as few levels are resolved, and as barely, as chance resolves."""
-    seen = read[read.resolved]
-    limit = int(stats.binom.ppf(0.95, len(read), 0.05))
-    if not 0 < len(seen) <= limit or (seen["shift"].abs() > 2 * seen.floor).any():
-        return ""
+    side = "noisier" if up else "cleaner"
     return (
-        f"That is weak evidence: chance alone calls up to {limit} of {_plural(len(read))} a shift, just over the floor."
+        f"{where} {states} are {side} than their conditioning level at {up + down} of {_plural(len(read))} ({test}), by at "
+        f"most {_range(top)} in t at {at(top.t)}, as read by {name}."
     )
 
 
-def _blind(table: pd.DataFrame) -> str:
+def _unread(table: pd.DataFrame) -> str:
     blind = int(table["shift"].isna().sum())
     return f"At {_plural(blind, 'further level')} nothing can be read (slope not within ½ … 2)." if blind else ""
 
@@ -125,14 +149,10 @@ def _share(run: Run, name: str) -> str:
         return "Whose it is, the solver's or the network's, was not measured (run with --controls)."
     total, alone = run.reports[name], run.controls.solver[name]
     table, solver, share = total.table(), alone.table(), (total - alone).table()
-    seen = int(share.resolved.sum())
-    if not table.resolved.any():
-        if not seen and not solver.resolved.any():
-            return "Neither an exact model through the same solver nor the network's share shows a resolved shift."
-        return (
-            f"An exact model through the same solver has a resolved shift at {int(solver.resolved.sum())} of "
-            f"{_plural(len(share))}; the difference, the network's share, is resolved at {seen}."
-        )
+    if not run.answer.significant or not table.resolved.any():
+        drift = "shows a significant shift" if alone.test().significant else "shows no significant shift"
+        left = "is significant" if (total - alone).test().significant else "is not significant"
+        return f"An exact model through the same solver {drift}; the difference, the network's share, {left}."
     k = worst(table).name
     row, alone_row, top = share.loc[k], solver.loc[k], table.loc[k]
     if pd.isna(alone_row["shift"]):
@@ -155,7 +175,7 @@ def _share(run: Run, name: str) -> str:
 
 
 def _content(report: ShiftReport) -> str:
-    """What becomes of the shift when the baseline is the run's own finals in place of real images."""
+    """What becomes of the shift when the baseline is the run's own final samples in place of real images."""
     table = report.table()
     if report.content is None:
         return "There is no content control."
@@ -163,43 +183,58 @@ def _content(report: ShiftReport) -> str:
     if seen.empty:
         count = int(((table.content_low > 0) | (table.content_high < 0)).sum())
         read = int(table.content_shift.notna().sum())
-        return f"Against the run's own finals δ differs from 0 at {count} of {_plural(read)}."
-    flips = seen[np.sign(seen["shift"]) != np.sign(seen.content_shift)]
+        return (
+            f"Against the run's own final samples, re-noised, 0 is outside the interval at {count} of {_plural(read)}."
+        )
+    flips, unsure = content_signs(seen)
+    if flips.empty and unsure.empty:
+        return "Against the run's own final samples, re-noised, the sign is the same wherever a level is resolved."
+    return " ".join([_flipped(flips, len(seen)), _unsure(unsure, len(seen))]).strip()
+
+
+def _flipped(flips: pd.DataFrame, seen: int) -> str:
     if flips.empty:
-        return "Against the run's own finals the sign is the same wherever a shift is resolved."
-    bound = float(np.nanmax(flips[["shift", "content_shift"]].abs().to_numpy()))
+        return ""
+    bound = float(flips[["low", "high", "content_low", "content_high"]].abs().to_numpy().max())
     where = ", ".join(map(at, flips.t))
     return (
-        f"The content control flips the sign at {len(flips)} of {_plural(len(seen), 'resolved level')} ({where}): there only "
-        f"a bound holds, |δ| ≤ {bound:.4f}."
+        f"The content control has the opposite sign at {len(flips)} of {_plural(seen, 'resolved level')} ({where}), both "
+        f"intervals without 0: there only a bound holds, |δ| ≤ {bound:.4f}."
+    )
+
+
+def _unsure(unsure: pd.DataFrame, seen: int) -> str:
+    if unsure.empty:
+        return ""
+    return (
+        f"Against the run's own final samples, re-noised, the shift is not significant at {len(unsure)} of "
+        f"{_plural(seen, 'resolved level')}: what is read there may be their level or their content."
     )
 
 
 def _agreement(run: Run, name: str) -> str:
-    """Whether other estimators' 95 % intervals meet the first one's at every level that both can read."""
-    others = {n: r.table() for n, r in run.reports.items() if n != name and r.table()["shift"].notna().any()}
-    if not others:
-        return (
-            "Only one estimator could read the run, so nothing confirms it."
-            if len(run.reports) > 1
-            else ("One estimator read the run, so nothing confirms it.")
-        )
-    mine, parts = run.reports[name].table(), []
-    for other, theirs in others.items():
-        apart = (theirs.low > mine.high) | (theirs.high < mine.low)
-        if not apart.any():
-            continue
-        opposite = apart & mine.resolved & theirs.resolved & (np.sign(theirs["shift"]) != np.sign(mine["shift"]))
-        rows = opposite if opposite.any() else apart
-        k = (theirs["shift"] - mine["shift"]).abs().where(rows).idxmax()
-        kind = "the opposite sign" if opposite.any() else "another size"
-        parts.append(
-            f"{other} reads {kind} at {int(rows.sum())} of {_plural(int((mine['shift'] + theirs['shift']).notna().sum()))} "
-            f"(at {at(mine.t[k])} {delta(theirs['shift'][k])} against {delta(mine['shift'][k])})"
-        )
-    if not parts:
-        return f"All {len(others) + 1} estimators agree within their 95 % intervals."
-    return f"The estimators disagree: {'; '.join(parts)}."
+    """Whether the estimators' shifts differ, by one test over all pairs and levels."""
+    test, joint = run.answer.agreement, run.answer.joint
+    if test is None:
+        others = len(run.reports) - 1
+        why = "One estimator read the run" if not others else "Only one estimator could read enough of the run"
+        return f"{why}, so nothing confirms it."
+    if not test.significant:
+        return f"No difference between the {len(joint)} estimators is significant ({chance(test.p)})."
+    lead = name if name in joint else joint[0]
+    tests = {other: disagreement([run.reports[lead], run.reports[other]]) for other in joint if other != lead}
+    apart = [other for other, found in tests.items() if found.significant] or [min(tests, key=lambda n: tests[n].p)]
+    parts = [_difference(run.reports[lead].table(), run.reports[other].table(), other) for other in apart]
+    return f"The estimators disagree ({chance(test.p)}): {'; '.join(parts)}."
+
+
+def _difference(mine: pd.DataFrame, theirs: pd.DataFrame, other: str) -> str:
+    """Where two estimators are furthest apart, at opposite signs if they have them."""
+    opposite = mine.resolved & theirs.resolved & (np.sign(theirs["shift"]) != np.sign(mine["shift"]))
+    gap = (theirs["shift"] - mine["shift"]).abs()
+    k = gap.where(opposite).idxmax() if opposite.any() else gap.idxmax()
+    kind = "the opposite sign" if opposite.any() else "another size"
+    return f"{other} reads {kind} (at {at(mine.t[k])} {delta(theirs['shift'][k])} against {delta(mine['shift'][k])})"
 
 
 def _controls(run: Run, verdict: Verdict) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis import plots, svg
-from noiseshift.analysis.answer import answer, at, delta, worst
+from noiseshift.analysis.answer import answer, at, chance, delta, worst
 from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
 
 from noiseshift.studies.folders import Run
@@ -18,11 +18,14 @@ SHIFT_COLUMNS: tuple[Column, ...] = (
     ("step", "step", "index of the sampler's step, from 0 at pure noise"),
     ("t", "told t", "the level the network was told: 1 is noise, 0 is data"),
     ("shift", "δ", "noise shift in t; above 0 the state is noisier than told"),
-    ("low", "95 % from", "lower end of δ's bootstrap interval, in t"),
-    ("high", "to", "upper end of δ's bootstrap interval, in t"),
+    ("low", "95 % from", "lower end of δ's interval at this level, in t"),
+    ("high", "to", "upper end of δ's interval at this level, in t"),
+    ("band_low", "band from", "lower end of the band that holds δ at all levels at once, at 95 %, in t"),
+    ("band_high", "to", "upper end of that band, in t"),
     ("floor", "floor", "detection floor: the least |δ| that can be told from 0, in t"),
-    ("verdict", "verdict", "resolved: |δ| above the floor; not readable: slope not within ½ … 2"),
-    ("content_shift", "content δ", "δ against the run's own finals, noised again, in t"),
+    ("verdict", "verdict", "resolved: |δ| above the floor, at this level alone; not readable: slope not within ½ … 2"),
+    ("calibration_share", "calibration", "the calibration's part of δ's variance: more samples do not lower it"),
+    ("content_shift", "content δ", "δ against the run's own final samples, re-noised, in t"),
     ("solver", "solver δ", "δ of an exact model through the same solver, in t"),
     ("network", "network's share", "δ minus solver δ, sample by sample, in t"),
     ("shift_log_snr", "Δλ", "the same shift in log-SNR; below 0 is noisier"),
@@ -40,6 +43,7 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         top = worst(read)
         largest = f"δ {delta(top['shift'])} at {at(top.t)}, by {found.estimator}" if top.resolved else "none resolved"
         row |= {"resolved": f"{int(read.resolved.sum())} of {len(read)} levels", "largest": largest}
+        row |= {"any shift": f"{'yes' if run.answer.significant else 'not significant'}, {chance(run.answer.run.p)}"}
     command, note = _command(about)
     return Section(
         anchor,
@@ -90,8 +94,8 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
     yield (
         "content",
         lambda: plots.plot_content_shift(run.reports),
-        "The same against the run's own finals, noised again: what generated content does to an estimator at a right level is "
-        "taken out.",
+        "The same against the run's own final samples, re-noised: another baseline, which has the content of generated images and "
+        "what a coarse solver does to it.",
     )
     yield (
         "posteriors",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from noiseshift.analysis.answer import answer
 from noiseshift.analysis.names import plain
 
 from noiseshift.shift.report import ShiftReport
@@ -46,18 +48,21 @@ def print_run(run: Run) -> None:
     )
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
-    console.print("● resolved; · not readable; content δ: against the run's own finals, noised again", style="dim")
+    console.print(
+        "● resolved, at this level alone; · not readable; content δ: against the run's own final samples, re-noised",
+        style="dim",
+    )
     if run.controls is not None:
         for check in run.controls.checks:
             mark = {True: ("pass", "green"), False: ("FAIL", "red"), None: ("note", "dim")}[check.passed]
             console.print(Text.assemble(mark, f"  {plain(check.name)}: {plain(check.sentence)}"))
-    for line in conclusions(run):
+    for line in answer(run).lines:
         console.print(plain(line))
 
 
 def shift_table(report: ShiftReport, title: str) -> Table:
     """One row a step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
-    title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}"
+    title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}{_share(report)}"
     table = numbers_table(title, ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""))
     for row in report.table().itertuples():
         table.add_row(
@@ -75,6 +80,12 @@ def shift_table(report: ShiftReport, title: str) -> Table:
     return table
 
 
+def _share(report: ShiftReport) -> str:
+    """How much of the shift's variance more samples would leave."""
+    share = report.calibration_share()[report.calibration.readable]
+    return f" ({100 * np.median(share):.0f} % of the variance)" if len(share) else ""
+
+
 def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
     """An empty table of right-aligned numbers that fits 80 columns."""
     from rich import box
@@ -84,24 +95,6 @@ def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
     for heading in headings:
         table.add_column(plain(heading), justify="right", no_wrap=True)
     return table
-
-
-def conclusions(run: Run) -> list[str]:
-    """The answer in plain words, a sentence an estimator."""
-    lines = []
-    for name, report in run.reports.items():
-        table = report.table()
-        seen = table[table.resolved]
-        if seen.empty:
-            lines.append(f"{name}: no shift is resolved at any of {len(table)} steps.")
-            continue
-        worst = seen.loc[seen["shift"].abs().idxmax()]
-        side = "noisier" if worst["shift"] > 0 else "cleaner"
-        lines.append(
-            f"{name}: resolved at {len(seen)} of {len(table)} steps; largest δ = {worst['shift']:+.4f} at t = {worst.t:.3f} "
-            f"(states {side} than told)."
-        )
-    return lines
 
 
 def signed(value: float, digits: int = 4) -> str:

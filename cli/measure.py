@@ -59,7 +59,7 @@ def command(
     """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from what the network is told.
 
     Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than told. Intervals are 95 %
-    bootstraps; a shift under the detection floor is "not resolved".
+    bootstraps; a level under the detection floor is "not resolved"; one test over all levels and estimators says whether there is any shift.
 
     \b
     noiseshift measure

@@ -19,6 +19,7 @@ from torch import Tensor
 from noiseshift.diffusion.noise import NULL, POSITIVE, generators, normal
 from noiseshift.estimators.instrument import Array, Instrument, Instruments, Readings, forward_noise, readable
 from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.summary import content_signs
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,16 @@ def solver_check(reports: Mapping[str, ShiftReport], solver: Mapping[str, ShiftR
 
 
 def content_check(reports: Mapping[str, ShiftReport]) -> Check:
-    """How much of the shift is what generated content alone does to the estimator."""
+    """How the shift changes when the run's own final samples, re-noised, are what it is measured against."""
     name, report = next(iter(reports.items()))
-    table = report.table()
     if report.content is None:
         return Check("content", None, "not measured")
-    flips = int((np.sign(table["shift"]) != np.sign(table.content_shift)).where(table["shift"].notna(), False).sum())
+    table = report.table()
+    flips, unsure = content_signs(table)
     sentence = (
-        f"read by {name}, rms over steps: against real data {_rms(table['shift']):.4f}, against the run's own finals "
-        f"{_rms(table.content_shift):.4f}; the sign differs at {flips} of {len(table)} steps"
+        f"read by {name}, rms over steps: against real data {_rms(table['shift']):.4f}, against the run's own final samples "
+        f"{_rms(table.content_shift):.4f}; of {int(table.resolved.sum())} resolved steps {len(flips)} have the opposite sign "
+        f"there and {len(unsure)} an interval that holds 0"
     )
     return Check("content", None, sentence)
 

@@ -67,10 +67,10 @@ class Error:
         return Error(self.variance[columns], self.draws[:, columns], self.variances[:, columns])
 
     def studentised(self) -> Array:
-        """(R, C) |T*|; a resample without spread says nothing against any value."""
+        """(R, C) |T*|; a resample without spread says nothing against any value, unless nothing ever varies."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.abs(self.draws) / np.sqrt(self.variances)
-        return np.where(self.variances > 0, ratio, np.inf)
+        return np.where(self.variances > 0, ratio, np.where(self.draws == 0, 0.0, np.inf))
 
     def critical(self, level: float = 0.95) -> Array:
         """(C,) how many standard errors the interval of each estimate reaches to either side."""
@@ -79,26 +79,31 @@ class Error:
 
 def mean_error(rows: Array, seed: int = 0) -> Error:
     """Of the column means of rows (n, C)."""
-    residuals = rows - rows.mean(0)
-    return Error(_variance(rows), *_resampled(residuals, len(rows), seed))
+    return Error(_variance(rows), *_resampled(_centred(rows), len(rows), seed))
 
 
 def difference_error(first: Array, second: Array, seed: int = 0) -> Error:
     """Of mean(first) - mean(second) over rows (n, C) and (m, C)."""
     pool = np.concatenate([_residuals(first), _residuals(second)])
     (a, a_variance), (b, b_variance) = (
-        _resampled(pool - pool.mean(0), len(rows), seed + 7919 * k) for k, rows in enumerate((first, second))
+        _resampled(_centred(pool), len(rows), seed + 7919 * k) for k, rows in enumerate((first, second))
     )
     return Error(_variance(first) + _variance(second), a - b, a_variance + b_variance)
 
 
 def _residuals(rows: Array) -> Array:
     """Rows less their mean, at the spread of the states and not of the sample."""
-    return (rows - rows.mean(0)) * np.sqrt(len(rows) / max(1, len(rows) - 1))
+    return _centred(rows) * np.sqrt(len(rows) / max(1, len(rows) - 1))
+
+
+def _centred(rows: Array) -> Array:
+    """Rows less their mean, without what rounding leaves of rows that are all one."""
+    residuals = rows - rows.mean(0)
+    return np.where(np.abs(residuals) < 1e-13, 0.0, residuals)
 
 
 def _variance(rows: Array) -> Array:
-    return rows.var(0, ddof=1) / len(rows)
+    return (_centred(rows) ** 2).sum(0) / (len(rows) - 1) / len(rows)
 
 
 def _resampled(residuals: Array, count: int, seed: int) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from noiseshift.estimators.instrument import Array
 from noiseshift.evaluation.distances import Change
@@ -95,7 +96,8 @@ def _scaled(report: ShiftReport, levels: Array) -> tuple[Array, Array, Array]:
 def _difference(first: Array, second: Array) -> Array:
     """Row by row, as far as both go."""
     rows = min(len(first), len(second))
-    return first[:rows] - second[:rows]
+    apart = first[:rows] - second[:rows]
+    return np.where(np.abs(apart) < 1e-12, 0.0, apart)  # what rounding makes of one reading twice
 
 
 Span = tuple[float, float]
@@ -161,6 +163,14 @@ def rms_shift(report: ShiftReport, span: Span | None = None) -> float:
 def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
     """(R,) bootstrap draws of `rms_shift`."""
     return np.sqrt(np.clip(mean_square_draws(report, seed=seed), 0, None))
+
+
+def content_signs(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of a table's resolved rows, those where the content-controlled shift has the opposite sign, its interval without 0;
+    and those where that interval holds 0."""
+    up, down = table.content_low > 0, table.content_high < 0
+    opposite = table.resolved & np.where(table["shift"] > 0, down, up)
+    return table[opposite], table[table.resolved & ~up & ~down]
 
 
 def terminal_shift(report: ShiftReport) -> float:

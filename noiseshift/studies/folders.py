@@ -7,6 +7,7 @@ Written to a temporary sibling first and moved into place at the end: a folder i
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import platform
@@ -34,6 +35,7 @@ from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
+from noiseshift.shift.summary import RunAnswer, run_answer
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,23 @@ class Run:
     labels: Tensor | None
     features: Features | None = None
 
+    @functools.cached_property
+    def answer(self) -> RunAnswer:
+        """Whether there is any shift, at one error rate over all levels and estimators, and whether estimators disagree."""
+        return run_answer(self.reports)
+
+    def table(self) -> pd.DataFrame:
+        """All estimators' tables, one under another, with a column `estimator`."""
+        tables = [report.table().assign(estimator=name) for name, report in self.reports.items()]
+        return pd.concat(tables, ignore_index=True)
+
     def summary(self) -> dict[str, Any]:
-        """The manifest, each estimator's table and the controls' outcome, ready for JSON."""
+        """The manifest, the run's p-values, each estimator's table and the controls' outcome, ready for JSON."""
         found = self.controls
         solver = {} if found is None else {f"{k}": _records(r.table()) for k, r in found.solver.items()}
         return {
             "run": self.manifest,
+            "run_p": {name: None if np.isnan(p) else p for name, p in self.answer.p.items()},
             "shift": {name: _records(report.table()) for name, report in self.reports.items()},
             "solver": solver,
             "controls": [] if found is None else [asdict(check) for check in found.checks],

@@ -1,5 +1,6 @@
 """The page says what the tables say, in words that hold in every case, and needs nothing but itself."""
 
+import html
 import json
 import re
 import shlex
@@ -48,7 +49,7 @@ def made(*reports, checks=PASSED, solver=None, name="net"):
 def test_a_positive_shift_that_is_the_solvers():
     found = answer(made(report([0.0, 0.01, 0.03]), solver=report([0.0, 0.009, 0.026])))
     first, second, third = found.lines
-    assert "noisier than the network is told at 2 of 3 levels" in first
+    assert "noisier than their conditioning level at 2 of 3 levels (p < 0.001 over 3 levels together)" in first
     assert re.search(r"at most \+0\.0[23]\d\d \(95 % \+0\.0\d+ … \+0\.0\d+\) in t at t = 0\.1", first)
     assert "most of it is the solver's" in second
     assert "sign is the same" in second
@@ -84,28 +85,72 @@ def test_without_the_exact_model_nobody_is_blamed():
 
 def test_nothing_resolved_is_a_bound_and_not_a_zero():
     first = answer(made(report([0, 0, 0]))).lines[0]
-    assert "no noise shift is resolved" in first
-    assert re.search(r"under the detection floor \(0\.00\d\d to 0\.00\d\d in t\)", first)
-
-
-def test_a_cleaner_state_and_a_change_of_sign():
-    assert "cleaner than the network is told at 1 of 3" in answer(made(report([0, 0, -0.03]))).lines[0]
     assert (
-        "noisier than the network is told at 1 and cleaner at 1 of 3" in answer(made(report([0.03, 0, -0.02]))).lines[0]
+        "no noise shift is significant at 95 % in the states of net under em:20 (over 3 levels together, p = 0."
+        in first
+    )
+    assert re.search(
+        r"That is not zero: as read by network, \|δ\| is below 0\.00\d\d in t at all of 3 levels\.$", first
     )
 
 
-def test_few_bare_resolutions_are_called_weak():
-    assert "weak evidence" in answer(made(report([0, 0, 0.0018]))).lines[0]
-    assert "weak evidence" not in answer(made(report([0, 0, 0.03]))).lines[0]
+def test_a_cleaner_state_and_a_change_of_sign():
+    assert "cleaner than their conditioning level at 1 of 3" in answer(made(report([0, 0, -0.03]))).lines[0]
+    assert (
+        "noisier than their conditioning level at 1 and cleaner at 1 of 3"
+        in answer(made(report([0.03, 0, -0.02]))).lines[0]
+    )
+
+
+def test_a_level_that_is_resolved_alone_is_not_the_runs_answer():
+    """One interval of ten that just leaves out 0 is what chance does: the run says no, whatever its dots say."""
+    times, rng = np.linspace(0.9, 0.1, 10), np.random.default_rng(0)
+    sampled, real = (times + 0.01 * rng.standard_normal((rows, 10)) for rows in (200, 400))
+    floor = 1.96 * np.sqrt((sampled.var(0, ddof=1) / 200) + real.var(0, ddof=1) / 400)
+    sampled += real.mean(0) - sampled.mean(0) + np.where(times == times[4], 1.1 * floor, 0)
+    parts = [Readings(rows, -rows, np.full((10, 2), 0.5)) for rows in (sampled, real)]
+    calibration = Calibration(times, np.array([0.0, 1.0]), parts[1], np.ones((20, 10)), np.ones((20, 10)))
+    run = made(ShiftReport("network", ns.Linear(), np.arange(10), times, parts[0], calibration))
+    assert run.table().resolved.sum() == 1
+    assert not run.answer.significant
+    first = answer(run).lines[0]
+    assert "no noise shift is significant" in first
+    assert "At 1 level an interval of its own leaves out 0" in first
+
+
+def test_a_shift_that_the_first_estimator_does_not_see_is_not_hidden():
+    first = answer(made(report([0, 0, 0]), report([0, 0, 0.03], "residual", seed=4))).lines[0]
+    assert "a noise shift is significant at 95 % in the states of net under em:20 by residual" in first
+    assert "network reads none" in first
+
+
+def test_the_summary_has_the_runs_p_and_each_estimators():
+    run = made(report([0, 0, 0.03]), report([0, 0, 0], "residual", seed=4))
+    found = run.summary()["run_p"]
+    assert set(found) == {"run", "network", "residual"}
+    assert found["run"] < 0.05
+    assert found["network"] < 0.05 < found["residual"]
+    blind = made(report([0, 0, 0.03], slope=0.1))
+    assert blind.summary()["run_p"] == {"run": None, "network": None}
 
 
 def test_estimators_that_disagree_are_named():
     lead = report([0, 0, 0.03])
     third = answer(made(lead, report([0, 0, -0.02], "residual"))).lines[2]
-    assert third.startswith("The estimators disagree: residual reads the opposite sign at 1 of 3 levels (at t = 0.1")
-    assert "reads another size at 1 of 3" in answer(made(lead, report([0, 0, 0.01], "residual"))).lines[2]
-    assert "All 2 estimators agree" in answer(made(lead, report([0, 0, 0.03], "residual"))).lines[2]
+    assert third.startswith("The estimators disagree (p < 0.001): residual reads the opposite sign (at t = 0.1")
+    assert "reads another size (at t = 0.1" in answer(made(lead, report([0, 0, 0.01], "residual"))).lines[2]
+    same = answer(made(lead, report([0, 0, 0.03], "residual", seed=4))).lines[2]
+    assert same.startswith("No difference between the 2 estimators is significant (p = ")
+
+
+def test_estimators_whose_intervals_are_apart_at_one_of_many_levels_do_not_disagree():
+    """Each interval is one of three: that two do not meet somewhere is not that they disagree."""
+    lead = report([0, 0, 0])
+    agree = sum(
+        answer(made(lead, report([0, 0, 0], "residual", seed=seed))).lines[2].startswith("No difference")
+        for seed in range(10, 40)
+    )
+    assert agree >= 26
 
 
 def test_a_failed_control_is_said_first():
@@ -119,7 +164,19 @@ def test_a_failed_control_is_said_first():
 
 def test_the_content_control_that_flips_the_sign_leaves_a_bound():
     second = answer(made(report([0, 0, 0.03], content=0.05))).lines[1]
-    assert "flips the sign at 1 of 1 resolved level (t = 0.1): there only a bound holds, |δ| ≤ 0.0" in second
+    assert (
+        "has the opposite sign at 1 of 1 resolved level (t = 0.1), both intervals without 0: there only a bound"
+        in second
+    )
+    bound = float(re.search(r"\|δ\| ≤ (0\.\d+)", second)[1])
+    table = report([0, 0, 0.03], content=0.05).table().iloc[2]
+    assert bound == pytest.approx(max(table.high, -table.content_low), abs=1e-4)
+
+
+def test_a_shift_that_the_content_control_cannot_tell_from_nothing_is_not_called_content():
+    second = answer(made(report([0, 0, 0.03], content=np.array([0, 0, 0.0302])))).lines[1]
+    assert "not significant at 1 of 1 resolved level: what is read there may be their level or their content" in second
+    assert "opposite" not in second
 
 
 def test_blind_levels_are_not_zeros():
@@ -176,7 +233,7 @@ def test_the_page_is_whole_and_needs_nothing_else():
     assert text.index('class="answer') < text.index("<figure>")
     assert len(text) < 1_500_000
     for line in answer(run).lines:
-        assert line.replace("'", "&#39;") in text
+        assert html.escape(line).replace("&#x27;", "&#39;") in text
 
 
 def test_the_tables_numbers_are_the_reports():

@@ -12,6 +12,7 @@ import noiseshift as ns
 from noiseshift import approximation
 from noiseshift.approximation import Spectrum, exact_shift, first_order_shift, implied_sigma_e2, leading_shift
 from noiseshift.approximation.path import radial_spectrum
+from noiseshift.approximation.roots import possible_shift
 from noiseshift.diffusion.noise import SAMPLING, generators
 from noiseshift.diffusion.samplers import Step, per_sample_noise
 from noiseshift.estimators.posterior import Posterior, time_grid
@@ -299,8 +300,8 @@ def test_a_posterior_root_past_the_end_of_the_schedule_is_no_number(schedule):
     data = Spectrum(torch.logspace(-2, 0, 32, dtype=torch.float64), torch.zeros(32, dtype=torch.float64))
     end = float(schedule(torch.tensor(1.0, dtype=torch.float64)).sigma)
     t = torch.tensor([0.3, 0.6], dtype=torch.float64)
-    assert bool(approximation.possible_shift(schedule, t, 20 * end, "posterior", data=data).isnan().all())
-    inside = approximation.possible_shift(schedule, t, 0.1 * float(schedule(t).sigma[0]), "posterior", data=data)
+    assert bool(possible_shift(schedule, t, 20 * end, "posterior", data=data).isnan().all())
+    inside = possible_shift(schedule, t, 0.1 * float(schedule(t).sigma[0]), "posterior", data=data)
     assert bool((inside > 0).all())
     assert bool((t + inside < 1).all())
     with pytest.raises(ValueError, match="the posterior root leaves"):
