@@ -58,8 +58,8 @@ def command(
 ) -> None:
     """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from what the network is told.
 
-    Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than told. Intervals are 95 %
-    bootstraps; a level under the detection floor is "not resolved"; one test over all levels and estimators says whether there is any shift.
+    Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than told. One test over
+    all levels and estimators says whether there is any shift; a level whose own 95 % interval holds 0 is "not resolved".
 
     \b
     noiseshift measure
