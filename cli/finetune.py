@@ -31,6 +31,7 @@ from noiseshift.cli.options import (
 def command(
     source: Source,
     out: Path,
+    restart: bool,
     batch: int,
     noise_dropout: float,
     class_dropout: float,
@@ -86,6 +87,7 @@ def command(
             out,
             part=part,
             device=device,
+            restart=restart,
             report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
         )
     if distributed.joined()[0]:

@@ -136,9 +136,13 @@ def read_images(source: str | None, limits: Any, part: Literal["held-out", "trai
     return found
 
 
+restart_option = click.option("--restart", is_flag=True, help="Start anew; a training that is there is moved aside.")
+
+
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--out, --batch, --noise-dropout, --class-dropout, --ema."""
+    """--out, --restart, --batch, --noise-dropout, --class-dropout, --ema."""
     for wrap in (
+        restart_option,
         click.option(
             "--ema", type=ranges.DECAY, default=0.999, show_default=True, help="Decay of the averaged weights."
         ),

@@ -27,6 +27,7 @@ def command(
     out: Path,
     limits: Any,
     batch: int,
+    restart: bool,
     noise_dropout: float,
     class_dropout: float,
     ema: float,
@@ -108,6 +109,7 @@ def command(
             config,
             out,
             device=device,
+            restart=restart,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
     if distributed.joined()[0]:

@@ -8,7 +8,15 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import ranges
-from noiseshift.cli.options import Source, checkpoint_options, device_options, progress_bar, range_option, read_images
+from noiseshift.cli.options import (
+    Source,
+    checkpoint_options,
+    device_options,
+    progress_bar,
+    range_option,
+    read_images,
+    restart_option,
+)
 
 
 @click.command()
@@ -21,6 +29,7 @@ from noiseshift.cli.options import Source, checkpoint_options, device_options, p
 @click.option("--out", type=click.Path(path_type=Path), help="File; <checkpoint>-estimator.safetensors by default.")
 @click.option("--steps", type=ranges.STEPS, default=4000, show_default=True)
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
+@restart_option
 def command(
     source: Source,
     seed: int,
@@ -32,6 +41,7 @@ def command(
     out: Path | None,
     steps: int,
     batch: int,
+    restart: bool,
 ) -> None:
     """Train the network estimator of p(t | x) on real images, for CHECKPOINT's schedule.
 
@@ -42,7 +52,7 @@ def command(
     """
     from noiseshift import distributed
     from noiseshift.checkpoints.diffusers.autoencoder import encoded
-    from noiseshift.estimators.network import EstimatorTraining, train_estimator
+    from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
 
     loaded = source.load()
     config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
@@ -55,6 +65,7 @@ def command(
             config,
             folder=folder,
             device=device,
+            restart=restart,
             report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
         )
     if distributed.joined()[0]:

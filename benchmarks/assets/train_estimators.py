@@ -22,7 +22,8 @@ from rich.progress import Progress, TextColumn
 
 from noiseshift.data import ASSETS, Images, load_idx, reference
 from noiseshift.diffusion.schedules import Discrete, Linear
-from noiseshift.estimators.network import EstimatorTraining, Network, train_estimator
+from noiseshift.estimators.network import Network
+from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
 
 SCHEDULES = {"sit": Linear, "ddpm": Discrete.from_betas}
 TIMES = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)

@@ -6,19 +6,13 @@ Zhong, Jiang, Tao et al., arXiv 2510.12497. It is trained with t uniform, so its
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from noiseshift import distributed
-from noiseshift.data import Images, to_float
 from noiseshift.diffusion.memory import Halving, joined
-from noiseshift.diffusion.noise import LEVEL_TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.networks.level import (
@@ -26,7 +20,6 @@ from noiseshift.networks.level import (
     LevelNetwork,
     check_images,
     mixture_log_density,
-    negative_log_likelihood,
 )
 from noiseshift.reading import ReadingError, read_safetensors, read_words, reading
 
@@ -103,108 +96,3 @@ class Network:
                 shapes = "weights are of another shape than its card says"
                 raise ReadingError(f"{path}: its {shapes}: train it again") from None
             return cls(network, build(about["schedule"]), card=about["card"])
-
-
-@dataclass(frozen=True)
-class EstimatorTraining:
-    """How to train a level network; the rate rises over the first 5 % and falls to 0 as a cosine."""
-
-    steps: int = 4000
-    batch: int = 128
-    learning_rate: float = 3e-3
-    width: int = 16
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-
-
-def train_estimator(
-    images: Images,
-    schedule: Schedule,
-    config: EstimatorTraining | None = None,
-    *,
-    folder: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    every: int = 500,
-    report: Callable[[int, float], None] = lambda step, loss: None,
-) -> Network:
-    """Train a level network on real images noised to uniform times of `schedule`.
-
-    images (N, C, H, W) with H, W ≥ 4; their labels are not used. With a `folder`, `state.pt` is kept there after each
-    `every` steps and resumed from, and `log.jsonl` grows. Each step draws from its own seed, so a resumed training is
-    the uninterrupted one. `report(step, loss)` is called every step. Under torchrun each rank takes its share of every
-    batch and the first writes. Raises ValueError for smaller images, a batch that the ranks cannot share, a loss that is
-    not finite, or a folder that holds another training.
-    """
-    config = config or EstimatorTraining()
-    check_images(images.pixels[:1], images.pixels.shape[1])
-    network = _fresh(LevelConfig(images.pixels.shape[1], config.width), config.seed).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05, cycle_momentum=False
-    )
-    kept = None if folder is None else Path(folder)
-    parts = {"network": network, "optimizer": optimizer, "rate": rate}
-    first = _resume(kept, parts, config)
-    losses: list[float] = []
-    rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
-    for step in range(first, config.steps):
-        loss = _loss(parallel, images, schedule, config, step, device, share)
-        losses.append(float(distributed.mean(loss)))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-        report(step, losses[-1])
-        if kept is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
-            _keep(kept, parts, config, step + 1, losses)
-            losses = []
-    return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
-
-
-def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LevelNetwork(config)
-
-
-def _loss(
-    network: nn.Module,
-    images: Images,
-    schedule: Schedule,
-    config: EstimatorTraining,
-    step: int,
-    device: str | torch.device,
-    share: slice,
-) -> Tensor:
-    source = torch_generator(generator(step, seed=config.seed, stream=LEVEL_TRAINING))
-    x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=source)])
-    # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
-    t = torch.rand(config.batch, generator=source).clamp(1e-3, 1 - 1e-3)
-    level = schedule(t).like(x0)
-    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=source)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
-        parts = network(x[share].to(device))
-    return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))
-
-
-def _resume(folder: Path | None, parts: Mapping[str, Any], config: EstimatorTraining) -> int:
-    if folder is None or not (folder / "state.pt").exists():
-        return 0
-    state = torch.load(folder / "state.pt", weights_only=True)
-    if state.get("config") != asdict(config):
-        raise ValueError(f"{folder} holds a training with other settings: give another folder, or remove that one")
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return int(state["step"])
-
-
-def _keep(folder: Path, parts: Mapping[str, Any], config: EstimatorTraining, step: int, losses: list[float]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({**state, "config": asdict(config), "step": step}, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")  # atomic: an interrupted save loses nothing
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": sum(losses) / len(losses)}) + "\n")

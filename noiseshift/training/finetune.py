@@ -45,9 +45,10 @@ def finetune(
     *,
     part: Part = "all",
     device: str | torch.device = "cpu",
+    restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Finetuned:
-    """Teach `checkpoint` its noise-blind branch on labelled `images`; resumes from `folder`.
+    """Teach `checkpoint` its noise-blind branch on labelled `images`; resumes from `folder`, as `train` does.
 
     `part` "null" trains the null embedding alone, on rows that all lack the level. A fresh null embedding starts at the
     mean of the time embeddings. Raises CheckpointError for a checkpoint that is no DiT/SiT network or predicts neither
@@ -65,7 +66,7 @@ def finetune(
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name == "t_embedder.null")
         config = replace(config, noise_dropout=1.0, weight_decay=0.0)
-    state = train(network, objective, images, config, folder, device=device, report=report)
+    state = train(network, objective, images, config, folder, device=device, restart=restart, report=report)
     network.load_state_dict(state)
     network.cpu().eval()
     after = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from noiseshift import distributed
 from noiseshift.data import Images
+from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.noise import TRAINING, generator, torch_generator
-from noiseshift.diffusion.schedules import Discrete, Schedule
+from noiseshift.diffusion.schedules import Discrete, Schedule, describe
 from noiseshift.networks.transformer import Transformer
+from noiseshift.training.resuming import as_text, kept_state
 
 Target = Literal["velocity", "epsilon"]
 
@@ -96,24 +98,41 @@ def train(
     *,
     device: str | torch.device = "cpu",
     every: int = 500,
+    restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Tensor]:
     """Train `network` on `images` and return its averaged state.
 
-    Writes `state.pt` (resumed from when present), `log.jsonl` and an averaged `ema-<step>.pt` at each snapshot to
-    `folder`. `report(step, loss)` is called every step. Under torchrun each rank takes its share of every batch, drawn as
-    one process would have drawn it, and the first writes. Raises ValueError on a set without labels, a batch that the
-    ranks cannot share, or a diverged loss.
+    Writes `state.pt`, `log.jsonl` and an averaged `ema-<step>.pt` at each snapshot to `folder`. A training that was
+    interrupted goes on there, and a finished one that is asked for more steps; under torchrun each rank takes its share of
+    every batch, drawn as one process would have drawn it, and the first writes.
+
+    Args:
+        network: what is trained; its weights are where a new training starts.
+        objective: what it is asked.
+        images: labelled images (N, C, H, W).
+        config: how it is trained.
+        folder: where its state is kept.
+        device: where it is trained.
+        every: steps between two states.
+        restart: start anew where the folder holds another training, which is moved aside.
+        report: called as (step, loss) every step.
+
+    Raises:
+        ValueError: for a set without labels, a batch that the ranks cannot share, a loss that is not finite, or a folder
+            that holds a training of other settings, data, network or objective.
     """
     if images.labels is None:
         raise ValueError("training is class-conditional: give labelled images")
     rank, share = distributed.joined()[0], distributed.share(config.batch)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    about = describe_training(network, objective, images, config)
+    kept = kept_state(folder, about, restart=restart)
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
-    first = _resume(folder / "state.pt", network, optimizers, average)
+    first = 0 if kept is None else _resume(kept, network, optimizers, average)
     parallel = distributed.parallel(network)
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
@@ -134,7 +153,7 @@ def train(
         if step + 1 in snapshots:
             torch.save(average.state, folder / f"ema-{step + 1}.pt")
         if (step + 1) % every == 0 or step + 1 == config.steps:
-            _save(folder, network, optimizers, average, step + 1)
+            _save(folder, about, network, optimizers, average, step + 1)
             _log(folder, step + 1, losses, config)
             losses = []
     return average.state
@@ -195,10 +214,25 @@ def _descend(
         optimizer.step()
 
 
-def _resume(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+def describe_training(
+    network: Transformer, objective: Objective, images: Images, config: TrainingConfig
+) -> dict[str, Any]:
+    """What a training is made of, in plain values: a state of another one is not gone on with."""
+    return {
+        "settings": asdict(config),
+        "network": asdict(network.config),
+        "starting weights": identity(network.state_dict()),
+        "trained": [name for name, parameter in network.named_parameters() if parameter.requires_grad],
+        "predicts": objective.predicts,
+        "schedule": describe(objective.schedule),
+        "objective": identity(objective),
+        "data": {"images": len(images), "sha256": images.sha256},
+    }
+
+
+def _resume(
+    state: Mapping[str, Any], network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average
+) -> int:
     network.load_state_dict(state["network"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
@@ -207,9 +241,15 @@ def _resume(path: Path, network: nn.Module, optimizers: Sequence[torch.optim.Opt
 
 
 def _save(
-    folder: Path, network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average, step: int
+    folder: Path,
+    about: Mapping[str, Any],
+    network: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: Average,
+    step: int,
 ) -> None:
     state = {
+        "about": as_text(about),
         "network": network.state_dict(),
         "ema": average.state,
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],

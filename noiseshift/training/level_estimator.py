@@ -1,0 +1,171 @@
+"""Training of the level network, which reads the noise level of a state: on real images, noised to uniform times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from noiseshift import distributed
+from noiseshift.data import Images, to_float
+from noiseshift.diffusion.identity import identity
+from noiseshift.diffusion.noise import LEVEL_TRAINING, generator, torch_generator
+from noiseshift.diffusion.schedules import Schedule, describe
+from noiseshift.estimators.network import Network
+from noiseshift.networks.level import LevelConfig, LevelNetwork, check_images, negative_log_likelihood
+from noiseshift.training.resuming import as_text, kept_state
+
+
+@dataclass(frozen=True)
+class EstimatorTraining:
+    """How to train a level network.
+
+    Attributes:
+        steps: gradient steps.
+        batch: states a step.
+        learning_rate: the largest one.
+        width: channels of the network's first layer.
+        precision: "fp32" or "bf16".
+        seed: of the first weights, the times and the noise.
+    """
+
+    steps: int = 4000
+    batch: int = 128
+    learning_rate: float = 3e-3
+    width: int = 16
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step: it rises over the first 5 %, then falls to nearly 0, both as a cosine (Smith & Topin,
+        arXiv 1708.07120, as torch's OneCycleLR has it)."""
+        low, top, peak, end = self.learning_rate / 25, self.learning_rate, 0.05 * self.steps - 1, self.steps - 1
+        if step < peak:
+            return _cosine(low, top, step / peak)
+        return _cosine(top, low / 1e4, (step - peak) / (end - peak))
+
+
+def _cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
+
+
+def train_estimator(
+    images: Images,
+    schedule: Schedule,
+    config: EstimatorTraining | None = None,
+    *,
+    folder: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    every: int = 500,
+    restart: bool = False,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> Network:
+    """Train a level network on real images noised to uniform times of `schedule`.
+
+    A training that was interrupted goes on where its folder says, and a finished one that is asked for more steps. Each
+    step draws from its own seed, so a resumed training is the uninterrupted one. Under torchrun each rank takes its share
+    of every batch and the first writes.
+
+    Args:
+        images: (N, C, H, W) with H, W ≥ 4; their labels are not used.
+        schedule: how they are noised.
+        config: how the network is trained.
+        folder: where `state.pt` is kept after each `every` steps, and `log.jsonl` grows; None keeps nothing.
+        device: where the network is trained.
+        every: steps between two states.
+        restart: start anew where the folder holds another training, which is moved aside.
+        report: called as (step, loss) every step.
+
+    Raises:
+        ValueError: for smaller images, a batch that the ranks cannot share, a loss that is not finite, or a folder that
+            holds a training of other settings, images or schedule.
+    """
+    config = config or EstimatorTraining()
+    check_images(images.pixels[:1], images.pixels.shape[1])
+    network = _fresh(LevelConfig(images.pixels.shape[1], config.width), config.seed).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    about = _describe(images, schedule, config)
+    place = None if folder is None else Path(folder)
+    kept = None if place is None else kept_state(place, about, restart=restart)
+    first = 0 if kept is None else _resume(kept, network, optimizer)
+    losses: list[float] = []
+    rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
+    for step in range(first, config.steps):
+        loss = _loss(parallel, images, schedule, config, step, device, share)
+        losses.append(float(distributed.mean(loss)))
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
+        optimizer.zero_grad()
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        report(step, losses[-1])
+        if place is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
+            _keep(place, about, network, optimizer, step + 1, losses)
+            losses = []
+    return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
+
+
+def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LevelNetwork(config)
+
+
+def _loss(
+    network: nn.Module,
+    images: Images,
+    schedule: Schedule,
+    config: EstimatorTraining,
+    step: int,
+    device: str | torch.device,
+    share: slice,
+) -> Tensor:
+    source = torch_generator(generator(step, seed=config.seed, stream=LEVEL_TRAINING))
+    x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=source)])
+    # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
+    t = torch.rand(config.batch, generator=source).clamp(1e-3, 1 - 1e-3)
+    level = schedule(t).like(x0)
+    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=source)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
+        parts = network(x[share].to(device))
+    return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))
+
+
+def _describe(images: Images, schedule: Schedule, config: EstimatorTraining) -> dict[str, Any]:
+    """What a training is made of, in plain values: a state of another one is not gone on with."""
+    return {
+        "settings": asdict(config),
+        "schedule": describe(schedule),
+        "data": {"images": len(images), "pixels": identity(images.pixels)},
+    }
+
+
+def _resume(state: Mapping[str, Any], network: LevelNetwork, optimizer: torch.optim.Optimizer) -> int:
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def _keep(
+    folder: Path,
+    about: Mapping[str, Any],
+    network: LevelNetwork,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    losses: list[float],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "about": as_text(about), "step": step}, folder / "state.tmp")
+    (folder / "state.tmp").replace(folder / "state.pt")  # atomic: an interrupted save loses nothing
+    with (folder / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"step": step, "loss": sum(losses) / len(losses)}) + "\n")

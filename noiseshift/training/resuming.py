@@ -1,0 +1,66 @@
+"""Trainings resume only their own: what a training is made of is kept beside its state, and compared before it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noiseshift import distributed
+from noiseshift.diffusion.identity import differences
+
+STATE = "state.pt"
+
+
+def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False) -> dict[str, Any] | None:
+    """The state of the training in `folder`, if it is the one that is asked for; None where there is none.
+
+    Args:
+        folder: where the training keeps its state.
+        about: what the training that is asked for is made of, in plain values; `about["settings"]["steps"]` may be more than
+            that of a finished one.
+        restart: move what is there aside, into `previous-1`, `previous-2`, …, and start anew.
+
+    Raises:
+        ValueError: for a state of another training; the message says what differs.
+    """
+    if restart:
+        _move_aside(folder)
+    if not (folder / STATE).exists():
+        return None
+    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    if "about" not in state:
+        raise ValueError(f"{folder} holds a training that does not say what it was made of: {REMEDY}")
+    _require_same(folder, json.loads(state["about"]), json.loads(as_text(about)), int(state["step"]))
+    return state
+
+
+REMEDY = "give another folder, or start anew with --restart"
+
+
+def as_text(about: Mapping[str, Any]) -> str:
+    """What a training is made of, as its state keeps it under `about`."""
+    return json.dumps(about, sort_keys=True)
+
+
+def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
+    planned, asked = (about["settings"]["steps"] for about in (before, now))
+    if step == planned <= asked:
+        now = {**now, "settings": {**now["settings"], "steps": planned}}
+    if other := differences(before, now):
+        first = f", or finish its {planned} steps first" if step < planned else ""
+        raise ValueError(f"{folder} holds a training with other settings ({other}): {REMEDY}{first}")
+
+
+def _move_aside(folder: Path) -> None:
+    """What a training left in its folder goes to a sub-folder of its own; what is not a training's stays."""
+    left = [path for name in (STATE, "log.jsonl", "ema-*.pt") for path in sorted(folder.glob(name))]
+    if left and distributed.joined()[0] == 0:
+        place = next(path for k in range(1, len(left) + 10**6) if not (path := folder / f"previous-{k}").exists())
+        place.mkdir()
+        for path in left:
+            path.rename(place / path.name)
+    distributed.wait()  # nobody reads what another is about to move
