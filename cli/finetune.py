@@ -58,7 +58,6 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.checkpoints.saving import save
     from noiseshift.data import for_checkpoint
     from noiseshift.training.finetune import finetune
@@ -66,7 +65,7 @@ def command(
 
     loaded = source.load()
     read = for_checkpoint(read_images(data, limits, "train"), loaded.classes, loaded.card.class_names)
-    images = encoded(read, loaded)
+    images = loaded.encode(read)
     tenth = max(1, len(images) // 10)
     config = TrainingConfig(
         steps,

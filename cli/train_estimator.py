@@ -51,7 +51,6 @@ def command(
     noiseshift train-estimator model.pt --family sit --data train/
     """
     from noiseshift import distributed
-    from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
 
     loaded = source.load()
@@ -60,7 +59,7 @@ def command(
     folder = path.parent / f".{path.stem}.training"
     with progress_bar(progress) as update:
         network = train_estimator(
-            encoded(read_images(data, limits, "train"), loaded),
+            loaded.encode(read_images(data, limits, "train")),
             loaded.model.schedule,
             config,
             folder=folder,

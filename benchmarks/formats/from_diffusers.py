@@ -22,7 +22,6 @@ PATIENCE = 5
 
 def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> list[str]:
     """A pipeline that diffusers builds, trained in its states, its network put back and saved by diffusers."""
-    from noiseshift.checkpoints.diffusers.autoencoder import encoded
     from noiseshift.checkpoints.diffusers.conditions import Conditions
 
     path, options, words = job.folder / "pipeline", {}, [str(job.folder / "pipeline")]
@@ -36,7 +35,7 @@ def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> lis
         words += ["--embeddings", str(job.folder / "prompts.safetensors"), "--size", str(SIDE)]
     for coder in (getattr(pipe, name, None) for name in ("vae", "vqvae")):
         if coder is not None:  # untrained: its latents are given unit variance
-            spread = float(encoded(images[:256], ns.load(path, **options)).floats.std())
+            spread = float(ns.load(path, **options).encode(images[:256]).floats.std())
             coder.register_to_config(scaling_factor=coder.config.scaling_factor / spread)
     pipe.save_pretrained(path)
     checkpoint = ns.load(path, **options)
@@ -44,7 +43,7 @@ def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> lis
     call = called(pipe, network, getattr(checkpoint.model.network, "bank", None))
     flow = "Flow" in type(pipe.scheduler).__name__
     loss = flow_loss(call) if flow else table_loss(call, pipe.scheduler)
-    job.fit(network, loss, encoded(images, checkpoint), times=PATIENCE)
+    job.fit(network, loss, checkpoint.encode(images), times=PATIENCE)
     pipe.save_pretrained(path)
     return [*words, "--sampler", "own:20"]
 

@@ -61,13 +61,12 @@ NEEDS = {"guided-diffusion": "guided_diffusion", "EDM .pkl": "edm", "EDM2 .pkl":
 
 def error(words: list[str], real: ns.data.Images) -> float:
     """Mean squared error of the noise predicted for real states at t = 0.5, as the checkpoint is read here."""
-    from noiseshift.checkpoints.diffusers.autoencoder import encoded
 
     options: dict[str, Any] = {
         k[2:]: v for k, v in itertools.pairwise(words) if k in ("--family", "--vae", "--embeddings")
     }
     checkpoint = ns.load(words[0], **options, size=SIDE if "--size" in words else None)
-    data = encoded(real[:256], checkpoint)
+    data = checkpoint.encode(real[:256])
     t = checkpoint.model.snap(torch.tensor(0.5, dtype=torch.float64))
     level, noise = checkpoint.model.schedule(t).like(data.floats), torch.randn_like(data.floats)
     with torch.inference_mode():

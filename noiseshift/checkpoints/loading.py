@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,20 +19,34 @@ from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.weights import chosen
-from noiseshift.data import ASSETS
+from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.networks.model import NetworkModel
+
+if TYPE_CHECKING:
+    from noiseshift.estimators.network import Network
 
 BUNDLED = ("fashion-sit", "fashion-ddpm")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and what is known of it. shape (C, H, W) of a state; classes 0 for an unconditional model, the number of
-    prompts for one that is told a text; hash: sha256 of the file; estimator: a level estimator's file, or None; decode:
-    states → images in [-1, 1], the identity for models that work on pixels; autoencoder: a latent model's, where it is
-    known; sampler(n): the n steps that a diffusers folder's own pipeline takes; recognised: what it was taken for, and why."""
+    """A model and what is known of it.
+
+    Attributes:
+        name: the file's or folder's, without its suffix.
+        model: predicts, on the schedule that it was trained on.
+        card: what the file's tensors do not tell.
+        hash: sha256 of the file, of all shards where there are several.
+        shape: (C, H, W) of a state.
+        classes: 0 for an unconditional model, the number of prompts for one that is told a text.
+        estimator: a level estimator's file, or None.
+        decode: states → images in [-1, 1], the identity for models that work on pixels.
+        autoencoder: a latent model's, where it is known.
+        sampler: makes the n steps that a diffusers folder's own pipeline takes; None for other files.
+        recognised: what it was taken for, and why.
+    """
 
     name: str
     model: Model
@@ -51,6 +65,33 @@ class Checkpoint:
         """Whether states are latents, not pixels."""
         return self.autoencoder is not None or self.shape[0] not in (1, 3)
 
+    def encode(self, images: Images) -> Images:
+        """A set of images as states of the model: pictures of a latent model go through its autoencoder; latents, and
+        pixels of a model that works on pixels, stay what they are.
+
+        Args:
+            images: (N, C, H, W); floats of the model's own shape, or of one that no picture has, are taken for states.
+
+        Raises:
+            ValueError: for pictures of another size than the autoencoder's, or without an autoencoder.
+        """
+        if not self.latent or _are_states(images.pixels, self.shape):
+            return images
+        if self.autoencoder is None:
+            raise ValueError(
+                f"this checkpoint works on latents {self.shape}: give its autoencoder (--vae FOLDER), or --data as an "
+                ".npz with float 'latents'"
+            )
+        return self.autoencoder.states(images, self.shape)
+
+    def level_estimator(self) -> Network:
+        """The level estimator that the card names. Raises ValueError where it names none, or the file is none."""
+        from noiseshift.estimators.network import Network
+
+        if self.estimator is None:
+            raise ValueError("this checkpoint's card names no level estimator: train one, or use --estimator residual")
+        return Network.load(self.estimator)
+
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
         """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32).
 
@@ -63,6 +104,12 @@ class Checkpoint:
                 f"{self.name} was made by its own code, which decides the precision: leave --precision out"
             )
         return self
+
+
+def _are_states(pixels: Tensor, wanted: Sequence[int]) -> bool:
+    """Floats of the model's own shape, or of a shape that no picture has."""
+    shape = tuple(pixels.shape[1:])
+    return pixels.is_floating_point() and (shape == tuple(wanted) or len(shape) != 3 or shape[0] not in (1, 3))
 
 
 def load(

@@ -25,7 +25,6 @@ from noiseshift.correction.counting import CountingLevel, CountingModel
 from noiseshift.correction.methods import Method, MethodContext, unguided
 from noiseshift.data import Images
 from noiseshift.diffusion.schedules import describe
-from noiseshift.estimators import Network
 from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate
 from noiseshift.evaluation.distances import (
     Extractor,
@@ -221,7 +220,7 @@ def _instruments(
 def _context(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> MethodContext:
     if checkpoint.estimator is None:
         return MethodContext(checkpoint.model)
-    network = Network.load(checkpoint.estimator)
+    network = checkpoint.level_estimator()
     return MethodContext(
         checkpoint.model,
         network.log_prob,

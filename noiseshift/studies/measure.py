@@ -18,12 +18,11 @@ from torch import Tensor
 
 from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.checkpoints.diffusers.autoencoder import encoded
 from noiseshift.data import Images, for_checkpoint
 from noiseshift.diffusion.models import Guided, Model, wrap
 from noiseshift.diffusion.noise import FITTING, INITIAL, SAMPLING, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_noise, sample
-from noiseshift.estimators import ConstantPixel, FokkerPlanck, Network, Residual, ScoreMixture
+from noiseshift.estimators import ConstantPixel, FokkerPlanck, Residual, ScoreMixture
 from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
 from noiseshift.evaluation.distances import Extractor, Features, extract
@@ -231,7 +230,7 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
     """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
     schedule = checkpoint.model.schedule
     makers: dict[str, Callable[[], Estimator]] = {
-        "network": lambda: _network(checkpoint),
+        "network": checkpoint.level_estimator,
         "residual": lambda: _residual(checkpoint, data, times, protocol),
         "constant-pixel": lambda: ConstantPixel(data.floats, schedule),
         **{name: functools.partial(maker, checkpoint.model) for name, maker in ASKING.items()},
@@ -255,12 +254,6 @@ def available(checkpoint: Checkpoint, data: Images, wanted: Sequence[str] = ESTI
     return found or {"residual": None}
 
 
-def _network(checkpoint: Checkpoint) -> Estimator:
-    if checkpoint.estimator is None:
-        raise ValueError("this checkpoint's card names no level estimator: train one, or use --estimator residual")
-    return Network.load(checkpoint.estimator)
-
-
 def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
     source = torch_generator(generator(0, seed=protocol.seed, stream=FITTING))
     x0, cond = on_device(protocol.device, data[:RESIDUAL_ROWS])
@@ -275,7 +268,7 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
     for a latent checkpoint come out encoded; labels that the checkpoint cannot be told are left out."""
-    data = encoded(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names), checkpoint)
+    data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
             f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "

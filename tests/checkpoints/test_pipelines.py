@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import noiseshift as ns
-from noiseshift.checkpoints.diffusers.autoencoder import encoded
 from noiseshift.checkpoints.diffusers.conditions import Conditions
 from noiseshift.diffusion.samplers import sample
 from noiseshift.networks.transformer import Transformer, TransformerConfig
@@ -267,7 +266,7 @@ def test_measure_runs_to_the_end(name, saved, loaded, pictures, tmp_path):
 
 def test_fokker_planck_reads_latents(loaded, pictures):
     checkpoint = loaded("dit")
-    data = encoded(ns.data.load_images(pictures), checkpoint)
+    data = checkpoint.encode(ns.data.load_images(pictures))
     times = ns.estimators.time_grid(checkpoint.model.schedule, 4, 0.05, 0.95)
     estimator = ns.estimators.FokkerPlanck(checkpoint.model, times, polish=0)
     level = checkpoint.model.schedule(torch.tensor(0.4)).like(data.floats)
@@ -310,7 +309,7 @@ def test_an_official_file_with_an_autoencoder(official, pictures):
 
 
 def test_an_official_file_on_latents_without_an_autoencoder(official, pictures):
-    whole = encoded(ns.data.load_images(pictures), ns.load(official, vae=official.parent / "vae"))
+    whole = ns.load(official, vae=official.parent / "vae").encode(ns.data.load_images(pictures))
     latents = official.parent / "latents.npz"
     np.savez(latents, latents=whole.pixels.numpy(), labels=whole.labels.numpy())
     read = ns.data.load_images(latents)

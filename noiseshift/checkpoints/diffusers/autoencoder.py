@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import config_of, load_part
 from noiseshift.data import Images
 from noiseshift.diffusion.memory import Halving, joined
-
-if TYPE_CHECKING:
-    from noiseshift.checkpoints.loading import Checkpoint
 
 KINDS = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 AT_ONCE = 4 * 512 * 512
@@ -76,6 +73,19 @@ class Autoencoder:
             [joined(self.halving(self._encoded, part)) for part in images.split(self._rows(images.shape[2:]))]
         )
 
+    def states(self, images: Images, shape: Sequence[int]) -> Images:
+        """A set of uint8 pictures as states of `shape` (C, h, w), a chunk at a time. Raises ValueError for pictures of
+        another size."""
+        size, wanted = tuple(images.pixels.shape[2:]), tuple(self.factor * n for n in shape[1:])
+        if size != wanted:
+            raise ValueError(
+                f"the pictures are {size[0]}×{size[1]}, this checkpoint's {wanted[0]}×{wanted[1]}: resize them, or give "
+                "--size where the network takes several"
+            )
+        rows = self._rows(torch.Size(wanted))
+        states = torch.cat([self.encode(images[i : i + rows].floats) for i in range(0, len(images), rows)])
+        return replace(images, pixels=states)
+
     @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
         """States (N, C, h, w) → pictures in [-1, 1], about."""
@@ -100,33 +110,3 @@ class Autoencoder:
         pictures: Tensor = self.network.to(states.device).decode(latents).sample
         black, white = self.range
         return 2 * (pictures - black) / (white - black) - 1 if self.range != (-1, 1) else pictures
-
-
-def _are_states(pixels: Tensor, checkpoint: Checkpoint) -> bool:
-    """Floats of the checkpoint's own shape, or of a shape that no picture has."""
-    shape = tuple(pixels.shape[1:])
-    return pixels.is_floating_point() and (
-        shape == tuple(checkpoint.shape) or len(shape) != 3 or shape[0] not in (1, 3)
-    )
-
-
-def encoded(images: Images, checkpoint: Checkpoint) -> Images:
-    """The set as the checkpoint's states: pictures go through its autoencoder; latents, and pixels of a model that works
-    on pixels, stay what they are. Raises ValueError for pictures of another size, or without an autoencoder."""
-    if not checkpoint.latent or _are_states(images.pixels, checkpoint):
-        return images
-    coder = checkpoint.autoencoder
-    if coder is None:
-        raise ValueError(
-            f"this checkpoint works on latents {checkpoint.shape}: give its autoencoder (--vae FOLDER), or --data as an "
-            ".npz with float 'latents'"
-        )
-    size, wanted = tuple(images.pixels.shape[2:]), tuple(coder.factor * n for n in checkpoint.shape[1:])
-    if size != wanted:
-        raise ValueError(
-            f"the pictures are {size[0]}×{size[1]}, this checkpoint's {wanted[0]}×{wanted[1]}: resize them, or give "
-            "--size where the network takes several"
-        )
-    rows = max(1, AT_ONCE // (wanted[0] * wanted[1]))
-    states = torch.cat([coder.encode(images[i : i + rows].floats) for i in range(0, len(images), rows)])
-    return replace(images, pixels=states)
