@@ -58,9 +58,14 @@ if TYPE_CHECKING:
     )
     from noiseshift.diffusion.solvers import Solver, solver
     from noiseshift.estimators import Calibration, Estimator, Instrument, Posterior, calibrate
+    from noiseshift.evaluation.distances import evaluate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
+    from noiseshift.studies.approximate import Plan
+    from noiseshift.studies.approximate import run as approximate
+    from noiseshift.studies.compare import compare
+    from noiseshift.studies.correct import run as correct
     from noiseshift.studies.folders import Run
     from noiseshift.studies.measure import run
     from noiseshift.studies.protocol import Protocol
@@ -77,12 +82,17 @@ _HOMES = {
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
+    "noiseshift.evaluation.distances": "evaluate",
+    "noiseshift.studies.approximate": "Plan",
+    "noiseshift.studies.compare": "compare",
     "noiseshift.studies.folders": "Run",
     "noiseshift.diffusion.solvers": "Solver solver",
     "noiseshift.studies.measure": "run",
     "noiseshift.studies.protocol": "Protocol",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+_COMMANDS = {"approximate": "noiseshift.studies.approximate", "correct": "noiseshift.studies.correct"}
+"""Names of functions that are called `run` where they are written."""
 _MODULES = {
     "alternatives": "correction.alternatives",
     "adapters": "integrations.adapters",
@@ -113,6 +123,7 @@ __all__ = [
     "Model",
     "NoiseShift",
     "PairedDifference",
+    "Plan",
     "Posterior",
     "Prediction",
     "Protocol",
@@ -127,12 +138,15 @@ __all__ = [
     "adapters",
     "alternatives",
     "ancestral",
+    "approximate",
     "approximation",
     "autoguidance",
     "calibrate",
     "checkpoints",
     "classifier_free",
     "classifier_noise_awareness",
+    "compare",
+    "correct",
     "data",
     "ddim",
     "domain",
@@ -140,6 +154,7 @@ __all__ = [
     "estimators",
     "euler",
     "euler_maruyama",
+    "evaluate",
     "evaluation",
     "from_diffusers",
     "guidance",
@@ -168,6 +183,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _COMMANDS:
+        return importlib.import_module(_COMMANDS[name]).run
     if name in _MODULES:
         return importlib.import_module(f"noiseshift.{_MODULES[name]}")
     raise AttributeError(f"module 'noiseshift' has no attribute {name!r}")

@@ -65,3 +65,12 @@ def test_every_public_name_is_there():
 
     for name in ns.__all__:
         assert getattr(ns, name) is not None
+
+
+def test_every_command_is_one_function_of_the_library():
+    import noiseshift as ns
+    from noiseshift.evaluation import evaluate
+    from noiseshift.studies import approximate, compare, correct, measure
+
+    assert (ns.run, ns.approximate, ns.correct) == (measure.run, approximate.run, correct.run)
+    assert (ns.compare, ns.evaluate) == (compare.compare, evaluate)

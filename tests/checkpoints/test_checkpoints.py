@@ -1,6 +1,7 @@
 """Checkpoints: official layouts in, models out; nothing in a file is executed; every refusal is one line."""
 
 import argparse
+import dataclasses
 import os
 
 import pytest
@@ -185,3 +186,15 @@ def test_a_card_is_written_once_and_found_again(network, tmp_path):
     assert again.exit_code == 1
     assert "already" in again.output
     assert CliRunner().invoke(main, ["info", "--write-card"]).exit_code == 1
+
+
+def test_a_checkpoint_loads_its_own_level_estimator():
+    bundled = ns.load()
+    assert bundled.level_estimator()(torch.zeros(1, 1, 28, 28)).mean.shape == (1,)
+    with pytest.raises(ValueError, match="names no level estimator: train one"):
+        dataclasses.replace(bundled, estimator=None).level_estimator()
+
+
+def test_pixels_are_states_of_a_model_that_works_on_pixels():
+    images = ns.data.reference()[:4]
+    assert ns.load().encode(images) is images
