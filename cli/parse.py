@@ -61,16 +61,9 @@ def parse_prompts(path: str) -> list[str]:
     """The lines of a text file; an empty line is the empty prompt, the last one's end of line starts none.
 
     Raises ValueError for a file that cannot be read or has no line."""
-    from pathlib import Path
+    from noiseshift.reading import MB, read_text
 
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"no prompts in {path} ({type(error).__name__}): give a text file, one prompt a line"
-        ) from None
-    if not lines:
-        raise ValueError(f"{path} is empty: write one prompt a line")
+    lines = read_text(path, "text of prompts", "write one prompt a line", most=MB).splitlines()
     return [line.strip() for line in lines]
 
 

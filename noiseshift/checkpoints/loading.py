@@ -23,6 +23,7 @@ from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.networks.model import NetworkModel
+from noiseshift.reading import reading
 
 if TYPE_CHECKING:
     from noiseshift.estimators.network import Network
@@ -141,7 +142,8 @@ def load(
         return _of_own_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
     file = _resolve(path)
     if file.is_dir():
-        folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
+        with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
+            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
         found = _checkpoint(file, _sha256_of_all(folder.weights), folder.model, folder.card, folder.autoencoder)
         return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
     if prompts is not None or embeddings is not None:

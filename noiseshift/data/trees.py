@@ -210,7 +210,7 @@ def _listed(file: File, pictures: Sequence[File], where: str) -> list[int] | Non
         with file.open() as opened:
             rows = json.load(opened).get("labels")
         known = None if rows is None else {PurePosixPath(name).parts: label for name, label in rows}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:  # a damaged zip fails in as many ways as damaged JSON
         raise ValueError(f"{where}: dataset.json is not as EDM's dataset tool writes it ({error}): repair it") from None
     if known is None:
         return None

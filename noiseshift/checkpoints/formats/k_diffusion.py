@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.files import METADATA, state_of
 from noiseshift.networks.model import NetworkModel
+from noiseshift.reading import bounded
 
 LARGEST = 1 << 16
 """Pixels a side."""
@@ -94,8 +95,8 @@ def _config(content: Mapping[Any, Any]) -> dict[str, Any] | None:
     words = content.get(METADATA)
     if config is None and isinstance(words, Mapping):
         try:
-            config = json.loads(words.get("config", "null"))
-        except json.JSONDecodeError:
+            config = bounded(json.loads(words.get("config", "null")))
+        except (ValueError, RecursionError):
             return None
     model = config.get("model") if isinstance(config, dict) else None
     return config if isinstance(model, dict) and "type" in model else None
