@@ -135,6 +135,7 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "name": checkpoint.name,
         "sha256": checkpoint.hash,
         "family": checkpoint.card.family,
+        "weights": checkpoint.card.provenance.get("weights", "the whole file"),
         "model": identity(checkpoint.model),
         "card": told | {"identity": identity(card)},
         "classes": checkpoint.classes,

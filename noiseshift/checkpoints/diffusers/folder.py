@@ -38,6 +38,8 @@ TEXT = {
     "FluxPipeline": "FluxTransformer2DModel",
 }
 READABLE = f"those of a UNet2DModel (DDPMPipeline, DDIMPipeline, LDMPipeline), DiTPipeline, {', '.join(TEXT)}"
+MOST_STEPS = 100_000
+"""A longer table of noise levels is none."""
 FLUX_SIDE = 128
 """Latents a side of the pictures that Flux draws unless told otherwise; its configuration names no size."""
 FLUX_GUIDANCE = 3.5
@@ -237,6 +239,9 @@ def _scheduler(found: Found) -> Any:
     made = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if made is None:
         raise CheckpointError(f"{path}: diffusers has no scheduler {name!r}; correct its scheduler_config.json")
+    steps = config.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
+        raise CheckpointError(f"{path}: num_train_timesteps is {str(steps)[:40]}: correct its scheduler_config.json")
     scheduler = made.from_config(config)
     fixed = {key: value for key, value in FIXED.get(found.pipeline, {}).items() if key in scheduler.config}
     return made.from_config(config, **fixed)

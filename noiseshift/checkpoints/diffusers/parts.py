@@ -41,6 +41,7 @@ def load_part(path: Path, kind: str) -> Any:
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     weights = weights_in(path)
+    _require_plausible(path)
     try:
         made = getattr(diffusers, kind).from_pretrained(
             str(path), use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights)
@@ -49,6 +50,41 @@ def load_part(path: Path, kind: str) -> Any:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {kind}: {reason}") from None
     return made.float().eval()
+
+
+LAYERS = ("layers_per_block", "num_layers", "num_single_layers", "transformer_layers_per_block")
+WIDTHS = (
+    "block_out_channels",
+    "cross_attention_dim",
+    "joint_attention_dim",
+    "num_attention_heads",
+    "attention_head_dim",
+)
+
+
+def _require_plausible(path: Path) -> None:
+    """Raise CheckpointError for a configuration of more layers than there are tensors, or wider ones than any of them:
+    diffusers would build it, whatever size it claims."""
+    from safetensors import safe_open
+
+    shapes = []
+    with reading.reading(path, "network", "save the pipeline again", CheckpointError):
+        for file in path.glob("*.safetensors"):
+            with safe_open(reading.regular(file, "safetensors file", "save it again", CheckpointError), "pt") as opened:
+                shapes += [opened.get_slice(name).get_shape() for name in opened.keys()]
+    widest = max((n for shape in shapes for n in shape), default=0)
+    config = config_of(path)
+    for names, most in ((LAYERS, len(shapes)), (WIDTHS, widest)):
+        for name in names:
+            if any(number > most for number in _numbers(config.get(name))):
+                raise CheckpointError(f"{path}: its {name} is more than its weights show: save the pipeline again")
+
+
+def _numbers(value: Any) -> list[float]:
+    """The numbers in a value, and in lists within it."""
+    if isinstance(value, list | tuple):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _variant(weights: Path) -> str | None:
