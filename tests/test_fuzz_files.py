@@ -14,7 +14,7 @@ def test_mutated_files_of_every_kind_are_read_or_refused_in_a_line(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "NOISESHIFT_FUZZ": os.environ.get("NOISESHIFT_FUZZ", "62"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "NOISESHIFT_FUZZ": os.environ.get("NOISESHIFT_FUZZ", "40"), "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

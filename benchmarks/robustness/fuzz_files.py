@@ -423,7 +423,7 @@ def _child(read: Callable[[Path], Any], path: Path, out: int) -> None:
         found = "read"
     except EXPECTED as error:
         line = str(error)
-        places = (path.name, path.stem, path.parent.name, "card")
+        places = (*path.parts[-3:], path.stem, "card")
         found = f"{'line' if any(place in line for place in places) else 'unnamed'}: {type(error).__name__}: {line}"
         if "\n" in line.strip():
             found = f"traceback: of several lines: {line[:300]!r}"

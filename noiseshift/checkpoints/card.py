@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from noiseshift.diffusion.models import Predicts
     from noiseshift.diffusion.schedules import Schedule
 
+LARGEST = {"heads": 1 << 16, "head_channels": 1 << 16, "size": 1 << 16, "classes": 1 << 20}
+LONGEST = 100_000
+"""Steps of a schedule; a longer table is none."""
+NUMBERS = 1 << 28
+"""Of one state."""
 PREDICTIONS = ("velocity", "epsilon", "x0", "score", "v_prediction")
 
 
@@ -41,6 +46,8 @@ class TimeInput:
             raise CheckpointError(f"card: time.zero must be data or noise, got {self.zero!r}")
         for name in ("scale", "offset"):
             _check(f"time.{name}", getattr(self, name), int | float, "a number")
+            if not _finite(getattr(self, name)):
+                raise CheckpointError(f"card: time.{name} must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -90,11 +97,11 @@ class Card:
         for name in ("heads", "head_channels", "size", "classes"):
             value = getattr(self, name)
             _check(name, value, int | None, "a whole number above 0")
-            if value is not None and value < 1:
-                raise CheckpointError(f"card: {name} must be a whole number above 0, got {value}")
+            if value is not None and not 1 <= value <= LARGEST[name]:
+                raise CheckpointError(f"card: {name} must be a whole number from 1 to {LARGEST[name]:,}")
         for name in ("estimator", "data"):
             _check(name, getattr(self, name), str | None, "a name")
-        if self.estimator is not None and Path(self.estimator).name != self.estimator:
+        if self.estimator is not None and (Path(self.estimator).name != self.estimator or self.estimator in ("", "..")):
             raise CheckpointError(f"card: estimator must be the name of a file beside the card, got {self.estimator!r}")
 
     @property
@@ -108,11 +115,16 @@ class Card:
 
         from noiseshift.diffusion.schedules import build
 
+        if any(isinstance(value, int | float) and not _finite(value) for value in self.schedule.values()):
+            raise CheckpointError("card: the numbers of a schedule must be finite")
+        steps = self.schedule.get("steps", 1000)
+        if not isinstance(steps, int) or not 2 <= steps <= LONGEST:
+            raise CheckpointError(f"card: steps of a schedule must be a whole number from 2 to {LONGEST:,}")
         try:
             schedule = build(self.schedule)
             log_snr = schedule.log_snr(torch.linspace(0, 1, 33, dtype=torch.float64))
-        except (ValueError, TypeError, ArithmeticError) as error:
-            raise CheckpointError(f"card: {error}") from None
+        except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, MemoryError) as error:
+            raise CheckpointError(f"card: {(str(error).splitlines() or [type(error).__name__])[0][:200]}") from None
         if not bool((log_snr.diff() < 0).all()):
             raise CheckpointError(f"card: noise must grow from t = 0 to t = 1, it does not in {schedule!r}")
         return schedule
@@ -145,7 +157,9 @@ class Card:
         _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
         if given.get("shape") is not None:
             given["shape"] = _shape(given["shape"])
-        given["class_names"] = tuple(str(name) for name in given.get("class_names", ()))
+        if not all(isinstance(name, str | int | float) for name in given["class_names"]):
+            raise CheckpointError("card: class_names must be a list of names")
+        given["class_names"] = tuple(str(name) for name in given["class_names"])
         return cls(**given)
 
     @classmethod
@@ -172,12 +186,17 @@ def _standard(latents: Mapping[str, Any]) -> bool:
 
 
 def _numbers(row: Any) -> TypeGuard[list[float] | tuple[float, ...]]:
-    return isinstance(row, list | tuple) and all(isinstance(n, int | float) and math.isfinite(n) for n in row)
+    return isinstance(row, list | tuple) and all(isinstance(n, int | float) and _finite(n) for n in row)
+
+
+def _finite(number: float) -> bool:
+    """Whether it is a number that a float can hold, a whole one too."""
+    return -1e300 < number < 1e300
 
 
 def _shape(value: Any) -> tuple[int, ...]:
     whole = isinstance(value, list | tuple) and all(isinstance(n, int) and 0 < n <= 1 << 16 for n in value)
-    if not whole or len(value) != 3:
+    if not whole or len(value) != 3 or math.prod(value) > NUMBERS:
         raise CheckpointError(f"card: shape must be three whole numbers [channels, height, width], got {value!r}")
     return tuple(value)
 

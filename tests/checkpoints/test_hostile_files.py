@@ -248,3 +248,42 @@ def test_other_tensors_under_the_same_names_load_or_are_refused_in_one_line(name
             messages.append(str(error))
     assert messages
     assert not [message for message in messages if "\n" in message or name not in message]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"schedule": {"kind": "discrete", "steps": 10**12}},
+        {"schedule": {"kind": "discrete", "steps": 10**400}},
+        {"schedule": {"kind": "discrete", "steps": -5}},
+        {"schedule": {"kind": "discrete", "alphas_cumprod": [[0.5]]}},
+        {"schedule": {"kind": "variance-exploding", "sigma_min": 0}},
+        {"schedule": {"kind": "variance-exploding", "sigma_max": 10**400}},
+        {"schedule": {"kind": "variance-exploding", "sigma_max": float("nan")}},
+        {"schedule": {"kind": ["linear"]}},
+        {"schedule": []},
+        {"time": {"scale": 10**400}},
+        {"time": {"scale": float("nan")}},
+        {"time": {"offset": float("inf")}},
+        {"time": [1]},
+        {"shape": [65536, 65536, 65536]},
+        {"shape": [1, 8.5, 8]},
+        {"size": 10**12},
+        {"classes": 10**12},
+        {"classes": True},
+        {"latents": {"center": [10**400], "spread": [1]}},
+        {"class_names": [[1], [2]]},
+        {"class_names": 7},
+        {"estimator": ".."},
+        {"estimator": ""},
+        {"estimator": "../../etc/passwd"},
+        {"prediction": ["velocity"]},
+        {"family": ["sit"]},
+        {1: 2},
+    ],
+)
+def test_a_card_of_impossible_values_is_refused_in_one_line(values):
+    with pytest.raises(ns.CheckpointError, match="card") as caught:
+        ns.Card.from_dict({"family": "sit", **values}).build_schedule()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
