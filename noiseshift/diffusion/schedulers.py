@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from noiseshift.diffusion.families import FLOW, Exploding, Flow, Pair, Preserving, family_of, require_signature, unit
 from noiseshift.diffusion.models import Model
-from noiseshift.diffusion.schedules import Schedule
+from noiseshift.diffusion.schedules import Discrete, Schedule, VarianceExploding
 from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, ask, finite
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
-FLOW = "flow_prediction"
-"""What diffusers calls the velocity eps - x0 of a flow."""
+CLEAN = 1e-5
+"""Less noise than this over the signal is rounding, and read as none."""
 
 
 def from_diffusers(
@@ -29,166 +32,271 @@ def from_diffusers(
     return Scheduled(scheduler, steps, timing)
 
 
+def make(
+    name: str,
+    steps: int,
+    options: Mapping[str, Any] | None = None,
+    *,
+    schedule: Schedule | None = None,
+    config: Mapping[str, Any] | None = None,
+    timing: Mapping[str, Any] | None = None,
+) -> Scheduled:
+    """A diffusers scheduler by its class's name, with the table of the checkpoint that it samples.
+
+    Args:
+        name: the class, such as "EulerDiscreteScheduler".
+        steps: what its `set_timesteps` is told.
+        options: what its constructor takes, such as {"use_karras_sigmas": True}; they come before everything else. Latents
+            are not clipped (clip_sample, thresholding) unless an option says so.
+        schedule: the checkpoint's. A Discrete one gives its table, a VarianceExploding one its ends; else DDPM's linear
+            betas are taken.
+        config: the scheduler configuration of a diffusers folder, which comes before `schedule`.
+        timing: what a pipeline also hands to `set_timesteps`.
+
+    Raises:
+        ValueError: in one line, for a name or an option that diffusers does not have, or a scheduler that cannot be followed.
+    """
+    kind, options = scheduler_class(name), dict(options or {})
+    known = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(f"{name} takes no option {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    own = _of_config(config, known) if config else _of_schedule(schedule, known, options)
+    given = {key: value for key, value in (_UNCLIPPED | own).items() if key in known} | options
+    try:
+        scheduler = kind.from_config(dict(config), **given) if config else kind(**given)
+    except Exception as error:
+        raise ValueError(f"{name} does not take these options: {' '.join(str(error).split())[:160]}") from None
+    _require_table(scheduler, schedule, options)
+    return Scheduled(scheduler, steps, timing)
+
+
+_UNCLIPPED = {"clip_sample": False, "thresholding": False}
+_TABLE = {"beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps"}
+
+
+def scheduler_class(name: str) -> Any:
+    """A scheduler class of diffusers. Raises ValueError for a name that it does not have, or that lacks a package."""
+    import diffusers
+
+    try:
+        kind = getattr(diffusers, name) if name.endswith("Scheduler") else None
+        if kind is not None:
+            inspect.signature(kind.step)
+    except ImportError as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())[:160]}") from None
+    except (AttributeError, TypeError):
+        kind = None
+    if kind is None:
+        close = difflib.get_close_matches(name, [n for n in dir(diffusers) if n.endswith("Scheduler")], n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; write for example DDIMScheduler"
+        raise ValueError(f"diffusers has no scheduler {name!r}{hint}")
+    return kind
+
+
+def _of_config(config: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """What a folder's scheduler does not say in the words of another class: a flow's states."""
+    if "FlowMatch" in str(config.get("_class_name")) and "use_flow_sigmas" in known:
+        return {"use_flow_sigmas": True, "prediction_type": FLOW, "flow_shift": config.get("shift", 1.0)}
+    return {}
+
+
+def _of_schedule(schedule: Schedule | None, known: set[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(schedule, VarianceExploding) and "sigma_data" in known:
+        return {"sigma_min": schedule.sigma_min, "sigma_max": schedule.sigma_max}
+    if options.keys() & _TABLE:
+        return {}
+    if not isinstance(schedule, Discrete) or "trained_betas" not in known:
+        return {"beta_start": 1e-4, "beta_end": 0.02}
+    table = schedule.alphas_cumprod
+    before = torch.cat([torch.ones(1, dtype=torch.float64), table[:-1]])
+    own = {"trained_betas": (1 - table / before).tolist(), "num_train_timesteps": len(table)}
+    if float(table[-1]) == 0:  # pure noise says nothing of a noise that is predicted
+        own |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    return own
+
+
+def _require_table(scheduler: Any, schedule: Schedule | None, options: Mapping[str, Any]) -> None:
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(schedule, Discrete) or table is None or options.keys() & _TABLE:
+        return
+    # The last entry of a zero-terminal-SNR table may be a stand-in.
+    same = len(table) == len(schedule.alphas_cumprod) and torch.allclose(
+        torch.logit(table[:-1].double().clamp_min(1e-12)),
+        torch.logit(schedule.alphas_cumprod[:-1].clamp_min(1e-12)),
+        atol=0.02,
+    )
+    if not same:
+        raise ValueError(
+            f"{_name(scheduler)} has a table of its own, which is not the checkpoint's: name its betas as options, or take "
+            "another scheduler"
+        )
+
+
 class Scheduled:
     """A diffusers scheduler driven step by step, its states translated to the model's schedule and back.
 
     States of DDPM, DDIM, DPM++ and the like are variance preserving, (sqrt(abar), sqrt(1 - abar)); of Euler, Heun, EDM,
     LMS, KDPM2 variance exploding, (1, sigma); of flow-matching schedulers (1 - sigma, sigma). The network is told the
     level of the scheduler's *timestep label*; where the scheduler's arithmetic lands elsewhere (DDIM with a stride that
-    does not divide its 1000 steps), that is a shift, and it is left in for the measurement to find; `reached_levels`
-    tells it in advance. Raises ValueError for fewer than one step and for schedulers of another kind.
+    does not divide its 1000 steps, labels rounded to integers), that is a shift, and it is left in for the measurement to
+    find; `reached_levels` tells it in advance.
+
+    Every scheduler is rehearsed once on two numbers and their noise before anything runs. One that fails there, draws
+    noise that cannot be seeded, or lands far from the level it names is refused.
+
+    Args:
+        scheduler: a diffusers scheduler; it is copied, never changed.
+        steps: what its `set_timesteps` is told.
+        timing: what a pipeline also hands to `set_timesteps`.
+
+    Attributes:
+        end: (alpha, sigma) where the run ends, in the scheduler's own scaling; sigma is 0 at clean data.
+
+    Raises:
+        ValueError: for fewer than one step, and in one line for a scheduler that cannot be followed.
     """
 
     def __init__(self, scheduler: Any, steps: int, timing: Mapping[str, Any] | None = None):
         if steps < 1:
             raise ValueError(f"a sampler takes at least 1 step, got {steps}")
-        _require_supported(scheduler)
         self.steps, self.timing = steps, dict(timing or {})
+        require_signature(scheduler)
         self.scheduler = scheduler
         self.scheduler = self._fresh()
+        self.family = family_of(self.scheduler)
+        self.end = self._checked()
 
     @classmethod
     def of(cls, scheduler: SchedulerMixin | Any) -> Scheduled:
-        """A view of a scheduler whose timesteps somebody else has set, as a pipeline's; for `levels` and `read`."""
-        _require_supported(scheduler)
+        """A view of a scheduler whose timesteps somebody else has set, as a pipeline's; for `levels`, `told` and `read`."""
         view = cls.__new__(cls)
         view.scheduler, view.steps, view.timing = scheduler, len(scheduler.timesteps), {}
+        view.family = family_of(scheduler, step=False)
         return view
 
     def internal(self) -> list[bool]:
         """Which of the timesteps are evaluations inside a step, and not states of the run."""
         return _internal(self.scheduler)
 
-    def read(self, output: Tensor, state: Tensor, alpha: float, sigma: float) -> tuple[Tensor, Tensor]:
-        """(x0, eps) of a network's output for the scheduler's own state at (alpha, sigma): the inverse of what `run` does.
+    def levels(self) -> list[Pair]:
+        """(alpha, sigma) that the scheduler's arithmetic takes its states to have, in its own scaling, one a timestep."""
+        return self.family.states(self.scheduler)
 
-        Raises ValueError for a prediction type that is none of epsilon, sample, v_prediction and flow.
-        """
-        if self._predicts_flow():
-            return state - sigma * output, state + (1 - sigma) * output
-        kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
-        if kind == "epsilon":
-            return (state - sigma * output) / max(alpha, 1e-10), output
-        if kind == "sample":
-            return output, (state - alpha * output) / sigma
-        if kind == "v_prediction" and not hasattr(self.scheduler, "precondition_outputs"):
-            norm = math.hypot(alpha, sigma)
-            a, s, seen = alpha / norm, sigma / norm, state / norm
-            # In their own scaling: state = alpha x0 + sigma eps.
-            return a * seen - s * output, s * seen + a * output
-        raise ValueError(f"outputs of {type(self.scheduler).__name__} with {kind} cannot be read: record them yourself")
+    def labels(self) -> Tensor:
+        """(n,) float64 log-SNR of the timestep labels: the level that the network is told."""
+        return self.family.labelled(self.scheduler)
+
+    def told(self, schedule: Schedule) -> Tensor:
+        """(n,) float64 times of the labels on a model's schedule, one a timestep; those beyond its ends go to the ends."""
+        return _times_of(schedule, self.labels())
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """`told` without internal evaluations; the last state's time, where the run ends, is not among them."""
+        return self.told(schedule)[~torch.tensor(self.internal())]
+
+    def factors(self, schedule: Schedule) -> list[float]:
+        """What turns the scheduler's own states into those of a model's schedule, one a timestep."""
+        levels = self.levels()
+        return [size / math.hypot(*own) for size, own in zip(_sizes(schedule, levels), levels, strict=True)]
+
+    def read(self, output: Tensor, x: Tensor, level: Pair) -> tuple[Tensor, Tensor]:
+        """(x0, eps) of a network's output, told `level`, for x = alpha x0 + sigma eps: the inverse of what `run` does."""
+        return self.family.read(output, x, level)
 
     def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
         """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
         scheduler, schedule = self._fresh(), model.schedule
-        levels = self.levels()
-        told = schedule_times(schedule, levels)
-        first = model.schedule(torch.tensor(1.0)).like(x)
-        state = x / first.sigma * self._initial_scale(levels[0])
-        order = _internal(scheduler)
-        for index, label in enumerate(scheduler.timesteps):
-            alpha, sigma = (float(part) for part in levels[index])
-            here = schedule(told[index]).like(state)
-            # Same log-SNR, so one factor turns their state into ours.
-            factor = here.sigma / sigma
+        levels, told, order = self.levels(), self.told(schedule), self.internal()
+        sizes, heard = _sizes(schedule, levels), [part.tolist() for part in schedule.coefficients(told)]
+        state = (
+            x
+            / float(schedule.coefficients(torch.tensor(1.0, dtype=torch.float64))[1])
+            * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        )
+        for index, own in enumerate(levels):
+            seen = self._seen(scheduler, state, index, own) * sizes[index]
             with torch.no_grad():
-                prediction = ask(model, state * factor, told[index], cond)
-            yield Step(index, told[index], state * factor, prediction, internal=order[index])
+                prediction = ask(model, seen, told[index], cond)
+            yield Step(index, told[index], seen, prediction, internal=order[index])
+            level = heard[0][index], heard[1][index]
             with torch.no_grad():
-                output = self._output(prediction.x0, prediction.eps, alpha, sigma)
-                state = _advance(scheduler, output, label, state, noise)
-        alpha, sigma = _last_level(scheduler, self._is_flow(), self._is_exploding())
-        if sigma == 0:
-            end = torch.tensor(0.0, dtype=torch.float64)
-            yield Step(len(told), end, finite(state, end, "the scheduler's state"))
-            return
-        end = schedule_times(schedule, [(alpha, sigma)])[0]
+                output = self.family.answer(prediction.x0, prediction.eps, level, own)
+                state = _advance(scheduler, output, index, state, noise)
+        yield self._last(schedule, state)
+
+    def _seen(self, scheduler: Any, state: Tensor, index: int, own: Pair) -> Tensor:
+        """The state scaled to alpha² + sigma² = 1, by the scheduler's own arithmetic where it has one: Heun magnifies
+        rounding."""
+        if isinstance(self.family, Exploding):
+            scaled: Tensor = scheduler.scale_model_input(state, scheduler.timesteps[index])
+            return scaled
+        return state / math.hypot(*own)
+
+    def _last(self, schedule: Schedule, state: Tensor) -> Step:
+        alpha, sigma = self.end
+        end = torch.tensor(0.0, dtype=torch.float64) if sigma == 0 else schedule_times(schedule, [self.end])[0]
+        size = 1.0 if sigma == 0 else _sizes(schedule, [self.end])[0]
         state = finite(state, end, "the scheduler's state")
-        yield Step(len(told), end, state * (schedule(end).like(state).sigma / sigma))
+        return Step(self.steps_taken, end, state * (size / math.hypot(alpha, sigma)))
+
+    @property
+    def steps_taken(self) -> int:
+        """How many times the network is asked, internal evaluations among them."""
+        return len(self.scheduler.timesteps)
 
     def _fresh(self) -> Any:
         # Schedulers keep a history: two runs of one update, side by side, must not share it.
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
-        scheduler.set_timesteps(self.steps, **self.timing)
+        try:
+            scheduler = copy.copy(self.scheduler)
+            scheduler.__dict__ = copy.deepcopy({k: v for k, v in vars(self.scheduler).items() if k != "step"})
+            scheduler.set_timesteps(self.steps, **self.timing)
+        except Exception as error:
+            raise _refused(self.scheduler, self.steps, error) from None
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # labels that were rounded to one number would start it at the second
         return scheduler
 
-    def levels(self) -> list[tuple[float, float]]:
-        """(alpha, sigma) of the scheduler's states at each timestep label, in its own scaling."""
-        scheduler = self.scheduler
-        if self._is_flow():
-            return [(1 - float(s), float(s)) for s in scheduler.sigmas[: len(scheduler.timesteps)]]
-        if self._is_exploding():
-            sigmas = [float(s) for s in scheduler.sigmas[: len(scheduler.timesteps)]]
-            if hasattr(scheduler, "sigmas_interpol"):  # KDPM2 evaluates at midpoints of its own
-                first = 0 if "Ancestral" in type(scheduler).__name__ else 1
-                sigmas[1::2] = [float(s) for s in scheduler.sigmas_interpol[first : len(sigmas) : 2]][
-                    : len(sigmas) // 2
-                ]
-            return [(1.0, s) for s in sigmas]
-        cumulative = scheduler.alphas_cumprod.double()
-        picked = [float(cumulative[int(label)]) for label in scheduler.timesteps]
-        return [(a**0.5, (1 - a) ** 0.5) for a in picked]
+    def _checked(self) -> Pair:
+        """Where the run ends; raises ValueError where the rehearsal shows that it cannot be followed."""
+        levels, reached = self.levels(), rehearse(self, 2**11)
+        if not hasattr(self.scheduler, "sigmas"):  # its own arithmetic is what `reached_levels` tells of
+            return reached[-1] if reached[-1][1] > CLEAN * reached[-1][0] else (1.0, 0.0)
+        order = self.internal()
+        for k, pair in enumerate(reached[:-1]):
+            if not order[k + 1] and abs(_log_snr(pair) - _log_snr(levels[k + 1])) > 0.2:
+                raise ValueError(
+                    f"{_name(self.scheduler)} is no scheduler that can be followed: step {k} lands at a log-SNR of "
+                    f"{_log_snr(pair):.2f}, where it says {_log_snr(levels[k + 1]):.2f}"
+                )
+        return self._declared(reached[-1])
 
-    def times(self, schedule: Schedule) -> Tensor:
-        """(n,) float64 told times on a model's schedule, without the final 0 and without internal evaluations."""
-        told = schedule_times(schedule, self.levels())
-        return told[~torch.tensor(_internal(self.scheduler))]
-
-    def _is_flow(self) -> bool:
-        """States are (1 - sigma) x0 + sigma eps: a FlowMatch* scheduler, or a DPM++ or UniPC set to flow sigmas."""
-        return "FlowMatch" in type(self.scheduler).__name__ or bool(self.scheduler.config.get("use_flow_sigmas"))
-
-    def _predicts_flow(self) -> bool:
-        return self._is_flow() and self.scheduler.config.get("prediction_type", FLOW) == FLOW
-
-    def _is_exploding(self) -> bool:
-        # Those that scale the network's input keep their state unscaled.
-        name = type(self.scheduler).__name__
-        return any(key in name for key in ("Euler", "Heun", "LMS", "KDPM2", "EDM")) and not self._is_flow()
-
-    def _initial_scale(self, level: tuple[float, float]) -> float:
-        return float(getattr(self.scheduler, "init_noise_sigma", 1.0)) if not self._is_flow() else 1.0
-
-    def _output(self, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
-        """The model's answer in the form that the scheduler expects."""
-        if self._predicts_flow():
-            return eps - x0
-        kind = getattr(self.scheduler.config, "prediction_type", "epsilon")
-        if hasattr(self.scheduler, "precondition_outputs"):
-            # EDM's schedulers expect the raw network F of D = c_skip x + c_out F (Karras et al., 2206.00364, eq. 7).
-            data = self.scheduler.config.sigma_data
-            total = (sigma**2 + data**2) ** 0.5
-            network = (x0 - (data / total) ** 2 * (x0 + sigma * eps)) * total / (sigma * data)
-            return -network if kind == "v_prediction" else network  # theirs has c_out < 0 for v
-        if kind == "epsilon":
-            return eps
-        if kind == "sample":
-            return x0
-        if kind == "v_prediction":
-            norm = (alpha**2 + sigma**2) ** 0.5
-            return (alpha * eps - sigma * x0) / norm
-        raise ValueError(
-            f"a scheduler with prediction_type={kind!r} is not supported: use epsilon, sample or v_prediction"
-        )
+    def _declared(self, reached: Pair) -> Pair:
+        """The end as the scheduler's last sigma has it, where its arithmetic agrees: exact, where the rehearsal rounds."""
+        alpha, sigma = reached
+        if sigma <= CLEAN * alpha:
+            return 1.0, 0.0
+        if len(self.scheduler.sigmas) > len(self.scheduler.timesteps):
+            last = float(self.scheduler.sigmas[len(self.scheduler.timesteps)])
+            said = (1 - last, last) if isinstance(self.family, Flow) else (1.0, last)
+            said = unit(said) if isinstance(self.family, Preserving) else said
+            if last > 0 and abs(_log_snr(said) - _log_snr(reached)) < 0.1:
+                return said
+        return reached
 
 
-def _last_level(scheduler: Any, flow: bool, exploding: bool) -> tuple[float, float]:
-    """(alpha, sigma) where a run ends, in the scheduler's own scaling: clean data, or the least noise that it knows."""
-    if not hasattr(scheduler, "sigmas"):
-        alpha2 = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
-        return alpha2**0.5, (1 - alpha2) ** 0.5
-    if len(scheduler.sigmas) == len(scheduler.timesteps):
-        return 1.0, 0.0
-    sigma = float(scheduler.sigmas[-1])
-    if flow:
-        return 1 - sigma, sigma
-    norm = 1.0 if exploding else math.hypot(1.0, sigma)
-    return 1 / norm, sigma / norm
-
-
-def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) -> Tensor:
+def schedule_times(schedule: Schedule, levels: Sequence[Pair]) -> Tensor:
     """The times of a schedule that have the log-SNR of each (alpha, sigma); those beyond its ends go to the ends."""
-    log_snr = torch.tensor([2 * math.log(max(a, 1e-30) / s) for a, s in levels], dtype=torch.float64)
+    return _times_of(schedule, torch.tensor([_log_snr(pair) for pair in levels], dtype=torch.float64))
+
+
+def _sizes(schedule: Schedule, levels: Sequence[Pair]) -> list[float]:
+    """sqrt(alpha² + sigma²) of a schedule at the log-SNR of each level."""
+    sizes: list[float] = torch.hypot(*schedule.coefficients(schedule_times(schedule, levels))).tolist()
+    return sizes
+
+
+def _times_of(schedule: Schedule, log_snr: Tensor) -> Tensor:
     low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
     return schedule.time_of_log_snr(log_snr.clamp(low, high))
 
@@ -196,44 +304,90 @@ def schedule_times(schedule: Schedule, levels: Sequence[tuple[float, float]]) ->
 def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor, Tensor]:
     """What a scheduler's own arithmetic makes of each transition: (told, reached) log-SNR, float64, both (n - 1,).
 
-    From a state exactly at its label's level and a prediction without error, entry k says which level step k lands on
-    and which one the network is told next; internal evaluations are left out. Where the two differ, the sampler shifts
-    with a perfect model. Stochastic schedulers are read to about 0.01, others to rounding. Raises ValueError as `Scheduled` does.
+    From a state at the level that the scheduler takes it to have and a prediction without error, entry k says which level
+    step k lands on and which one the network is told next, by the timestep's label; internal evaluations are left out.
+    Where the two differ, the sampler shifts with a perfect model. Stochastic schedulers are read to about 0.01, others to
+    rounding. Raises ValueError as `Scheduled` does.
     """
     update = Scheduled(scheduler, steps)
-    fresh, levels = update._fresh(), update.levels()
+    reached = torch.tensor([_log_snr(pair) for pair in rehearse(update, 2**17)], dtype=torch.float64)
+    true = ~torch.tensor(update.internal())[1:]
+    return update.labels()[1:][true], reached[:-1][true]
+
+
+def rehearse(update: Scheduled, width: int) -> list[Pair]:
+    """(alpha, sigma) that each step of a scheduler makes of an exact state and an exact prediction, `width` numbers a row.
+
+    Raises ValueError when a step fails, is not finite, or draws from torch's global generator.
+    """
+    scheduler, before = update._fresh(), torch.get_rng_state()
     # Orthogonal signs: the state's two coefficients come apart exactly, and clipping to [-1, 1] changes nothing.
     # Opposite rows under equal noise: their difference is free of it, their sum is nothing else.
-    x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(1, 2**15)
-    eps = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]], dtype=torch.float64).repeat(1, 2**14)
+    x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(1, width // 2)
+    eps = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]], dtype=torch.float64).repeat(1, width // 4)
     noise, reached = PerSampleNoise([torch.Generator().manual_seed(0) for _ in range(2)]), []
-    for label, (alpha, sigma) in zip(fresh.timesteps, levels, strict=True):
-        state = _advance(fresh, update._output(x0, eps, alpha, sigma), label, alpha * x0 + sigma * eps, noise).double()
-        drawn, given = (state[0] + state[1]) / 2, (state[0] - state[1]) / 2
-        signal = (given * x0[0]).mean()
-        variance = (given - signal * x0[0]).square().mean() + drawn.square().mean()
-        reached.append(2 * signal.log() - variance.log())
-    told = torch.tensor([2 * (math.log(max(a, 1e-30)) - math.log(s)) for a, s in levels], dtype=torch.float64)
-    true = ~torch.tensor(_internal(fresh))[1:]
-    return told[1:][true], torch.stack(reached)[:-1][true]
-
-
-def _require_supported(scheduler: Any) -> None:
-    name, config = type(scheduler).__name__, dict(getattr(scheduler, "config", {}))
-    flow = "FlowMatch" in name
-    known = flow or hasattr(scheduler, "alphas_cumprod") or "EDM" in name
-    if not known or not (flow or "prediction_type" in config) or hasattr(scheduler, "noise_sampler"):
+    try:
+        for index, own in enumerate(update.levels()):
+            output = update.family.answer(x0, eps, own, own)
+            state = _advance(scheduler, output, index, own[0] * x0 + own[1] * eps, noise).double()
+            reached.append(_split(state, x0, eps))
+    except Exception as error:
+        raise _refused(scheduler, update.steps, error) from None
+    finally:
+        unseeded = not torch.equal(before, torch.get_rng_state())
+        torch.set_rng_state(before)
+    if unseeded:
+        raise ValueError(f"{_name(scheduler)} is no scheduler that can be followed: it draws noise that is not seeded")
+    if not all(math.isfinite(a) and math.isfinite(s) and a > 0 for a, s in reached):
         raise ValueError(
-            f"{name} is no scheduler that can be followed: use a diffusers one with alphas_cumprod, EDM* or FlowMatch*"
+            f"{_name(scheduler)} is no scheduler that can be followed in {update.steps} steps as it is set: a state is not "
+            f"finite{_zero_snr(update)}"
         )
-    if config.get("use_flow_sigmas") and config.get("prediction_type") not in (FLOW, "epsilon", "sample"):
-        raise ValueError(f"{name} with use_flow_sigmas predicts no flow: give it prediction_type={FLOW!r}")
+    return reached
 
 
-def _advance(scheduler: Any, output: Tensor, label: Tensor, state: Tensor, noise: Noise) -> Tensor:
+def _split(state: Tensor, x0: Tensor, eps: Tensor) -> Pair:
+    """(alpha, sigma) of a state whose two rows are opposite but for what was drawn."""
+    drawn, given = (state[0] + state[1]) / 2, (state[0] - state[1]) / 2
+    signal = float((given * x0[0]).mean())
+    variance = (given - signal * x0[0]).square().mean() + drawn.square().mean()
+    return signal, float(variance.sqrt())
+
+
+def _zero_snr(update: Scheduled) -> str:
+    table = getattr(update.scheduler, "alphas_cumprod", None)
+    if table is not None and float(table[-1]) == 0 and update.family.kind == "epsilon":
+        return "; a zero-terminal-SNR table needs prediction_type=v_prediction or sample"
+    return ""
+
+
+def _log_snr(pair: Pair) -> float:
+    return 2 * (math.log(max(pair[0], 1e-30)) - math.log(max(pair[1], 1e-30)))
+
+
+def _name(scheduler: Any) -> str:
+    return type(scheduler).__name__
+
+
+def _refused(scheduler: Any, steps: int, error: Exception) -> ValueError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(
+        f"{_name(scheduler)} is no scheduler that can be followed in {steps} steps as it is set: {said[:160]}"
+    )
+
+
+def _advance(scheduler: Any, output: Tensor, index: int, state: Tensor, noise: Noise) -> Tensor:
+    label = scheduler.timesteps[index]
     if hasattr(scheduler, "scale_model_input"):
         scheduler.scale_model_input(state, label)  # some only count their steps here
-    return scheduler.step(output, label, state, return_dict=False, **_generator(scheduler, noise, state))[0]
+    known, given = inspect.signature(scheduler.step).parameters, {}
+    if "generator" in known:
+        given["generator"] = _generators(noise, state)
+    if "prev_timestep" in known and index + 1 < len(scheduler.timesteps):
+        given["prev_timestep"] = scheduler.timesteps[
+            index + 1
+        ]  # as UnCLIP's pipelines do; alone it would take one step of 1000
+    return scheduler.step(output, label, state, return_dict=False, **given)[0]
 
 
 def _internal(scheduler: Any) -> list[bool]:
@@ -258,11 +412,9 @@ class _NoGenerator:
         raise ValueError(NEEDS_NOISE)
 
 
-def _generator(scheduler: Any, noise: Noise, x: Tensor) -> dict[str, Any]:
-    """Schedulers draw their own noise: hand them the per-sample generators where they take any."""
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return {}
+def _generators(noise: Noise, x: Tensor) -> Any:
+    """Schedulers draw their own noise: what they are handed for it, one generator a row."""
     if not isinstance(noise, PerSampleNoise):
-        return {"generator": _NoGenerator()}
+        return _NoGenerator()
     noise.check(x)
-    return {"generator": noise.torch_generators}
+    return noise.torch_generators

@@ -108,15 +108,22 @@ class VarianceExploding(Schedule):
         return torch.ones_like(t), self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
 
 
+STAND_IN = 2**-24
+"""What diffusers writes for a zero terminal alphas_cumprod where it divides by it."""
+
+
 class Discrete(Schedule):
     """A variance-preserving table `alphas_cumprod` (N,), step i at t = (i + 1) / N, linear in log-SNR between steps.
 
     Below the first step sigma²/alpha² falls linearly to data at t = 0. A zero-terminal-SNR table is accepted: its last
-    entry is read as 1e-20. Raises ValueError unless the table decreases within [0, 1].
+    entry is read as 1e-20, and so is the 2^-24 that diffusers puts in its place, where that lies above its neighbour.
+    Raises ValueError unless the table decreases within [0, 1].
     """
 
     def __init__(self, alphas_cumprod: Tensor):
         table = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
+        if table.ndim == 1 and len(table) > 1 and table[-2] <= table[-1] <= STAND_IN:
+            table = torch.cat([table[:-1], torch.zeros(1, dtype=torch.float64)])
         if table.ndim != 1 or len(table) < 2 or not bool((table.diff() < 0).all() and table[0] < 1 and table[-1] >= 0):
             raise ValueError("alphas_cumprod must be one decreasing row of numbers in [0, 1)")
         self.alphas_cumprod = table

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from noiseshift.diffusion import samplers
+from noiseshift.diffusion import samplers, schedulers
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled, Update
@@ -223,16 +223,10 @@ class Diffusers(Solver):
         return ",".join([f"diffusers/{self.scheduler}:{self.steps}", *settings])
 
     def update(self) -> Scheduled:
-        kind = _scheduler_class(self.scheduler)
-        table = {name: value for name, value in DDPM_TABLE.items() if name in _parameters(kind)}
-        return samplers.from_diffusers(kind(**{**table, **self.options}), self.steps)
+        return schedulers.make(self.scheduler, self.steps, self.options)
 
     def grid(self, model: Model) -> None:
         return None
-
-
-DDPM_TABLE = {"beta_start": 1e-4, "beta_end": 0.02}
-"""Linear betas of DDPM (arXiv 2006.11239), and of the bundled and the official DiT models."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
-from noiseshift.diffusion.schedulers import Scheduled, schedule_times
+from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.recorder import Finals, Recorder, distinct, spread
@@ -94,7 +94,7 @@ class PipelineObserver(Recorder):
         if self._begun != [self._place, labels, levels]:  # inverting a schedule takes milliseconds
             self._begun = [self._place, labels, levels]
             self._view, self._levels = view, levels
-            self._told = schedule_times(self.schedule, levels)
+            self._told, self._factors = view.told(self.schedule), view.factors(self.schedule)
             inside = [
                 k
                 for k, internal in enumerate(view.internal())
@@ -108,18 +108,16 @@ class PipelineObserver(Recorder):
         return Asked({**named, **named.pop("kwargs", {})}, _tensor(output))
 
     def _see(self, place: int, output: Tensor, sample: Tensor, asked: Asked | None) -> None:
-        alpha, sigma = self._levels[place]
-        state = sample[: self._rows].float()
+        x = sample[: self._rows].float() * self._factors[place]
         if asked is None or len(asked.output) % self._rows:
             said = output[: self._rows]
         else:
             part = _conditional(asked, self._rows)
             said = asked.output[part]
             self._keep(place, asked, part, sample[: self._rows])
-        x0, eps = self._view.read(said[:, : sample.shape[1]].float(), state, alpha, sigma)
-        level = self.schedule(self._told[place]).like(state)
-        # Same log-SNR, so one factor turns their state into ours.
-        self.record(state * (level.sigma / sigma), self._told[place], Prediction(x0, eps, level))
+        level = self.schedule(self._told[place])
+        x0, eps = self._view.read(said[:, : sample.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
+        self.record(x, self._told[place], Prediction(x0, eps, level.like(x)))
 
     def _keep(self, place: int, asked: Asked, part: slice, sample: Tensor) -> None:
         """How to ask the network the same again at this place; the conditions are kept once a run."""
@@ -133,7 +131,7 @@ class PipelineObserver(Recorder):
             self._given.append(mine)
             self._first = False
         label = label.value[:1] if isinstance(label, _PerRow) else label
-        self._seen[float(self._told[place])] = _Place(self._levels[place], first, label, scale)
+        self._seen[float(self._told[place])] = _Place(self._factors[place], first, label, scale)
 
     def model(self) -> Replay | None:
         """The pipeline's network, unless it was told more than the state and its level, which real samples lack."""
@@ -152,7 +150,7 @@ class PipelineObserver(Recorder):
 
 
 class _Place(NamedTuple):
-    level: tuple[float, float]  # (alpha, sigma) of the scheduler's own states
+    factor: float  # our state over the scheduler's own
     first: str  # the network's name for its input
     label: Any  # what it is told of the time
     scale: Tensor  # its input over the scheduler's state
@@ -187,9 +185,9 @@ class Replay:
         """One t for all rows of x (B, …)."""
         require(self, branches)
         told = self.snap(t.double().flatten()[:1])[0]
-        alpha, sigma = (place := self.seen._seen[float(told)]).level
-        level = self.schedule(told).like(x)
-        state = x * (sigma / level.sigma)
+        place = self.seen._seen[float(told)]
+        level = self.schedule(told)
+        state = x / place.factor
         given = {name: value for name, value in self.seen._given[0].items() if not isinstance(value, _PerRow)}
         if cond is not None:
             given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
@@ -198,8 +196,8 @@ class Replay:
         assert network is not None  # nothing is replayed without one
         dtype = next(network.parameters()).dtype
         output = _tensor(network(**{place.first: (state * place.scale).to(dtype)}, timestep=label, **given))
-        x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), state, alpha, sigma)
-        return tuple(Prediction(x0, eps, level) for _ in branches)
+        x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
+        return tuple(Prediction(x0, eps, level.like(x)) for _ in branches)
 
 
 def schedule_of(scheduler: Any) -> Schedule:
