@@ -33,7 +33,7 @@ def paper_table(found: Comparison) -> pd.DataFrame:
         "sampler": list(table.sampler),
         "guidance": list(table.guidance),
         "NFE": [_whole(value) for value in table.nfe],
-        "rms δ": [_interval(row, "rms", 4) for _, row in table.iterrows()],
+        "rms δ": [_rms(row) for row in table.to_dict("records")],
         "last δ": [_number(value, 4, signed=True) for value in table.terminal],
         "content δ": [_number(value, 4) for value in table.content],
     }
@@ -47,6 +47,11 @@ def paper_table(found: Comparison) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index(table.run, name="run"))
 
 
+def _rms(row: dict[str, Any]) -> str:
+    """The rms shift with its interval; where that holds 0, only what it is below."""
+    return f"< {_number(row['rms high'], 4)}" if row["rms low"] == 0 else _interval(pd.Series(row), "rms", 4)
+
+
 def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
     best, rows = found.best("rms"), found.table
@@ -58,7 +63,7 @@ def terminal_table(found: Comparison) -> Table:
         cells = [
             plain(row["run"]),
             _whole(row["nfe"]),
-            _number(row["rms"], 4),
+            _number(row["rms"], 4) if row["rms low"] != 0 else f"< {_number(row['rms high'], 4)}",
             f"{_number(row['rms low'], 4)} {_number(row['rms high'], 4)}",
             _number(row["terminal"], 4, signed=True),
         ]

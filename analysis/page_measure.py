@@ -124,6 +124,8 @@ def _command(about: Mapping[str, Any]) -> tuple[str, str]:
     estimators = [name if n is None else f"{name}:{n}" for name, n in about["estimators"].items()]
     for option in ("samples", "batch", "points", "seed", "precision"):
         words += [f"--{option}", str(about[option])]
+    if about.get("calibration_rows"):
+        words += ["--calibration", str(about["calibration_rows"])]
     words += ["--estimator", ",".join(estimators), *(["--controls"] if about["controls"] else [])]
     missing = "--data, --device and the checkpoint's path" + (" and --guidance" if about["guidance"] else "")
     return shlex.join(words), f"Rebuilt from run.json, which did not keep {missing}."

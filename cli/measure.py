@@ -33,6 +33,11 @@ from noiseshift.cli.options import (
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @range_option
+@click.option(
+    "--calibration",
+    type=ranges.CALIBRATION,
+    help="Calibrate on at most so many of the real images; by default on all of the half that is for it.",
+)
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")
@@ -51,6 +56,7 @@ def command(
     points: int,
     data: str | None,
     limits: Any,
+    calibration: int | None,
     controls: bool,
     dry_run: bool,
     out: str | None,
@@ -87,6 +93,7 @@ def command(
         estimators=estimators or available(loaded, held_out),
         guidance=guidance,
         points=points,
+        calibration_rows=calibration,
         controls=controls,
         batch=batch,
         seed=seed,

@@ -9,6 +9,7 @@ import click
 
 SEED = click.IntRange(0, 2**64 - 1)
 SAMPLES = click.IntRange(2, 10_000_000)
+CALIBRATION = click.IntRange(8, 10_000_000)
 POINTS = click.IntRange(1, 10_000)
 BATCH = click.IntRange(1, 1_000_000)
 STEPS = click.IntRange(1, 100_000_000)

@@ -189,10 +189,10 @@ def content_rms(report: ShiftReport) -> float:
 def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
     """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
 
-    NaN where the shift of `base` is not told from 0: there is nothing to reduce.
+    NaN where the shift of `base` is not significant over all of its levels: there is nothing to reduce.
     """
     draws, whole = [rms_draws(each, seed=seed) for each in (report, base)], rms_shift(base)
-    if whole == 0 or np.quantile(draws[1], 0.025) == 0:
+    if whole == 0 or np.quantile(draws[1], 0.025) == 0 or not base.test().significant:
         return Change(float("nan"), float("nan"), float("nan"))
     ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
     low, high = np.quantile(ratio, [0.025, 0.975])

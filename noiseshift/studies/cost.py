@@ -73,7 +73,8 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
     found = [Part("sampling", protocol.samples * calls_a_sample(checkpoint, protocol))]
     for name, limit in protocol.estimators.items():
         again = _calls_a_reading(checkpoint, name)
-        rows = min(limit or protocol.calibration_rows, held_out // 2)
+        most = min(protocol.calibration_rows or held_out, held_out // 2)
+        rows = min(limit or most, held_out // 2)
         read = min(limit or protocol.samples, protocol.samples)
         calibrating = points * again * (rows + 2 * min(SLOPE_ROWS, rows))
         # The sampler's own prediction serves a reading, unless only some of a batch's rows are read.
@@ -87,7 +88,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
             Part(f"{name}: content control", points * again * read, weight),
         ]
         if protocol.controls:
-            test_rows = min(limit or protocol.calibration_rows, protocol.calibration_rows, held_out // 2)
+            test_rows = min(limit or most, most)
             found.append(Part(f"{name}: controls", points * again * (2 * test_rows + read), weight))
     return [part for part in found if part.calls]
 

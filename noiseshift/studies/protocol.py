@@ -50,7 +50,8 @@ class Protocol:
         estimators: names, and how many samples each reads (None: all).
         guidance: how the model is guided, or None.
         points: how many of the sampler's steps are read, even in step index.
-        calibration_rows: how many real images each estimator is calibrated on at most.
+        calibration_rows: how many real images each estimator is calibrated on at most; None: all of their half. Their error
+            does not shrink with more samples.
         controls: whether the controls are run too.
         batch: samples at once.
         seed: sample i depends on it and on i alone.
@@ -65,7 +66,7 @@ class Protocol:
     )
     guidance: Guidance | None = None
     points: int = 8
-    calibration_rows: int = 400
+    calibration_rows: int | None = None
     controls: bool = False
     batch: int = 128
     seed: int = 0
@@ -75,6 +76,8 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"there is nothing to do for {self.samples} samples: ask for at least 1")
+        if self.calibration_rows is not None and self.calibration_rows < 2:
+            raise ValueError(f"nothing can be calibrated on {self.calibration_rows} images: give at least 2")
         unknown = set(self.estimators) - set(ESTIMATORS)
         if unknown or not self.estimators:
             raise ValueError(

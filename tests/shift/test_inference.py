@@ -243,4 +243,8 @@ def test_a_run_takes_nothing_off_what_is_not_there():
     there, nothing = noise_report(rng, shift=0.03), noise_report(rng)
     assert np.isnan(reduction(nothing, nothing).value)
     assert reduction(nothing, there).value > 0.8
+    # A base whose rms happens to exceed 0, but not by more than chance over its levels, is nothing either.
+    for seed in range(30):
+        base = noise_report(np.random.default_rng([3, seed]))
+        assert base.test().significant or np.isnan(reduction(nothing, base).value)
     assert rms_shift(nothing) < 0.01

@@ -266,3 +266,11 @@ def test_compare_from_the_shell(real_runs, tmp_path):
         result = CliRunner().invoke(main, bad)
         assert result.exit_code in (1, 2)
         assert says in result.output
+
+
+def test_an_rms_that_may_be_nothing_is_a_bound():
+    found = family([0.02, 0.0])
+    cells = drawing.paper_table(found)["rms δ"]
+    assert cells.iloc[0].startswith("0.0")
+    assert found.table["rms low"].iloc[1] == 0
+    assert cells.iloc[1] == f"< {found.table['rms high'].iloc[1]:.4f}"

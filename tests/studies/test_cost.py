@@ -1,5 +1,6 @@
 """What a run is said to cost is what it asks for."""
 
+import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
@@ -41,6 +42,17 @@ def test_calls_are_those_of_the_run(monkeypatch):
         with monkeypatch.context() as patch:
             spent = asked(patch, checkpoint, protocol, data)
         assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
+
+
+def test_without_a_number_all_of_the_half_is_calibrated_on():
+    every, said, more = (
+        Protocol("em:3", samples=6, estimators={"residual": None}, calibration_rows=rows, controls=True)
+        for rows in (None, 30, 500)
+    )
+    checkpoint = ns.load()
+    assert parts(checkpoint, every, 60) == parts(checkpoint, said, 60) == parts(checkpoint, more, 60)
+    with pytest.raises(ValueError, match="at least 2"):
+        Protocol("em:3", calibration_rows=1)
 
 
 def test_a_call_of_sit_xl_2_is_237_gflop():
