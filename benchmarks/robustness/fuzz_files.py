@@ -449,12 +449,15 @@ def run(count: int, seed: int, *, quick: bool = False) -> dict[str, collections.
             except ValueError as error:
                 if kind != "slim.safetensors":  # k-diffusion's files need its library
                     raise SystemExit(f"the sound {kind} is not read: {error}") from None
-        for number in range(count):
-            kind = names[number % len(names)]
-            said = _one(kind, sound, work, names, f"{seed}-{number}")
-            found.setdefault(kind, collections.Counter())[said.partition(":")[0]] += 1
-            if said.startswith(("traceback", "hang", "crash", "unnamed")):
-                print(f"{seed}-{number} {kind}: {said}", flush=True)
+        try:
+            for number in range(count):
+                kind = names[number % len(names)]
+                said = _one(kind, sound, work, names, f"{seed}-{number}")
+                found.setdefault(kind, collections.Counter())[said.partition(":")[0]] += 1
+                if said.startswith(("traceback", "hang", "crash", "unnamed")):
+                    print(f"{seed}-{number} {kind}: {said}", flush=True)
+        except KeyboardInterrupt:  # what was found until then is shown
+            pass
     return found
 
 
@@ -488,7 +491,8 @@ def main() -> None:
     print(f"{'':52s}" + "".join(f"{column:>10s}" for column in COLUMNS))
     for kind, counts in {**found, "all": sum(found.values(), collections.Counter())}.items():
         print(f"{kind:52s}" + "".join(f"{counts[column]:10d}" for column in COLUMNS))
-    print(f"{count} files, seed {seed}, {time.time() - began:.0f} s")
+    done = sum(counts.total() for counts in found.values())
+    print(f"{done} of {count} files, seed {seed}, {time.time() - began:.0f} s")
     sys.exit(any(counts[bad] for counts in found.values() for bad in ("traceback", "hang", "crash")))
 
 

@@ -149,14 +149,18 @@ def load(
     if prompts is not None or embeddings is not None:
         raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
     try:
-        content = read_trusted(file) if trust else read_content(file)
-        if network := network_in(content):
-            return _of_own_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
-        form, shown = recognised(content)
-        convention = _card(file, family, card, form, content)
-        if size is not None:
-            convention = replace(convention, size=size)
-        model = form.build(content, convention)
+        # Whatever odd values in a file make of themselves, while it is followed, is one line.
+        with reading(
+            file.name, "checkpoint that can be followed", "give a plain state dict, and a card", CheckpointError
+        ):
+            content = read_trusted(file) if trust else read_content(file)
+            if network := network_in(content):
+                return _of_own_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
+            form, shown = recognised(content)
+            convention = _card(file, family, card, form, content)
+            if size is not None:
+                convention = replace(convention, size=size)
+            model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
     except CheckpointError as error:

@@ -287,3 +287,41 @@ def test_a_card_of_impossible_values_is_refused_in_one_line(values):
         ns.Card.from_dict({"family": "sit", **values}).build_schedule()
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+CONFIG = {"model": {"type": "image_v1", "input_channels": 1, "input_size": [8, 8], "sigma_min": 0.01, "sigma_max": 80}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"config": {**CONFIG, "dataset": []}, "model_ema": {"x": torch.zeros(2, 2)}},
+        {"config": {"model": {**CONFIG["model"], "input_size": [[8], [8]]}}, "model_ema": {"x": torch.zeros(2, 2)}},
+        {"config": {"model": {**CONFIG["model"], "depths": {"a": 1}}}, "model_ema": {"x": torch.zeros(2, 2)}},
+        {"config": {"model": {**CONFIG["model"], "sigma_min": "x"}}, "model_ema": {"x": torch.zeros(2, 2)}},
+        {"x_embedder.proj.weight": torch.zeros(2, 2), "pos_embed": torch.zeros(2)},
+        {
+            "model": {
+                "betas": torch.zeros(3, 3),
+                "loss_weight": torch.zeros(2),
+                "model.init_conv.weight": torch.zeros(2, 2),
+            }
+        },
+        {
+            "input_blocks.0.0.weight": torch.zeros(2),
+            "time_embed.0.weight": torch.zeros(2),
+            "out.2.weight": torch.zeros(2),
+        },
+        {"ema": 7, "model": [torch.zeros(2, 2)]},
+        {0: torch.zeros(2, 2), None: torch.zeros(2, 2), (1, 2): torch.zeros(2, 2)},
+        {"ema": {"shadow_params": [torch.zeros(2, 2)]}},
+        {},
+    ],
+)
+def test_contents_that_are_no_network_are_refused_in_one_line(content, tmp_path):
+    torch.save(content, tmp_path / "odd.pt")
+    for given in ({"card": CARD}, {"size": 8}, {}):
+        with pytest.raises(ns.CheckpointError) as caught:
+            ns.load(tmp_path / "odd.pt", **given)
+        assert "odd.pt" in str(caught.value)
+        assert "\n" not in str(caught.value)
