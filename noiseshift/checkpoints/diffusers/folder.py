@@ -275,7 +275,11 @@ def _sampler(found: Found, scheduler: Any, network: Any, shape: tuple[int, int, 
         elif scheduler.config.get("use_dynamic_shifting"):
             timing = {"mu": _dynamic_shift(scheduler, shape, int(network.config["patch_size"]))}
         known = inspect.signature(scheduler.set_timesteps).parameters
-        return from_diffusers(scheduler, steps, timing={k: v for k, v in timing.items() if k in known})
+        try:
+            return from_diffusers(scheduler, steps, timing={k: v for k, v in timing.items() if k in known})
+        except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+            where = found.path / "scheduler" / "scheduler_config.json"
+            raise CheckpointError(f"{where} cannot be followed ({type(error).__name__}): correct it") from error
 
     return sampler
 
