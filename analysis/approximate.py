@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from noiseshift.analysis.after import spared
 from noiseshift.analysis.names import plain
 from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_each, shades_of, style
 from noiseshift.analysis.tables import numbers_table, print_heading, screen, signed
@@ -162,6 +163,7 @@ def save_figures(study: Study, folder: str | Path) -> list[Path]:
         return save_each(drawn, folder)
 
 
+@spared("the table on the terminal")
 def print_study(study: Study) -> None:
     """What a study found, for people: tables on the terminal, then the answer in words."""
     console = screen()

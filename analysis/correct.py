@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from noiseshift.analysis.after import spared
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.plots import Figure, axes, plot_samples, save_each, style
 from noiseshift.analysis.tables import print_heading, screen
@@ -136,6 +137,7 @@ def save_correction(found: Correction, folder: str | Path) -> list[Path]:
         return save_each([*drawn, samples], fresh / "figures")
 
 
+@spared("the table on the terminal")
 def print_correction(found: Correction) -> None:
     """What the methods did, for people, and which one to choose."""
     from rich.text import Text

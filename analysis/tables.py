@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer
 from noiseshift.analysis.names import plain
 
@@ -34,6 +35,7 @@ def print_heading(console: Console, name: str, rest: str) -> None:
     console.print(Text.assemble((plain(name), "bold"), "  ", plain(rest)))
 
 
+@spared("the table on the terminal")
 def print_run(run: Run) -> None:
     """What a run found, for people: a line on what ran, a table an estimator, the controls, and the answer in words."""
     from rich.text import Text

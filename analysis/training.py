@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from noiseshift.analysis.after import spared
 from noiseshift.analysis.plots import save_samples, style
 
 
+@spared("a picture of the training")
 def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
     """`loss.png` from the log beside `checkpoint`, and `samples.png`, 50 Euler steps."""
     import matplotlib.pyplot as plt

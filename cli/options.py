@@ -162,14 +162,14 @@ def command_line() -> str:
 
 @contextmanager
 def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that draws one bar a stage on stderr."""
+    """A callback (stage, done, total) that draws one bar a stage on stderr, where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress, TimeElapsedColumn
 
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(
-        *columns, console=Console(stderr=True), disable=not show or distributed.joined()[0] > 0, transient=True
-    ) as bar:
+    console = Console(stderr=True)
+    hidden = not show or not console.is_terminal or distributed.joined()[0] > 0
+    with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def update(stage: str, done: int, total: int) -> None:

@@ -1,0 +1,307 @@
+"""Random combinations of options over all commands: every one ends with exit code 0, 1 or 2 and at most one line of error.
+
+    python benchmarks/robustness/options.py --runs 1500 --seed 0
+
+Each option is left out, given a small value that works, or a hostile one; files are good, damaged, missing, folders or empty.
+Prints how many combinations ended with which exit code, how many showed a traceback, called themselves a bug of ours, or had
+more than one line of error, and the command lines of those. About a second a combination.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import random
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from noiseshift.cli import COMMANDS, main
+
+HOSTILE = [
+    *("nan", "inf", "-inf", "1e309", "-1", "0", "1" + "0" * 30, "", " ", "none", "null", "x", "١", "1e3", "0x10", "-"),
+    *(
+        "2024-13-45",
+        "a\nb",
+        "a\0b",
+        "\x1b[31m",
+        "$x$",
+        "[red]",
+        "ü名",
+        "\udcff",
+        "../..",
+        "/dev/null",
+        "/dev/full",
+        ".",
+    ),
+    *(
+        "cfg=nan",
+        "nag=1e309",
+        "cfg",
+        "euler",
+        "euler:1",
+        "euler:-3",
+        "euler:1e9",
+        "heun:3:4",
+        "network:1",
+        "a,b",
+        ",",
+        "=",
+    ),
+    *("9" * 5000, "x" * 300, "--", "%s", "{}", "'", '"', "C:\\x", "~", "*"),
+]
+FILES = [
+    "few.npz",
+    "labels.npz",
+    "empty",
+    "damaged.npz",
+    "text.txt",
+    "folder",
+    "missing",
+    "pictures",
+    "card.yaml",
+    "s.npz",
+]
+WORKING: dict[str, list[str]] = {
+    "checkpoint": ["fashion-sit", "fashion-ddpm"],
+    "samples": ["2", "3", "8"],
+    "measured": ["2", "4"],
+    "rows": ["8"],
+    "substeps": ["2"],
+    "points": ["1", "2"],
+    "batch": ["1", "4", "128"],
+    "steps": ["1", "2", "20"],
+    "width": ["16"],
+    "depth": ["1"],
+    "heads": ["1", "2"],
+    "patch": ["14", "7"],
+    "seed": ["0", "7", str(2**64 - 1)],
+    "device": ["cpu"],
+    "sampler": ["euler:2", "heun:2", "ddim:3", "ddim:3:0.5", "em:2", "ddpm:2", "diffusers/DDIMScheduler:3"],
+    "estimator": ["residual", "network", "constant-pixel", "residual,network"],
+    "guidance": ["cfg=1", "nag=0.5", "cfg=-1,nag=1", "cfg=0"],
+    "nag": ["0", "0.5", "1,2"],
+    "cfg": ["0", "1"],
+    "method": ["projection", "blind-free=1", "tsg=1", "closed-loop", "epsilon-scaling=1.01:0", "time-shift=2"],
+    "times": ["0.5", "0.1,0.9"],
+    "ratios": ["0.5", "0.1,1"],
+    "data": ["few.npz"],
+    "reference": ["few.npz"],
+    "extractor": ["fashion"],
+    "rate": ["1e-3", "0.1"],
+    "by": ["residual", "network"],
+    "config": ["good.yaml"],
+    "out": ["new"],
+    "runs": ["folder"],
+    "family": ["sit", "dit"],
+}
+ODD: dict[str, list[str]] = {
+    "checkpoint": ["missing.pt", "mine:make", "damaged.npz", "text.txt", "folder", "empty", "no_such:thing"],
+    "device": ["cuda", "mps", "cuda:9", "meta", "xla"],
+    "sampler": [
+        *("edm:2", "own:2", "euler", "euler:1", "diffusers/EulerDiscreteScheduler:2", "diffusers/PNDMScheduler:3"),
+        *("diffusers/LCMScheduler:2", "diffusers/KarrasVeScheduler:2", "diffusers/VQDiffusionScheduler:2"),
+        *("diffusers/DDPMWuerstchenScheduler:3", "diffusers/RePaintScheduler:3", "diffusers/UnCLIPScheduler:3"),
+        *("diffusers/FlowMatchEulerDiscreteScheduler:2", "diffusers/DPMSolverSDEScheduler:3", "diffusers/X:2"),
+    ],
+    "estimator": ["fokker-planck:8", "score-mixture:8", "network:9", "guess"],
+    "guidance": ["none", "cfg", "nag=inf"],
+    "method": ["dog=1", "autoguidance=1", "nag-epsilon=1", "nag-score=1", "classifier-nag=1", "nag=x"],
+    "data": FILES,
+    "reference": FILES,
+    "extractor": ["inception", "text.txt", "missing"],
+    "config": ["date.yaml", "alias.yaml", "nested.yaml", "twice.yaml", "empty", "damaged.npz", "folder", "list.yaml"],
+    "out": [
+        "new.npz",
+        "new.png",
+        "new.html",
+        "folder",
+        "text.txt",
+        "text.txt/x",
+        "deep/er/new",
+        ".",
+        "..",
+        "/dev/null/x",
+    ],
+    "runs": ["missing", "pictures", "text.txt"],
+    "family": ["edm", "none"],
+}
+"""What a user may well write, and what cannot work here or at all."""
+
+ALWAYS = {
+    "measure": ("samples", "sampler", "points", "estimator", "data"),
+    "sample": ("samples", "sampler"),
+    "compare": ("samples", "sampler", "points", "estimator", "data"),
+    "correct": ("samples", "sampler", "measured", "estimator", "data", "nag"),
+    "approx": ("samples", "sampler", "rows", "substeps", "times", "ratios", "estimator", "data"),
+    "train": ("steps", "width", "depth", "batch"),
+    "finetune": ("steps", "batch"),
+    "train-estimator": ("steps", "batch"),
+    "evaluate": ("reference",),
+}
+"""Options that are never left out: their defaults take minutes."""
+
+
+def scratch(folder: Path) -> None:
+    """The files that options name."""
+    import noiseshift as ns
+
+    few = ns.data.reference()[:24]
+    np.savez(folder / "few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
+    np.savez(folder / "labels.npz", images=few.pixels.numpy(), labels=np.full(24, -1))
+    np.savez(folder / "s.npz", mu=np.zeros(128), sigma=np.eye(128))
+    (folder / "empty").touch()
+    (folder / "damaged.npz").write_bytes((folder / "few.npz").read_bytes()[:500])
+    (folder / "text.txt").write_text("a cat\n\n$x$ [red]\n")
+    (folder / "folder").mkdir()
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "a.png").write_bytes(b"\x89PNG damaged")
+    (folder / "card.yaml").write_text("{family: sit, time: {zero: .nan}}")
+    (folder / "good.yaml").write_text("seed: 3\n")
+    (folder / "date.yaml").write_text("seed: 2024-13-45\n")
+    (folder / "alias.yaml").write_text("seed: &a [1]\nout: *a\n")
+    (folder / "nested.yaml").write_text("seed: {a: {b: c}}\n")
+    (folder / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    (folder / "list.yaml").write_text("- seed\n")
+    (folder / "mine.py").write_text("def make():\n    raise SystemExit(3)\n")
+
+
+def words(draws: random.Random, command: str) -> list[str]:
+    """A command line: each option left out or small; of every second line one or two are hostile."""
+    params = main.get_command(click.Context(main), command).params
+    hostile = draws.sample(params, draws.choice((0, 0, 1, 2)))
+    found = [command]
+    for param in params:
+        name = max(param.opts, key=len).lstrip("-")
+        needed = param.required or param in hostile or name in ALWAYS.get(command, ())
+        if name == "exact" or (not needed and draws.random() < 0.7):
+            continue
+        if getattr(param, "is_flag", False):
+            found.append(param.opts[0])
+            continue
+        value = draws.choice(HOSTILE if param in hostile else _known(command, name, param, odd=draws.random() < 0.1))
+        found += [value] if isinstance(param, click.Argument) else [max(param.opts, key=len), value]
+    return found
+
+
+def _known(command: str, name: str, param: click.Parameter, *, odd: bool) -> list[str]:
+    if isinstance(param.type, click.Choice):
+        return [str(choice) for choice in param.type.choices]
+    if command == "sample" and name == "out" and not odd:
+        return ["new.npz", "new.png"]
+    if (command, name) in (("evaluate", "samples"), ("train", "data")):
+        name = "data"
+    if odd or name not in WORKING:
+        return ODD.get(name, ["text.txt", "missing", "few.npz"])
+    return WORKING[name]
+
+
+@dataclass
+class Tally:
+    """What became of the combinations, and the command lines of those that were at fault."""
+
+    codes: collections.Counter[str] = field(default_factory=collections.Counter)
+    faults: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: collections.defaultdict(list))
+
+    def count(self, line: list[str], result: Result) -> None:
+        self.codes[str(result.exit_code)] += 1
+        errors = [text for text in result.stderr.splitlines() if not text.startswith(("warning:", "data:", "trusted:"))]
+        for fault, is_there in (
+            ("traceback", "Traceback" in result.stderr or not isinstance(result.exception, SystemExit | None)),
+            ("called a bug", "bug of noiseshift" in result.stderr),
+            ("other exit code", result.exit_code not in (0, 1, 2)),
+            ("no line of error", result.exit_code != 0 and not errors),
+            ("several lines of error", result.exit_code != 0 and len(errors) > 1),
+        ):
+            if is_there:
+                self.faults[fault].append((" ".join(map(repr, line)), result.stderr.strip()[-600:]))
+
+    def table(self) -> str:
+        rows = [("combinations", sum(self.codes.values()))]
+        rows += [(f"exit code {code}", count) for code, count in sorted(self.codes.items())]
+        kinds = (
+            "traceback",
+            "called a bug",
+            "other exit code",
+            "no line of error",
+            "several lines of error",
+            "too slow",
+        )
+        rows += [(kind, len(self.faults[kind])) for kind in kinds]
+        return "\n".join(f"{name:24s} {count:6d}" for name, count in rows)
+
+
+class TooSlow(BaseException):
+    """A combination that does not end."""
+
+
+@contextlib.contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def tried(runs: int, number: int, *, commands: list[str] | None = None, seconds: int = 90) -> Tally:
+    """Run `runs` combinations of seed `number`, each in a scratch folder of its own kind of files."""
+    tally, here = Tally(), os.getcwd()
+
+    @seed(number)
+    @settings(
+        max_examples=runs,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def attempt(draws: random.Random) -> None:
+        draws = random.Random(draws.getrandbits(64))  # hypothesis' own prefer ends of a range
+        line = words(draws, draws.choice(commands or list(COMMANDS)))
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            scratch(Path(folder))
+            os.chdir(folder)
+            try:
+                with limited(seconds):
+                    tally.count(line, CliRunner().invoke(main, line))
+            except TooSlow:
+                tally.codes["none"] += 1
+                tally.faults["too slow"].append((" ".join(map(repr, line)), ""))
+            finally:
+                os.chdir(here)
+
+    attempt()
+    return tally
+
+
+@click.command()
+@click.option("--runs", default=1500, show_default=True)
+@click.option("--seed", "number", default=0, show_default=True)
+@click.option("--command", "commands", type=click.Choice(list(COMMANDS)), multiple=True, help="Only these.")
+def cli(runs: int, number: int, commands: tuple[str, ...]) -> None:
+    """Print the table, then what was at fault."""
+    tally = tried(runs, number, commands=list(commands) or None)
+    click.echo(tally.table())
+    for fault, cases in tally.faults.items():
+        for line, errors in cases:
+            click.echo(f"\n{fault}: noiseshift {line}\n{errors}")
+
+
+if __name__ == "__main__":
+    cli()
