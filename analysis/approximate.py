@@ -16,6 +16,7 @@ from noiseshift.analysis.tables import numbers_table, print_heading, screen, sig
 
 from noiseshift.approximation import ApproximationReport, PathReport
 from noiseshift.studies.approximate import Study
+from noiseshift.writing import adopt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,12 +156,14 @@ def figures(injected: pd.DataFrame, paths: pd.DataFrame, spectra: Mapping[str, n
 
 
 def save_figures(study: Study, folder: str | Path) -> list[Path]:
-    """Every figure of a study as PNG and PDF; returns the files."""
+    """Every figure of a study as PNG and PDF; returns the files. In a study's own folder they become part of it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     drawn = figures(study.injection_table(), study.path_table(), study.spectra())
     with style():
-        return save_each(drawn, folder)
+        written = save_each(drawn, folder)
+    adopt(folder.parent, written)
+    return written
 
 
 @spared("the table on the terminal")

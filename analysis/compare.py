@@ -16,6 +16,7 @@ from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
+from noiseshift.writing import adopt, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -300,12 +301,14 @@ def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None 
     """Write table.tex and .md, and every figure as PNG and PDF, in the width of a `paper`; returns the figures."""
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    with spared("table.tex"):
-        (folder / "table.tex").write_text(latex_table(found), encoding="utf-8")
-    with spared("table.md"):
-        (folder / "table.md").write_text(markdown_table(found), encoding="utf-8")
+    tables = [folder / "table.tex", folder / "table.md"]
+    for path, words in zip(tables, (latex_table, markdown_table), strict=True):
+        with spared(path.name):
+            write_text(path, words(found))
     with style(paper):
-        return save_each(figures(found), folder / "figures")
+        drawn = save_each(figures(found), folder / "figures")
+    adopt(folder, [path for path in (*tables, *drawn) if path.exists()])
+    return drawn
 
 
 def _distance(found: Comparison) -> str:

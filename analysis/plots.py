@@ -16,6 +16,8 @@ from noiseshift.analysis.names import in_figure
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
+from noiseshift.writing import adopt, whole_file
+from noiseshift.writing.signatures import SIGNATURE, sign_arrays
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,14 +137,24 @@ def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None)
 def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
     """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix != ".png":
-        arrays: dict[str, Any] = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
-        if labels is not None:
-            arrays["arr_1"] = labels.numpy()
-        np.savez_compressed(path, **arrays)
-        return
-    from PIL import Image
+    with whole_file(path) as fresh:
+        (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)
 
+
+def _save_arrays(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
+    arrays: dict[str, Any] = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+    if labels is not None:
+        arrays["arr_1"] = labels.numpy()
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    sign_arrays(path)
+
+
+def _save_sheet(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
+    from PIL import Image, PngImagePlugin
+
+    words = PngImagePlugin.PngInfo()
+    words.add_text("Software", f"{SIGNATURE} sample")
     n, channels, height, width = pictures.shape
     columns = min(10, n)
     rows = -(-n // columns)
@@ -152,11 +164,11 @@ def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
         sheet[top : top + height, left : left + width] = picture
     Image.fromarray(sheet[..., 0] if channels == 1 else sheet).resize(
         (3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST
-    ).save(path)
+    ).save(path, pnginfo=words)
 
 
 def save_figures(run: Run, folder: str | Path) -> list[Path]:
-    """Write every figure of a run as PNG and PDF; returns the files."""
+    """Write every figure of a run as PNG and PDF; returns the files. In a run's own folder they become part of it."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(run.reports.values()))
@@ -171,7 +183,9 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     if run.controls is not None and run.controls.solver:
         figures["solver"] = lambda: plot_solver(run)
     with style():
-        return save_each([(name, draw, "") for name, draw in figures.items()], folder)
+        written = save_each([(name, draw, "") for name, draw in figures.items()], folder)
+    adopt(folder.parent, written)
+    return written
 
 
 def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
@@ -194,7 +208,8 @@ def save_figure(ax: Axes, path: Path) -> list[Path]:
     figure = ax.get_figure(root=True)
     assert figure is not None
     for file in written:
-        figure.savefig(file)
+        with whole_file(file) as fresh:
+            figure.savefig(fresh)
     plt.close(figure)
     return written
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.plots import save_samples, style
 
+from noiseshift.writing import whole_file
+
 
 @spared("a picture of the training")
 def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
@@ -23,7 +25,8 @@ def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
         figure, ax = plt.subplots()
         ax.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="o", markersize=3)
         ax.set(xlabel="step", ylabel="mean squared error")
-        figure.savefig(checkpoint.parent / "loss.png")
+        with whole_file(checkpoint.parent / "loss.png") as fresh:
+            figure.savefig(fresh)
         plt.close(figure)
     pictures, labels = draw(load(checkpoint), Protocol("euler:50", samples=samples))
     save_samples(pictures, labels, checkpoint.parent / "samples.png")

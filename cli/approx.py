@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, ranges
+from noiseshift.cli import parse, places, ranges
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -47,7 +47,7 @@ from noiseshift.cli.options import (
 )
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @range_option
-@click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-approx by default.")
+@click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
     source: Source,
@@ -77,11 +77,14 @@ def command(
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
+    places.folder(out, "approx")
     from noiseshift.analysis.approximate import print_study, save_figures
     from noiseshift.analysis.report import page
 
-    from noiseshift.studies.approximate import Plan, run
+    from noiseshift.studies.approximate import Plan, plan_fingerprint, run
+    from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import available
+    from noiseshift.writing import claimed, whole_folder, write_text
 
     loaded = source.load()
     held_out = read_images(data, limits)
@@ -97,14 +100,18 @@ def command(
         device=device,
         precision=precision,
     )
-    with progress_bar(progress) as update:
-        study = run(loaded, plan, held_out, progress=update)
-    study.manifest["command"] = command_line()
-    folder = study.save(out or f"runs/{loaded.name}-approx")
-    figures = save_figures(study, folder / "figures")
-    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
+    folder = Path(out or f"runs/{run_name(plan_fingerprint(loaded, plan, held_out), 'approx')}")
+    places.folder(folder, "approx")
+    with claimed(folder, "approx"):
+        with progress_bar(progress) as update:
+            study = run(loaded, plan, held_out, progress=update)
+        study.manifest["command"] = command_line()
+        with whole_folder(folder, "approx") as fresh:
+            study.write(fresh)
+            figures = save_figures(study, fresh / "figures")
+            write_text(fresh / "report.html", page({str(folder): fresh}))
     if as_json:
         click.echo(json.dumps(study.summary(), default=str))
     else:
         print_study(study)
-        click.echo(f"written: {Path(folder)}/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import parse, ranges
+from noiseshift.cli import parse, places, ranges
 from noiseshift.cli.options import command_line, device_options, progress_bar, range_option, read_images
 
 if TYPE_CHECKING:
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
 @click.option(
     "--paper", type=click.Choice(["iclr", "neurips", "icml", "cvpr", "cvpr-wide"]), help="Size of the figures."
 )
-@click.option("--out", type=click.Path(path_type=Path), default="runs/compare", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="runs/compare",
+    show_default=True,
+    help="Folder of the comparison, and of the runs of a grid; runs that are there are read, others are added.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Tables as JSON on stdout.")
 def command(
     runs: tuple[str, ...],
@@ -83,6 +90,7 @@ def command(
     noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
     noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
     """
+    places.folder(out, "compare", adding=True)
     from noiseshift.analysis.compare import save_comparison, terminal_table
     from noiseshift.analysis.page_compare import answer
     from noiseshift.analysis.report import page
@@ -90,8 +98,9 @@ def command(
     from noiseshift import distributed
     from noiseshift.data import ASSETS
     from noiseshift.evaluation.distances import load_reference
-    from noiseshift.studies.compare import compare, run_grid
+    from noiseshift.studies.compare import MANIFEST, compare, run_grid
     from noiseshift.studies.folders import Run
+    from noiseshift.writing import merged_folder, write_text
 
     if runs and (checkpoints or samplers or guidances):
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
@@ -126,9 +135,11 @@ def command(
         looks = parse.parse_extractor("fashion", None)
     real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks) if looks and kept else None
     comparison = replace(compare(found, by or _common(found), real, small=small), command=command_line())
-    comparison.save(out, {Path(path).name: Path(path) for path in runs} or {name: out / name for name in found})
-    figures = save_comparison(comparison, out, paper=paper)
-    (out / "report.html").write_text(page({str(out): comparison}), encoding="utf-8")
+    where = {Path(path).name: os.path.relpath(path, out) for path in runs} or {name: name for name in found}
+    with merged_folder(out, "compare", MANIFEST) as fresh:
+        comparison.write(fresh, where)
+        figures = save_comparison(comparison, fresh, paper=paper)
+        write_text(fresh / "report.html", page({str(out): comparison}))
     if as_json:
         tables = {"runs": comparison.table, "pairs": comparison.pairs}
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, ranges
+from noiseshift.cli import parse, places, ranges
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -46,7 +46,7 @@ from noiseshift.cli.options import (
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--batch", type=ranges.BATCH, default=256, show_default=True)
 @click.option("--exact", is_flag=True, help="Instead, run the methods on exact models and print the table.")
-@click.option("--out", type=click.Path(), help="Folder; runs/<checkpoint>-<sampler>-correct by default.")
+@click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
     source: Source,
@@ -85,6 +85,7 @@ def command(
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
+    places.folder(out, "correct")
     from noiseshift.correction.methods import unguided
     from noiseshift.studies.correct import fingerprint, run
 
@@ -92,16 +93,18 @@ def command(
     if exact:
         _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
-    from noiseshift.analysis.correct import print_correction, save_correction
+    from noiseshift.analysis.correct import print_correction, write_correction
     from noiseshift.analysis.report import page
 
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
     from noiseshift.evaluation.distances import load_reference
-    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import available
     from noiseshift.studies.protocol import Protocol
+    from noiseshift.studies.shards import Shards
+    from noiseshift.writing import claimed, jointly, whole_folder, write_text
 
     loaded = source.load()
     if reference is None and extractor != "fashion":
@@ -113,37 +116,40 @@ def command(
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     ).bound(loaded)
-    folder = Path(out or f"runs/{loaded.name}-{protocol.solver.name.replace(':', '-').replace('/', '-')}-correct")
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
     about = fingerprint(loaded, protocol, held_out, looks, measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
+    folder = Path(out or f"runs/{run_name(about | {'methods': described}, 'correct')}")
+    places.folder(folder, "correct")
     kept: list[Shards] = []
 
     def shards(name: str) -> Shards:
-        kept.append(Shards(folder.parent / f"{folder.name}-{name}", about | {"method": described[name]}))
+        kept.append(Shards(folder, about, part={name: described[name]}))
         return kept[-1]
 
-    with progress_bar(progress) as update:
-        found = run(
-            loaded,
-            protocol,
-            chosen,
-            held_out,
-            looks,
-            real,
-            measured=measured,
-            against=other,
-            small=small,
-            shards=shards,
-            progress=update,
-        )
-    if distributed.joined()[0]:
-        return  # the first process writes
-    found.manifest["command"] = command_line()
-    figures = save_correction(found, folder)
-    (folder / "report.html").write_text(page({str(folder): folder}), encoding="utf-8")
-    for each in kept:
-        each.clear()
+    with jointly(claimed(folder, "correct")):
+        with progress_bar(progress) as update:
+            found = run(
+                loaded,
+                protocol,
+                chosen,
+                held_out,
+                looks,
+                real,
+                measured=measured,
+                against=other,
+                small=small,
+                shards=shards,
+                progress=update,
+            )
+        if distributed.joined()[0]:
+            return  # the first process writes
+        found.manifest["command"] = command_line()
+        with whole_folder(folder, "correct") as fresh:
+            figures = write_correction(found, fresh)
+            write_text(fresh / "report.html", page({str(folder): fresh}))
+        for each in kept:
+            each.clear()
     if as_json:
         table = json.loads(found.table().to_json(orient="records"))
         click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))

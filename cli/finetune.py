@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import ranges
+from noiseshift.cli import places, ranges
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -55,6 +55,7 @@ def command(
     noiseshift finetune model.pt --family sit --data train/ --out runs/aware
     noiseshift correct runs/aware/model.safetensors --data heldout/ --nag 0.5,1
     """
+    places.folder(out, "finetune", adding=True)
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
@@ -62,6 +63,7 @@ def command(
     from noiseshift.data import for_checkpoint
     from noiseshift.training.finetune import finetune
     from noiseshift.training.train import TrainingConfig
+    from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
     read = for_checkpoint(read_images(data, limits, "train"), loaded.classes, loaded.card.class_names)
@@ -77,22 +79,23 @@ def command(
         precision=precision,
         seed=seed,
     )
-    with progress_bar(progress) as update:
-        found = finetune(
-            loaded,
-            images[tenth:],
-            images[:tenth],
-            config,
-            out,
-            part=part,
-            device=device,
-            restart=restart,
-            report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
-        )
-    if distributed.joined()[0]:
-        return  # the first process writes
-    path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
-    save_pictures(path)
+    with jointly(claimed(out, "finetune", adding=True)):
+        with progress_bar(progress) as update:
+            found = finetune(
+                loaded,
+                images[tenth:],
+                images[:tenth],
+                config,
+                out,
+                part=part,
+                device=device,
+                restart=restart,
+                report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
+            )
+        if distributed.joined()[0]:
+            return  # the first process writes
+        path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
+        save_pictures(path)
     click.echo(f"told the level: loss {found.told_before:.4f} before, {found.told_after:.4f} after")
     click.echo(f"noise-blind:    loss {found.blind_before:.4f} before, {found.blind_after:.4f} after")
     click.echo(f"written: {path} and its card, loss.png, samples.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, ranges
+from noiseshift.cli import parse, places, ranges
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -40,7 +40,7 @@ from noiseshift.cli.options import (
 )
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
-@click.option("--out", type=click.Path(), help="Run folder; runs/<checkpoint>-<sampler> by default.")
+@click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
     source: Source,
@@ -75,15 +75,18 @@ def command(
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
+    places.folder(out, "measure")
     from noiseshift.analysis.plots import save_figures
     from noiseshift.analysis.report import page
     from noiseshift.analysis.tables import print_run
 
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
-    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import available, run
     from noiseshift.studies.protocol import Protocol, fingerprint
+    from noiseshift.studies.shards import Shards
+    from noiseshift.writing import claimed, jointly, whole_folder, write_text
 
     loaded = source.load()
     held_out = read_images(data, limits)
@@ -103,17 +106,21 @@ def command(
     if dry_run:
         _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
         return
-    folder = Path(out or f"runs/{loaded.name}-{protocol.solver.name.replace(':', '-').replace('/', '-')}")
-    shards = Shards(folder, fingerprint(loaded, protocol, held_out))
-    with progress_bar(progress) as update:
-        found = run(loaded, protocol, held_out, shards=shards, progress=update)
-    if distributed.joined()[0]:
-        return  # the first process writes
-    found.manifest["command"] = command_line()
-    found.save(folder)
-    shards.clear()
-    figures = save_figures(found, folder / "figures")
-    (folder / "report.html").write_text(page({str(folder): found}), encoding="utf-8")
+    about = fingerprint(loaded, protocol, held_out)
+    folder = Path(out or f"runs/{run_name(about)}")
+    places.folder(folder, "measure")
+    with jointly(claimed(folder, "measure")):
+        shards = Shards(folder, about)
+        with progress_bar(progress) as update:
+            found = run(loaded, protocol, held_out, shards=shards, progress=update)
+        if distributed.joined()[0]:
+            return  # the first process writes
+        found.manifest["command"] = command_line()
+        with whole_folder(folder, "measure") as fresh:
+            found.write(fresh)
+            figures = save_figures(found, fresh / "figures")
+            write_text(fresh / "report.html", page({str(folder): found}))
+        shards.clear()
     if as_json:
         click.echo(json.dumps(found.summary(), default=str))
     else:

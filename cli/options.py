@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import parse, ranges
+from noiseshift.cli import parse, places, ranges
 
 from noiseshift import distributed
 
@@ -149,7 +149,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--class-dropout", type=ranges.SHARE, default=0.1, show_default=True),
         click.option("--noise-dropout", type=ranges.SHARE, default=0.15, show_default=True),
         click.option("--batch", type=ranges.BATCH, default=128, show_default=True),
-        click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder; resumes from it."),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help=places.TRAINING),
     ):
         function = wrap(function)
     return function

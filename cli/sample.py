@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from noiseshift.cli import places
 from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run_options
+
+SUFFIXES = (".png", ".npz")
 
 
 @click.command()
 @checkpoint_options
 @run_options
 @click.option("--samples", type=click.IntRange(1, 10_000_000), default=64, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default="samples.png", show_default=True, help=".png or .npz")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help=".png or .npz; <checkpoint>-<sampler>-<guidance>-<seed>-<hash>.png by default. Samples of noiseshift are replaced.",
+)
+@places.OVERWRITE
 def command(
     source: Source,
     sampler: Any,
@@ -24,34 +32,42 @@ def command(
     precision: Literal["fp32", "bf16"],
     progress: bool,
     samples: int,
-    out: Path,
+    out: Path | None,
+    overwrite: bool,
 ) -> None:
     """Draw samples from CHECKPOINT (the bundled model by default) into a picture, or an .npz as ADM's evaluator reads it.
 
     Sample i depends on the seed and on i alone, and is of class i mod classes.
 
     \b
-    noiseshift sample --sampler heun:25
+    noiseshift sample --sampler heun:25 --out samples.png
     noiseshift sample fashion-ddpm --sampler ddpm:250 --samples 2000 --out samples.npz
     """
+    from noiseshift.writing.signatures import signed_samples
+
+    places.file(out, signed_samples, overwrite=overwrite, suffixes=SUFFIXES)
     from noiseshift.analysis.plots import save_samples
 
     from noiseshift import distributed
-    from noiseshift.studies.folders import Shards
+    from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import draw
     from noiseshift.studies.protocol import Protocol, fingerprint
+    from noiseshift.studies.shards import Shards
+    from noiseshift.writing import claimed_file, jointly
 
-    if out.suffix not in (".png", ".npz"):
-        raise click.BadParameter(f"{out} must end in .png or .npz", param_hint="--out")
     loaded = source.load()
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )
-    shards = Shards(out, fingerprint(loaded, protocol))
-    with progress_bar(progress) as update:
-        pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
-    if distributed.joined()[0]:
-        return  # the first process writes
-    save_samples(pictures, labels, out)
-    shards.clear()
+    about = fingerprint(loaded, protocol)
+    out = out or Path(run_name(about) + ".png")
+    places.file(out, signed_samples, overwrite=overwrite, suffixes=SUFFIXES)
+    with jointly(claimed_file(out, signed_samples, overwrite=overwrite)):
+        shards = Shards(out, about)
+        with progress_bar(progress) as update:
+            pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
+        if distributed.joined()[0]:
+            return  # the first process writes
+        save_samples(pictures, labels, out)
+        shards.clear()
     click.echo(f"written: {out} ({len(pictures)} samples)")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import ranges
+from noiseshift.cli import places, ranges
 from noiseshift.cli.options import device_options, progress_bar, range_option, read_images, training_options
 
 
@@ -50,6 +50,7 @@ def command(
     noiseshift train pictures/ --out runs/mine --steps 20000 --device cuda --precision bf16
     noiseshift measure runs/mine/model.safetensors --data heldout/ --estimator residual
     """
+    places.folder(out, "train", adding=True)
     import torch
     from noiseshift.analysis.training import save_pictures
 
@@ -59,6 +60,7 @@ def command(
     from noiseshift.checkpoints.saving import save
     from noiseshift.networks.transformer import Transformer, TransformerConfig
     from noiseshift.training.train import Objective, TrainingConfig, train
+    from noiseshift.writing import claimed, jointly
 
     images = read_images(data, limits, "train")
     channels, height, side = images.pixels.shape[1:]
@@ -101,19 +103,20 @@ def command(
         seed=seed,
     )
     objective = Objective(card.build_schedule(), "velocity" if family == "sit" else "epsilon", time_input(card.time))
-    with progress_bar(progress) as update:
-        state = train(
-            network,
-            objective,
-            images,
-            config,
-            out,
-            device=device,
-            restart=restart,
-            report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
-        )
-    if distributed.joined()[0]:
-        return  # the first process writes
-    path = save(out / "model.safetensors", state, card)
-    save_pictures(path)
+    with jointly(claimed(out, "train", adding=True)):
+        with progress_bar(progress) as update:
+            state = train(
+                network,
+                objective,
+                images,
+                config,
+                out,
+                device=device,
+                restart=restart,
+                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
+            )
+        if distributed.joined()[0]:
+            return  # the first process writes
+        path = save(out / "model.safetensors", state, card)
+        save_pictures(path)
     click.echo(f"written: {path} and its card, loss.png, samples.png")

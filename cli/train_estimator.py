@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import ranges
+from noiseshift.cli import places, ranges
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -27,6 +27,7 @@ from noiseshift.cli.options import (
 )
 @range_option
 @click.option("--out", type=click.Path(path_type=Path), help="File; <checkpoint>-estimator.safetensors by default.")
+@places.OVERWRITE
 @click.option("--steps", type=ranges.STEPS, default=4000, show_default=True)
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
 @restart_option
@@ -39,6 +40,7 @@ def command(
     data: str,
     limits: Any,
     out: Path | None,
+    overwrite: bool,
     steps: int,
     batch: int,
     restart: bool,
@@ -50,24 +52,30 @@ def command(
     \b
     noiseshift train-estimator model.pt --family sit --data train/
     """
+    from noiseshift.writing.signatures import signed_estimator
+
+    places.file(out, signed_estimator, overwrite=overwrite)
     from noiseshift import distributed
     from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
+    from noiseshift.writing import claimed_file, jointly
 
     loaded = source.load()
     config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
     path = out or Path(f"{loaded.name}-estimator.safetensors")
-    folder = path.parent / f".{path.stem}.training"
-    with progress_bar(progress) as update:
-        network = train_estimator(
-            loaded.encode(read_images(data, limits, "train")),
-            loaded.model.schedule,
-            config,
-            folder=folder,
-            device=device,
-            restart=restart,
-            report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
-        )
-    if distributed.joined()[0]:
-        return  # the first process writes
-    network.save(path)
+    places.file(path, signed_estimator, overwrite=overwrite)
+    folder = path.parent / f".{path.name}.training"
+    with jointly(claimed_file(path, signed_estimator, overwrite=overwrite)):
+        with progress_bar(progress) as update:
+            network = train_estimator(
+                loaded.encode(read_images(data, limits, "train")),
+                loaded.model.schedule,
+                config,
+                folder=folder,
+                device=device,
+                restart=restart,
+                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
+            )
+        if distributed.joined()[0]:
+            return  # the first process writes
+        network.save(path)
     click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")

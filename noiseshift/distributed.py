@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,19 @@ def mean(value: Tensor) -> Tensor:
 
     distributed.all_reduce(value)
     return value / world
+
+
+def first(value: Any) -> Any:
+    """The first process's `value`, in all of them; it must be one that can be pickled."""
+    if joined()[1] == 1:
+        return value
+    import torch
+    from torch import distributed
+
+    gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if distributed.get_backend() == "nccl" else None
+    held = [value]
+    distributed.broadcast_object_list(held, src=0, device=gpu)
+    return held[0]
 
 
 def wait() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"reading", "calling", "data", "distributed", "diffusion"},
+    {"reading", "calling", "data", "distributed", "diffusion", "writing"},
     {"networks"},
     {"estimators", "checkpoints", "evaluation"},
     {"targets", "shift", "training"},

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from noiseshift.checkpoints.card import Card
+from noiseshift.writing import whole_file, write_text
 
 
 def save(path: str | Path, state: Mapping[str, Tensor], card: Card) -> Path:
@@ -18,8 +19,8 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card) -> Path:
 
     path = Path(path).with_suffix(".safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, path)
-    path.chmod(0o644)  # safetensors writes for its owner only
+    with whole_file(path) as fresh:
+        save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, fresh)
     write_card(path, card)
     return path
 
@@ -29,5 +30,5 @@ def write_card(path: str | Path, card: Card) -> Path:
     values = {key: value for key, value in asdict(card).items() if value not in (None, (), {})}
     values["schedule"], values["class_names"] = dict(card.schedule), list(card.class_names)
     written = Path(path).with_suffix(".yaml")
-    written.write_text(yaml.safe_dump(values, sort_keys=False, width=110))
+    write_text(written, yaml.safe_dump(values, sort_keys=False, width=110))
     return written

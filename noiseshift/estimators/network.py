@@ -22,6 +22,7 @@ from noiseshift.networks.level import (
     mixture_log_density,
 )
 from noiseshift.reading import ReadingError, read_safetensors, read_words, reading
+from noiseshift.writing import whole_file
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
@@ -78,7 +79,8 @@ class Network:
 
         state = {k: v.half().contiguous() for k, v in self.network.state_dict().items()}
         about = {"schedule": describe(self.schedule), "config": self.network.config.as_dict(), "card": self.card}
-        save_file(state, path, metadata={"noiseshift.level": json.dumps(about)})
+        with whole_file(path) as fresh:
+            save_file(state, fresh, metadata={"noiseshift.level": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> Network:

@@ -25,6 +25,7 @@ from noiseshift.checkpoints.files import read_content
 from noiseshift.data import Range, load_images, to_float
 from noiseshift.diffusion.memory import Halving
 from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
+from noiseshift.writing import whole_file
 
 Array = np.ndarray
 
@@ -53,7 +54,8 @@ class Features:
         arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
         if self.probs is not None:
             arrays["probs"] = self.probs.astype("f4")
-        np.savez_compressed(path, **arrays)
+        with whole_file(path) as fresh, fresh.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Features:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from noiseshift.data import ASSETS
 from noiseshift.reading import read_safetensors, read_words, reading
+from noiseshift.writing import whole_file
 
 _HEADER = "noiseshift.classifier"
 
@@ -70,7 +71,8 @@ class Classifier(nn.Module):
 
         state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()}
         about = {"config": self.config.as_dict(), "card": self.card}
-        save_file(state, path, metadata={_HEADER: json.dumps(about)})
+        with whole_file(path) as fresh:
+            save_file(state, fresh, metadata={_HEADER: json.dumps(about)})
 
 
 def load_classifier(path: str | Path | None = None) -> Classifier:

@@ -38,11 +38,11 @@ from noiseshift.diffusion.schedules import describe
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
 from noiseshift.studies.folders import versions as package_versions
-from noiseshift.studies.folders import whole_folder
 from noiseshift.studies.measure import (
     Progress,
     build,
     exact_denoiser,
+    fingerprint,
     initial_noise,
     labels,
     on_device,
@@ -50,6 +50,7 @@ from noiseshift.studies.measure import (
     split,
 )
 from noiseshift.studies.protocol import Protocol
+from noiseshift.writing import whole_folder
 
 
 @dataclass(frozen=True)
@@ -131,15 +132,19 @@ class Study:
     def save(self, folder: str | Path) -> Path:
         """`run.json`, `summary.json`, `injected.parquet`, `limits.parquet`, `paths.parquet` and `spectra.npz`, whole or
         not at all. Returns the folder."""
-        with whole_folder(folder) as fresh:
-            (fresh / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
-            (fresh / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
-            self.injection_table().to_parquet(fresh / "injected.parquet")
-            self.limits_table().to_parquet(fresh / "limits.parquet")
-            self.path_table().to_parquet(fresh / "paths.parquet")
-            arrays: dict[str, Any] = self.spectra()
-            np.savez_compressed(fresh / "spectra.npz", **arrays)
+        with whole_folder(folder, "approx") as fresh:
+            self.write(fresh)
         return Path(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the study's files into a fresh folder."""
+        (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
+        (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
+        self.injection_table().to_parquet(folder / "injected.parquet")
+        self.limits_table().to_parquet(folder / "limits.parquet")
+        self.path_table().to_parquet(folder / "paths.parquet")
+        arrays: dict[str, Any] = self.spectra()
+        np.savez_compressed(folder / "spectra.npz", **arrays)
 
 
 def run(
@@ -239,6 +244,15 @@ def _runs(
     coarse = sample(model, x, grid, update=solver.update(), cond=classes, noise=coarse_noise)
     fine = sample(model, x, fine_grid, update=reference, cond=classes, noise=per_sample_noise(fine_source))
     return coarse, fine
+
+
+def plan_fingerprint(checkpoint: Checkpoint, plan: Plan, data: Images) -> dict[str, Any]:
+    """What a study's numbers depend on, of all its solvers."""
+    own = {"times": plan.times, "ratios": plan.ratios, "rows": plan.rows, "substeps": plan.substeps}
+    runs = [fingerprint(checkpoint, plan.protocol(solver), data) for solver in plan.solvers]
+    return (
+        runs[0] | own | {"sampler": "-".join(run["sampler"] for run in runs), "solver": [run["solver"] for run in runs]}
+    )
 
 
 def _manifest(checkpoint: Checkpoint, plan: Plan, seconds: float) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.diffusion.guidance import in_words
@@ -46,12 +47,15 @@ from noiseshift.shift.summary import (
     rms_shift,
     terminal_shift,
 )
-from noiseshift.studies.folders import Run, Shards
+from noiseshift.studies.folders import Run
 from noiseshift.studies.measure import Progress
 from noiseshift.studies.measure import run as measure
 from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.shards import Shards
+from noiseshift.writing import claimed, jointly, merged_folder
 
 MEAN_SQUARE = "mean δ²"
+MANIFEST = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,26 @@ def run_grid(
 ) -> dict[str, Run]:
     """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made.
 
-    Raises ValueError for two cells of one name.
+    Raises ValueError for two cells of one name, and PlaceError where `folder` or a sub-folder is no place for them.
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise ValueError("two runs of this grid have the same name: name each combination once")
     found = {}
-    for done, cell in enumerate(cells):
-        progress("runs", done, len(cells))
-        found[cell.name] = _one(cell, Path(folder) / cell.name, extractor, progress)
+    with jointly(claimed(folder, "compare", adding=True)):
+        for done, cell in enumerate(cells):
+            progress("runs", done, len(cells))
+            place = Path(folder) / cell.name
+            with jointly(claimed(place, "measure")):
+                found[cell.name] = _one(cell, place, extractor, progress)
     progress("runs", len(cells), len(cells))
     return found
 
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
     about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
-    if (folder / "run.json").exists():
-        run = Run.load(folder)
-        other = _other(run.manifest, about)
-        if not other:
-            return run
-        logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)
+    run = _kept(folder, about)
+    if run is not None:
+        return run
     shards = Shards(folder, about)
     run = measure(
         cell.checkpoint,
@@ -102,9 +106,29 @@ def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progre
         shards=shards,
         progress=lambda stage, done, total: progress(f"{cell.name}: {stage}", done, total),
     )
-    run.save(folder)
+    distributed.wait()  # the first changes the folder only when all have looked at it
+    if distributed.joined()[0] == 0:
+        run.save(folder)
     shards.clear()
     return run
+
+
+def _kept(folder: Path, about: Mapping[str, Any]) -> Run | None:
+    """The run that is there, where it is of the same protocol and can be read."""
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        run = Run.load(folder)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zip, parquet and JSON raise about a damaged file
+        words = " ".join(str(error).split())[:120]
+        logging.getLogger("noiseshift").warning("%s cannot be read (%s): it is made again", folder, words)
+        return None
+    other = _other(run.manifest, about)
+    if other:
+        logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)
+    return None if other else run
 
 
 def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -155,14 +179,19 @@ class Comparison:
         return {least, *pairs["first"], *pairs["second"]}
 
     def save(self, folder: str | Path, sources: Mapping[str, Path]) -> None:
-        """Write table.csv, pairs.csv, and comparison.json with where the runs are: their folders by name in `sources`."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write table.csv, pairs.csv, and comparison.json with where the runs are: their folders by name in `sources`.
+
+        Raises PlaceError (a ValueError) where `folder` holds what noiseshift did not write.
+        """
+        with merged_folder(folder, "compare", MANIFEST) as fresh:
+            self.write(fresh, {name: os.path.relpath(sources[name], folder) for name in self.runs})
+
+    def write(self, folder: Path, where: Mapping[str, str]) -> None:
+        """Write the comparison's files into a fresh folder; `where` are its runs, relative to its place."""
         self.table.to_csv(folder / "table.csv", index=False)
         self.pairs.to_csv(folder / "pairs.csv", index=False)
-        where = {name: os.path.relpath(sources[name], folder) for name in self.runs}
-        about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": where}
-        (folder / "comparison.json").write_text(json.dumps(about, indent=2) + "\n")
+        about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": dict(where)}
+        (folder / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> Comparison:
@@ -170,7 +199,7 @@ class Comparison:
         folder = Path(folder)
         said = ("comparison", "run `noiseshift compare` again")
         with reading(folder, *said):
-            about = read_json(folder / "comparison.json", *said)
+            about = read_json(folder / MANIFEST, *said)
             runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (

@@ -40,7 +40,7 @@ from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
 from noiseshift.studies import protocol as protocols
-from noiseshift.studies.folders import Shards, pictures_of, versions
+from noiseshift.studies.folders import pictures_of, versions
 from noiseshift.studies.measure import (
     Progress,
     calibrated,
@@ -52,6 +52,7 @@ from noiseshift.studies.measure import (
     split,
 )
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.shards import Shards
 
 
 @dataclass(frozen=True, eq=False)

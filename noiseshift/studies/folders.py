@@ -2,19 +2,16 @@
 
 `run.json` everything needed to repeat the run; `shift.parquet` one row a state and step; `posteriors.npz` mean
 posteriors; `summary.json` the tables; `controls/` the same for the controls; `samples.npz` the first pictures.
-Written to a temporary sibling first and moved into place at the end: a folder is whole or absent.
+`noiseshift.json` says that the folder is ours, and which files are. A folder is whole or absent (`noiseshift.writing`).
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import logging
 import platform
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,17 +22,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from noiseshift import distributed
 from noiseshift.data import to_uint8
-from noiseshift.diffusion.identity import differences
-from noiseshift.estimators.instrument import Readings
+from noiseshift.diffusion.guidance import in_words
 from noiseshift.evaluation.distances import Features
 from noiseshift.reading import ReadingError, read_arrays, read_json, read_table, reading
 from noiseshift.shift.controls import Check, Controls
-from noiseshift.shift.reading import BatchReadings
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
+from noiseshift.studies.shards import short_hash
+from noiseshift.writing import whole_folder
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,16 @@ class Run:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write the run, whole or not at all; an existing run of that name is replaced. Returns the folder."""
-        with whole_folder(folder) as fresh:
-            self._write(fresh)
+        """Write the run, whole or not at all. Returns the folder.
+
+        Raises PlaceError (a ValueError) where something else than an earlier run, to which nothing was added, is there.
+        """
+        with whole_folder(folder, "measure") as fresh:
+            self.write(fresh)
         return Path(folder)
 
-    def _write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Write the run's files into a fresh folder."""
         (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
         (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
         write_reports(self.reports, folder)
@@ -112,20 +112,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-@contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A fresh folder to write to; it takes the name `folder`, and the place of what was there, once all is written."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
-    fresh.mkdir()  # not tempfile's, which only its owner could read
-    try:
-        yield fresh
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:
+    """What a run's folder is called by default: checkpoint, sampler, guidance, what is done (`study`) and seed, and a short hash
+    of all that its numbers depend on, so that two runs share a name only where they are the same."""
+    guided = in_words(fingerprint["guidance"])
+    words = (fingerprint["checkpoint"]["name"], fingerprint["sampler"], "" if guided == "none" else guided, study)
+    plain = "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "-", word).strip("-.") for word in words if word)
+    return f"{plain[:110]}-seed-{fingerprint['seed']}-{short_hash(fingerprint, 8)}"
 
 
 def pictures_of(finals: Tensor) -> Tensor:
@@ -160,85 +153,3 @@ def _read_controls(folder: Path) -> Controls:
     solver = read_reports(folder / "solver") if (folder / "solver").exists() else {}
     null, level = (read_table(folder / f"{name}.parquet", *RUN) for name in ("null", "level"))
     return Controls(checks, null, level, solver)
-
-
-class Shards:
-    """Finished batches of a run that goes on, beside its folder: what an interrupted run resumes from.
-
-    `fingerprint` is what the run depends on; batches kept under another fingerprint are thrown away. `begun`: some were
-    found under this one.
-    """
-
-    def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any]):
-        folder = Path(folder)
-        self.folder = folder.parent / f".{folder.name}.partial"
-        wanted = json.dumps(fingerprint, sort_keys=True, default=str)
-        about = self.folder / "fingerprint.json"
-        stale = self.folder.exists() and (not about.exists() or about.read_text() != wanted)
-        self.begun = self.folder.exists() and not stale
-        distributed.wait()  # all have looked before the first throws anything away
-        if stale:
-            _say_not_used(about, wanted)
-            self.clear()
-        distributed.wait()
-        self.fingerprint = wanted
-
-    def save(self, start: int, batch: BatchReadings) -> None:
-        """Keep the batch that begins at sample `start`."""
-        arrays: dict[str, Any] = {
-            "final": batch.final.cpu().numpy(),
-            "steps": batch.steps,
-            "size": np.array(batch.size),
-        }
-        if batch.cond is not None:
-            arrays["cond"] = batch.cond.cpu().numpy()
-        for kind, readings in (("sampled", batch.sampled), ("content", batch.content)):
-            for name, part in readings.items():
-                arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "fingerprint.json").write_text(self.fingerprint)
-        unfinished = self.folder / f"unfinished-{start:08d}.npz"
-        np.savez(unfinished, **arrays)
-        unfinished.replace(self.folder / f"{start:08d}.npz")
-
-    def load(self, start: int) -> BatchReadings | None:
-        """The batch that begins at sample `start`, or None when it has not been finished."""
-        path = self.folder / f"{start:08d}.npz"
-        if not path.exists():
-            return None
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-        parts: dict[str, dict[str, Readings]] = {"sampled": {}, "content": {}}
-        for kind, name in sorted({tuple(key.split("/")[:2]) for key in arrays if "/" in key}):
-            parts[kind][name] = Readings(*(arrays[f"{kind}/{name}/{key}"] for key in ("t", "log_snr", "density")))
-        return BatchReadings(
-            size=int(arrays["size"]),
-            final=torch.from_numpy(arrays["final"]),
-            cond=torch.from_numpy(arrays["cond"]) if "cond" in arrays else None,
-            steps=arrays["steps"],
-            sampled=parts["sampled"],
-            content=parts["content"],
-        )
-
-    def whole(self, start: int) -> BatchReadings:
-        """The batch that begins at sample `start`. Raises FileNotFoundError when another process's is not to be seen."""
-        kept = self.load(start)
-        if kept is None:
-            raise FileNotFoundError(f"batch {start} is not in {self.folder}: all processes must see the same folder")
-        return kept
-
-    def clear(self) -> None:
-        """Forget the batches: the run is whole, or is another one. Under torchrun the first process does."""
-        if distributed.joined()[0] == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _say_not_used(about: Path, wanted: str) -> None:
-    """On the log: batches were kept here, and why they are of no use."""
-    if not about.exists():
-        return
-    kept = len(list(about.parent.glob("[0-9]*.npz")))
-    other = differences(json.loads(about.read_text()), json.loads(wanted))
-    logging.getLogger("noiseshift").warning(
-        "%s holds %d finished batches of another run (%s): they are not used", about.parent, kept, other
-    )

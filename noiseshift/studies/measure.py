@@ -29,8 +29,9 @@ from noiseshift.evaluation.distances import Extractor, Features, extract
 from noiseshift.shift import controls as control
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
-from noiseshift.studies.folders import Run, Shards, pictures_of, versions
+from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.protocol import ESTIMATORS, Protocol, fingerprint
+from noiseshift.studies.shards import Shards
 
 RESIDUAL_ROWS, SLOPE_ROWS = 128, 64
 """Real images that fit the residual's curve, and that give a calibration's slope."""

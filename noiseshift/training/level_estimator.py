@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from noiseshift.diffusion.schedules import Schedule, describe
 from noiseshift.estimators.network import Network
 from noiseshift.networks.level import LevelConfig, LevelNetwork, check_images, negative_log_likelihood
 from noiseshift.training.resuming import as_text, kept_state
+from noiseshift.writing.states import Log, keep_state
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train_estimator(
     about = _describe(images, schedule, config)
     place = None if folder is None else Path(folder)
     kept = None if place is None else kept_state(place, about, restart=restart)
-    first = 0 if kept is None else _resume(kept, network, optimizer)
+    first, log = (0, []) if kept is None else _resume(kept, network, optimizer)
     losses: list[float] = []
     rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
     for step in range(first, config.steps):
@@ -109,7 +109,8 @@ def train_estimator(
         optimizer.step()
         report(step, losses[-1])
         if place is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
-            _keep(place, about, network, optimizer, step + 1, losses)
+            log.append({"step": step + 1, "loss": sum(losses) / len(losses)})
+            _keep(place, about, network, optimizer, step + 1, log)
             losses = []
     return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
 
@@ -149,10 +150,10 @@ def _describe(images: Images, schedule: Schedule, config: EstimatorTraining) -> 
     }
 
 
-def _resume(state: Mapping[str, Any], network: LevelNetwork, optimizer: torch.optim.Optimizer) -> int:
+def _resume(state: Mapping[str, Any], network: LevelNetwork, optimizer: torch.optim.Optimizer) -> tuple[int, Log]:
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return int(state["step"]), state["log"]
 
 
 def _keep(
@@ -161,11 +162,7 @@ def _keep(
     network: LevelNetwork,
     optimizer: torch.optim.Optimizer,
     step: int,
-    losses: list[float],
+    log: Log,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "about": as_text(about), "step": step}, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")  # atomic: an interrupted save loses nothing
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": sum(losses) / len(losses)}) + "\n")
+    keep_state(folder, {**state, "about": as_text(about), "step": step}, log)

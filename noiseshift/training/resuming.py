@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from noiseshift import distributed
 from noiseshift.diffusion.identity import differences
+from noiseshift.writing import states
 
 STATE = "state.pt"
 
 
 def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False) -> dict[str, Any] | None:
-    """The state of the training in `folder`, if it is the one that is asked for; None where there is none.
+    """The state of the training in `folder`, if it is the one that is asked for; None where there is none,
+    or none that can be read.
 
     Args:
         folder: where the training keeps its state.
@@ -29,9 +29,9 @@ def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False)
     """
     if restart:
         _move_aside(folder)
-    if not (folder / STATE).exists():
+    state = states.kept_state(folder)
+    if state is None:
         return None
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     if "about" not in state:
         raise ValueError(f"{folder} holds a training that does not say what it was made of: {REMEDY}")
     _require_same(folder, json.loads(state["about"]), json.loads(as_text(about)), int(state["step"]))

@@ -7,7 +7,6 @@ The time is uniform, so the blind branch averages over a flat prior on t, which 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from noiseshift.diffusion.noise import TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Discrete, Schedule, describe
 from noiseshift.networks.transformer import Transformer
 from noiseshift.training.resuming import as_text, kept_state
+from noiseshift.writing.states import Log, keep_state, save_tensors
 
 Target = Literal["velocity", "epsilon"]
 
@@ -132,7 +132,7 @@ def train(
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
-    first = 0 if kept is None else _resume(kept, network, optimizers, average)
+    first, log = (0, []) if kept is None else _resume(kept, network, optimizers, average)
     parallel = distributed.parallel(network)
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
@@ -151,10 +151,10 @@ def train(
         if rank:
             continue
         if step + 1 in snapshots:
-            torch.save(average.state, folder / f"ema-{step + 1}.pt")
+            save_tensors(average.state, folder / f"ema-{step + 1}.pt")
         if (step + 1) % every == 0 or step + 1 == config.steps:
-            _save(folder, about, network, optimizers, average, step + 1)
-            _log(folder, step + 1, losses, config)
+            log.append({"step": step + 1, "loss": sum(losses) / len(losses), **asdict(config)})
+            _save(folder, about, network, optimizers, average, step + 1, log)
             losses = []
     return average.state
 
@@ -232,12 +232,12 @@ def describe_training(
 
 def _resume(
     state: Mapping[str, Any], network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average
-) -> int:
+) -> tuple[int, Log]:
     network.load_state_dict(state["network"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     average.state = {k: v.to(average.state[k].device) for k, v in state["ema"].items()}
-    return int(state["step"])
+    return int(state["step"]), state["log"]
 
 
 def _save(
@@ -247,6 +247,7 @@ def _save(
     optimizers: Sequence[torch.optim.Optimizer],
     average: Average,
     step: int,
+    log: Log,
 ) -> None:
     state = {
         "about": as_text(about),
@@ -255,10 +256,4 @@ def _save(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
     }
-    torch.save(state, folder / "state.tmp")
-    (folder / "state.tmp").replace(folder / "state.pt")  # atomic: an interrupted save loses nothing
-
-
-def _log(folder: Path, step: int, losses: list[float], config: TrainingConfig) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps({"step": step, "loss": sum(losses) / len(losses), **asdict(config)}) + "\n")
+    keep_state(folder, state, log)

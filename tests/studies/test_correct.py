@@ -18,8 +18,8 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction
 from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
-from noiseshift.studies.folders import Shards
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.shards import Shards
 
 
 def report(shift, seed=0, n=400, spread=0.01):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.reading import read_arrays, read_safetensors, reading
+from noiseshift.writing import whole_file
 
 # From transformers, by name: nothing else in a folder's index is imported.
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -82,7 +83,8 @@ class Conditions:
         """Write the embeddings to a .safetensors file that `read`, and --embeddings, take."""
         from safetensors.torch import save_file
 
-        save_file({name: part.contiguous() for name, part in self._named().items()}, path)
+        with whole_file(path) as fresh:
+            save_file({name: part.contiguous() for name, part in self._named().items()}, fresh)
 
     def _named(self) -> dict[str, Tensor]:
         named = {"prompt_embeds": self.hidden[: self.count]}

@@ -1,0 +1,22 @@
+"""Where results may be written, by which process, and how: nothing of a user's is lost, and nothing is left half written."""
+
+from noiseshift.writing.locks import BusyError
+from noiseshift.writing.marks import adopt
+from noiseshift.writing.places import PlaceError, check_file, check_folder
+from noiseshift.writing.replacing import claimed, claimed_file, jointly, merged_folder, whole_folder
+from noiseshift.writing.whole import whole_file, write_text
+
+__all__ = [
+    "BusyError",
+    "PlaceError",
+    "adopt",
+    "check_file",
+    "check_folder",
+    "claimed",
+    "claimed_file",
+    "jointly",
+    "merged_folder",
+    "whole_file",
+    "whole_folder",
+    "write_text",
+]

@@ -1,0 +1,152 @@
+"""Whether a place may be written, decided before any work.
+
+A folder may be made where nothing is, filled where it is empty, and replaced where its mark says that the same command made
+it and nobody else put anything into it. A file may be replaced where it says that noiseshift made it, or with `overwrite`.
+Nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from noiseshift.writing.marks import Mark, read_mark, strangers
+
+LONGEST = 200
+"""Bytes of a name: temporary names, which are longer, must fit into 255."""
+
+
+class PlaceError(ValueError):
+    """This place may not be written."""
+
+
+def check_folder(folder: str | Path, kind: str, *, adding: bool = False) -> Path:
+    """The real path of a folder that the command `kind` may write. With `adding` the folder is added to, not replaced, and
+    may also hold what is not ours.
+
+    Raises PlaceError naming the reason and the remedy; nothing is touched.
+    """
+    place = _real(folder)
+    if not place.exists():
+        return place
+    if not place.is_dir():
+        raise PlaceError(f"{folder} is a file: give a folder that does not exist yet")
+    _refuse_protected(place, folder)
+    try:
+        empty = not any(place.iterdir())
+        mark = None if empty else read_mark(place)
+        foreign = [] if mark is None or adding else strangers(place, mark)
+    except OSError as error:
+        raise PlaceError(f"{folder} cannot be read ({error.strerror}): give another folder") from None
+    if not empty:
+        _refuse_foreign(place, folder, kind, mark, foreign)
+    return place
+
+
+def check_file(
+    path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False, suffixes: tuple[str, ...] = ()
+) -> Path:
+    """The real path of a file that may be written: none is there, or `ours` says that noiseshift made it, or `overwrite`.
+
+    Raises PlaceError naming the reason and the remedy; nothing is touched.
+    """
+    place = _real(path)
+    if suffixes and place.suffix not in suffixes:
+        raise PlaceError(f"{path} must end in {' or '.join(suffixes)}")
+    if not place.exists():
+        return place
+    if place.is_dir():
+        raise PlaceError(f"{path} is a folder: name a file, for example {Path(path) / ('x' + (suffixes or ('',))[0])}")
+    if not place.is_file():
+        raise PlaceError(f"{path} is a device or a pipe: name a file")
+    if not overwrite and not _says(ours, place):
+        raise PlaceError(
+            f"{path} is there, and noiseshift did not make it: give another --out, or --overwrite to replace it"
+        )
+    return place
+
+
+def _says(ours: Callable[[Path], bool], place: Path) -> bool:
+    try:
+        return ours(place)
+    except Exception:  # a damaged or strange file is not known to be ours, whatever its reader raises
+        return False
+
+
+def _real(given: str | Path) -> Path:
+    """The path with its folders' links followed. Refuses what names no folder or file of its own."""
+    words = os.fspath(given)
+    if not words.strip() or "\0" in words:
+        raise PlaceError("the place to write to has no name: give one with --out")
+    if words.startswith("~"):
+        raise PlaceError(f"{words} begins with ~, which the shell did not replace: write the path out")
+    bare = words.rstrip("/" + (os.altsep or "")) or "/"
+    head, name = os.path.split(bare)
+    if name in ("", ".", ".."):
+        raise PlaceError(f"{words} is a folder that other things live in: name a new one inside it, as in {words}/run")
+    if len(os.fsencode(name)) > LONGEST:
+        raise PlaceError(f"the name {name[:40]}… is too long: take one of at most {LONGEST} bytes")
+    place = Path(os.path.realpath(head or ".")) / name
+    try:
+        if place.is_symlink():
+            raise PlaceError(f"{words} is a link to {os.path.realpath(place)}: name the real place")
+        _refuse_closed(place.parent, words)
+    except OSError as error:
+        raise PlaceError(f"{words} cannot be written ({error.strerror}): give another place") from None
+    return place
+
+
+def _refuse_closed(parent: Path, given: str) -> None:
+    """A place whose folder cannot be made or written."""
+    while not parent.exists():
+        if parent.is_symlink():
+            raise PlaceError(f"{parent} is a link to nothing: give another place than {given}")
+        parent = parent.parent
+    if not parent.is_dir():
+        raise PlaceError(f"{parent} is a file: {given} cannot be inside it")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PlaceError(f"{parent} cannot be written by you: give a place that can, not {given}")
+
+
+def _refuse_protected(place: Path, given: str | Path) -> None:
+    """Folders that are never a run, even when they are empty."""
+    here, home = Path.cwd(), Path(os.path.expanduser("~"))
+    for name, known in (
+        ("the working directory", here),
+        ("the home", home),
+        ("temporary files", tempfile.gettempdir()),
+    ):
+        known = Path(os.path.realpath(known))
+        if any(_same(place, folder) for folder in (known, *known.parents)):
+            inside = "" if _same(place, known) else "a parent of "
+            raise PlaceError(f"{given} is {inside}{name}: give a folder of its own, as in {given}/run")
+    if os.path.ismount(place):
+        raise PlaceError(f"{given} is a mount point: give a folder inside it, as in {given}/run")
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def _refuse_foreign(place: Path, given: str | Path, kind: str, mark: Mark | None, foreign: list[str]) -> None:
+    if mark is None:
+        names = sorted(path.name for path in place.iterdir())
+        raise PlaceError(
+            f"{given} holds what noiseshift {kind} did not write ({_some(names)}): give a folder that does not exist yet"
+        )
+    if mark.kind != kind and not (mark.old and mark.kind == "train" and kind == "finetune"):
+        raise PlaceError(f"{given} is a run of noiseshift {mark.kind}, not of {kind}: give another folder")
+    if foreign:
+        raise PlaceError(
+            f"{given} is a run that would be replaced, and holds what noiseshift did not write ({_some(foreign)}): move that "
+            "away, or give another folder"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(ascii(name)[1:-1] for name in names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,194 @@
+"""Folders that are whole or absent, and places that one process holds while it works."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from noiseshift import distributed
+from noiseshift.writing.locks import BusyError, locked
+from noiseshift.writing.marks import MARK, Mark, contents, read_mark, remove_run, write_mark
+from noiseshift.writing.places import check_file, check_folder
+from noiseshift.writing.whole import remove_temporaries, temporary
+
+_NOTHING = Mark("", frozenset())
+_LEFT = re.compile(r"\.(?P<name>.+)\.(?:(?:new|old)-[0-9a-f]{8}(?:\.[A-Za-z0-9]+)?|lock)")
+"""What a killed process may leave of a place NAME: unfinished, moved aside, locked."""
+
+
+@contextmanager
+def claimed(folder: str | Path, kind: str, *, adding: bool = False) -> Iterator[Path]:
+    """Hold a folder that the command `kind` may write, with what killed processes left of it put in order.
+
+    Yields its real path. With `adding` (as in `check_folder`) the folder is made and marked at once, and goes again where
+    nothing is added. Raises PlaceError, or BusyError when another process holds it.
+    """
+    place = check_folder(folder, kind, adding=adding)
+    with _held(place) as first:
+        if first:
+            _recover(place)
+            check_folder(folder, kind, adding=adding)
+        if not (first and adding):
+            yield place
+            return
+        _begin(place, kind)
+        try:
+            yield place
+        finally:
+            if contents(place) == {MARK} and not (read_mark(place) or _NOTHING).files:
+                remove_run(place)
+
+
+@contextmanager
+def claimed_file(
+    path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False, suffixes: tuple[str, ...] = ()
+) -> Iterator[Path]:
+    """Hold a file's place as `claimed` does a folder's; arguments as in `check_file`."""
+    place = check_file(path, ours, overwrite=overwrite, suffixes=suffixes)
+    with _held(place) as first:
+        if first:
+            remove_temporaries(place)
+        yield place
+
+
+@contextmanager
+def jointly(claim: AbstractContextManager[Path]) -> Iterator[None]:
+    """Under torchrun the first process enters `claim` and the others wait; all fail where it does."""
+    with ExitStack() as stack:
+        error: Exception | None = None
+        if distributed.joined()[0] == 0:
+            try:
+                stack.enter_context(claim)
+            except (ValueError, OSError) as caught:
+                error = caught
+        error = distributed.first(error)
+        if error is not None:
+            raise error
+        yield
+
+
+@contextmanager
+def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
+    """A fresh folder to write to; once all is written it takes the name `folder`, and the place of an earlier run of `kind`,
+    which is moved aside until the new one stands.
+
+    Raises PlaceError where something else is there, and leaves it as it is.
+    """
+    with claimed(folder, kind) as place:
+        fresh = temporary(place)
+        fresh.mkdir()  # not tempfile's, which only its owner could read
+        try:
+            yield fresh
+            write_mark(fresh, kind)
+            check_folder(place, kind)  # it may have changed while the run went on
+            _swap(fresh, place)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def merged_folder(folder: str | Path, kind: str, last: str) -> Iterator[Path]:
+    """A fresh folder to write to; once all is written its files go into `folder`, which keeps what else is in it. The file
+    `last` is away while the others change, and comes last: without it the folder is not read."""
+    with claimed(folder, kind, adding=True) as place:
+        if read_mark(place) is None:
+            _begin(place, kind)
+        fresh = temporary(place)
+        fresh.mkdir()
+        try:
+            yield fresh
+            names = contents(fresh)
+            old = (read_mark(place) or _NOTHING).files
+            write_mark(place, kind, names | old)
+            for name in (last, *(old - names)):
+                (place / name).unlink(missing_ok=True)
+            for name in sorted(names, key=lambda name: name == last):
+                (place / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(fresh / name, place / name)
+            write_mark(place, kind, names)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def _held(place: Path) -> Iterator[bool]:
+    """The lock, in a folder that exists; folders that were made for it go again where nothing was written."""
+    made = [parent for parent in place.parents if not parent.exists()]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(place) as first:
+            yield first
+    finally:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def _begin(place: Path, kind: str) -> None:
+    """A folder that is added to, made and marked, and in order inside."""
+    place.mkdir(exist_ok=True)
+    write_mark(place, kind, (read_mark(place) or _NOTHING).files)
+    for name in {match["name"] for path in place.iterdir() if (match := _LEFT.fullmatch(path.name))}:
+        with suppress(BusyError), locked(place / name) as first:
+            if first:
+                _recover(place / name)
+
+
+def _recover(place: Path) -> None:
+    """Put in order what killed processes left: an old run that was moved aside comes back, or goes; the unfinished goes."""
+    asides = _asides(place)
+    if asides and not place.exists():
+        asides.pop().rename(place)
+        _say(f"{place}: an earlier process was stopped while it replaced this run; the old one is back")
+    for aside in asides:
+        _dispose(aside, place)
+    remove_temporaries(place)
+
+
+def _asides(place: Path) -> list[Path]:
+    """Old runs of this name that were moved aside, the latest last."""
+    pattern = re.compile(rf"\.{re.escape(place.name)}\.old-[0-9a-f]{{8}}")
+    found = [path for path in place.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: path.stat().st_mtime)
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    if not place.exists():
+        fresh.rename(place)
+        return
+    if not any(place.iterdir()):
+        shutil.copymode(place, fresh)
+        os.replace(fresh, place)
+        return
+    mark = read_mark(place)
+    if mark is not None and mark.old:
+        write_mark(place, mark.kind, mark.files)
+    aside = place.parent / f".{place.name}.old-{uuid.uuid4().hex[:8]}"
+    place.rename(aside)
+    try:
+        fresh.rename(place)
+    except BaseException:
+        aside.rename(place)
+        raise
+    _dispose(aside, place)
+
+
+def _dispose(aside: Path, place: Path) -> None:
+    """Remove an old run. What is not ours in it stays, under a name that can be seen."""
+    if not any(aside.iterdir()):
+        aside.rmdir()
+    elif not remove_run(aside):
+        number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{place}.kept-{n}"))
+        kept = place.parent / f"{place.name}.kept-{number}"
+        aside.rename(kept)
+        _say(f"{place}: the old run held what noiseshift did not write; it is in {kept}")
+
+
+def _say(words: str) -> None:
+    logging.getLogger("noiseshift").warning("%s", words)

@@ -1,0 +1,76 @@
+"""What a training resumes from: `state.pt` in its folder, with the log's rows inside, so that the two cannot part.
+
+A state that cannot be read is put aside and said: the training begins anew, and its seeds make it repeat itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from noiseshift.writing.whole import whole_file, write_text
+
+Log = list[dict[str, Any]]
+"""A row for each state that was kept: its step, the mean loss since the one before, and settings."""
+
+
+def save_tensors(state: Mapping[str, Any], path: Path) -> None:
+    """`torch.save`, whole or not at all, to the same bytes under any name."""
+    import torch
+
+    with whole_file(path) as fresh, fresh.open("wb") as file:
+        torch.save(dict(state), file)  # to a file, since a path's name would become part of the archive
+
+
+def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:
+    """Write `state.pt` with the log's rows, and `log.jsonl`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors({**state, "log": [dict(row) for row in log]}, folder / "state.pt")
+    _write_log(folder, log)
+
+
+def kept_state(folder: Path) -> dict[str, Any] | None:
+    """What `keep_state` wrote, with the log's rows under `log`; None where nothing is, or nothing that can be read."""
+    import torch
+
+    path = folder / "state.pt"
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        step = int(state["step"])
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        if "out of memory" in str(error) or "can't allocate" in str(error):
+            raise
+        logging.getLogger("noiseshift").warning(
+            "%s cannot be read: it is now %s, and the training begins anew", path, _put_aside(path).name
+        )
+        return None
+    return state if "log" in state else state | {"log": _read_log(folder, step)}
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a file that cannot be read. It is not removed: another program may know what it is."""
+    number = next(n for n in range(1, 10**6) if not (path.parent / f"unreadable-{n}.pt").exists())
+    return path.rename(path.parent / f"unreadable-{number}.pt")
+
+
+def _write_log(folder: Path, rows: Log) -> None:
+    write_text(folder / "log.jsonl", "".join(json.dumps(dict(row)) + "\n" for row in rows))
+
+
+def _read_log(folder: Path, step: int) -> Log:
+    """The log up to `step`, of a state of version 0.1, which does not hold it."""
+    rows: Log = []
+    path = folder / "log.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            rows += [row] if row["step"] <= step else []
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that was cut off
+    return rows

@@ -1,0 +1,72 @@
+"""Files that are whole or absent: written beside their place under a temporary name, then renamed into it.
+
+A temporary name is `.NAME.new-` and eight hexadecimal digits. It ends as NAME does, since some writers go by the suffix.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{8}(\.[A-Za-z0-9]+)?")
+
+
+def temporary(place: Path) -> Path:
+    """A name beside `place` for what will take its name."""
+    return place.parent / f".{place.name}.new-{uuid.uuid4().hex[:8]}{place.suffix}"
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is the name of something that was not finished."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def temporaries(place: Path) -> list[Path]:
+    """What earlier processes began beside `place`, for its name, and did not finish."""
+    found = []
+    for path in place.parent.iterdir() if place.parent.is_dir() else ():
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and match["name"] == place.name:
+            found.append(path)
+    return found
+
+
+def remove_temporaries(place: Path) -> None:
+    """Remove what `temporaries` finds. Only who holds the place may: another could still be writing."""
+    for path in temporaries(place):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A file to write to, of the same suffix; it takes the name `path` once all is written, or is removed on an error."""
+    path = Path(path)
+    fresh = temporary(path)
+    try:
+        yield fresh
+        _like_new(fresh)
+        os.replace(fresh, path)
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with whole_file(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+def _like_new(path: Path) -> None:
+    """The permissions of any new file: some writers (safetensors) make files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
