@@ -92,7 +92,7 @@ def main() -> None:
     noiseshift measure model.pt --family sit --sampler heun:25
     noiseshift approx                                    Statement 1 against measured shifts
     noiseshift correct --sampler em:20                   noise awareness guidance against none
-    noiseshift report runs/fashion-sit-em-20               the run as one page
+    noiseshift report runs/em                            the run as one page
     noiseshift info model.pt --family dit
 
     Scales of guidance count from 0 = unguided. Set NOISESHIFT_DEBUG=1 to see tracebacks.

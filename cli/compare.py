@@ -88,7 +88,7 @@ def command(
     \b
     noiseshift compare --sampler euler:10 --sampler euler:20 --sampler em:20 --out runs/samplers
     noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
-    noiseshift compare runs/fashion-sit-euler-50 runs/fashion-sit-em-50 --by constant-pixel
+    noiseshift compare runs/euler runs/em --by constant-pixel
     """
     places.folder(out, "compare", adding=True)
     from noiseshift.analysis.compare import save_comparison, terminal_table

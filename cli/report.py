@@ -21,9 +21,9 @@ def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, title: st
     RUN is a folder that measure, compare, correct or approx wrote. The page needs no network, and prints.
 
     \b
-    noiseshift report runs/fashion-sit-euler-50
-    noiseshift report runs/fashion-sit-em-20 runs/fashion-sit-em-50 --out solvers.html
-    noiseshift report runs/fashion-sit-em-20 runs/fashion-sit-em-20-correct --out both.html --title "Before and after"
+    noiseshift report runs/euler
+    noiseshift report runs/em runs/em-50 --out solvers.html
+    noiseshift report runs/em runs/em-correct --out both.html --title "Before and after"
     """
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: say where with --out report.html")

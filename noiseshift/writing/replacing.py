@@ -14,7 +14,7 @@ from pathlib import Path
 from noiseshift import distributed
 from noiseshift.writing.locks import BusyError, locked
 from noiseshift.writing.marks import MARK, Mark, contents, read_mark, remove_run, write_mark
-from noiseshift.writing.places import check_file, check_folder
+from noiseshift.writing.places import PlaceError, check_file, check_folder
 from noiseshift.writing.whole import remove_temporaries, temporary
 
 _NOTHING = Mark("", frozenset())
@@ -78,7 +78,8 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
     """A fresh folder to write to; once all is written it takes the name `folder`, and the place of an earlier run of `kind`,
     which is moved aside until the new one stands.
 
-    Raises PlaceError where something else is there, and leaves it as it is.
+    Raises PlaceError where something else is there, and leaves it as it is. What came there only while the run went on is left
+    too; the new run is then kept under another name, which the error says.
     """
     with claimed(folder, kind) as place:
         fresh = temporary(place)
@@ -86,7 +87,10 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
         try:
             yield fresh
             write_mark(fresh, kind)
-            check_folder(place, kind)  # it may have changed while the run went on
+            try:
+                check_folder(place, kind)  # it may have changed while the run went on
+            except PlaceError as error:
+                raise PlaceError(f"{error}; the new run is in {_keep(fresh, place)}") from None
             _swap(fresh, place)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -184,10 +188,13 @@ def _dispose(aside: Path, place: Path) -> None:
     if not any(aside.iterdir()):
         aside.rmdir()
     elif not remove_run(aside):
-        number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{place}.kept-{n}"))
-        kept = place.parent / f"{place.name}.kept-{number}"
-        aside.rename(kept)
-        _say(f"{place}: the old run held what noiseshift did not write; it is in {kept}")
+        _say(f"{place}: the old run held what noiseshift did not write; it is in {_keep(aside, place)}")
+
+
+def _keep(folder: Path, place: Path) -> Path:
+    """Give a folder beside `place` a name that can be seen."""
+    number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{place}.kept-{n}"))
+    return folder.rename(place.parent / f"{place.name}.kept-{number}")
 
 
 def _say(words: str) -> None:

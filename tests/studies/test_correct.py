@@ -108,7 +108,15 @@ def test_correct_compares_and_writes(tmp_path):
     # The level is read where t <= 0.95: at three of the four told times; classifier guidance asks there too.
     assert [row["level calls"] for row in found["methods"]] == [0, 0, 3, 3]
     assert {path.name for path in out.iterdir()} == {
-        *("run.json", "methods.csv", "shift-network.csv", "shift-constant-pixel.csv", "figures", "noiseshift.json", "report.html")
+        *(
+            "run.json",
+            "methods.csv",
+            "shift-network.csv",
+            "shift-constant-pixel.csv",
+            "figures",
+            "noiseshift.json",
+            "report.html",
+        )
     }
     table = pd.read_csv(out / "methods.csv")
     assert table["reduction network"].iloc[0] == 0

@@ -175,11 +175,18 @@ def test_links_and_empty_folders_in_a_run_are_not_ours(tmp_path):
 
 def test_a_file_put_in_while_the_run_goes_on_is_kept(tmp_path):
     run = made(tmp_path / "run")
-    with pytest.raises(PlaceError, match=r"mine\.txt"), whole_folder(run, "measure") as fresh:
-        (fresh / "run.json").write_text("new")
-        (run / "mine.txt").write_text("mine")
+
+    def write():
+        with whole_folder(run, "measure") as fresh:
+            (fresh / "run.json").write_text("new")
+            (run / "mine.txt").write_text("mine")
+
+    with pytest.raises(PlaceError, match=r"mine\.txt.*run\.kept-1"):
+        write()
     assert (run / "mine.txt").read_text() == "mine"
     assert (run / "run.json").read_text() == "{}"
+    assert (tmp_path / "run.kept-1" / "run.json").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,14 @@ def test_a_comparison_killed_at_any_change_is_read_whole_or_not_at_all(tmp_path)
 def test_an_error_while_writing_leaves_the_old_run(tmp_path):
     run = tmp_path / "run"
     write(run, "old")
-    with pytest.raises(OSError, match="full"), whole_folder(run, "measure") as fresh:
-        (fresh / "run.json").write_text("new")
-        raise OSError("the disk is full")
+
+    def fail():
+        with whole_folder(run, "measure") as fresh:
+            (fresh / "run.json").write_text("new")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert texts(run) == {"old"}
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
@@ -125,10 +130,15 @@ def test_an_error_while_writing_leaves_the_old_run(tmp_path):
 def test_files_are_whole_or_absent(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), whole_file(path) as fresh:
-        fresh.write_text("half")
-        assert fresh.suffix == ".txt"
-        raise OSError("the disk is full")
+
+    def fail():
+        with whole_file(path) as fresh:
+            fresh.write_text("half")
+            assert fresh.suffix == ".txt"
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert path.read_text() == "old"
     with whole_file(path) as fresh:
         fresh.write_text("new")

@@ -1,0 +1,245 @@
+"""What the robustness benchmarks share: a tiny checkpoint, every command that writes at its smallest, processes that end at a
+chosen moment, and what a result consists of.
+
+Processes are forked from one that has imported everything, so that a run takes a second and not ten. Nothing in the library
+knows of it: a process is stopped by an audit hook, by a limit on the size of files, or by a signal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORK = multiprocessing.get_context("fork")
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.link"}
+TINY = "--data few.npz --no-progress"
+READ = f"{TINY} --samples 8 --batch 4 --points 2 --estimator residual"
+COMMANDS = {
+    "sample": "sample model.safetensors --no-progress --samples 8 --batch 2 --sampler euler:3 --out OUT.npz",
+    "measure": f"measure model.safetensors {READ} --sampler euler:3 --out OUT",
+    "approx": f"approx model.safetensors {TINY} --sampler euler:3 --times 0.3 --ratios 0.5 --rows 8 --samples 4 --substeps 2 "
+    "--estimator residual --out OUT",
+    "correct": f"correct model.safetensors {TINY} --sampler euler:3 --samples 8 --batch 4 --measured 4 --nag 0.5 --small "
+    "--estimator residual --out OUT",
+    "compare": f"compare --checkpoint model.safetensors {READ} --sampler euler:3 --sampler euler:4 --out OUT",
+    "train": "train few.npz --no-progress --width 16 --depth 1 --heads 2 --patch 14 --batch 8 --steps 6 --out OUT",
+    "finetune": f"finetune model.safetensors {TINY} --batch 8 --steps 4 --out OUT",
+    "train-estimator": f"train-estimator model.safetensors {TINY} --batch 8 --steps 6 --out OUT.safetensors",
+}
+"""Every command that leaves more than a page or a card, at its smallest; OUT is where it writes."""
+
+
+def prepare(folder: Path) -> None:
+    """Import everything, and put a tiny checkpoint and a few images into `folder`, which becomes the working directory."""
+    os.environ["MPLBACKEND"] = "Agg"
+    for name in (
+        "diffusers",
+        "matplotlib.pyplot",
+        "pandas",
+        "pyarrow.parquet",
+        "PIL.PngImagePlugin",
+        "scipy.stats",
+        "jinja2",
+    ):
+        importlib.import_module(name)
+    for name in ("measure", "approx", "correct", "compare", "sample", "train", "finetune", "train_estimator", "report"):
+        importlib.import_module(f"noiseshift.cli.{name}")
+    for name in ("report", "plots", "training", "compare", "correct", "approximate", "tables", "page_compare"):
+        importlib.import_module(f"noiseshift.analysis.{name}")
+    os.chdir(folder)
+    _few_images()
+    made = run("train", "made").wait()
+    if made.code:
+        raise SystemExit(f"the tiny checkpoint cannot be trained: {made.said}")
+    for name in ("model.safetensors", "model.yaml"):
+        Path("made", name).rename(name)
+    run_words(["rm", "-r", "made"])
+
+
+def _few_images() -> None:
+    import numpy as np
+
+    import noiseshift as ns
+
+    few = ns.data.reference()[:64]
+    np.savez("few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
+
+
+def run_words(words: list[str]) -> None:
+    import subprocess
+
+    subprocess.run(words, check=True)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended (negative: by which signal), and what it said on stderr."""
+
+    code: int
+    said: str
+
+    @property
+    def in_a_line(self) -> bool:
+        """No traceback, and no more than one line of error."""
+        return "Traceback" not in self.said and sum(line.startswith("error:") for line in self.said.splitlines()) <= 1
+
+
+class Job:
+    """A command in a process of its own."""
+
+    def __init__(self, words: list[str], stop: Callable[[], None], log: Path):
+        self.log = log
+        self.process = FORK.Process(target=_in_child, args=(words, stop, log))
+        self.process.start()
+
+    def wait(self, seconds: float = 600) -> Ended:
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.kill()
+            return Ended(-999, "it hung")
+        said = self.log.read_text(errors="replace") if self.log.exists() else ""
+        self.log.unlink(missing_ok=True)
+        code = self.process.exitcode
+        return Ended(-998 if code is None else code, said)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def run(command: str, out: str, *more: str, stop: Callable[[], None] = lambda: None) -> Job:
+    """Start one of COMMANDS with its result at `out`; `stop` prepares its end, inside its process."""
+    words = [word.replace("OUT", out) for word in COMMANDS[command].split()]
+    return Job([*words, *more], stop, Path(f"{out}.{time.monotonic_ns()}.log").absolute())
+
+
+def _in_child(words: list[str], stop: Callable[[], None], log: Path) -> None:
+    from noiseshift.estimators.network import train_estimator
+    from noiseshift.training.train import train
+
+    for trains in (train, train_estimator):
+        kept: Any = trains.__kwdefaults__
+        kept["every"] = 2  # states to be killed between
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(1, "w")),
+        io.TextIOWrapper(io.FileIO(2, "w"), write_through=True),
+    )
+    sys.argv = ["noiseshift", *words]
+    from noiseshift.cli import main
+
+    stop()
+    main(words)
+
+
+def never() -> None:
+    """A process that is not stopped."""
+
+
+def at_change(count: int, seen: Any = None) -> Callable[[], None]:
+    """Killed before its `count`-th change of the file system; `seen` (a shared number) counts them."""
+
+    def begin() -> None:
+        here, left = os.getcwd(), [count]
+
+        def hook(event: str, args: tuple[Any, ...]) -> None:
+            opened = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+            if not (opened or event in CHANGES) or not _inside(args[0], here):
+                return
+            if seen is not None:
+                seen.value += 1
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+
+    return begin
+
+
+def _inside(path: Any, folder: str) -> bool:
+    try:
+        return os.path.abspath(os.fspath(path)).startswith(folder)
+    except TypeError:
+        return False
+
+
+def inside_a_write(size: int) -> Callable[[], None]:
+    """Killed in the middle of the first write that would make a file longer than `size` bytes."""
+
+    def begin() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return begin
+
+
+def changes(command: str) -> int:
+    """How many changes of the file system a whole run of `command` makes."""
+    seen = FORK.Value("i", 0)
+    job = run(command, "counted", stop=at_change(10**9, seen))
+    ended = job.wait()
+    if ended.code:
+        raise SystemExit(f"{command} fails by itself: {ended.said}")
+    clear("counted")
+    return int(seen.value)
+
+
+def clear(out: str) -> None:
+    """Remove everything of a name, with what lies beside it."""
+    for path in list(Path().iterdir()):
+        if path.name.lstrip(".").split(".")[0] == out:
+            run_words(["rm", "-rf", str(path)])
+
+
+def beside(out: str) -> list[str]:
+    """What a name consists of, at the top."""
+    return sorted(path.name for path in Path().iterdir() if path.name.lstrip(".").split(".")[0] == out)
+
+
+def result(out: str) -> dict[str, str]:
+    """Every file of a result by a hash of what it says. Times, and formats that hold the time of writing, are left out."""
+    found = {}
+    for top in beside(out):
+        for path in [Path(top), *sorted(Path(top).rglob("*"))]:
+            if path.is_file():
+                found[str(path).replace(out, "OUT")] = hashlib.sha256(_content(path)).hexdigest()[:12]
+    return found
+
+
+def _content(path: Path) -> bytes:
+    import numpy as np
+    import pandas as pd
+
+    if path.suffix in (".pdf", ".html", ".md", ".tex"):  # they hold seconds, or the time they were written
+        return b"present" if path.stat().st_size > 100 else b"empty"
+    if path.suffix == ".json":
+        return json.dumps(_timeless(json.loads(path.read_text()))).encode()
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            return b"".join(name.encode() + file[name].tobytes() for name in file.files)
+    if path.suffix in (".parquet", ".csv"):
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        return frame.drop(columns=["seconds"], errors="ignore").to_csv().encode()
+    return path.read_bytes()
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(part) for key, part in value.items() if key not in ("seconds", "command")}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,130 @@
+"""Kill every command that writes, at any moment, run it again, and see whether the result is the same and nothing is left.
+
+    python benchmarks/robustness/kills.py --kills 200        about 15 minutes on two quiet cores
+    python benchmarks/robustness/kills.py --kills 20 --only sample,train
+
+A third of the kills is before a chosen change of the file system (all are chosen in turn), a third in the middle of a write, a
+third at a random time. Half of them hit a command that replaces an earlier result, of another seed, which must not be lost:
+after the kill, the old result or the new one is whole. Prints a row a command and `N kills, 0 faults`; exit code 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+import bench
+
+
+@click.command()
+@click.option("--kills", default=200, show_default=True)
+@click.option("--only", default=",".join(bench.COMMANDS), help="Commands, joined by commas.")
+@click.option("--seed", default=0, show_default=True)
+def main(kills: int, only: str, seed: int) -> None:
+    chance = random.Random(seed)
+    chosen = only.split(",")
+    faults, done = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        bench.prepare(Path(folder))
+        for number, command in enumerate(chosen):
+            share = kills // len(chosen) + (number < kills % len(chosen))
+            started = time.time()
+            hit, found = _kill_often(command, share, chance)
+            done, faults = done + hit, faults + found
+            print(f"{command:16s} {hit:4d} kills {len(found):3d} faults {time.time() - started:6.0f} s", flush=True)
+        os.chdir("/")
+    for fault in faults:
+        print(fault)
+    print(f"{done} kills, {len(faults)} faults")
+    sys.exit(bool(faults))
+
+
+def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, list[str]]:
+    """How many processes of `command` were killed, and what went wrong afterwards."""
+    started = time.monotonic()
+    wanted, old = _whole(command), _whole(command, "--seed", "1")
+    seconds = (time.monotonic() - started) / 2
+    steps = bench.changes(command)
+    stride = steps / max(1, -(-times // 3))
+    hit, tried, faults = 0, 0, []
+    while hit < times and tried < 4 * times:
+        kind = ("before change", "inside a write", "after seconds")[tried % 3]
+        at = (int((tried // 3) * stride) % steps, int(10 ** chance.uniform(0, 5.3)), chance.uniform(0, seconds))[
+            tried % 3
+        ]
+        replaces = bool(tried // 3 % 2) and not command.startswith(
+            ("train", "finetune")
+        )  # a training goes on, or refuses
+        tried += 1
+        bench.clear("out")
+        if replaces:
+            bench.run(command, "out", "--seed", "1").wait()
+        if not _killed(command, kind, at):
+            continue
+        hit += 1
+        faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in _faults(command, wanted, old, replaces)]
+    bench.clear("out")
+    return hit, faults
+
+
+def _whole(command: str, *more: str) -> dict[str, str]:
+    bench.clear("out")
+    ended = bench.run(command, "out", *more).wait()
+    if ended.code:
+        raise SystemExit(f"{command} fails by itself: {ended.said}")
+    return bench.result("out")
+
+
+def _killed(command: str, kind: str, at: float) -> bool:
+    stops: dict[str, Callable[[], None]] = {
+        "before change": bench.at_change(int(at)),
+        "inside a write": bench.inside_a_write(int(at)),
+    }
+    job = bench.run(command, "out", stop=stops.get(kind, bench.never))
+    if kind == "after seconds":
+        job.process.join(at)
+        job.kill()
+    return job.wait().code < 0
+
+
+def _faults(command: str, wanted: dict[str, str], old: dict[str, str], replaces: bool) -> list[str]:
+    found = []
+    if replaces and not _stands(wanted, old, command):
+        found.append(f"the old result is lost: {bench.beside('out')}")
+    again = bench.run(command, "out").wait()
+    if again.code:
+        return [*found, f"it does not run again (exit {again.code}): {again.said.strip()[-300:]}"]
+    if not again.in_a_line:
+        found.append(f"it said {again.said.strip()[-300:]}")
+    now = bench.result("out")
+    wrong = sorted(name for name in {**now, **wanted} if now.get(name) != wanted.get(name))
+    if wrong:
+        found.append(f"differs in {', '.join(wrong[:6])}")
+    return found
+
+
+def _stands(wanted: dict[str, str], old: dict[str, str], command: str) -> bool:
+    """Whether a whole result is there: in its place, or moved aside by a process that was killed before the new one stood."""
+    now = bench.result("out")
+    aside = {name.split("/", 1)[-1]: text for name, text in now.items() if name.startswith(".OUT.old-")}
+    if command == "compare":  # its runs are replaced one by one, and its tables last
+        return any("run.json" in name for name in now)
+    for whole in (wanted, old):
+        if all(now.get(name) == text for name, text in whole.items()):
+            return True
+        if all(aside.get(name.removeprefix("OUT/")) == text for name, text in whole.items()):
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    main()
