@@ -218,8 +218,15 @@ def result(out: str) -> dict[str, str]:
     for top in beside(out):
         for path in [Path(top), *sorted(Path(top).rglob("*"))]:
             if path.is_file():
-                found[str(path).replace(out, "OUT")] = hashlib.sha256(_content(path)).hexdigest()[:12]
+                found[str(path).replace(out, "OUT")] = _said(path)
     return found
+
+
+def _said(path: Path) -> str:
+    try:
+        return hashlib.sha256(_content(path)).hexdigest()[:12]
+    except Exception as error:  # half written
+        return f"cannot be read: {type(error).__name__}"
 
 
 def _content(path: Path) -> bytes:
