@@ -56,8 +56,7 @@ def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
             generator = torch.Generator().manual_seed(1)
             for t in TIMES:
                 x0, told = target.sample(states, generator), torch.tensor(t, dtype=torch.float64)
-                level = schedule(told).like(x0)
-                x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
+                x = schedule(told).mix(x0, torch.randn(x0.shape, generator=generator, dtype=torch.float64))
                 exact, row = (
                     oracle(x),
                     f"{d:4d} {type(schedule).__name__:18s} {t:4.1f}  {float(oracle(x).std.mean()):8.4f}",

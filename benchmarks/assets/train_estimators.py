@@ -37,8 +37,7 @@ def check(estimator: Network, images: Images, times: tuple[float, ...] = TIMES) 
     rows = []
     for t in times:
         x0 = images.floats
-        level = estimator.schedule(torch.tensor(t)).like(x0)
-        x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator)
+        x = estimator.schedule(torch.tensor(t)).mix(x0, torch.randn(x0.shape, generator=generator))
         read = [estimator(part) for part in x.split(250)]
         error = torch.cat([posterior.mean for posterior in read]) - t
         sd = torch.cat([posterior.std for posterior in read])

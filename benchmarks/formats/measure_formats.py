@@ -70,7 +70,7 @@ def error(words: list[str], real: ns.data.Images) -> float:
     t = checkpoint.model.snap(torch.tensor(0.5, dtype=torch.float64))
     level, noise = checkpoint.model.schedule(t).like(data.floats), torch.randn_like(data.floats)
     with torch.inference_mode():
-        x = (level.alpha * data.floats + level.sigma * noise).float()
+        x = level.mix(data.floats, noise)
         found = checkpoint.model(x, t, data.labels if checkpoint.classes else None).eps
     return float((found - noise).square().mean())
 

@@ -167,11 +167,9 @@ def check(
     for k, told in enumerate(times):
         eps, extra = (normal(sources, data.shape[1:]).to(data) for _ in range(2))
         for j, level in enumerate(levels[k]):
-            at = schedule(level).like(data)
-            curve[:, k, j] = _read(estimator, at.alpha * data + at.sigma * eps, cond, told, k)
-        at = schedule(told).like(data)
+            curve[:, k, j] = _read(estimator, schedule(level).mix(data, eps), cond, told, k)
         for j, sigma_e in enumerate(sigma_es[k]):
-            x = at.alpha * data + at.sigma * eps + float(sigma_e) * extra
+            x = schedule(told).mix(data, eps) + float(sigma_e) * extra
             injected[:, k, j] = _read(estimator, x, cond, told, k)
     gaussian = spectrum or Spectrum.of(data.cpu())
     posterior = possible_shift(schedule, times[:, None], sigma_es, "posterior", data=gaussian)

@@ -164,7 +164,7 @@ def level_projection(update: Update, encoded: EncodedLevel, *, interval: tuple[f
         carried = transition.model.schedule(encoded(x, t, transition.cond).double()).like(x)
         eps = prediction.eps * (level.sigma / carried.sigma)
         right = Prediction(prediction.x0, eps, level)
-        step = replace(transition.step, x=level.alpha * right.x0 + level.sigma * eps)
+        step = replace(transition.step, x=level.mix(right.x0, eps))
         return update(replace(transition, step=step, prediction=right))
 
     return projected

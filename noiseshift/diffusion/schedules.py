@@ -36,6 +36,19 @@ class Level(NamedTuple):
         shape = self.alpha.shape + (1,) * (x.ndim - self.alpha.ndim)
         return Level(*(part.to(x).reshape(shape) for part in self))
 
+    def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """The state alpha x0 + sigma eps, in the dtype and on the device of x0.
+
+        Args:
+            x0: data (B, …), floating-point.
+            eps: noise of that shape, of any dtype and device.
+
+        Computed in float32 or wider and rounded once: an alpha or sigma in half precision is another level.
+        """
+        wide = x0.to(torch.promote_types(x0.dtype, torch.float32))
+        level = self.like(wide)
+        return (level.alpha * wide + level.sigma * eps.to(wide)).to(x0.dtype)
+
 
 class Schedule(ABC):
     """A path between data and noise. Subclasses define `coefficients`; alpha must decrease and sigma increase."""

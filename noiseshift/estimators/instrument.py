@@ -208,8 +208,7 @@ def forward_noise(
     parts = []
     for i in range(0, len(data), 256):
         rows = data[i : i + 256]
-        at = schedule(level.double()).like(rows)
-        x = at.alpha * rows + at.sigma * eps[i : i + 256].to(rows)
+        x = schedule(level.double()).mix(rows, eps[i : i + 256])
         parts.append(read(estimator, x, None if cond is None else cond[i : i + 256], Step(index, told, x, first=i)))
     return Readings.concatenate(parts)
 

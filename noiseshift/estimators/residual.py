@@ -68,8 +68,7 @@ class Residual:
         eps = torch.randn(data.shape, generator=generator).to(data)
         read = []
         for s in (float(t) - reach, float(t) + reach):
-            level = self.schedule(torch.tensor(s)).like(data)
-            x = level.alpha * data + level.sigma * eps
+            x = self.schedule(torch.tensor(s)).mix(data, eps)
             parts = [
                 statistic(
                     self.model.predict(rows, as_time(t, x), None if cond is None else cond[i : i + len(rows)], (FULL,))[

@@ -290,8 +290,7 @@ def _renoised(
     sources = generators(range(start, start + len(final)), seed=seed, stream=CONTENT)
     columns = []
     for step in told:
-        level = schedule(step.t).like(final)
-        x = level.alpha * final + level.sigma * normal(sources, final.shape[1:]).to(final)
+        x = schedule(step.t).mix(final, normal(sources, final.shape[1:]))
         columns.append(_read_all(Step(step.index, step.t, x), instruments, cond, start))
     return _stack(columns)
 

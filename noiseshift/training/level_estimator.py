@@ -134,8 +134,7 @@ def _loss(
     x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=source)])
     # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
     t = torch.rand(config.batch, generator=source).clamp(1e-3, 1 - 1e-3)
-    level = schedule(t).like(x0)
-    x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=source)
+    x = schedule(t).mix(x0, torch.randn(x0.shape, generator=source))
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
         parts = network(x[share].to(device))
     return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))

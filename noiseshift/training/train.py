@@ -70,7 +70,7 @@ class Objective:
             t = ((t * steps).floor() + 1) / steps
         level = self.schedule(t).like(x0)
         eps = torch.randn(x0.shape, generator=generator).to(x0)
-        x = level.alpha * x0 + level.sigma * eps
+        x = level.mix(x0, eps)
         target = eps if self.predicts == "epsilon" else level.dalpha * x0 + level.dsigma * eps
         return x, self.sign * target, self.time_input(t.double()).to(x0)
 
