@@ -7,6 +7,7 @@ old timestep. What the network itself said, before guidance mixed it, is caught 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.recorder import Finals, Recorder, distinct, spread
+from noiseshift.shift.report import ShiftReport
+
+log = logging.getLogger(__name__)
 
 
 class Asked(NamedTuple):
@@ -45,6 +49,8 @@ class PipelineObserver(Recorder):
         self._hook: Any = None
         self._begun: list[Any] = []
         self._chosen: set[int] = set()
+        self._told, self._rows, self._first = torch.zeros(0), 0, True
+        self.unpaired: list[str] = []
         self._seen: dict[float, _Place] = {}
         self._ends: list[Tensor] = []
         self._given: list[dict[str, Any]] = []
@@ -69,42 +75,77 @@ class PipelineObserver(Recorder):
             self._asked = (args, kwargs, output)
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._place < 0:
-            self._begin(timestep, sample)
-        place, asked = self._place, self._asked
-        self._asked = None
-        self._place = -1 if place + 1 == len(self._told) else place + 1
+        asked, self._asked = self._asked, None
+        try:
+            self._before(output, timestep, sample, asked)
+        except Exception as error:  # watching never fails somebody's run
+            self._lose(f"{type(error).__name__}: {error}")
+        result = self._own(output, timestep, sample, *args, **kwargs)
+        if self._place == len(self._told) - 1:
+            after = result[0] if isinstance(result, tuple) else result.prev_sample
+            self._ends.append(after[: self._rows].detach().float())
+            self._place = -1
+        return result
+
+    def _lose(self, why: str) -> None:
+        self.unpaired.append(" ".join(why.split())[:200])
+
+    def _before(self, output: Tensor, timestep: Any, sample: Tensor, asked: Any) -> None:
+        place = self._find(timestep)
+        if self._place < 0 or self._anew(place):
+            if self._place >= 0 and not self._first:
+                self._given.pop()  # a run that stopped early has no final samples
+            self._begin(place, sample)
+        self._place = place
         if place in self._chosen:
             with torch.no_grad():
                 self._see(place, output, sample, None if asked is None else self._arguments(*asked))
-        result = self._own(output, timestep, sample, *args, **kwargs)
-        if self._place < 0:
-            after = result[0] if isinstance(result, tuple) else result.prev_sample
-            self._ends.append(after[: self._rows].detach().float())
-        return result
 
-    def _begin(self, timestep: Any, sample: Tensor) -> None:
+    def _find(self, timestep: Any) -> int:
+        """Which of its timesteps the scheduler is at: by its own count where it keeps one, else by the label."""
+        for count in (getattr(self.scheduler, "step_index", None), getattr(self.scheduler, "begin_index", None)):
+            if count is not None:
+                return int(count)
+        labels = self.scheduler.timesteps.tolist()
+        after = self._place + 1
+        if 0 < after < len(labels) and labels[after] == float(timestep):
+            return after  # labels may be doubled
+        if hasattr(self.scheduler, "index_for_timestep"):
+            return int(
+                self.scheduler.index_for_timestep(torch.as_tensor(timestep, device=self.scheduler.timesteps.device))
+            )
+        if float(timestep) not in labels:
+            raise ValueError(
+                f"the scheduler was asked for a step at {float(timestep):g}, which is none of its timesteps"
+            )
+        return labels.index(float(timestep))
+
+    def _anew(self, place: int) -> bool:
+        """Whether a run begins: the scheduler's count starts again, the level rises, or its timesteps were set again."""
+        begun = self._begun[1] if self._begun else None
+        uncounted = hasattr(self.scheduler, "step_index") and self.scheduler.step_index is None
+        return uncounted or place <= self._place or self.scheduler.timesteps.tolist() != begun
+
+    def _begin(self, place: int, sample: Tensor) -> None:
         """Where a run starts: its levels, its told times, and which of them are read."""
         labels = self.scheduler.timesteps.tolist()
-        # Image-to-image starts inside its timesteps.
-        self._place = labels.index(float(timestep)) if float(timestep) in labels else 0
         self._rows, self._first = distinct(sample), True
         view = Scheduled.of(self.scheduler)
         levels = view.levels()
-        if self._begun != [self._place, labels, levels]:  # inverting a schedule takes milliseconds
-            self._begun = [self._place, labels, levels]
-            self._view, self._levels = view, levels
+        if self._begun != [place, labels, levels]:  # inverting a schedule takes milliseconds
+            self._begun = [place, labels, levels]
+            self._view = view
             self._told, self._factors = view.told(self.schedule), view.factors(self.schedule)
             inside = [
                 k
                 for k, internal in enumerate(view.internal())
-                if k >= self._place and not internal and 0 < float(self._told[k]) < 1
+                if k >= place and not internal and 0 < float(self._told[k]) < 1
             ]
             self._chosen = {inside[k] for k in spread(len(inside), self.points)}
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Asked:
         assert self.network is not None
-        named = inspect.signature(self.network.forward).bind(*args, **kwargs).arguments
+        named = inspect.signature(unwrapped(self.network).forward).bind(*args, **kwargs).arguments
         return Asked({**named, **named.pop("kwargs", {})}, _tensor(output))
 
     def _see(self, place: int, output: Tensor, sample: Tensor, asked: Asked | None) -> None:
@@ -132,6 +173,12 @@ class PipelineObserver(Recorder):
             self._first = False
         label = label.value[:1] if isinstance(label, _PerRow) else label
         self._seen[float(self._told[place])] = _Place(self._factors[place], first, label, scale)
+
+    def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
+        """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
+        if self.unpaired:
+            log.warning("%d states were not read, the first: %s", len(self.unpaired), self.unpaired[0])
+        return super().report(*args, **kwargs)
 
     def model(self) -> Replay | None:
         """The pipeline's network, unless it was told more than the state and its level, which real samples lack."""
@@ -198,6 +245,17 @@ class Replay:
         output = _tensor(network(**{place.first: (state * place.scale).to(dtype)}, timestep=label, **given))
         x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
         return tuple(Prediction(x0, eps, level.like(x)) for _ in branches)
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network inside torch.compile, DistributedDataParallel, PEFT and the like, whose own forward names its arguments."""
+    for name in ("_orig_mod", "module", "base_model", "model"):
+        kinds = {p.kind for p in inspect.signature(network.forward).parameters.values()}
+        if not kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            break
+        inner = network._modules.get(name)
+        network = network if inner is None else unwrapped(inner)
+    return network
 
 
 def schedule_of(scheduler: Any) -> Schedule:

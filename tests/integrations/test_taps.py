@@ -1,0 +1,110 @@
+"""A tap keeps its place: runs that stop early, start in the middle, or are run again, and networks that are wrapped."""
+
+import math
+
+import diffusers
+import pytest
+import torch
+
+import noiseshift as ns
+from noiseshift.integrations.pipeline import unwrapped
+
+X0 = 0.5 * torch.sign(torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
+TABLE = {"beta_start": 1e-4, "beta_end": 0.02}
+
+
+def watched(scheduler):
+    """A tap whose `pairs` are (log-SNR told, log-SNR of the state, whose clean picture is known)."""
+    seen = ns.observe(scheduler, points=100)
+    original, seen.pairs = seen.record, []
+
+    def record(x, t, prediction):
+        share = float((x * X0).mean() / X0.square().mean())
+        noise = float((x - share * X0).square().mean().sqrt())
+        seen.pairs.append((float(seen.schedule.log_snr(t)), 2 * math.log(share / noise)))
+        original(x, t, prediction)
+
+    seen.record = record
+    return seen
+
+
+def start(seed=1):
+    return torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def exact(scheduler, x, label):
+    """One step with a network that knows the one picture."""
+    if hasattr(scheduler, "sigmas"):
+        sigma = float(scheduler.sigmas[scheduler.begin_index if scheduler.step_index is None else scheduler.step_index])
+        return scheduler.step((x - X0) / sigma, label, x, return_dict=False)[0]
+    abar = float(scheduler.alphas_cumprod[int(label)])
+    return scheduler.step((x - abar**0.5 * X0) / (1 - abar) ** 0.5, label, x, return_dict=False)[0]
+
+
+def image_to_image(scheduler, steps=10, strength=0.6):
+    scheduler.set_timesteps(steps)
+    begin = (steps - int(steps * strength)) * scheduler.order
+    labels = scheduler.timesteps[begin:]
+    scheduler.set_begin_index(begin)
+    x = scheduler.add_noise(X0.expand(4, -1, -1, -1), start(), labels[:1])
+    for label in labels:
+        x = exact(scheduler, x, label)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler"])
+@pytest.mark.filterwarnings("ignore:__array_wrap__")
+def test_a_run_that_starts_in_the_middle_is_paired_and_its_end_is_seen(name):
+    scheduler = getattr(diffusers, name)(**TABLE)
+    with watched(scheduler) as seen:
+        image_to_image(scheduler)
+        image_to_image(scheduler)
+    assert len(seen.pairs) == 2 * 6
+    assert all(abs(told - carried) < 0.4 for told, carried in seen.pairs)
+    assert len(seen._ends) == 2
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["set-again", "not-set-again"])
+def test_runs_that_stop_early_begin_anew(again):
+    scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
+    scheduler.set_timesteps(20)
+    with watched(scheduler) as seen:
+        for seed in (1, 2):
+            if again:
+                scheduler.set_timesteps(20)
+            x = start(seed)
+            for label in [t for t in scheduler.timesteps if 500 <= t]:
+                x = exact(scheduler, x, label)
+    first, second = seen.pairs[:10], seen.pairs[10:]
+    assert [told for told, _ in first] == [told for told, _ in second]
+    assert all(abs(carried - told) < 0.6 for told, carried in seen.pairs if told > -6)
+    assert seen.finals() is None
+
+
+def test_watching_never_fails_the_run_and_says_what_it_left_out(caplog):
+    scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
+    scheduler.set_timesteps(5)
+    with ns.observe(scheduler, points=100) as seen:
+        scheduler.step(torch.zeros(2, 1, 8, 8), 3, torch.zeros(2, 1, 8, 8))
+    assert len(seen.unpaired) == 1
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        seen.report(torch.zeros(8, 1, 8, 8))
+    assert "none of its timesteps" in caplog.text
+
+
+def test_wrapped_networks_show_their_own_signature():
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, *args, **kwargs):
+            return self.module(*args, **kwargs)
+
+    class Network(torch.nn.Module):
+        def forward(self, sample, timestep):
+            return sample
+
+    net = Network()
+    assert unwrapped(Wrapper(Wrapper(net))) is net
+    assert unwrapped(torch.compile(net, backend="eager")) is net
+    assert unwrapped(net) is net
