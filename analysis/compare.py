@@ -42,15 +42,23 @@ def paper_table(found: Comparison) -> pd.DataFrame:
         columns |= {name: [_number(v, 4) for v in table[name]] for name in ("solver", "network")}
     if distance is not None:
         columns[distance] = [_interval(row, distance, 2) for _, row in table.iterrows()]
+        columns |= _plain(table, distance)
         score = next((c for c in table.columns if c.startswith("IS") and " " not in c), None)
         if score:
             columns[score] = [_interval(row, score, 2) for _, row in table.iterrows()]
+            columns |= _plain(table, score)
     return pd.DataFrame(columns, index=pd.Index(table.run, name="run"))
 
 
 def _rms(row: dict[str, Any]) -> str:
     """The rms shift with its interval; where that holds 0, only what it is below."""
     return f"< {_number(row['rms high'], 4)}" if row["rms low"] == 0 else _interval(pd.Series(row), "rms", 4)
+
+
+def _plain(table: pd.DataFrame, name: str) -> dict[str, list[str]]:
+    """A column of the values that everybody prints, with the bias of few samples in them."""
+    column = f"{name} plain"
+    return {f"{name} (plain)": [_number(v, 2) for v in table[column]]} if column in table else {}
 
 
 def terminal_table(found: Comparison) -> Table:
@@ -114,7 +122,7 @@ def _interval(row: Any, name: str, digits: int) -> str:
     value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
     if pd.isna(value):
         return "–"
-    return f"{value:.{digits}f} [{_number(low, digits)}, {_number(high, digits)}]"
+    return _number(value, digits) + ("" if pd.isna(low) else f" [{_number(low, digits)}, {_number(high, digits)}]")
 
 
 def figure_labels(found: Comparison) -> dict[str, str]:

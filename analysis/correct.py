@@ -71,7 +71,7 @@ def plot_scales(
 
 def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes | None = None) -> Axes:
     """Distance against the rms shift that is left, a point a method: is the least shift the best image? Bars: the 95 %
-    interval, which with few samples lies under the point.
+    interval, where there are enough samples for one.
 
     `table` as `Correction.table()` gives it, or as `methods.csv` holds it.
     """
@@ -189,7 +189,7 @@ def correction_table(found: Correction) -> Table:
             f"{_whole(row[f'reduction low {name}'])} {_whole(row[f'reduction high {name}'])}",
             f"{row[distance]:.2f}",
             f"{row['change']:+.2f}",
-            f"{row['change low']:+.2f} {row['change high']:+.2f}",
+            "·" if pd.isna(row["change low"]) else f"{row['change low']:+.2f} {row['change high']:+.2f}",
             "●" if resolved else "",
         )
     return table

@@ -22,7 +22,7 @@ from noiseshift.analysis.page_parts import (
 def corrected(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `correct` wrote: its figures are drawn again from its tables."""
     about, methods = manifest(folder), pd.read_csv(folder / "methods.csv")
-    distance = next(c for c in methods if c.startswith(("FD-", "FID")) and not c.endswith((" low", " high")))
+    distance = next(c for c in methods if c.startswith(("FD-", "FID")) and " " not in c)
     read_by = list(about["estimators"])
     shifts = pd.read_csv(folder / f"shift-{read_by[0]}.csv")
     chosen, reason = about["chosen"]
@@ -65,6 +65,8 @@ def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Ite
             f"less %, {name}",
             f"how much less that is than without, in %, by {name} (paired, 95 %)",
         )
-    yield distance, distance, "distance to the real images (95 % interval of the laws' own distance)"
+    yield distance, distance, "distance to the real images, without what few samples add to it (95 %)"
+    if f"{distance} plain" in methods:
+        yield f"{distance} plain", f"{distance}, plain", "the distance as everybody prints it"
     yield "change", "change", f"what the method adds to {distance} (paired, 95 %); below 0 is better"
     yield next((c for c in methods if c.startswith("IS") and " " not in c), ""), "IS", "Inception Score (95 %)"

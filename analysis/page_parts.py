@@ -92,7 +92,7 @@ def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
     alone = cell(name, row[name])
     word, _, rest = name.partition(" ")
     for low, high in ((f"{name} low", f"{name} high"), (f"{word} low {rest}", f"{word} high {rest}")):
-        if low in row and alone.key != "":
+        if low in row and alone.key != "" and not pd.isna(row[low]):
             ends = ", ".join(cell(name, row[end]).text for end in (low, high))
             return Cell(f"{alone.text} [{ends}]", alone.key, True)
     return alone

@@ -18,7 +18,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from torchmetrics.image.fid import _compute_fid
 
-from noiseshift.evaluation.distances import Features, frechet_distance, inception_score, precision_recall
+from noiseshift.evaluation import Features, frechet_distance, inception_score, precision_recall
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     }
     logits = torch.from_numpy(3 * rng.standard_normal((2000, 10)))
     theirs = isc_features_to_metric(logits, splits=1, shuffle=False)["inception_score_mean"]
-    pairs["IS, torch-fidelity"] = (inception_score(logits.softmax(-1).numpy(), splits=1), float(theirs))
+    pairs["IS, torch-fidelity"] = (inception_score(logits.softmax(-1).numpy()), float(theirs))
     found = prc_features_to_metric(
         torch.from_numpy(fake), torch.from_numpy(real), prc_neighborhood=3, prc_batch_size=500, verbose=False
     )

@@ -97,7 +97,7 @@ def command(
 
     from noiseshift import distributed
     from noiseshift.data import ASSETS
-    from noiseshift.evaluation.distances import load_reference
+    from noiseshift.evaluation import load_reference
     from noiseshift.studies.compare import MANIFEST, compare, run_grid
     from noiseshift.studies.folders import Run
     from noiseshift.writing import merged_folder, write_text

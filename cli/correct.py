@@ -99,7 +99,7 @@ def command(
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.data import ASSETS
-    from noiseshift.evaluation.distances import load_reference
+    from noiseshift.evaluation import load_reference
     from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import available
     from noiseshift.studies.protocol import Protocol

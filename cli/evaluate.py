@@ -51,7 +51,7 @@ def command(
     noiseshift evaluate samples.npz --extractor inception --reference VIRTUAL_imagenet256_labeled.npz
     """
     from noiseshift import data as sets
-    from noiseshift.evaluation.distances import evaluate, extract, load_reference
+    from noiseshift.evaluation import evaluate, extract, load_reference
 
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")

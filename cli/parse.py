@@ -159,7 +159,7 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
 
 def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trust: bool = False) -> Any:
     """fashion, inception or the path of a TorchScript file, which is run where it is trusted → a
-    `noiseshift.evaluation.distances.Extractor` on a device."""
+    `noiseshift.evaluation.Extractor` on a device."""
     from noiseshift import evaluation
 
     found: evaluation.ClassifierFeatures | evaluation.InceptionFeatures | evaluation.ModuleFeatures

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     )
     from noiseshift.diffusion.solvers import Solver, solver
     from noiseshift.estimators import Calibration, Estimator, Instrument, Posterior, calibrate
-    from noiseshift.evaluation.distances import evaluate
+    from noiseshift.evaluation import evaluate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
@@ -82,7 +82,7 @@ _HOMES = {
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
-    "noiseshift.evaluation.distances": "evaluate",
+    "noiseshift.evaluation": "evaluate",
     "noiseshift.studies.approximate": "Plan",
     "noiseshift.studies.compare": "compare",
     "noiseshift.studies.folders": "Run",

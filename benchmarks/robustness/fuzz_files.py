@@ -45,7 +45,7 @@ from noiseshift import data as sets
 from noiseshift.checkpoints.diffusers.conditions import Conditions
 from noiseshift.checkpoints.saving import save
 from noiseshift.estimators.network import Network
-from noiseshift.evaluation.distances import Features, frechet_distance, load_reference
+from noiseshift.evaluation import Features, frechet_distance, load_reference
 from noiseshift.networks.adm import Adm, AdmConfig
 from noiseshift.networks.classifier import Classifier, ClassifierConfig, load_classifier
 from noiseshift.networks.edm_unet import SongUnet, UnetConfig, configured

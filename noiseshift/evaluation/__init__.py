@@ -1,9 +1,8 @@
 """Distances between samples and data, with intervals."""
 
-from noiseshift.evaluation.distances import (
-    SMALL,
+from noiseshift.evaluation.distances import frechet_distance, inception_score, kernel_distance, precision_recall
+from noiseshift.evaluation.features import (
     Array,
-    Change,
     ClassifierFeatures,
     Extractor,
     Features,
@@ -11,21 +10,27 @@ from noiseshift.evaluation.distances import (
     ModuleFeatures,
     Moments,
     distance_name,
-    evaluate,
     extract,
-    frechet_distance,
-    inception_score,
-    kernel_distance,
+    kernel_name,
     load_reference,
-    paired_change,
-    precision_recall,
-    pseudo_values,
-    require_enough,
     score_name,
+)
+from noiseshift.evaluation.intervals import (
+    ENOUGH,
+    SMALL,
+    Change,
+    Jackknife,
+    coverage_change,
+    jackknife,
+    kernel_change,
+    paired_change,
+    score_change,
     student,
 )
+from noiseshift.evaluation.table import evaluate, require_enough
 
 __all__ = [
+    "ENOUGH",
     "SMALL",
     "Array",
     "Change",
@@ -33,19 +38,24 @@ __all__ = [
     "Extractor",
     "Features",
     "InceptionFeatures",
+    "Jackknife",
     "ModuleFeatures",
     "Moments",
+    "coverage_change",
     "distance_name",
     "evaluate",
     "extract",
     "frechet_distance",
     "inception_score",
+    "jackknife",
+    "kernel_change",
     "kernel_distance",
+    "kernel_name",
     "load_reference",
     "paired_change",
     "precision_recall",
-    "pseudo_values",
     "require_enough",
+    "score_change",
     "score_name",
     "student",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from noiseshift.estimators.instrument import Array
-from noiseshift.evaluation.distances import Change
+from noiseshift.evaluation import Change
 from noiseshift.shift.inference import RunTest, difference_error, largest, mean_error, resampled_means
 from noiseshift.shift.report import ShiftReport
 

@@ -27,13 +27,14 @@ from noiseshift.data import Images
 from noiseshift.diffusion.guidance import in_words
 from noiseshift.diffusion.identity import differences
 from noiseshift.diffusion.schedules import describe
-from noiseshift.evaluation.distances import (
+from noiseshift.evaluation import (
     Extractor,
     Features,
+    Jackknife,
     Moments,
     distance_name,
     evaluate,
-    pseudo_values,
+    jackknife,
     require_enough,
 )
 from noiseshift.reading import read_json, reading
@@ -143,7 +144,8 @@ class Comparison:
 
     table: a row a run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
     can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
-    features, the distance and whatever else the extractor gives, with intervals; seconds.
+    features, the distance and whatever else the extractor gives, without their bias and with intervals, and beside them
+    `plain`, as everybody prints them; seconds.
 
     pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
     pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
@@ -227,11 +229,11 @@ def compare(
     reports = {name: run.reports[estimator] for name, run in runs.items()}
     span = common_span(reports.values())
     looked = {name: run.features for name, run in runs.items() if run.features is not None}
-    pseudo = {} if reference is None else {name: pseudo_values(each, reference) for name, each in looked.items()}
-    distance = next((distance_name(looked[name].extractor) for name in pseudo), "")
-    shifts, distances = _shifts(reports, span), _distances(pseudo, distance)
+    found = {} if reference is None else {name: jackknife(each, reference) for name, each in looked.items()}
+    distance = next((distance_name(looked[name].extractor) for name in found), "")
+    shifts, distances = _shifts(reports, span), Distances(distance, found)
     rows = [
-        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, pseudo.get(name))
+        _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, found.get(name))
         for name, run in runs.items()
     ]
     pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
@@ -270,16 +272,22 @@ def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
     )
 
 
-def _distances(pseudo: Mapping[str, np.ndarray], name: str) -> Quantity:
-    return Quantity(
-        name,
-        {run: float(values.mean()) for run, values in pseudo.items()},
-        {run: values / np.sqrt(len(values)) for run, values in pseudo.items()},
-        {run: len(values) - 1 for run, values in pseudo.items()},
-    )
+@dataclass(frozen=True)
+class Distances:
+    """The distance to real images, tested as `Quantity` is: by the jackknife of each run that kept features."""
+
+    name: str
+    values: Mapping[str, Jackknife]
+
+    def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
+        """first - second, without the bias of few samples, its 95 % interval and two-sided p."""
+        a, b = self.values[first], self.values[second]
+        found = a.minus(b, paired=paired)
+        p = a.p(b, paired=paired)
+        return {"difference": found.value, "low": found.low, "high": found.high, "p": p}
 
 
-def _pairs(tested: Quantity, runs: Mapping[str, Run]) -> pd.DataFrame:
+def _pairs(tested: Quantity | Distances, runs: Mapping[str, Run]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for first, second in itertools.combinations(tested.values, 2):
         paired = _share_samples(runs[first], runs[second])
@@ -327,13 +335,14 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
     return row | {"seconds": about.get("seconds", np.nan)}
 
 
-def _quality(run: Run, reference: Features | Moments | None, pseudo: np.ndarray | None) -> dict[str, float]:
+def _quality(run: Run, reference: Features | Moments | None, found: Jackknife | None) -> dict[str, float]:
     if reference is None or run.features is None:
         return {}
     columns: dict[str, float] = {}
-    for metric in evaluate(run.features, reference, allow_small=True, pseudo=pseudo).itertuples():
-        columns |= {metric.metric: metric.value, f"{metric.metric} low": metric.low}
-        columns[f"{metric.metric} high"] = metric.high
+    for metric in evaluate(run.features, reference, allow_small=True, distance=found).itertuples():
+        name = metric.metric
+        columns |= {name: metric.value, f"{name} low": metric.low, f"{name} high": metric.high}
+        columns[f"{name} plain"] = metric.plain
     return columns
 
 

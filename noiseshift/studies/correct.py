@@ -25,16 +25,16 @@ from noiseshift.correction.counting import CountingLevel, CountingModel
 from noiseshift.correction.methods import Method, MethodContext, unguided
 from noiseshift.data import Images
 from noiseshift.diffusion.schedules import describe
-from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate
-from noiseshift.evaluation.distances import (
+from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
+from noiseshift.evaluation import (
     Extractor,
     Features,
+    Jackknife,
     Moments,
     evaluate,
     extract,
-    pseudo_values,
+    jackknife,
     require_enough,
-    student,
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
@@ -57,15 +57,15 @@ from noiseshift.studies.shards import Shards
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one method did: reports by estimator, features of all samples, the quality table, the jackknife's pseudo-values
-    of the distance, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking (NaN
-    where a resumed run found batches finished), and the first pictures."""
+    """What one method did: reports by estimator, features of all samples, the quality table, the distance's
+    jackknife, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking (NaN where a
+    resumed run found batches finished), and the first pictures."""
 
     method: Method
     reports: dict[str, ShiftReport]
     features: Features
     quality: pd.DataFrame
-    pseudo: Array
+    distance: Jackknife
     nfe: float
     level_calls: float
     seconds: float
@@ -111,8 +111,9 @@ class Correction:
                 metric.metric: metric.value,
                 f"{metric.metric} low": metric.low,
                 f"{metric.metric} high": metric.high,
+                f"{metric.metric} plain": metric.plain,
             }
-        paired = student(outcome.pseudo - base.pseudo)
+        paired = outcome.distance.minus(base.distance)
         return row | {"change": paired.value, "change low": paired.low, "change high": paired.high}
 
     def shifts(self, estimator: str) -> pd.DataFrame:
@@ -269,13 +270,13 @@ def _one(
         make(range(1))
     asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
     features = Features.concatenate(looks)
-    pseudo = pseudo_values(features, reference, seed=protocol.seed)
+    distance = jackknife(features, reference, seed=protocol.seed)
     return Outcome(
         method,
         assemble(batches, instruments),
         features,
-        evaluate(features, reference, seed=protocol.seed, allow_small=True, pseudo=pseudo),
-        pseudo,
+        evaluate(features, reference, seed=protocol.seed, allow_small=True, distance=distance),
+        distance,
         asked,
         told,
         seconds,

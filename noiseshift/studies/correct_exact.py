@@ -24,7 +24,7 @@ from noiseshift.diffusion.samplers import Scheduled, per_sample_noise, sample
 from noiseshift.diffusion.schedules import Linear, Schedule
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
-from noiseshift.evaluation.distances import Features, Moments, frechet_distance
+from noiseshift.evaluation import Features, Moments, frechet_distance
 from noiseshift.shift.reading import assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target

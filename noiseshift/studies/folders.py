@@ -24,7 +24,7 @@ from torch import Tensor
 
 from noiseshift.data import to_uint8
 from noiseshift.diffusion.guidance import in_words
-from noiseshift.evaluation.distances import Features
+from noiseshift.evaluation import Features
 from noiseshift.reading import ReadingError, read_arrays, read_json, read_table, reading
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.report import ShiftReport

@@ -25,7 +25,7 @@ from noiseshift.diffusion.samplers import Scheduled, Step, Update, per_sample_no
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Residual, ScoreMixture
 from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
 from noiseshift.estimators.posterior import Estimator, time_grid
-from noiseshift.evaluation.distances import Extractor, Features, extract
+from noiseshift.evaluation import Extractor, Features, extract
 from noiseshift.shift import controls as control
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport

@@ -16,7 +16,7 @@ from noiseshift.diffusion import schedules, solvers
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import Guidance
 from noiseshift.diffusion.solvers import Solver
-from noiseshift.evaluation.distances import Extractor
+from noiseshift.evaluation import Extractor
 
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
 

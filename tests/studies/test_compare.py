@@ -15,7 +15,7 @@ from noiseshift.cli import main
 
 import noiseshift as ns
 from noiseshift.estimators.instrument import Calibration, Readings
-from noiseshift.evaluation.distances import ClassifierFeatures, evaluate, load_reference, paired_change
+from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Cell, Comparison, compare, holm, run_grid
 from noiseshift.studies.folders import Run

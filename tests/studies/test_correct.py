@@ -13,7 +13,7 @@ from noiseshift.cli.parse import guided_methods, parse_method
 import noiseshift as ns
 from noiseshift.correction import methods as methods_of
 from noiseshift.estimators.instrument import Calibration, Readings
-from noiseshift.evaluation.distances import ClassifierFeatures, extract
+from noiseshift.evaluation import ClassifierFeatures, extract
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import noiseshift as ns
 from noiseshift.correction.methods import Method, guided_method, time_shift
 from noiseshift.data import ASSETS
-from noiseshift.evaluation.distances import ClassifierFeatures, ModuleFeatures
+from noiseshift.evaluation import ClassifierFeatures, ModuleFeatures
 from noiseshift.studies import correct
 from noiseshift.studies.protocol import Protocol, fingerprint
 

@@ -1,0 +1,245 @@
+"""What distances are taken between: features of images, by the extractors that look at them.
+
+An extractor's name names the distance: `FID` is Inception-v3's, anything else is `FD-<name>`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from noiseshift.checkpoints.files import read_content
+from noiseshift.data import Range, load_images, to_float
+from noiseshift.diffusion.memory import Halving
+from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
+from noiseshift.writing import whole_file
+
+Array = np.ndarray
+
+RESERVED = ("inception", "fashion")
+"""Names that only the extractors of that name may have."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What an extractor saw: values (N, d) float64; probs (N, K) class probabilities, None where it has none."""
+
+    extractor: str
+    values: Array
+    probs: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def moments(self) -> Moments:
+        return moments_of(self.values)
+
+    def save(self, path: str | Path) -> None:
+        """Write an npz: extractor, values and, where there are any, probs."""
+        arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
+        if self.probs is not None:
+            arrays["probs"] = self.probs.astype("f4")
+        with whole_file(path) as fresh, fresh.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Features:
+        """What `save` wrote, in float64 again."""
+        what, remedy = "features of a run", "measure it again"
+        found = read_arrays(path, what, remedy)
+        with reading(path, what, remedy):
+            values = found["values"].astype("f8").reshape(len(found["values"]), -1)
+            probs = found["probs"].astype("f8").reshape(len(values), -1) if "probs" in found else None
+            return cls(str(found["extractor"]), values, probs)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Features]) -> Features:
+        """One set from several of the same extractor, in order."""
+        probs = [part.probs for part in parts if part.probs is not None]
+        values = np.concatenate([part.values for part in parts])
+        return cls(parts[0].extractor, values, np.concatenate(probs) if probs else None)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean (d,) and covariance (d, d) of features, unbiased, of n samples (None where a file does not say)."""
+
+    mean: Array
+    cov: Array
+    n: int | None = None
+
+    @cached_property
+    def root(self) -> Array:
+        """The symmetric square root of the covariance."""
+        values, axes = np.linalg.eigh(self.cov)
+        return (axes * np.sqrt(values.clip(0))) @ axes.T
+
+
+class Extractor(Protocol):
+    """Looks at uint8 images (N, C, H, W): (features (N, d), class probabilities (N, K) or None)."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]: ...
+
+
+class ClassifierFeatures:
+    """The bundled image classifier, or one saved by `Classifier.save`: distances are `FD-fashion`, or FD-<file stem>."""
+
+    def __init__(self, path: str | Path | None = None):
+        from noiseshift.networks.classifier import load_classifier
+
+        self.network = load_classifier(path)
+        self.name = "fashion" if path is None else _own_name(path)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features = self.network.features(to_float(images))
+        return features, self.network.head(features).softmax(-1)
+
+
+class InceptionFeatures:
+    """Inception-v3 as FID and IS use it, by torch-fidelity (extra `fid`): 2048 features and 1008 logits.
+
+    `weights` is the path of `weights-inception-2015-12-05-6726825d.pth`; by default torch-fidelity downloads it. Pictures
+    of one channel are repeated to three. Raises ImportError or OSError naming the remedy.
+    """
+
+    name = "inception"
+
+    def __init__(self, weights: str | Path | None = None):
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError:
+            raise ImportError(
+                "Inception features need torch-fidelity: pip install 'noiseshift[fid]', or choose another --extractor"
+            ) from None
+        if weights is not None:
+            read_content(Path(weights))  # torch-fidelity reads it by torch.load: here it is seen to hold no code
+        try:
+            self.network = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], None if weights is None else str(weights)
+            )
+        except OSError as error:
+            raise OSError(
+                f"the Inception weights are not here and could not be fetched ({error}): give their file with --weights"
+            ) from None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, logits = self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return features, logits.softmax(-1)
+
+
+class ModuleFeatures:
+    """Any module from floats (N, C, H, W) in [-1, 1] to features (N, d), or a TorchScript file of one.
+
+    A TorchScript file is code: `trust` runs it, and must be said. Raises ReadingError when it is not, or when the file is
+    missing or damaged.
+    """
+
+    def __init__(self, module: nn.Module | str | Path, name: str | None = None, *, trust: bool = False):
+        if not isinstance(module, nn.Module):
+            name = name or _own_name(module)
+            module = _script(module, trust)
+        self.network = module.eval()
+        self.name = name or type(module).__name__.lower()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.network(to_float(images)).flatten(1), None
+
+
+def _own_name(path: str | Path) -> str:
+    """A file's stem, unless that is another extractor's name: only Inception-v3 gives FID."""
+    path = Path(path)
+    return path.name if path.stem.lower() in RESERVED else path.stem
+
+
+def _script(path: str | Path, trust: bool) -> nn.Module:
+    remedy = "give fashion, inception or a TorchScript file"
+    file = regular(path, "TorchScript file", remedy)
+    if not trust:
+        raise ReadingError(f"{path} would be run, as TorchScript is code: --trust it if you made it")
+    with reading(path, "TorchScript file", remedy), zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.stat().st_size)
+        module: nn.Module = torch.jit.load(str(file), map_location="cpu")
+        return module
+
+
+@torch.inference_mode()
+def extract(
+    images: Tensor,
+    extractor: Extractor,
+    *,
+    batch: int = 256,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Features:
+    """Features of uint8 images (N, C, H, W), in batches, on the extractor's device; the numbers do not depend on `batch`
+    but for rounding."""
+    values, probs = [], []
+    network = getattr(extractor, "network", None)
+    weight = None if network is None else next(network.parameters(), None)
+    halving = Halving("the extractor")
+    for start in range(0, len(images), batch):
+        progress(start, len(images))
+        rows = images[start : start + batch]
+        for seen, shares in halving(extractor, rows if weight is None else rows.to(weight.device)):
+            values.append(seen.double().cpu())
+            if shares is not None:
+                probs.append(shares.double().cpu())
+    progress(len(images), len(images))
+    return Features(extractor.name, torch.cat(values).numpy(), torch.cat(probs).numpy() if probs else None)
+
+
+def load_reference(path: str | Path, extractor: Extractor, *, limits: Range = None) -> Features | Moments:
+    """Real images to compare with: an npz with mu and sigma (ours, ADM's, EDM's or pytorch-fid's: they must be of the
+    same extractor), or pictures (folder or npz), which are looked at now. Raises ValueError or FileNotFoundError."""
+    if Path(path).suffix == ".npz" and Path(path).exists():
+        what, remedy = "statistics", "give an .npz with mu and sigma, or pictures"
+        if {"mu", "sigma"} <= set(names_in_arrays(path, what, remedy)):
+            with reading(path, what, remedy):
+                return _statistics(path, read_arrays(path, what, remedy, only=("mu", "sigma", "n")))
+    return extract(load_images(path, limits=limits).pictures, extractor)
+
+
+def _statistics(path: str | Path, found: Mapping[str, Array]) -> Moments:
+    """Moments from a file's arrays. Raises ReadingError when they are none."""
+    mean, cov = found["mu"].astype(np.float64), found["sigma"].astype(np.float64)
+    n = int(found["n"]) if "n" in found else None
+    if (
+        mean.ndim != 1
+        or cov.shape != (len(mean), len(mean))
+        or not (np.isfinite(mean).all() and np.isfinite(cov).all())
+    ):
+        raise ReadingError(
+            f"{path}: mu {mean.shape} and sigma {cov.shape} are no mean and covariance: make the statistics again"
+        )
+    if n is not None and n < 2:
+        raise ReadingError(f"{path} has statistics of {n} samples: make them again")
+    return Moments(mean, cov, n)
+
+
+def moments_of(values: Array) -> Moments:
+    """Mean and unbiased covariance of values (n, d)."""
+    mean, n = values.mean(0), len(values)
+    centred = values - mean
+    return Moments(mean, centred.T @ centred / max(1, n - 1), n)
+
+
+def distance_name(extractor: str) -> str:
+    return "FID" if extractor == "inception" else f"FD-{extractor}"
+
+
+def kernel_name(extractor: str) -> str:
+    return "KID" if extractor == "inception" else f"KD-{extractor}"
+
+
+def score_name(extractor: str) -> str:
+    return "IS" if extractor == "inception" else f"IS-{extractor}"

@@ -1,0 +1,145 @@
+"""One table of all distances between samples and real images."""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import numpy as np
+import pandas as pd
+
+from noiseshift.evaluation.distances import inception_score, require_probabilities
+from noiseshift.evaluation.features import (
+    Features,
+    Moments,
+    distance_name,
+    kernel_name,
+    score_name,
+)
+from noiseshift.evaluation.intervals import (
+    ENOUGH,
+    Change,
+    Jackknife,
+    coverage_change,
+    jackknife,
+    kernel_change,
+    score_change,
+)
+
+LEAST = 10
+"""Samples under which no distance says anything."""
+
+EXACT = 10
+"""A reference of so many times the samples may count as exact."""
+
+
+def evaluate(
+    features: Features,
+    reference: Features | Moments,
+    *,
+    seed: int = 0,
+    allow_small: bool = False,
+    distance: Jackknife | None = None,
+) -> pd.DataFrame:
+    """A row a metric: FD, and with a reference of `Features` KID, precision and recall; IS where there are probabilities.
+
+    Args:
+        features: Of the samples.
+        reference: Features of real images, or their moments, which count as exact.
+        seed: Of the jackknife's groups.
+        allow_small: Also where there are no more samples than features.
+        distance: Its `jackknife`, where it is at hand.
+
+    Returns:
+        Columns metric; value, without the bias of order 1/n, and its 95 % interval low and high (NaN where there are too few
+        samples for one); plain, as everybody prints it; n; remark.
+
+    Raises:
+        ValueError: There are fewer than 10 samples, numbers that are not finite, features of two extractors, or no more
+            samples than features, unless `allow_small`: FD would measure the count.
+    """
+    _require_alike(features, reference)
+    if not allow_small:
+        require_enough(len(features), reference)
+    found = jackknife(features, reference, seed=seed) if distance is None else distance
+    rows = [
+        _row(
+            distance_name(features.extractor),
+            _positive(found.change()),
+            found.plain,
+            _remark(features, reference, found),
+        )
+    ]
+    if isinstance(reference, Features):
+        kernel = kernel_change(features.values, reference.values)
+        rows.append(_row(kernel_name(features.extractor), kernel, kernel.value))
+        for name, pair in (("precision", (features, reference)), ("recall", (reference, features))):
+            share = coverage_change(pair[0].values, pair[1].values, seed=seed)
+            rows.append(_row(name, share, share.value))
+    if features.probs is not None:
+        score = score_change(features.probs)
+        rows.append(_row(score_name(features.extractor), score, inception_score(features.probs)))
+    return pd.DataFrame(rows).assign(n=len(features))[["metric", "value", "low", "high", "plain", "n", "remark"]]
+
+
+def require_enough(n: int, reference: Features | Moments) -> None:
+    """Raise ValueError for no more samples than features: their covariance is singular, and FD measures their number."""
+    width = _width(reference)
+    if n <= width:
+        raise ValueError(f"{n} samples under {width} features: FD would measure the count; give more, or say --small")
+
+
+def _width(reference: Features | Moments) -> int:
+    return reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
+
+
+def _require_alike(features: Features, reference: Features | Moments) -> None:
+    sets = (features, reference) if isinstance(reference, Features) else (features,)
+    for each in sets:
+        if len(each) < LEAST:
+            raise ValueError(f"{len(each)} samples are too few for any distance: give at least {LEAST}")
+        if not np.isfinite(each.values).all():
+            raise ValueError(f"features of {each.extractor} hold NaN or infinity: look at the samples")
+    if isinstance(reference, Features) and reference.extractor != features.extractor:
+        raise ValueError(
+            f"features of {features.extractor} and {reference.extractor} cannot be compared: use one extractor for both"
+        )
+    if features.probs is not None:
+        require_probabilities(features.probs)
+
+
+def _positive(change: Change) -> Change:
+    """A squared distance: what its interval has below 0 says nothing."""
+    return Change(*(max(0.0, end) if end == end else end for end in (change.value, change.low, change.high)))
+
+
+def _remark(features: Features, reference: Features | Moments, found: Jackknife) -> str:
+    """What the interval does not hold, or why there is none."""
+    width, n = _width(reference), len(features)
+    if not found.enough:
+        return f"no interval: fewer than {ENOUGH} times {width} samples or real images"
+    if isinstance(reference, Features):
+        return ""
+    if reference.n is not None and reference.n < EXACT * n:
+        _warn(
+            f"the reference's statistics are of {reference.n:,} images, fewer than {EXACT} times {n:,} samples: they count as "
+            "exact, and their own error is not in the interval; give the images instead"
+        )
+    return "reference counted as exact"
+
+
+@functools.lru_cache(maxsize=64)
+def _warn(message: str) -> None:
+    """Once a message: many runs are compared with one reference."""
+    logging.getLogger("noiseshift").warning(message)
+
+
+def _row(metric: str, change: Change, plain: float, remark: str = "") -> dict[str, object]:
+    return {
+        "metric": metric,
+        "value": change.value,
+        "low": change.low,
+        "high": change.high,
+        "plain": float(plain),
+        "remark": remark,
+    }
