@@ -35,8 +35,8 @@ def start(seed=1):
 def exact(scheduler, x, label):
     """One step with a network that knows the one picture."""
     if hasattr(scheduler, "sigmas"):
-        sigma = float(scheduler.sigmas[scheduler.begin_index if scheduler.step_index is None else scheduler.step_index])
-        return scheduler.step((x - X0) / sigma, label, x, return_dict=False)[0]
+        scaled = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), label))
+        return scheduler.step((x - X0) / math.sqrt(scaled**-2 - 1), label, x, return_dict=False)[0]
     abar = float(scheduler.alphas_cumprod[int(label)])
     return scheduler.step((x - abar**0.5 * X0) / (1 - abar) ** 0.5, label, x, return_dict=False)[0]
 
