@@ -78,6 +78,7 @@ def command(
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
     places.folder(out, "approx")
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.approximate import print_study, save_figures
     from noiseshift.analysis.report import page
 
@@ -109,7 +110,8 @@ def command(
         with whole_folder(folder, "approx") as fresh:
             study.write(fresh)
             figures = save_figures(study, fresh / "figures")
-            write_text(fresh / "report.html", page({str(folder): fresh}))
+            with spared("report.html"):
+                write_text(fresh / "report.html", page({str(folder): fresh}))
     if as_json:
         click.echo(json.dumps(study.summary(), default=str))
     else:

@@ -91,6 +91,7 @@ def command(
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
     places.folder(out, "compare", adding=True)
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.compare import save_comparison, terminal_table
     from noiseshift.analysis.page_compare import answer
     from noiseshift.analysis.report import page
@@ -139,7 +140,8 @@ def command(
     with merged_folder(out, "compare", MANIFEST) as fresh:
         comparison.write(fresh, where)
         figures = save_comparison(comparison, fresh, paper=paper)
-        write_text(fresh / "report.html", page({str(out): comparison}))
+        with spared("report.html"):
+            write_text(fresh / "report.html", page({str(out): comparison}))
     if as_json:
         tables = {"runs": comparison.table, "pairs": comparison.pairs}
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))

@@ -93,6 +93,7 @@ def command(
     if exact:
         _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.correct import print_correction, write_correction
     from noiseshift.analysis.report import page
 
@@ -147,7 +148,8 @@ def command(
         found.manifest["command"] = command_line()
         with whole_folder(folder, "correct") as fresh:
             figures = write_correction(found, fresh)
-            write_text(fresh / "report.html", page({str(folder): fresh}))
+            with spared("report.html"):
+                write_text(fresh / "report.html", page({str(folder): fresh}))
         for each in kept:
             each.clear()
     if as_json:

@@ -76,6 +76,7 @@ def command(
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
     places.folder(out, "measure")
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.plots import save_figures
     from noiseshift.analysis.report import page
     from noiseshift.analysis.tables import print_run
@@ -119,7 +120,8 @@ def command(
         with whole_folder(folder, "measure") as fresh:
             found.write(fresh)
             figures = save_figures(found, fresh / "figures")
-            write_text(fresh / "report.html", page({str(folder): found}))
+            with spared("report.html"):
+                write_text(fresh / "report.html", page({str(folder): found}))
         shards.clear()
     if as_json:
         click.echo(json.dumps(found.summary(), default=str))

@@ -4,7 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from noiseshift.cli import COMMANDS
+from click.testing import CliRunner
+from noiseshift.cli import COMMANDS, main
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "robustness" / "options.py"
 LIGHT = ["sample", "report", "evaluate", "train-estimator", "info"]
@@ -31,3 +32,16 @@ def test_bad_usage_of_every_command_is_no_traceback():
             result = module.CliRunner().invoke(module.main, [command, "--no-such-option", hostile])
             assert result.exit_code == 2
             assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_page_that_fails_leaves_the_run_whole(tmp_path, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("noiseshift.analysis.report._section", broken)
+    monkeypatch.chdir(tmp_path)
+    line = "measure --samples 2 --sampler euler:2 --points 1 --estimator residual --out run --no-progress"
+    result = CliRunner().invoke(main, line.split())
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "run.json").exists()
+    assert "warning: report.html was left out (RuntimeError: no page); the numbers are saved" in result.stderr
