@@ -17,7 +17,7 @@ import torch
 
 import noiseshift as ns
 from noiseshift.estimators import FokkerPlanck, FokkerPlanckMode, ScoreMixture, time_grid
-from noiseshift.targets.target import GaussianMixture, LowRank
+from noiseshift.targets import GaussianMixture, LowRank
 
 TIMES = (0.1, 0.2, 0.4, 0.6, 0.8)
 

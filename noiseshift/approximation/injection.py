@@ -28,7 +28,7 @@ from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import Array, read
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.targets.target import Target
+from noiseshift.targets import Target
 
 LEVELS = 7
 """True levels on the reading curve of one t: one below it, t itself, and a row up to past the `sigma` root."""

@@ -27,7 +27,7 @@ from noiseshift.estimators.instrument import calibrate
 from noiseshift.evaluation import Features, Moments, frechet_distance
 from noiseshift.shift.reading import assemble, read_run
 from noiseshift.shift.report import ShiftReport
-from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank, Target
+from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank, Target
 
 TIMES = (0.9, 0.7, 0.5, 0.3, 0.1)
 

@@ -408,7 +408,7 @@ def _solver_reports(
 
 def exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> Model:
     """What a perfect network would say if the held-out images were all the data there is."""
-    from noiseshift.targets.target import Empirical
+    from noiseshift.targets import Empirical
 
     images = torch.cat([part.floats for part in held_out])
     labels = [part.labels for part in held_out if part.labels is not None]

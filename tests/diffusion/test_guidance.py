@@ -20,7 +20,7 @@ from noiseshift.diffusion.guidance import BlindSpace
 from noiseshift.diffusion.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, gradient
 from noiseshift.diffusion.samplers import Step, Transition, euler, per_sample_noise
 from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.targets.target import LowRank
+from noiseshift.targets import LowRank
 
 LINEAR = ns.Linear()
 T = torch.tensor(0.4, dtype=torch.float64)

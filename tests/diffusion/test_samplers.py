@@ -10,7 +10,7 @@ import torch
 import noiseshift as ns
 from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import per_sample_noise, posterior_sigma, reached_levels, sample, time_grid
-from noiseshift.targets.target import Gaussian
+from noiseshift.targets import Gaussian
 
 MEAN, VARIANCE = torch.linspace(-1, 1, 8, dtype=torch.float64), torch.logspace(-2, 0.5, 8, dtype=torch.float64)
 TARGET = Gaussian(MEAN, VARIANCE)

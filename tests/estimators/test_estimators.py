@@ -18,7 +18,7 @@ from noiseshift.estimators import (
 )
 from noiseshift.estimators.fokker_planck import log_density_slope
 from noiseshift.estimators.residual import statistic
-from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank
+from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
 
 SCHEDULES = {"linear": ns.Linear(), "vp": ns.VariancePreserving()}
 

@@ -10,7 +10,7 @@ import noiseshift as ns
 from noiseshift.diffusion.models import FULL
 from noiseshift.estimators import FokkerPlanck, FokkerPlanckMode, time_grid
 from noiseshift.estimators.fokker_planck import _time_slope, log_density_slope
-from noiseshift.targets.target import Empirical, GaussianMixture, LowRank
+from noiseshift.targets import Empirical, GaussianMixture, LowRank
 
 
 def correlated_mixture():

@@ -6,7 +6,7 @@ import torch
 import noiseshift as ns
 from noiseshift.estimators import ScoreMixture, time_grid
 from noiseshift.estimators.score_mixture import _simplex, broadest
-from noiseshift.targets.target import GaussianMixture, LowRank
+from noiseshift.targets import GaussianMixture, LowRank
 
 
 def test_the_spread_near_pure_noise_is_not_that_of_the_log_snr_tail():

@@ -16,7 +16,7 @@ from noiseshift.estimators.posterior import time_grid
 from noiseshift.shift.controls import level_control, null_control, real_report
 from noiseshift.shift.reading import measure
 from noiseshift.shift.report import ShiftReport
-from noiseshift.targets.target import Gaussian
+from noiseshift.targets import Gaussian
 
 SCHEDULE = ns.Linear()
 TIMES = torch.tensor([0.8, 0.4, 0.1], dtype=torch.float64)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from noiseshift import targets
 from noiseshift.diffusion.guidance import classifier_free, noise_awareness
 from noiseshift.diffusion.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, Model
 from noiseshift.diffusion.schedules import Linear, VariancePreserving
-from noiseshift.estimators.posterior import Posterior
-from noiseshift.targets.target import Empirical, Gaussian, GaussianMixture, LowRank
+from noiseshift.estimators.posterior import Posterior, time_grid
+from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
 
 DIM, COMPONENTS, RANK, ROWS = 6, 3, 2, 5
 FORMS = ["gaussian", "full", "diagonal", "isotropic", "low-rank", "complete-rank", "empirical"]
@@ -204,7 +203,7 @@ def test_default_grid_resolves_the_narrow_posteriors_of_high_dimensions():
     x0 = target.sample(8, generator)
     x = 0.7 * x0 + 0.3 * torch.randn(8, dim, generator=generator, dtype=torch.float64)
     default = target.estimator(Linear())
-    finer = targets.time_grid(Linear(), 3 * len(default.times))
+    finer = time_grid(Linear(), 3 * len(default.times))
     torch.testing.assert_close(default(x).mean, target.estimator(Linear(), finer)(x).mean, rtol=0, atol=1e-6)
 
 
@@ -282,7 +281,8 @@ def test_blocks_change_nothing(form, monkeypatch):
         return [*states, model.posterior(x, cond).log_prob]
 
     whole = answers()
-    monkeypatch.setattr(targets, "_ENTRIES", 100)
+    for module in ("target", "empirical"):
+        monkeypatch.setattr(f"noiseshift.targets.{module}.ENTRIES", 100)
     torch.testing.assert_close(answers(), whole, rtol=1e-12, atol=1e-12)
 
 
