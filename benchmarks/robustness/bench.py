@@ -126,7 +126,7 @@ def run(command: str, out: str, *more: str, stop: Callable[[], None] = lambda: N
 
 
 def _in_child(words: list[str], stop: Callable[[], None], log: Path) -> None:
-    from noiseshift.estimators.network import train_estimator
+    from noiseshift.training.level_estimator import train_estimator
     from noiseshift.training.train import train
 
     for trains in (train, train_estimator):

@@ -120,7 +120,7 @@ def test_default_names_tell_runs_apart_and_the_same_command_has_the_same(here):
     assert {f"runs/{p.name}" for p in Path("runs").iterdir()} == {*names, "runs/other"}
     assert "seed-1" in names[1]
     assert "euler-4" in names[1]
-    assert "nag-0.5" in names[1]
+    assert "nag=0.5" in names[1]
     (Path(names[0]) / "notes.txt").write_text("mine")
     refused = run("measure", *TINY, "--data", "few.npz")
     assert refused.exit_code == 2
