@@ -102,7 +102,7 @@ def test_correct_compares_and_writes(tmp_path):
     words += " --method projection --method classifier-nag=1"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(out)])
     assert result.exit_code == 0, result.output
-    found = json.loads(result.output)
+    found = json.loads(result.stdout)
     assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection", "classifier-nag=1"]
     assert [row["nfe"] for row in found["methods"]] == [4, 8, 4, 4]
     # The level is read where t <= 0.95: at three of the four told times; classifier guidance asks there too.
