@@ -19,7 +19,8 @@ from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, requ
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.posterior import Estimator
-from noiseshift.integrations.recorder import Finals, Recorder, distinct, spread
+from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
+from noiseshift.integrations.recorder import Finals, Recorder, spread
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 class Asked(NamedTuple):
     """One call of the network: its arguments by name and what it returned."""
 
+    network: nn.Module
     arguments: dict[str, Any]
     output: Tensor
 
@@ -35,18 +37,23 @@ class Asked(NamedTuple):
 class PipelineObserver(Recorder):
     """A tap on a diffusers pipeline, or bare scheduler, while the `with` block lasts. See `observe`.
 
-    A network that is asked about each state twice, in one doubled batch, is asked with and without its condition. The
-    conditional half is the first one of pipelines that pass `class_labels` (DiT), the second one of all others.
+    A guided network is asked about each state several times, in one batch or in calls of its own. Which part was told the
+    condition follows from the mixture that the scheduler is handed (see `mixtures`); where it does not, the state is
+    recorded without a prediction, and `report` says so.
+
+    Attributes:
+        unpaired: a line for each state whose level, or whose prediction, could not be told for certain.
     """
 
     def __init__(self, target: Any, schedule: Schedule, estimators: Mapping[str, Estimator] | None, points: int):
         super().__init__(schedule, estimators)
         self.scheduler, self.points = getattr(target, "scheduler", target), points
-        parts = (getattr(target, name, None) for name in ("transformer", "unet"))
-        self.network = next((part for part in parts if isinstance(part, nn.Module)), None)
+        self.pipeline = "" if self.scheduler is target else type(target).__name__
+        parts = [getattr(target, name, None) for name in ("transformer", "transformer_2", "unet", "prior", "decoder")]
+        self.networks = [part for part in parts if isinstance(part, nn.Module)]
         self._place = -1
-        self._asked: tuple[tuple[Any, ...], dict[str, Any], Any] | None = None
-        self._hook: Any = None
+        self._asked: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
+        self._hooks: list[Any] = []
         self._begun: list[Any] = []
         self._chosen: set[int] = set()
         self._told, self._rows, self._first = torch.zeros(0), 0, True
@@ -58,24 +65,21 @@ class PipelineObserver(Recorder):
     def __enter__(self) -> PipelineObserver:
         self._place, self._own = -1, self.scheduler.step
         self.scheduler.step = self._step
-        if self.network is not None:
-            self._hook = self.network.register_forward_hook(self._hear, with_kwargs=True)
+        self._hooks = [part.register_forward_hook(self._hear, with_kwargs=True) for part in self.networks]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self.scheduler.step  # the class's own shows again
-        if self._hook is not None:
-            self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # The first call since the last step: pipelines that ask twice ask with the condition first.
-        if self._asked is None:
-            self._asked = (args, kwargs, output)
+        self._asked.append((network, args, kwargs, output))
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        asked, self._asked = self._asked, None
+        asked, self._asked = self._asked, []
         try:
             self._before(output, timestep, sample, asked)
         except Exception as error:  # watching never fails somebody's run
@@ -90,16 +94,17 @@ class PipelineObserver(Recorder):
     def _lose(self, why: str) -> None:
         self.unpaired.append(" ".join(why.split())[:200])
 
-    def _before(self, output: Tensor, timestep: Any, sample: Tensor, asked: Any) -> None:
+    def _before(self, output: Tensor, timestep: Any, sample: Tensor, asked: Sequence[Any]) -> None:
+        calls = [_tensor(answer) for *_, answer in asked]
         place = self._find(timestep)
         if self._place < 0 or self._anew(place):
             if self._place >= 0 and not self._first:
                 self._given.pop()  # a run that stopped early has no final samples
-            self._begin(place, sample)
+            self._begin(place, distinct_rows(sample, output, calls))
         self._place = place
         if place in self._chosen:
             with torch.no_grad():
-                self._see(place, output, sample, None if asked is None else self._arguments(*asked))
+                self._see(place, output, sample, asked, calls)
 
     def _find(self, timestep: Any) -> int:
         """Which of its timesteps the scheduler is at: by its own count where it keeps one, else by the label."""
@@ -126,10 +131,10 @@ class PipelineObserver(Recorder):
         uncounted = hasattr(self.scheduler, "step_index") and self.scheduler.step_index is None
         return uncounted or place <= self._place or self.scheduler.timesteps.tolist() != begun
 
-    def _begin(self, place: int, sample: Tensor) -> None:
+    def _begin(self, place: int, rows: int) -> None:
         """Where a run starts: its levels, its told times, and which of them are read."""
         labels = self.scheduler.timesteps.tolist()
-        self._rows, self._first = distinct(sample), True
+        self._rows, self._first = rows, True
         view = Scheduled.of(self.scheduler)
         levels = view.levels()
         if self._begun != [place, labels, levels]:  # inverting a schedule takes milliseconds
@@ -143,21 +148,23 @@ class PipelineObserver(Recorder):
             ]
             self._chosen = {inside[k] for k in spread(len(inside), self.points)}
 
-    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Asked:
-        assert self.network is not None
-        named = inspect.signature(unwrapped(self.network).forward).bind(*args, **kwargs).arguments
-        return Asked({**named, **named.pop("kwargs", {})}, _tensor(output))
-
-    def _see(self, place: int, output: Tensor, sample: Tensor, asked: Asked | None) -> None:
-        x = sample[: self._rows].float() * self._factors[place]
-        if asked is None or len(asked.output) % self._rows:
-            said = output[: self._rows]
-        else:
-            part = _conditional(asked, self._rows)
-            said = asked.output[part]
-            self._keep(place, asked, part, sample[: self._rows])
+    def _see(self, place: int, output: Tensor, sample: Tensor, asked: Sequence[Any], calls: list[Tensor]) -> None:
+        rows, channels = self._rows, sample.shape[1]
+        x = sample[:rows].float() * self._factors[place]
+        said: Tensor | None = output[:rows, :channels]
+        if self.networks:
+            parts = blocks(calls, rows, channels)
+            found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
+            said = None if found is None else parts[found][-1]
+            if found is None:
+                self._lose("what the network said of a state could not be told from the guided mixture")
+            else:
+                self._keep(place, _arguments(*asked[parts[found][0]]), parts[found][1], sample[:rows])
+        if said is None:
+            self.record(x, self._told[place], None)
+            return
         level = self.schedule(self._told[place])
-        x0, eps = self._view.read(said[:, : sample.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
+        x0, eps = self._view.read(said.float(), x, (float(level.alpha), float(level.sigma)))
         self.record(x, self._told[place], Prediction(x0, eps, level.like(x)))
 
     def _keep(self, place: int, asked: Asked, part: slice, sample: Tensor) -> None:
@@ -172,7 +179,7 @@ class PipelineObserver(Recorder):
             self._given.append(mine)
             self._first = False
         label = label.value[:1] if isinstance(label, _PerRow) else label
-        self._seen[float(self._told[place])] = _Place(self._factors[place], first, label, scale)
+        self._seen[float(self._told[place])] = _Place(asked.network, self._factors[place], first, label, scale)
 
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
         """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
@@ -197,6 +204,7 @@ class PipelineObserver(Recorder):
 
 
 class _Place(NamedTuple):
+    network: nn.Module  # a pipeline may hand over to a second one below a level
     factor: float  # our state over the scheduler's own
     first: str  # the network's name for its input
     label: Any  # what it is told of the time
@@ -239,8 +247,7 @@ class Replay:
         if cond is not None:
             given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
         label = place.label.expand(len(x)) if isinstance(place.label, Tensor) and place.label.ndim else place.label
-        network = self.seen.network
-        assert network is not None  # nothing is replayed without one
+        network = place.network
         dtype = next(network.parameters()).dtype
         output = _tensor(network(**{place.first: (state * place.scale).to(dtype)}, timestep=label, **given))
         x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
@@ -267,10 +274,9 @@ def schedule_of(scheduler: Any) -> Schedule:
     return Discrete(scheduler.alphas_cumprod)
 
 
-def _conditional(asked: Asked, rows: int) -> slice:
-    """Which rows of a network's batch were told the condition."""
-    block = 0 if len(asked.output) == rows or asked.arguments.get("class_labels") is not None else 1
-    return slice(block * rows, (block + 1) * rows)
+def _arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Asked:
+    named = inspect.signature(unwrapped(network).forward).bind(*args, **kwargs).arguments
+    return Asked(network, {**named, **named.pop("kwargs", {})}, _tensor(output))
 
 
 def _rows(value: Any, rows: int, part: slice) -> Any:
