@@ -4,8 +4,11 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 from click.testing import CliRunner
 from noiseshift.cli import COMMANDS, main
+
+import noiseshift as ns
 
 PATH = Path(__file__).parents[2] / "benchmarks" / "robustness" / "options.py"
 LIGHT = ["sample", "report", "evaluate", "train-estimator", "info"]
@@ -40,7 +43,11 @@ def test_a_page_that_fails_leaves_the_run_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr("noiseshift.analysis.report._section", broken)
     monkeypatch.chdir(tmp_path)
-    line = "measure --samples 2 --sampler euler:2 --points 1 --estimator residual --out run --no-progress"
+    few = ns.data.reference()[:24]
+    np.savez("few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
+    line = (
+        "measure --samples 2 --sampler euler:2 --points 1 --estimator residual --data few.npz --out run --no-progress"
+    )
     result = CliRunner().invoke(main, line.split())
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "run.json").exists()
