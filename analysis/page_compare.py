@@ -79,7 +79,8 @@ def _least(found: Comparison, quantity: str) -> str:
         size = f"rms δ {value:.4f} in t (95 % {low:.4f} … {high:.4f})"
     else:
         n = len(found.runs[name].features or ())
-        size = f"{value:.2f} over {n:,} samples (95 % {low:.2f} … {high:.2f} without what so few add)"
+        ends = f"95 % {low:.2f} … {high:.2f}" if low == low else "with its bias: too few samples for an interval"
+        size = f"{value:.2f} over {n:,} samples ({ends})"
     if len(rows) == 1:
         return f"{words[name]}'s: {size}"
     others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]

@@ -55,10 +55,10 @@ def evaluate(
         samples for one); plain, as everybody prints it; n; remark.
 
     Raises:
-        ValueError: There are fewer than 10 samples, numbers that are not finite, features of two extractors, or no more
-            samples than features, unless `allow_small`: FD would measure the count.
+        ValueError: There are numbers that are not finite or features of two extractors; or, unless `allow_small`, fewer than 10
+            samples or no more than features: FD would measure the count. Under 10 there is no precision or recall.
     """
-    _require_alike(features, reference)
+    _require_alike(features, reference, 2 if allow_small else LEAST)
     if not allow_small:
         require_enough(len(features), reference)
     found = jackknife(features, reference, seed=seed) if distance is None else distance
@@ -73,7 +73,8 @@ def evaluate(
     if isinstance(reference, Features):
         kernel = kernel_change(features.values, reference.values)
         rows.append(_row(kernel_name(features.extractor), kernel, kernel.value))
-        for name, pair in (("precision", (features, reference)), ("recall", (reference, features))):
+        shares = {"precision": (features, reference), "recall": (reference, features)}
+        for name, pair in shares.items() if min(map(len, shares["recall"])) >= LEAST else ():
             share = coverage_change(pair[0].values, pair[1].values, seed=seed)
             rows.append(_row(name, share, share.value))
     if features.probs is not None:
@@ -93,11 +94,11 @@ def _width(reference: Features | Moments) -> int:
     return reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
 
 
-def _require_alike(features: Features, reference: Features | Moments) -> None:
+def _require_alike(features: Features, reference: Features | Moments, least: int) -> None:
     sets = (features, reference) if isinstance(reference, Features) else (features,)
     for each in sets:
-        if len(each) < LEAST:
-            raise ValueError(f"{len(each)} samples are too few for any distance: give at least {LEAST}")
+        if len(each) < least:
+            raise ValueError(f"{len(each)} samples are too few for any distance: give at least {least}")
         if not np.isfinite(each.values).all():
             raise ValueError(f"features of {each.extractor} hold NaN or infinity: look at the samples")
     if isinstance(reference, Features) and reference.extractor != features.extractor:

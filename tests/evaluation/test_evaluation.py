@@ -207,7 +207,7 @@ def test_too_few_samples_for_an_interval_have_none():
 )
 def test_features_that_have_no_distance_are_refused(values, reference, message):
     with pytest.raises(ValueError, match=message):
-        evaluation.evaluate(Features("x", values), Features("x", reference), allow_small=True)
+        evaluation.evaluate(Features("x", values), Features("x", reference))
 
 
 def test_features_of_two_extractors_are_refused():
