@@ -106,7 +106,7 @@ def short_hash(fingerprint: Mapping[str, Any], digits: int = 16) -> str:
 
 
 def _read(path: Path) -> BatchReadings:
-    with np.load(path) as file:
+    with path.open("rb") as opened, np.load(opened) as file:
         arrays = {name: file[name] for name in file.files}
     parts: dict[str, dict[str, Readings]] = {"sampled": {}, "content": {}}
     for kind, name in sorted({tuple(key.split("/")[:2]) for key in arrays if "/" in key}):

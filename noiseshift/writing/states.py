@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from noiseshift.writing.whole import whole_file, write_text
+from noiseshift.writing.whole import remove_temporaries, whole_file, write_text
 
 Log = list[dict[str, Any]]
 """A row for each state that was kept: its step, the mean loss since the one before, and settings."""
@@ -34,10 +34,13 @@ def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:
 
 
 def kept_state(folder: Path) -> dict[str, Any] | None:
-    """What `keep_state` wrote, with the log's rows under `log`; None where nothing is, or nothing that can be read."""
+    """What `keep_state` wrote, with the log's rows under `log`; None where nothing is, or nothing that can be read.
+    What a killed process was writing there is removed."""
     import torch
 
     path = folder / "state.pt"
+    for name in (path, folder / "log.jsonl"):
+        remove_temporaries(name)
     if not path.exists():
         return None
     try:
