@@ -202,7 +202,9 @@ class Comparison:
         said = ("comparison", "run `noiseshift compare` again")
         with reading(folder, *said):
             about = read_json(folder / MANIFEST, *said)
-            runs = {name: Run.load(folder / path) for name, path in about["runs"].items()}
+            places = {name: folder / path for name, path in about["runs"].items()}
+        runs = {name: Run.load(place) for name, place in places.items()}  # which says itself which is missing
+        with reading(folder, *said):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
                 pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""])
