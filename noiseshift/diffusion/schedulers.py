@@ -51,7 +51,7 @@ def make(
         schedule: the checkpoint's. A Discrete one gives its table, a VarianceExploding one its ends; else DDPM's linear
             betas are taken.
         config: the scheduler configuration of a diffusers folder, which comes before `schedule`.
-        timing: what a pipeline also hands to `set_timesteps`.
+        timing: what a pipeline also hands to `set_timesteps`, as far as this one takes it.
 
     Raises:
         ValueError: in one line, for a name or an option that diffusers does not have, or a scheduler that cannot be followed.
@@ -68,7 +68,8 @@ def make(
     except Exception as error:
         raise ValueError(f"{name} does not take these options: {' '.join(str(error).split())[:160]}") from None
     _require_table(scheduler, schedule, options)
-    return Scheduled(scheduler, steps, timing)
+    told = inspect.signature(kind.set_timesteps).parameters
+    return Scheduled(scheduler, steps, {key: value for key, value in (timing or {}).items() if key in told})
 
 
 _UNCLIPPED = {"clip_sample": False, "thresholding": False}

@@ -24,6 +24,7 @@ from noiseshift.diffusion import samplers, schedulers
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled, Update
+from noiseshift.diffusion.schedules import Schedule
 
 WORDS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
@@ -192,8 +193,9 @@ class Diffusers(Solver):
     Args:
         scheduler: the class's name, such as "EulerDiscreteScheduler".
         steps: what its `set_timesteps` is given, at least 2.
-        options: what its constructor takes, such as use_karras_sigmas=True. Where they name no betas, the table is the DDPM
-            one that the bundled and the official DiT models were trained with.
+        options: what its constructor takes, such as use_karras_sigmas=True. Where they name no betas, the table is the
+            checkpoint's once it is `bound`; before, the DDPM one that the bundled and the official DiT models were trained
+            with. States are not clipped unless an option says so.
 
     Raises ValueError for a scheduler that diffusers does not have or that cannot be followed, an option that it does not
     take, and a value that it refuses.
@@ -225,8 +227,50 @@ class Diffusers(Solver):
     def update(self) -> Scheduled:
         return schedulers.make(self.scheduler, self.steps, self.options)
 
+    def bound(self, checkpoint: Sampled) -> Solver:
+        own = None if checkpoint.sampler is None else checkpoint.sampler(self.steps)
+        return _OfCheckpoint(
+            self.scheduler,
+            self.steps,
+            self.options,
+            checkpoint.model.schedule,
+            None if own is None else dict(own.scheduler.config),
+            {} if own is None else {key: value for key, value in own.timing.items() if key == "mu"},
+        )
+
     def grid(self, model: Model) -> None:
         return None
+
+
+class _OfCheckpoint(Diffusers):
+    """A `Diffusers` with a checkpoint's own table, or the configuration of its folder's scheduler."""
+
+    def __init__(
+        self,
+        scheduler: str,
+        steps: int,
+        options: Mapping[str, Any],
+        schedule: Schedule,
+        config: Mapping[str, Any] | None,
+        timing: Mapping[str, Any],
+    ):
+        for name, value in (("schedule", schedule), ("config", config), ("timing", timing)):
+            object.__setattr__(self, name, value)
+        super().__init__(scheduler, steps, **options)
+
+    def update(self) -> Scheduled:
+        given: Any = vars(self)
+        return schedulers.make(
+            self.scheduler,
+            self.steps,
+            self.options,
+            schedule=given["schedule"],
+            config=given["config"],
+            timing=given["timing"],
+        )
+
+    def bound(self, checkpoint: Sampled) -> Solver:
+        return Diffusers(self.scheduler, self.steps, **self.options).bound(checkpoint)
 
 
 @dataclass(frozen=True)

@@ -440,3 +440,27 @@ def test_a_samples_noise_is_its_own_whatever_the_batch(name, options):
     assert not torch.allclose(among[0], among[1], atol=1e-2)
     with pytest.raises(ValueError, match="pass noise="):
         list(sample(exact(schedule), starting(), None, update=ns.from_diffusers(scheduler, 5)))
+
+
+def test_a_word_bound_to_a_folder_takes_the_folders_table(tmp_path):
+    own = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
+    diffusers.DDIMPipeline(network, own).save_pretrained(tmp_path / "pipe")
+    own = diffusers.DDIMScheduler.from_pretrained(tmp_path / "pipe" / "scheduler")
+    checkpoint = ns.load(tmp_path / "pipe")
+    for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
+        found = ns.solver(f"diffusers/{name}:20").bound(checkpoint)
+        right = ns.from_diffusers(getattr(diffusers, name).from_config(own.config), 20)
+        schedule = checkpoint.model.schedule
+        torch.testing.assert_close(found.update().times(schedule), right.times(schedule))
+        assert found.name == f"diffusers/{name}:20"
+        assert not found.update().scheduler.config.get("clip_sample")
