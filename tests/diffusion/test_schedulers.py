@@ -463,4 +463,4 @@ def test_a_word_bound_to_a_folder_takes_the_folders_table(tmp_path):
         schedule = checkpoint.model.schedule
         torch.testing.assert_close(found.update().times(schedule), right.times(schedule))
         assert found.name == f"diffusers/{name}:20"
-        assert not found.update().scheduler.config.get("clip_sample")
+    assert not found.update().scheduler.config.clip_sample
