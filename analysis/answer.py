@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from noiseshift.shift.preflight import Preflight
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_signs, disagreement
 from noiseshift.studies.folders import Run
@@ -45,7 +46,14 @@ def answer(run: Run) -> Answer:
         )
     if verdict == "failed":
         lines = f"{_failure(run)} {lines[0]}", *lines[1:]
+    if run.preflight is not None and not run.preflight.passed:
+        lines = f"{_preflight(run.preflight)} {lines[0]}", *lines[1:]
     return Answer(lines, verdict, name)
+
+
+def _preflight(found: Preflight) -> str:
+    failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)
+    return f"A check before the measurement failed, do not use the numbers below. {failed[:1].upper()}{failed[1:]}."
 
 
 def controls_verdict(run: Run) -> Verdict:
@@ -144,34 +152,42 @@ def _unread(table: pd.DataFrame) -> str:
 
 
 def _share(run: Run, name: str) -> str:
-    """What an exact model through the same solver shows, and what is left for the network."""
-    if run.controls is None or name not in run.controls.solver:
+    """Whose the shift is: what finer steps of the same network take away, and what an exact model shows."""
+    if run.controls is None or run.controls.shares.empty:
         return "Whose it is, the solver's or the network's, was not measured (run with --controls)."
-    total, alone = run.reports[name], run.controls.solver[name]
-    table, solver, share = total.table(), alone.table(), (total - alone).table()
-    if not run.answer.significant or not table.resolved.any():
-        drift = "shows a significant shift" if alone.test().significant else "shows no significant shift"
-        left = "is significant" if (total - alone).test().significant else "is not significant"
-        return f"An exact model through the same solver {drift}; the difference, the network's share, {left}."
-    k = worst(table).name
-    row, alone_row, top = share.loc[k], solver.loc[k], table.loc[k]
-    if pd.isna(alone_row["shift"]):
-        return f"At {at(top.t)} the exact model through the same solver could not be read."
-    drift = f"An exact model through the same solver shifts by {delta(alone_row['shift'])} there"
-    if not alone_row.resolved:
-        drift += " (not resolved)"
-    if not row.resolved:
-        return f"{drift}: no share of the network is resolved."
-    if not alone_row.resolved:
-        whose = "what is resolved is the network's"
-    elif np.sign(row.difference) != np.sign(alone_row["shift"]):
-        whose = "the two work against each other"
-    else:
-        parts = np.array([row.low, row.high]) / top["shift"]  # the interval of the network's part of the whole
-        whose = "most of it is the solver's" if parts.max() < 0.5 else "most of it is the network's"
-        if parts.min() < 0.5 < parts.max():
-            whose = "which of the two is larger is open"
-    return f"{drift}, which leaves {_range(row, 'difference')} for the network: {whose}."
+    rows = run.controls.shares
+    rows = rows[(rows.estimator == name) & rows.total.notna()]
+    if rows.empty:
+        return "Whose it is, the solver's or the network's, could not be read."
+    row = rows.loc[rows.total.abs().idxmax()]
+    return f"At {at(row.t)}, {_refined(row)}; {_exact(row)}: {_verdict(row)}."
+
+
+def _refined(row: pd.Series) -> str:
+    """What step refinement found at one level."""
+    if pd.isna(row.solver):
+        return "this solver's steps cannot be refined here"
+    said = f"finer steps of the same network take away {_part(row, 'solver')} and leave {_part(row, 'network')}"
+    return said if row.reached else f"{said} (the steps are too coarse for the solver's order: bounds)"
+
+
+def _exact(row: pd.Series) -> str:
+    if pd.isna(row.exact_solver):
+        return "an exact model could not be read"
+    return f"an exact model through the same solver shows {_part(row, 'exact_solver')}"
+
+
+def _part(row: pd.Series, part: str) -> str:
+    return f"{delta(row[part])} [{delta(row[f'{part}_low'])}, {delta(row[f'{part}_high'])}]"
+
+
+def _verdict(row: pd.Series) -> str:
+    said = {
+        "solver": "this much of it is the solver's, by both, and a part of the network's is not established",
+        "network": "the network has a part in it, by both",
+        "both": "the solver and the network both have a part in it, by both",
+    }
+    return said.get(row.whose, "the two do not agree on a part, so whose it is stays open")
 
 
 def _content(report: ShiftReport) -> str:

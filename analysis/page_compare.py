@@ -136,8 +136,8 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "terminal", "last δ", "δ at the last step that can be read, in t"
     yield "content", "content δ", "rms of δ against the run's own finals, noised again"
     if found.table.solver.notna().any():
-        yield "solver", "solver δ", "rms δ of an exact model through the same solver"
-        yield "network", "network's share", "rms of δ minus solver δ, sample by sample"
+        yield "solver", "solver δ", "rms of what finer steps of the same network take away of δ"
+        yield "network", "network δ", "rms of what they leave"
     distance = found.distance()
     if distance is not None:
         yield distance, distance, "distance to real images, without what few samples add to it (95 %)"

@@ -26,8 +26,10 @@ SHIFT_COLUMNS: tuple[Column, ...] = (
     ("verdict", "verdict", "resolved: |δ| above the floor, at this level alone; not readable: slope not within ½ … 2"),
     ("calibration_share", "calibration", "the calibration's part of δ's variance: more samples do not lower it"),
     ("content_shift", "content δ", "δ against the run's own final samples, re-noised, in t"),
-    ("solver", "solver δ", "δ of an exact model through the same solver, in t"),
-    ("network", "network's share", "δ minus solver δ, sample by sample, in t"),
+    ("solver", "solver δ", "what finer steps of the same network take away of δ, in t"),
+    ("network", "network δ", "what they leave, in t"),
+    ("exact_solver", "exact model δ", "δ of an exact model through the same solver, in t"),
+    ("whose", "whose", "the part that both experiments find with one sign; open where they do not agree"),
     ("shift_log_snr", "Δλ", "the same shift in log-SNR; below 0 is noisier"),
     ("slope", "slope", "how far the reading moves when the level does: 1 is faithful, outside 0.5 … 2 unreadable"),
 )
@@ -61,13 +63,14 @@ def measured(anchor: str, name: str, run: Run) -> Section:
 
 
 def _readings(run: Run) -> pd.DataFrame:
-    """All estimators' tables with the exact model's shift and the difference beside them, and the verdict in words."""
+    """All estimators' tables with the solver's and the network's parts beside them, and the verdict in words."""
     frames = []
     for name, report in run.reports.items():
         frame = report.table().assign(estimator=name)
-        if run.controls is not None and name in run.controls.solver:
-            alone = run.controls.solver[name]
-            frame["solver"], frame["network"] = alone.table()["shift"], (report - alone).table().difference
+        if run.controls is not None and not run.controls.shares.empty:
+            parts = run.controls.shares[run.controls.shares.estimator == name]
+            for column in ("solver", "network", "exact_solver", "whose"):
+                frame[column] = parts[column].to_numpy()
         frame["verdict"] = [
             "not readable" if pd.isna(row["shift"]) else "resolved" if row["resolved"] else "not resolved"
             for row in frame.to_dict("records")
@@ -84,12 +87,12 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
         "The shift δ against the told level, with 95 % bands. Filled points are resolved, hollow ones are not; the grey band "
         "is the first estimator's detection floor.",
     )
-    if run.controls is not None and run.controls.solver:
+    if run.controls is not None and not run.controls.shares.empty:
         yield (
             "solver",
             lambda: plots.plot_solver(run),
-            "The whole shift, what an exact model shows through the same solver, and their paired difference, the network's "
-            "share.",
+            "The whole shift; what finer steps of the same network take away (the solver's part) and leave (the network's); and "
+            "the shift of an exact model through the same solver.",
         )
     yield (
         "content",

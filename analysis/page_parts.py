@@ -98,7 +98,18 @@ def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
     return alone
 
 
-SIGNED = {"shift", "low", "high", "content_shift", "solver", "network", "shift_log_snr", "terminal", "difference"}
+SIGNED = {
+    "shift",
+    "low",
+    "high",
+    "content_shift",
+    "solver",
+    "network",
+    "exact_solver",
+    "shift_log_snr",
+    "terminal",
+    "difference",
+}
 COUNTS = {"step", "n", "nfe", "samples", "seconds"}
 TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls")
 

@@ -98,25 +98,27 @@ def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
 
 
 def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = None) -> Axes:
-    """The whole shift, what the solver makes with an exact model, and the network's share, as one estimator reads them.
+    """The whole shift, its solver's and network's parts by step refinement, and an exact model's shift, as one estimator reads
+    them.
 
-    Raises ValueError for a run without controls.
+    Raises ValueError for a run without that control.
     """
-    if run.controls is None or not run.controls.solver:
-        raise ValueError("this run has no exact-model control: measure with --controls")
-    name = estimator or next(iter(run.controls.solver))
-    total, alone = run.reports[name], run.controls.solver[name]
+    if run.controls is None or run.controls.shares.empty:
+        raise ValueError("whose the shift is was not measured in this run: measure with --controls")
+    rows = run.controls.shares
+    rows = rows[rows.estimator == (estimator or rows.estimator.iloc[0])]
     ax = axes(ax)
     ax.axhline(0, color="black", linewidth=0.8)
-    share = (total - alone).table().rename(columns={"difference": "shift"})
-    for table, colour, label in (
-        (total.table(), "#0072B2", "whole shift"),
-        (alone.table(), "#E69F00", "solver alone (exact model)"),
-        (share, "#009E73", "network's share"),
+    ax.plot(rows.t, rows.total, marker="o", color="#0072B2", label="whole shift")
+    for part, colour, label in (
+        ("solver", "#E69F00", "taken away by finer steps (solver)"),
+        ("network", "#009E73", "left by finer steps (network)"),
+        ("exact_solver", "#CC79A7", "exact model, same solver"),
     ):
-        ax.fill_between(table.t, table.low, table.high, color=colour, alpha=0.18, linewidth=0)
-        ax.plot(table.t, table["shift"], marker="o", color=colour, label=label)
-    ax.set_ylabel(f"noise shift δ (in t), by {name}")
+        if rows[part].notna().any():
+            ax.fill_between(rows.t, rows[f"{part}_low"], rows[f"{part}_high"], color=colour, alpha=0.18, linewidth=0)
+            ax.plot(rows.t, rows[part], marker="s", markersize=4, color=colour, label=label)
+    ax.set_ylabel(f"noise shift δ (in t), by {rows.estimator.iloc[0]}")
     _finish(ax)
     return ax
 
@@ -180,7 +182,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
         "posteriors": lambda: plot_posteriors(first)[0],
         "samples": lambda: plot_samples(run.pictures),
     }
-    if run.controls is not None and run.controls.solver:
+    if run.controls is not None and not run.controls.shares.empty:
         figures["solver"] = lambda: plot_solver(run)
     with style():
         written = save_each([(name, draw, "") for name, draw in figures.items()], folder)

@@ -48,6 +48,8 @@ def print_run(run: Run) -> None:
         f"{about['sampler']}, {about['samples']} samples, seed {about['seed']}, "
         f"{'unguided' if not about['guidance'] else about['guidance']}, {about['seconds']} s",
     )
+    for check in run.preflight.failures if run.preflight else ():
+        console.print(Text.assemble(("FAIL", "red"), f"  preflight, {plain(check.name)}: {plain(check.sentence)}"))
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
     console.print(

@@ -17,8 +17,8 @@ def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
     import matplotlib.pyplot as plt
 
     from noiseshift.checkpoints import load
-    from noiseshift.studies.measure import draw
     from noiseshift.studies.protocol import Protocol
+    from noiseshift.studies.sampling import draw
 
     rows = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
     with style():

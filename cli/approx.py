@@ -84,7 +84,7 @@ def command(
 
     from noiseshift.studies.approximate import Plan, plan_fingerprint, run
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.measure import available
+    from noiseshift.studies.readers import available
     from noiseshift.writing import claimed, whole_folder, write_text
 
     loaded = source.load()

@@ -169,8 +169,8 @@ def _grid(
     """A cell for every combination, named after what it combines."""
     from noiseshift.checkpoints import load
     from noiseshift.studies.compare import Cell
-    from noiseshift.studies.measure import available
     from noiseshift.studies.protocol import Protocol
+    from noiseshift.studies.readers import available
 
     loaded = [load(None if path == "fashion-sit" else path, family=family, trust=trust) for path in checkpoints]
     cells = []

@@ -102,8 +102,8 @@ def command(
     from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.measure import available
     from noiseshift.studies.protocol import Protocol
+    from noiseshift.studies.readers import available
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed, jointly, whole_folder, write_text
 

@@ -39,6 +39,7 @@ from noiseshift.cli.options import (
     help="Calibrate on at most so many of the real images; by default on all of the half that is for it.",
 )
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
+@click.option("--strict", is_flag=True, help="Stop, with exit code 1, where a check before the measurement fails.")
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
@@ -58,6 +59,7 @@ def command(
     limits: Any,
     calibration: int | None,
     controls: bool,
+    strict: bool,
     dry_run: bool,
     out: str | None,
     as_json: bool,
@@ -84,8 +86,9 @@ def command(
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.measure import available, run
+    from noiseshift.studies.measure import run
     from noiseshift.studies.protocol import Protocol, fingerprint
+    from noiseshift.studies.readers import available
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed, jointly, whole_folder, write_text
 
@@ -113,7 +116,7 @@ def command(
     with jointly(claimed(folder, "measure")):
         shards = Shards(folder, about)
         with progress_bar(progress) as update:
-            found = run(loaded, protocol, held_out, shards=shards, progress=update)
+            found = run(loaded, protocol, held_out, shards=shards, strict=strict, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
         found.manifest["command"] = command_line()

@@ -50,8 +50,8 @@ def command(
 
     from noiseshift import distributed
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.measure import draw
     from noiseshift.studies.protocol import Protocol, fingerprint
+    from noiseshift.studies.sampling import draw
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed_file, jointly
 

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
     from noiseshift.shift import PairedDifference, ShiftReport, measure
+    from noiseshift.shift.preflight import Preflight, preflight
     from noiseshift.studies.approximate import Plan
     from noiseshift.studies.approximate import run as approximate
     from noiseshift.studies.compare import compare
@@ -81,6 +82,7 @@ _HOMES = {
     "noiseshift.estimators": "Calibration Estimator Instrument Posterior calibrate",
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
+    "noiseshift.shift.preflight": "Preflight preflight",
     "noiseshift.shift": "PairedDifference ShiftReport measure",
     "noiseshift.evaluation": "evaluate",
     "noiseshift.studies.approximate": "Plan",
@@ -126,6 +128,7 @@ __all__ = [
     "Plan",
     "Posterior",
     "Prediction",
+    "Preflight",
     "Protocol",
     "Recorder",
     "Run",
@@ -166,6 +169,7 @@ __all__ = [
     "models",
     "noise_awareness",
     "observe",
+    "preflight",
     "run",
     "sample",
     "samplers",

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,10 @@ def test_every_command_is_one_function_of_the_library():
 
     assert (ns.run, ns.approximate, ns.correct) == (measure.run, approximate.run, correct.run)
     assert (ns.compare, ns.evaluate) == (compare.compare, evaluate)
+
+
+def test_every_package_is_in_the_wheel():
+    """A package that pyproject.toml does not list is there in a clone and missing in an installation."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "noiseshift").rglob("__init__.py")}
+    assert listed == folders | {"noiseshift.cli", "noiseshift.analysis"}

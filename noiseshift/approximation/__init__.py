@@ -6,7 +6,7 @@ from the solver and need not be white, Gaussian or independent of the state (`pa
 """
 
 from noiseshift.approximation.injection import ApproximationReport, check
-from noiseshift.approximation.path import PathReport, assemble, follow, refine, refined_noise
+from noiseshift.approximation.path import PathReport, assemble, follow
 from noiseshift.approximation.roots import (
     Spectrum,
     error_map,
@@ -16,6 +16,7 @@ from noiseshift.approximation.roots import (
     implied_sigma_e2,
     leading_shift,
 )
+from noiseshift.diffusion.refining import refine, refined_noise
 
 __all__ = [
     "ApproximationReport",

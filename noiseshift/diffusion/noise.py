@@ -27,7 +27,8 @@ from torch import Tensor
 # Independent uses of one seed. The numbers are part of what makes a run repeatable: never renumber.
 INITIAL, SAMPLING, CALIBRATION, CONTENT, NULL, POSITIVE, FITTING, PERTURBING = range(8)
 TRAINING, LEVEL_TRAINING, HELD_OUT, TARGET, PROBING, POLISHING = range(8, 14)
-STREAMS = range(14)
+PREFLIGHT = 14
+STREAMS = range(15)
 """All of the above."""
 
 Source = np.random.Generator | torch.Generator

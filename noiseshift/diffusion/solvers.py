@@ -80,6 +80,11 @@ class Solver:
         """Its times on a model, (N,) float64 falling from 1 to 0, or None where the update brings its own."""
         return samplers.time_grid(model, self.steps)
 
+    @property
+    def order(self) -> int | None:
+        """Its weak order: its error falls as steps^-order. None where it is not known."""
+        return 1
+
     def reference(self) -> Update | None:
         """The update whose fine run from the same noise it converges to, or None where there is none."""
         return None
@@ -107,6 +112,10 @@ class Heun(Solver):
     """Second order (trapezoid), two evaluations a step: `heun:N`."""
 
     @property
+    def order(self) -> int | None:
+        return 2
+
+    @property
     def name(self) -> str:
         return f"heun:{self.steps}"
 
@@ -119,6 +128,10 @@ class Heun(Solver):
 
 class EDM(Solver):
     """EDM's deterministic sampler at its own times, for variance-exploding models (arXiv 2206.00364, Alg. 1): `edm:N`."""
+
+    @property
+    def order(self) -> int | None:
+        return 2
 
     @property
     def name(self) -> str:
@@ -220,6 +233,10 @@ class Diffusers(Solver):
         return hash(self.name)
 
     @property
+    def order(self) -> int | None:
+        return None
+
+    @property
     def name(self) -> str:
         settings = [f"{key}={_value_in_words(value)}" for key, value in self.options.items()]
         return ",".join([f"diffusers/{self.scheduler}:{self.steps}", *settings])
@@ -289,6 +306,10 @@ class Own(Solver):
     make: Callable[[int], Scheduled] | None = field(default=None, compare=False, repr=False)
 
     @property
+    def order(self) -> int | None:
+        return None
+
+    @property
     def name(self) -> str:
         return f"own/{self.scheduler}:{self.steps}" if self.scheduler else f"own:{self.steps}"
 
@@ -335,6 +356,10 @@ class Custom(Solver):
 
     def update(self) -> Update | Scheduled:
         return self.make()
+
+    @property
+    def order(self) -> int | None:
+        return None
 
     def grid(self, model: Model) -> Tensor | None:
         return super().grid(model) if self.times is None else self.times(model)

@@ -105,6 +105,13 @@ class NetworkModel:
         wanted = (rows, 2 * channels if learned else channels, *rest)
         return checked(output, states, "the network", wanted)[:, :channels]
 
+    def raw(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
+        """What the network itself answers to states x (B, …) and the number (B,) that its embedding takes for the time, under
+        all conditions: no sign, no reading, no learned variance."""
+        states, known = x.to(self._dtype), torch.ones(len(x), dtype=torch.bool, device=x.device)
+        time = as_time(time, states).expand(len(x))
+        return self._mean(states, time, self._labels(cond, FULL, x), known).to(x.dtype)
+
     def _labels(self, cond: Tensor | None, branch: Branch, x: Tensor) -> Tensor:
         """(B,) class ids for one branch; `classes` is the null class, which the network's last embedding row stands for."""
         if not self.classes or not branch.condition:

@@ -2,7 +2,7 @@
 
 *Null*: held-out real states in place of a sampler must come out unresolved at the nominal rate.
 *Level*: real states whose level is off by a known amount must be read within their interval.
-*Exact model*: the exact denoiser of real data through the same solver shows the shift that no network causes.
+*Solver's share*: finer steps of the same network, and an exact model through the same solver; see `shares`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,22 @@ class Check:
 
 @dataclass(frozen=True)
 class Controls:
-    """What the controls of a run found. `null` and `level` have a row an estimator and step; `solver` holds the reports
-    of the exact model, paired with the run's own by initial noise and class."""
+    """What the controls of a run found.
+
+    Attributes:
+        checks: each control's outcome in words.
+        null: a row an estimator and step, of real states in place of a sampler.
+        level: the same, of real states at a level that is off by a known amount.
+        solver: reports of an exact model through the same solver, calibrated on its own data.
+        shares: the solver's and the network's part of the shift, by estimator and level; see `shift.shares`. Empty in runs of
+            versions before 0.2.
+    """
 
     checks: tuple[Check, ...] = ()
     null: pd.DataFrame = field(default_factory=pd.DataFrame)
     level: pd.DataFrame = field(default_factory=pd.DataFrame)
     solver: Mapping[str, ShiftReport] = field(default_factory=dict)
+    shares: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def real_report(
@@ -126,16 +135,24 @@ def _offset(times: Array) -> Array:
     return np.minimum(times, 1 - times) / 16
 
 
-def solver_check(reports: Mapping[str, ShiftReport], solver: Mapping[str, ShiftReport]) -> Check:
-    """What the solver makes with an exact model, beside the whole shift: a finding, not a verdict."""
-    name = next(iter(reports))
-    total, alone = reports[name].table()["shift"], solver[name].table()["shift"]
-    model = (reports[name] - solver[name]).table()
-    sentence = (
-        f"read by {name}, rms over steps: total {_rms(total):.4f}, exact model through the same solver {_rms(alone):.4f}; "
-        f"the difference, the network's share, is resolved at {int(model.resolved.sum())} of {len(model)} steps"
+def share_check(shares: pd.DataFrame) -> Check:
+    """Whose the shift is, by step refinement and by an exact model: a finding, not a verdict."""
+    name = shares.estimator.iloc[0]
+    rows = shares[shares.estimator == name]
+    by = f"by step refinement solver {_rms(rows.solver):.4f}, network {_rms(rows.network):.4f}; "
+    if rows.solver.isna().all():
+        by = "the steps could not be refined; "
+    found = " and ".join(
+        f"{int(rows.whose.isin([part, 'both']).sum())} of {len(rows)} levels to the {part}" for part in PARTS
     )
-    return Check("exact model", None, sentence)
+    sentence = (
+        f"read by {name}, rms over steps: total {_rms(rows.total):.4f}; {by}by an exact model solver "
+        f"{_rms(rows.exact_solver):.4f}, network {_rms(rows.exact_network):.4f}; both experiments give {found}"
+    )
+    return Check("solver's share", None, sentence)
+
+
+PARTS = ("solver", "network")
 
 
 def content_check(reports: Mapping[str, ShiftReport]) -> Check:

@@ -38,18 +38,10 @@ from noiseshift.diffusion.schedules import describe
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
 from noiseshift.studies.folders import versions as package_versions
-from noiseshift.studies.measure import (
-    Progress,
-    build,
-    exact_denoiser,
-    fingerprint,
-    initial_noise,
-    labels,
-    on_device,
-    read_times,
-    split,
-)
-from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.readers import build, on_device, read_times, split
+from noiseshift.studies.sampling import Progress, initial_noise, labels
+from noiseshift.targets import Empirical
 from noiseshift.writing import whole_folder
 
 
@@ -160,7 +152,7 @@ def run(
     held_out = split(data, checkpoint)
     injected = _inject(checkpoint, plan, held_out, progress)
     paths: dict[tuple[str, str, str], PathReport] = {}
-    models = {"checkpoint": checkpoint.model, "exact": exact_denoiser(checkpoint, held_out)}
+    models = {"checkpoint": checkpoint.model, "exact": _exact_denoiser(checkpoint, held_out)}
     for solver in plan.solvers:
         for kind, reports in _follow(checkpoint, models, plan, solver, held_out[0], progress).items():
             paths |= {(solver.name, kind, name): report for name, report in reports.items()}
@@ -271,3 +263,10 @@ def _manifest(checkpoint: Checkpoint, plan: Plan, seconds: float) -> dict[str, A
         "versions": package_versions(),
         "seconds": round(seconds, 1),
     }
+
+
+def _exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> Model:
+    """What a perfect network would say if the held-out images were all the data there is."""
+    images = torch.cat([part.floats for part in held_out])
+    labels = [part.labels for part in held_out if part.labels is not None]
+    return Empirical(images, torch.cat(labels) if labels else None).model(checkpoint.model.schedule)

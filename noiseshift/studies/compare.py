@@ -49,9 +49,9 @@ from noiseshift.shift.summary import (
     terminal_shift,
 )
 from noiseshift.studies.folders import Run
-from noiseshift.studies.measure import Progress
 from noiseshift.studies.measure import run as measure
 from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.sampling import Progress
 from noiseshift.studies.shards import Shards
 from noiseshift.writing import claimed, jointly, merged_folder
 
@@ -330,11 +330,16 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "terminal": terminal_shift(report),
         "content": content_rms(report),
     }
-    solver = run.controls.solver.get(estimator) if run.controls else None
-    row["solver"] = np.nan if solver is None else rms_shift(solver, span)
-    share = None if solver is None else (report - solver).table()["difference"]
-    row["network"] = np.nan if share is None else float(np.sqrt((share**2).mean()))
+    row |= _shares(run, estimator)
     return row | {"seconds": about.get("seconds", np.nan)}
+
+
+def _shares(run: Run, estimator: str) -> dict[str, float]:
+    """rms over the levels of the solver's and the network's part by step refinement; NaN where it was not made."""
+    if run.controls is None or run.controls.shares.empty:
+        return {"solver": np.nan, "network": np.nan}
+    rows = run.controls.shares[run.controls.shares.estimator == estimator]
+    return {part: float(np.sqrt((rows[part] ** 2).mean())) for part in ("solver", "network")}
 
 
 def _quality(run: Run, reference: Features | Moments | None, found: Jackknife | None) -> dict[str, float]:

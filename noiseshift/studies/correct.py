@@ -41,17 +41,9 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
 from noiseshift.studies import protocol as protocols
 from noiseshift.studies.folders import pictures_of, versions
-from noiseshift.studies.measure import (
-    Progress,
-    calibrated,
-    in_batches,
-    labels,
-    on_device,
-    read_times,
-    sampler_run,
-    split,
-)
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.readers import calibrated, on_device, read_times, split
+from noiseshift.studies.sampling import Progress, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 
 
@@ -173,7 +165,7 @@ def run(
     held_out = split(data, checkpoint)
     times = read_times(checkpoint.model, protocol)
     instruments = _instruments(checkpoint, protocol, held_out[0], times, measured)
-    x0, _ = on_device(protocol.device, held_out[0][: protocol.calibration_rows])
+    x0, _ = on_device(protocol.device, held_out[0][: protocol.rows])
     context = _context(checkpoint, x0, times, protocol)
     if against is not None:
         context = replace(context, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)

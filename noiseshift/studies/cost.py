@@ -13,17 +13,12 @@ import torch
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
-from noiseshift.studies.measure import (
-    ASKING,
-    RESIDUAL_ROWS,
-    SLOPE_ROWS,
-    Walker,
-    calls_a_sample,
-    guided,
-    labels,
-    read_times,
-)
+from noiseshift.shift.preflight import preflight_calls
+from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
+from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
+from noiseshift.studies.solver_share import REFINED
 
 FORWARD_MODE = 2.0
 """A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
@@ -58,7 +53,7 @@ class Cost:
 def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed: int = 4) -> Cost:
     """The cost of `protocol.run` on this checkpoint with `held_out` real images, from `timed` states.
 
-    Not counted: decoding, the estimator networks of g_φ's kind, the exact denoiser of the controls; each is small beside
+    Not counted: decoding, the estimator networks of g_φ's kind, the exact model of the controls; each is small beside
     the rest, or is no network.
     """
     protocol = protocol.bound(checkpoint)
@@ -70,10 +65,13 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed
 def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Part]:
     """The calls of each part of a run; parts without any are left out."""
     points = len(read_times(guided(checkpoint, protocol), protocol))
-    found = [Part("sampling", protocol.samples * calls_a_sample(checkpoint, protocol))]
+    calls = calls_a_sample(checkpoint, protocol)
+    found = [Part("sampling", protocol.samples * calls), Part("preflight", preflight_calls(protocol.samples))]
+    if protocol.controls and protocol.solver.order is not None:
+        found.append(Part("finer steps", sum(FACTORS) * calls * min(REFINED, protocol.samples)))
     for name, limit in protocol.estimators.items():
         again = _calls_a_reading(checkpoint, name)
-        most = min(protocol.calibration_rows or held_out, held_out // 2)
+        most = min(protocol.rows, held_out // 2)
         rows = min(limit or most, held_out // 2)
         read = min(limit or protocol.samples, protocol.samples)
         calibrating = points * again * (rows + 2 * min(SLOPE_ROWS, rows))
@@ -97,9 +95,9 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     """Calls that reading a state takes, where the state comes without a prediction."""
     if name not in ASKING:
         return int(name == "residual")
-    walker = Walker(checkpoint.model)
-    ASKING[name](walker.model)(torch.zeros(1, *checkpoint.shape))
-    return walker.rows
+    counting = CountingModel(checkpoint.model)
+    ASKING[name](counting.model)(torch.zeros(1, *checkpoint.shape))
+    return counting.rows
 
 
 def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from noiseshift.diffusion.guidance import in_words
 from noiseshift.evaluation import Features
 from noiseshift.reading import ReadingError, read_arrays, read_json, read_table, reading
 from noiseshift.shift.controls import Check, Controls
+from noiseshift.shift.preflight import Preflight
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
@@ -51,6 +52,12 @@ class Run:
         """Whether there is any shift, at one error rate over all levels and estimators, and whether estimators disagree."""
         return run_answer(self.reports)
 
+    @functools.cached_property
+    def preflight(self) -> Preflight | None:
+        """What was checked before the measurement; None in runs of versions before 0.2."""
+        found = self.manifest.get("preflight")
+        return None if found is None else Preflight.from_dict(found)
+
     def table(self) -> pd.DataFrame:
         """All estimators' tables, one under another, with a column `estimator`."""
         tables = [report.table().assign(estimator=name) for name, report in self.reports.items()]
@@ -65,6 +72,7 @@ class Run:
             "run_p": {name: None if np.isnan(p) else p for name, p in self.answer.p.items()},
             "shift": {name: _records(report.table()) for name, report in self.reports.items()},
             "solver": solver,
+            "shares": [] if found is None else _records(found.shares),
             "controls": [] if found is None else [asdict(check) for check in found.checks],
         }
 
@@ -142,6 +150,8 @@ def _write_controls(controls: Controls, folder: Path) -> None:
     (folder / "checks.json").write_text(json.dumps([asdict(check) for check in controls.checks], indent=2) + "\n")
     controls.null.to_parquet(folder / "null.parquet")
     controls.level.to_parquet(folder / "level.parquet")
+    if not controls.shares.empty:
+        controls.shares.to_parquet(folder / "shares.parquet")
     if controls.solver:
         (folder / "solver").mkdir()
         write_reports(controls.solver, folder / "solver")
@@ -152,4 +162,6 @@ def _read_controls(folder: Path) -> Controls:
         checks = tuple(Check(**check) for check in read_json(folder / "checks.json", *RUN))
     solver = read_reports(folder / "solver") if (folder / "solver").exists() else {}
     null, level = (read_table(folder / f"{name}.parquet", *RUN) for name in ("null", "level"))
-    return Controls(checks, null, level, solver)
+    parts = folder / "shares.parquet"
+    shares = read_table(parts, *RUN) if parts.exists() else pd.DataFrame()
+    return Controls(checks, null, level, solver, shares)

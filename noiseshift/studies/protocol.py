@@ -84,6 +84,12 @@ class Protocol:
                 f"unknown estimator {', '.join(sorted(unknown)) or '(none)'}: choose from {', '.join(ESTIMATORS)}"
             )
 
+    @property
+    def rows(self) -> int:
+        """How many real images calibrate each estimator at most: where `calibration_rows` does not say, four a sample (a fifth of
+        the variance is then the calibration's), at least 128."""
+        return self.calibration_rows or max(128, 4 * self.samples)
+
     def bound(self, checkpoint: Checkpoint) -> Protocol:
         """The protocol with what its solver takes from the checkpoint. Raises ValueError where it brings none."""
         return replace(self, solver=solvers.bound(self.solver, checkpoint))

@@ -13,6 +13,7 @@ import noiseshift as ns
 from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.shares import shares
 
 
 def report(shift=0.02, name="network", seed=0):
@@ -39,7 +40,9 @@ def run():
         "guidance": None,
         "seconds": 1,
     }
-    controls = Controls((Check("null", True, "fine"), Check("level", False, "off")), solver={"network": report(0.005)})
+    table = shares(report(), None, report(0.005))
+    checks = (Check("null", True, "fine"), Check("level", False, "off"))
+    controls = Controls(checks, solver={"network": report(0.005)}, shares=table)
     reports = {"network": report(), "residual": report(0.0, "residual", 1)}
     return ns.Run(manifest, reports, controls, torch.zeros(20, 1, 28, 28, dtype=torch.uint8), None)
 
@@ -69,7 +72,7 @@ def test_unresolved_points_are_hollow():
 
 def test_the_solver_figure_needs_its_control(run):
     labels = plots.plot_solver(run).get_legend_handles_labels()[1]
-    assert labels == ["whole shift", "solver alone (exact model)", "network's share"]
+    assert labels == ["whole shift", "exact model, same solver"]  # no step was refined here
     with pytest.raises(ValueError, match="measure with --controls"):
         plots.plot_solver(ns.Run(run.manifest, run.reports, None, run.pictures, None))
 
@@ -84,7 +87,8 @@ def test_the_terminal_report_fits_80_columns_and_says_the_answer(run, capsys, mo
     monkeypatch.setenv("COLUMNS", "80")
     tables.print_run(run)
     shown = capsys.readouterr().out
-    assert "…" not in shown
-    assert "network: resolved at 3 of 3 steps" in shown
-    assert "noisier than told" in shown
+    table = shown[: shown.index("● resolved")]
+    assert "…" not in table  # no column is cut
+    assert table.count("●") == 3
+    assert "noisier than their" in shown
     assert "FAIL" in shown

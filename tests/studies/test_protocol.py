@@ -9,8 +9,9 @@ import torch
 
 import noiseshift as ns
 from noiseshift.data import Images
-from noiseshift.studies.measure import available, labels, read_times, split
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.readers import available, read_times, split
+from noiseshift.studies.sampling import labels
 
 
 def test_both_halves_of_the_held_out_data_have_the_same_classes():

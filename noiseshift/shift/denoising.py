@@ -1,0 +1,74 @@
+"""Does a model denoise these data? Its noise error by level, beside two denoisers that know nothing of the network.
+
+The error is the mean squared difference between the noise in a state and the noise that is predicted, a coordinate. Predicting
+no noise at all has error 1. The linear denoiser is the exact one of a Gaussian fitted to other rows of the data: a network that was
+trained on them does better at most levels, since images are not Gaussian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
+from noiseshift.diffusion.schedules import Schedule
+from noiseshift.estimators.instrument import Array
+from noiseshift.targets.fitting import fitted_gaussian
+
+SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Noise over signal, in units of the data's spread, at which a model is asked."""
+
+
+def asked_times(schedule: Schedule, spread: float, scales: Sequence[float] = SCALES) -> Tensor:
+    """(T,) float64 ascending times at which noise over signal is `scales` times the data's spread, inside the schedule's
+    levels; times that fall together are taken once."""
+    low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
+    wanted = -2 * torch.tensor(scales, dtype=torch.float64).mul(spread).log()
+    inside = wanted[(wanted > low) & (wanted < high)]
+    times = schedule.time_of_log_snr(inside if len(inside) else wanted.clamp(low, high))
+    return torch.unique(times.clamp(1e-4, 1 - 1e-4))
+
+
+def noise_errors(model: Model, x0: Tensor, times: Tensor, cond: Tensor | None = None, *, seed: int = 0) -> Array:
+    """(N, T) float64 mean squared noise error of each row at each time; the noise of row i depends on the seed and i alone."""
+    eps = normal(generators(range(len(x0)), seed=seed, stream=PREFLIGHT), x0.shape[1:]).to(x0)
+    columns = []
+    for t in times:
+        level = model.schedule(t).like(x0)
+        with torch.no_grad():
+            found = model(level.alpha * x0 + level.sigma * eps, t, cond).eps
+        columns.append((found - eps).double().square().flatten(1).mean(1).cpu())
+    return torch.stack(columns, 1).numpy()
+
+
+def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = None) -> pd.DataFrame:
+    """The noise error by level.
+
+    Args:
+        model: what is tested.
+        fitted: (M, …) rows that the linear denoiser is fitted to.
+        x0: (N, …) other rows, which both denoise.
+        cond: (N,) their classes, or None.
+
+    Returns:
+        A row a level: t; `error` of the model, `linear` of the linear denoiser; `worse`, whether the model's is the larger
+        one, by more than two standard errors of the paired difference, or is not finite.
+    """
+    spread = float(fitted.flatten(1).double().std(0).square().mean().sqrt())
+    times = torch.unique(model.snap(asked_times(model.schedule, spread)).double())
+    found = noise_errors(model, x0, times, cond)
+    linear = noise_errors(fitted_gaussian(fitted).model(model.schedule), x0.cpu(), times)
+    return pd.DataFrame(
+        {"t": times.numpy(), "error": found.mean(0), "linear": linear.mean(0), "worse": _worse(found, linear)}
+    )
+
+
+def _worse(found: Array, linear: Array) -> Array:
+    difference = found - linear
+    error = difference.std(0, ddof=1) / np.sqrt(len(difference))
+    return ~np.isfinite(found).all(0) | (difference.mean(0) > 2 * error)

@@ -1,0 +1,256 @@
+"""Preflight: what is checked before a number is printed. Does the checkpoint, as it was read, denoise these data?
+
+A wrong card, another data set or a rounded time still gives a shift with a narrow interval. So the checkpoint, the data and what
+the network is handed are checked on the data themselves, for about 5 % of a default run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
+from noiseshift.diffusion.samplers import ddim, sample, time_grid
+from noiseshift.networks.model import NetworkModel
+from noiseshift.shift.controls import Check
+from noiseshift.shift.denoising import SCALES, error_table
+from noiseshift.shift.likeness import Likeness, likeness
+from noiseshift.shift.rereading import ReadAs, better_reading
+
+FITTED, ASKED, LIKE = 256, 32, 128
+"""Rows of the data that fit the linear denoiser, that both denoise, and that samples are compared with."""
+
+SAMPLES, FEWEST, STEPS = 48, 16, 10
+"""Samples that are drawn, the fewest that are compared, and DDIM's steps."""
+
+ENERGY, CHANCE = 0.03, 0.01
+"""Samples are of other data where their energy distance is larger than the first, and chance is below the second. Right models
+of the bundled data read -.01 … .003, the same pictures upside down .036."""
+
+ROUNDED = 1e-5
+"""Relative error of the time argument that is a shift of its own."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks before a measurement found.
+
+    Attributes:
+        checks: each with its outcome: True, False, or None where it only says something.
+        errors: noise error by level, of the model and of a linear denoiser; see `denoising.error_table`. Empty where the
+            data do not fit the model.
+        likeness: how far the model's samples are from the data, or None where they were not compared.
+        reading: another way to read the checkpoint that fits better, or None.
+    """
+
+    checks: tuple[Check, ...]
+    errors: pd.DataFrame
+    likeness: Likeness | None = None
+    reading: ReadAs | None = None
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "errors": [_plain(row) for row in self.errors.to_dict("records")],
+            "likeness": None if self.likeness is None else _plain(asdict(self.likeness)),
+            "reading": None if self.reading is None else asdict(self.reading),
+        }
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Preflight:
+        """What `as_dict` gave."""
+        like, reading = found["likeness"], found["reading"]
+        return cls(
+            tuple(Check(**check) for check in found["checks"]),
+            pd.DataFrame(found["errors"], columns=["t", "error", "linear", "worse"]),
+            None if like is None else Likeness(**{name: np.nan if v is None else v for name, v in like.items()}),
+            None if reading is None else ReadAs(**reading),
+        )
+
+    def __str__(self) -> str:
+        marks = {True: "passed", False: "FAILED", None: "note"}
+        return "\n".join(f"{marks[check.passed]:6s} {check.name}: {check.sentence}" for check in self.checks)
+
+
+def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samples: int = SAMPLES) -> Preflight:
+    """Check a checkpoint, as it was read, on real data.
+
+    Args:
+        checkpoint: as `load` gave it.
+        data: held-out images of what it was trained on, with labels where it takes classes; pictures of a latent model are
+            encoded.
+        device: where the checkpoint computes.
+        samples: how many samples are compared with the data, 48 at most; none are where fewer than 16 are asked for.
+
+    Returns:
+        The checks: the data's shape, range and classes; noise errors against a linear denoiser (with the
+        best-fitting other reading where they are bad); samples against the data; what the network is handed for the time.
+    """
+    data = checkpoint.encode(data)
+    fit = _data_checks(checkpoint, data)
+    if any(check.passed is False for check in fit):
+        return Preflight(tuple(fit), pd.DataFrame(columns=["t", "error", "linear", "worse"]))
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(data)))
+    rows = data[order]
+    cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
+    x0, model = rows.floats.to(device), checkpoint.model
+    held_out = slice(0, min(ASKED, len(x0) // 2))
+    fitted = x0[held_out.stop : held_out.stop + FITTED]
+    asked = None if cond is None else cond[held_out]
+    errors = error_table(model, fitted, x0[held_out], asked)
+    reading = better_reading(model, fitted, x0[held_out], asked) if errors.worse.any() else None
+    count = min(samples, SAMPLES, len(x0))
+    like = None if count < FEWEST else _likeness(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
+    checks = (
+        *fit,
+        _denoises(errors, reading),
+        _its_data(like),
+        handed(model, x0[:2], None if cond is None else cond[:2]),
+    )
+    return Preflight(checks, errors, like, reading)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has them: it has no NaN."""
+    return {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in values.items()}
+
+
+def preflight_calls(samples: int) -> int:
+    """Network calls of a preflight that finds nothing wrong, where a run draws so many samples."""
+    return len(SCALES) * ASKED + (STEPS * min(samples, SAMPLES) if samples >= FEWEST else 0)
+
+
+def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:
+    checks = [_shape_check(checkpoint, data), _range_check(checkpoint, data)]
+    return [*checks, _class_check(checkpoint, data)] if checkpoint.classes else checks
+
+
+def _shape_check(checkpoint: Checkpoint, data: Images) -> Check:
+    has, takes = tuple(data.pixels.shape[1:]), tuple(checkpoint.shape)
+    if has != takes:
+        return Check("shape", False, f"the data are {has}, the checkpoint works on {takes}: give data of its own size")
+    if len(data) < 16:
+        return Check("shape", False, f"{len(data)} rows are too few to check anything: give at least 16, better 1,000")
+    return Check("shape", True, f"{len(data):,} rows of {has}")
+
+
+def _range_check(checkpoint: Checkpoint, data: Images) -> Check:
+    low, high = (float(end) for end in torch.aminmax(data.floats))
+    said = f"values from {low:.3g} to {high:.3g}"
+    if not np.isfinite([low, high]).all():
+        return Check("range", False, "the data hold numbers that are not finite: repair them")
+    if low == high:
+        return Check("range", False, f"all values are {low:.3g}: these are no data")
+    if not checkpoint.latent and max(-low, high) > 1.001:
+        return Check("range", False, f"{said}: pictures are floats in [-1, 1], scale these data to that")
+    if not data.pixels.is_floating_point() and int(data.pixels.max()) <= 1:
+        return Check("range", False, "bytes of 0 and 1 only: pictures are 0 … 255, multiply these by 255")
+    return Check("range", True, said)
+
+
+def _class_check(checkpoint: Checkpoint, data: Images) -> Check:
+    if data.labels is None:
+        return Check("classes", False, "the checkpoint is conditional and the data have no labels: give labelled data")
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= checkpoint.classes:
+        said = f"labels run from {low} to {high}, the checkpoint's classes from 0 to {checkpoint.classes - 1}"
+        return Check("classes", False, f"{said}: number the classes as it was trained on them")
+    present = len(data.labels.unique())
+    enough = None if 2 * present < checkpoint.classes else True
+    return Check("classes", enough, f"{present:,} of {checkpoint.classes:,} classes are in the data")
+
+
+def _denoises(errors: pd.DataFrame, reading: ReadAs | None) -> Check:
+    middle = errors.iloc[len(errors) // 2]
+    said = f"noise error {middle.error:.3f} at t = {middle.t:.2f} (linear denoiser {middle.linear:.3f}, none 1)"
+    worse = int(errors.worse.sum())
+    if not worse:
+        return Check("denoises", True, f"{said}; better than the linear denoiser at all {len(errors)} levels")
+    said = f"{said}; worse than the linear denoiser at {worse} of {len(errors)} levels"
+    if reading is not None:
+        remedy = (
+            f"read with {reading.sentence()} it does ({1 / reading.ratio:.1f} times less error than the linear one)"
+        )
+        return Check(
+            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {said}; {remedy}"
+        )
+    if 2 * worse > len(errors):
+        causes = "check range, time direction, schedule, prediction and the data"
+        return Check(
+            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {said}; {causes}"
+        )
+    return Check("denoises", None, f"{said}: a model that was trained little, or other data than its own")
+
+
+def _likeness(model: Model, data: Tensor, cond: Tensor | None, count: int) -> Likeness:
+    """Samples of the model, of the same classes as the data, against the data."""
+    noise = normal(generators(range(count), seed=1, stream=PREFLIGHT), data.shape[1:]).to(data)
+    x = model.schedule(torch.tensor(1.0)).like(noise).sigma * noise
+    steps = sample(model, x, time_grid(model, STEPS), update=ddim(0.0), cond=None if cond is None else cond[:count])
+    *_, last = steps
+    return likeness(last.x, data)
+
+
+def _its_data(found: Likeness | None) -> Check:
+    if found is None:
+        return Check("its data", None, f"samples were not compared with the data: fewer than {FEWEST}")
+    said = (
+        f"energy distance {found.energy:.3f} of the samples to the data (p = {found.p:.3f}), spread {found.spread:.2f}"
+    )
+    if not np.isfinite(found.energy) or (found.energy > ENERGY and found.p <= CHANCE):
+        return Check(
+            "its data", False, f"the samples are not like these data: {said}; give the data that it was trained on"
+        )
+    return Check("its data", True, said)
+
+
+def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
+    """What the network is handed for the time, against what is meant.
+
+    Args:
+        model: its network is called three times.
+        x: (B, …) any states.
+        cond: (B,) classes, or None.
+    """
+    if not isinstance(model, NetworkModel):
+        return Check("time", None, f"{type(model).__name__} hands the time over by itself: not checked")
+    times = torch.unique(model.snap(torch.tensor([0.123456, 0.456789, 0.789123], dtype=torch.float64)))
+    seen: list[Tensor] = []
+    hook = model.network.register_forward_pre_hook(lambda network, args: seen.append(args[1].detach().flatten()[0]))
+    try:
+        with torch.no_grad():
+            for t in times:
+                model(x, t, cond)
+    finally:
+        hook.remove()
+    meant = torch.stack([model.time_input(t.reshape(1)).flatten()[0] for t in times]).double()
+    given = torch.stack(seen).cpu()
+    off = ((given.double() - meant).abs() / meant.abs().clamp_min(1)).max()
+    k = int((given.double() - meant).abs().argmax())
+    said = f"{str(given.dtype).removeprefix('torch.')}, {float(given[k]):.7g} where {float(meant[k]):.7g} is meant"
+    if float(off) > ROUNDED:
+        return Check(
+            "time", False, f"the network is handed {said}: rounding is a shift of its own, give the time float32"
+        )
+    return Check("time", True, said)

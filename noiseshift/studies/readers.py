@@ -1,0 +1,149 @@
+"""From real images to instruments: the split into halves, the estimators a protocol names, their calibration."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images, for_checkpoint
+from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.noise import FITTING, generator, torch_generator
+from noiseshift.diffusion.samplers import Scheduled
+from noiseshift.estimators import ConstantPixel, FokkerPlanck, Residual, ScoreMixture
+from noiseshift.estimators.instrument import Instrument, calibrate
+from noiseshift.estimators.posterior import Estimator, time_grid
+from noiseshift.studies.protocol import ESTIMATORS, Protocol
+from noiseshift.studies.sampling import Progress
+
+RESIDUAL_ROWS, SLOPE_ROWS = 128, 64
+"""Real images that fit the residual's curve, and that give a calibration's slope."""
+
+
+ASKING: Mapping[str, Callable[[Model], Estimator]] = {
+    # Unpolished: the calibration averages a probe's error out, which a single state could not.
+    "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99), polish=0),
+    "score-mixture": lambda model: ScoreMixture(model, time_grid(model.schedule, 32, 0.01, 0.99)),
+}
+"""The estimators that ask the network itself at many levels."""
+
+
+def read_times(model: Model, protocol: Protocol) -> Tensor:
+    """Which of the sampler's told times are read: `points` of them, even in step index, strictly between 0 and 1."""
+    grid = protocol.solver.grid(model)
+    if grid is None:
+        update = protocol.solver.update()
+        assert isinstance(update, Scheduled)  # only a scheduler brings its own times
+        grid = update.times(model.schedule)
+    inside = grid.double()[(grid > 0) & (grid < 1)]
+    if not len(inside):
+        raise ValueError(
+            f"{protocol.solver.name} passes through no level between noise and data: take at least 2 steps"
+        )
+    keep = np.unique(np.linspace(0, len(inside) - 1, min(protocol.points, len(inside))).round().astype(int))
+    return inside[torch.from_numpy(keep)]
+
+
+def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor) -> dict[str, Estimator]:
+    """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
+    schedule = checkpoint.model.schedule
+    makers: dict[str, Callable[[], Estimator]] = {
+        "network": checkpoint.level_estimator,
+        "residual": lambda: _residual(checkpoint, data, times, protocol),
+        "constant-pixel": lambda: ConstantPixel(data.floats, schedule),
+        **{name: functools.partial(maker, checkpoint.model) for name, maker in ASKING.items()},
+    }
+    return {name: makers[name]() for name in protocol.estimators}
+
+
+def available(checkpoint: Checkpoint, data: Images, wanted: Sequence[str] = ESTIMATORS[:3]) -> dict[str, int | None]:
+    """Those of the `wanted` estimators that this checkpoint and these images allow, each reading all samples."""
+    found = dict.fromkeys(wanted)
+    if checkpoint.estimator is None:
+        found.pop("network", None)
+    # Pictures of another size are for a latent model, whose states have no constant coordinates.
+    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
+        found.pop("constant-pixel", None)
+    if "constant-pixel" in found:
+        try:
+            ConstantPixel(split(data, checkpoint)[0].floats, checkpoint.model.schedule)
+        except ValueError:
+            del found["constant-pixel"]
+    return found or {"residual": None}
+
+
+def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Protocol) -> Residual:
+    source = torch_generator(generator(0, seed=protocol.seed, stream=FITTING))
+    x0, cond = on_device(protocol.device, data[:RESIDUAL_ROWS])
+    return Residual(checkpoint.model, x0, times, generator=source, cond=cond)
+
+
+def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
+    """Images as floats, and their classes, on a device."""
+    return data.floats.to(device), None if data.labels is None else data.labels.to(device)
+
+
+def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
+    """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
+    for a latent checkpoint come out encoded; labels that the checkpoint cannot be told are left out."""
+    data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
+    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
+        raise ValueError(
+            f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
+            "give --data of its own size and channels"
+        )
+    if len(data) < 8:
+        raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    classes = torch.zeros_like(order) if data.labels is None else data.labels[order]
+    # The how-manieth of its class each row is; even ones to one half, odd ones to the other.
+    rank = torch.zeros_like(order)
+    for label in classes.unique():
+        rank[classes == label] = torch.arange(int((classes == label).sum()))
+    turns = torch.argsort(rank * (int(classes.max()) + 1) + classes)
+    if not checkpoint.classes:
+        data = replace(data, labels=None)
+    first, second = (turns[rank[turns] % 2 == half] for half in (0, 1))
+    return data[order[first]], data[order[second]]
+
+
+def warn_of_absent_classes(data: Images, sampled: Tensor | None) -> None:
+    """On the log, where most of what is sampled is of classes that the real images do not show."""
+    if sampled is None or data.labels is None:
+        return
+    drawn = sampled.unique()
+    shown = int(torch.isin(drawn, data.labels).sum())
+    if shown < len(drawn) / 2:
+        logging.getLogger("noiseshift").warning(
+            "only %d of the %d classes that are sampled are among --data's labels: what is read as a shift may be the other "
+            "classes; give real images of all",
+            shown,
+            len(drawn),
+        )
+
+
+def calibrated(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images,
+    times: Tensor,
+    progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Instrument]:
+    """The protocol's estimators, calibrated on `data` at the times that are read."""
+    instruments = {}
+    estimators = build(checkpoint, protocol, data, times)
+    for done, (name, estimator) in enumerate(estimators.items()):
+        progress("calibrating", done, len(estimators))
+        limit = protocol.estimators[name]
+        x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
+        instruments[name] = calibrate(
+            estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
+        )
+    progress("calibrating", len(estimators), len(estimators))
+    return instruments

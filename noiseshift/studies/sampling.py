@@ -1,0 +1,157 @@
+"""The samples of a protocol: sample i depends on the seed and on i alone, whatever the batch, the device or the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from noiseshift import distributed
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.diffusion.models import Guided, Model, wrap
+from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
+from noiseshift.diffusion.samplers import Noise, Scheduled, Step, Update, per_sample_noise, sample
+from noiseshift.shift.reading import BatchReadings
+from noiseshift.studies.folders import pictures_of
+from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.shards import Shards
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total) while a run goes on."""
+
+
+def draw(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    *,
+    shards: Shards | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[Tensor, Tensor | None]:
+    """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
+    protocol = protocol.bound(checkpoint)
+    checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    model = guided(checkpoint, protocol)
+
+    def make(indices: range) -> BatchReadings:
+        *_, last = sampler_run(model, checkpoint, protocol, indices)
+        return BatchReadings(len(indices), last.x, labels(checkpoint, indices))
+
+    batches = in_batches(protocol, make, shards, progress, "sampling")
+    parts = [pictures_of(checkpoint.decode(batch.final)) for batch in batches]
+    return torch.cat(parts), labels(checkpoint, range(protocol.samples))
+
+
+def in_batches(
+    protocol: Protocol, make: Callable[[range], BatchReadings], shards: Shards | None, progress: Progress, stage: str
+) -> Iterator[BatchReadings]:
+    """`make(indices)` of every batch, in order; with `shards` each is kept as it is finished, and not made again.
+
+    Under torchrun each rank makes its share, and all ranks get all batches through the shards' folder; without one, each
+    makes them all.
+    """
+    starts, (rank, world) = range(0, protocol.samples, protocol.batch), distributed.joined() if shards else (0, 1)
+    for start in starts[rank::world]:
+        progress(stage, start, protocol.samples)
+        kept = shards.load(start) if shards else None
+        if kept is None:
+            kept = make(indices_of(protocol, start))
+            if shards:
+                shards.save(start, kept)
+        if world == 1:
+            yield kept
+    if world > 1 and shards is not None:
+        distributed.wait()
+        yield from (shards.whole(start) for start in starts)
+        distributed.wait()  # nothing is cleared while another still reads
+    progress(stage, protocol.samples, protocol.samples)
+
+
+def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
+    """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch."""
+    return checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
+
+
+def indices_of(protocol: Protocol, start: int) -> range:
+    return range(start, min(start + protocol.batch, protocol.samples))
+
+
+def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
+    """Balanced classes: sample i is of class i mod classes, so that two runs differ in nothing but what is compared."""
+    classes = checkpoint.classes
+    return None if not classes else torch.tensor([i % classes for i in indices])
+
+
+def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: int) -> Tensor:
+    """x at t = 1 for samples `indices`: sigma(1) eps, each row from its own generator."""
+    eps = normal(generators(indices, seed=seed, stream=INITIAL), shape)
+    return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
+
+
+def sampler_run(
+    model: Model,
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    indices: range,
+    *,
+    update: Callable[[Update], Update] | None = None,
+) -> Iterator[Step]:
+    """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
+    guided or not, or another (the exact one) to be sent through the same times from the same noise; `update` may change
+    the solver's own (not a scheduler's, which is left as it is)."""
+    noise = per_sample_noise(generators(indices, seed=protocol.seed, stream=SAMPLING))
+    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
+    cond = labels(checkpoint, indices)
+    cond = None if cond is None else cond.to(protocol.device)
+    own = protocol.solver.update()
+    if isinstance(own, Scheduled):
+        if update is not None:
+            raise ValueError("this method changes the sampler's update: use euler, heun, ddim, ddpm or em")
+        return sample(model, x, None, update=own, cond=cond, noise=noise)
+    times = protocol.solver.grid(checkpoint.model)
+    return sample(model, x, times, update=update(own) if update else own, cond=cond, noise=noise)
+
+
+def path(
+    model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range, times: Tensor, noise: Noise
+) -> Iterator[Step]:
+    """The steps of one batch on other times than the protocol's, with its own noise; for solvers of ours."""
+    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
+    cond = labels(checkpoint, indices)
+    cond = None if cond is None else cond.to(protocol.device)
+    return sample(model, x, times, update=protocol.solver.update(), cond=cond, noise=noise)
+
+
+def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
+    """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing."""
+    counting = CountingModel(checkpoint.model)
+    *_, _last = sampler_run(counting.model, checkpoint, replace(protocol, device="cpu"), range(1))
+    weights = protocol.guidance.weights if protocol.guidance else None
+    return sum(len(weights(t)) if weights else 1 for t in counting.times)
+
+
+class CountingModel:
+    """A model that knows nothing, costs nothing, and remembers what it was asked."""
+
+    def __init__(self, model: Model):
+        self.times: list[Tensor] = []
+        self.rows = 0
+        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._blind, levels=_levels(model))
+
+    def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        self.times.append(t.flatten()[0])
+        return self._blind(x, cond)
+
+    def _blind(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        self.rows += len(x)
+        return 0.5 * x
+
+
+def _levels(model: Model) -> Tensor | None:
+    return getattr(model, "levels", None)
+
+
+def all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
+    every = labels(checkpoint, range(protocol.samples))
+    return None if every is None else every.to(protocol.device)

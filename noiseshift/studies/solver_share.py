@@ -1,0 +1,151 @@
+"""Whose shift is it? The measured network under finer steps, and a model without error through the same solver.
+
+Two experiments, of different weakness. Step refinement asks the network itself: what does not vanish with the steps is its
+own, if the steps are fine enough for the solver's order. The exact model of a distribution fitted to the data has no
+error at all, but is not quite the data's. "The network's" is said only where both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images
+from noiseshift.diffusion.models import Guided, Model
+from noiseshift.diffusion.noise import SAMPLING, TARGET, generator, generators, torch_generator
+from noiseshift.diffusion.refining import refine, refined_noise
+from noiseshift.diffusion.samplers import per_sample_noise
+from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate, common_times
+from noiseshift.shift.reading import assemble, read_run
+from noiseshift.shift.refinement import FACTORS, Refinement
+from noiseshift.shift.report import ShiftReport
+from noiseshift.shift.shares import shares
+from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.sampling import Progress, all_labels, guided, labels, path, sampler_run
+from noiseshift.targets import ExactModel, GaussianMixture
+from noiseshift.targets.fitting import best_fit
+
+REFINED = 128
+"""How many of the run's samples are sampled again under finer steps, at most."""
+
+DRAWS = 400
+"""States of the exact model's own distribution that calibrate the instruments for it, at most."""
+
+
+def shares_of(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    instruments: Instruments,
+    reports: Mapping[str, ShiftReport],
+    held_out: tuple[Images, Images],
+    progress: Progress,
+) -> tuple[pd.DataFrame, dict[str, ShiftReport]]:
+    """Both experiments on a run.
+
+    Returns:
+        The table of `shift.shares` for every instrument, one under another; and the exact model's reports.
+    """
+    refined = _refinements(checkpoint, protocol, instruments, progress)
+    exact = _exact_reports(checkpoint, protocol, instruments, held_out, progress)
+    tables = [shares(report, refined.get(name), exact.get(name)) for name, report in reports.items()]
+    return pd.concat(tables, ignore_index=True), exact
+
+
+def _refinements(
+    checkpoint: Checkpoint, protocol: Protocol, instruments: Instruments, progress: Progress
+) -> dict[str, Refinement]:
+    """The run's first samples under N, 2N and 4N steps of one Brownian path; empty where the solver's order is not known (a
+    scheduler of diffusers, a custom update) or the model knows too few levels for finer steps."""
+    order, times = protocol.solver.order, protocol.solver.grid(checkpoint.model)
+    if order is None or times is None:
+        return {}
+    if len(refine(checkpoint.model, times, FACTORS[-1])) <= FACTORS[-1] * (len(times) - 1):
+        return {}
+    runs = [_readings(checkpoint, protocol, instruments, times, factor, progress) for factor in FACTORS]
+    return {
+        name: Refinement(name, order, np.stack([run[name] for run in runs]), each.calibration)
+        for name, each in instruments.items()
+    }
+
+
+def _readings(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    instruments: Instruments,
+    times: Tensor,
+    factor: int,
+    progress: Progress,
+) -> dict[str, Array]:
+    """(M, K) readings by instrument under `factor` times the steps."""
+    samples, model = min(REFINED, protocol.samples), guided(checkpoint, protocol)
+    finest = refine(checkpoint.model, times, FACTORS[-1])
+    steps = times if factor == 1 else refine(checkpoint.model, times, factor)
+    columns: dict[str, list[Array]] = {name: [] for name in instruments}
+    for start in range(0, samples, protocol.batch):
+        progress(f"{factor} × the steps", start, samples)
+        indices = range(start, min(start + protocol.batch, samples))
+        sources = generators(indices, seed=protocol.seed, stream=SAMPLING)
+        noise = per_sample_noise(sources) if factor == FACTORS[-1] else refined_noise(sources, steps, finest)
+        run = path(model, checkpoint, protocol, indices, steps, noise)
+        batch = read_run(run, instruments, cond=all_labels(checkpoint, protocol), start=start, content=False)
+        for name, found in batch.sampled.items():
+            columns[name].append(found.t)
+    progress(f"{factor} × the steps", samples, samples)
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def _exact_reports(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    instruments: Instruments,
+    held_out: tuple[Images, Images],
+    progress: Progress,
+) -> dict[str, ShiftReport]:
+    """An exact model without error through the same solver, from the same noise. The instruments are calibrated on draws of
+    its own distribution, so that what its content does to them is not called a shift."""
+    target = exact_target(checkpoint, held_out, float(common_times(instruments).min()))
+    model = _guided_alike(target.model(checkpoint.model.schedule), protocol)
+    own = {name: _recalibrated(each, target, checkpoint, protocol) for name, each in instruments.items()}
+    every = all_labels(checkpoint, protocol)
+    batches = []
+    for start in range(0, protocol.samples, protocol.batch):
+        progress("exact model", start, protocol.samples)
+        # Estimators that use a prediction want the checkpoint's, not the exact model's.
+        indices = range(start, min(start + protocol.batch, protocol.samples))
+        bare = (replace(step, prediction=None) for step in sampler_run(model, checkpoint, protocol, indices))
+        batches.append(read_run(bare, own, cond=every, start=start, content=False).keeping(0))
+    progress("exact model", protocol.samples, protocol.samples)
+    return assemble(batches, own)
+
+
+def exact_target(checkpoint: Checkpoint, held_out: tuple[Images, Images], t: float) -> GaussianMixture:
+    """The Gaussian or mixture, fitted to one half of the data, under which the other is likeliest at level t."""
+    first, second = held_out
+    level = checkpoint.model.schedule(torch.tensor(t, dtype=torch.float64))
+    return best_fit(first.floats, first.labels, second.floats[:256], level)
+
+
+def _guided_alike(model: ExactModel, protocol: Protocol) -> Model:
+    """The exact model under the run's guidance, as far as it has the branches."""
+    guidance = protocol.guidance
+    if guidance is None or guidance.models or not set(guidance.terms) <= model.branches:
+        return model
+    return Guided(model, guidance)
+
+
+def _recalibrated(
+    instrument: Instrument, target: GaussianMixture, checkpoint: Checkpoint, protocol: Protocol
+) -> Instrument:
+    rows = min(DRAWS, len(instrument.calibration.real))
+    source = torch_generator(generator(0, seed=protocol.seed, stream=TARGET))
+    draws = target.sample(rows, source).reshape(rows, *checkpoint.shape).float().to(protocol.device)
+    cond = labels(checkpoint, range(rows))
+    cond = None if cond is None else cond.to(protocol.device)
+    times = torch.tensor(instrument.times)
+    return calibrate(instrument.estimator, draws, times, cond=cond, seed=protocol.seed, limit=instrument.limit)
