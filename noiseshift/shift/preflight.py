@@ -121,7 +121,7 @@ def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samp
     errors = error_table(model, fitted, x0[held_out], asked)
     reading = better_reading(model, fitted, x0[held_out], asked) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
-    like = None if count < FEWEST else _likeness(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
+    like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
     checks = (
         *fit,
         _denoises(errors, reading),
@@ -212,17 +212,22 @@ def _likeness(model: Model, data: Tensor, cond: Tensor | None, count: int) -> Li
     return likeness(last.x, data)
 
 
-def _its_data(found: Likeness | None) -> Check:
-    if found is None:
-        return Check("its data", None, f"samples were not compared with the data: fewer than {FEWEST}")
+def _its_data(model: Model, data: Tensor, cond: Tensor | None, count: int) -> tuple[Likeness | None, Check]:
+    name = "its data"
+    if count < FEWEST:
+        return None, Check(name, None, f"samples were not compared with the data: fewer than {FEWEST}")
+    try:
+        found = _likeness(model, data, cond, count)
+    except ValueError as error:  # a model that was read wrongly may not be sampled at all
+        return None, Check(name, False, f"no samples could be drawn to compare with the data: {error}")
     said = (
         f"energy distance {found.energy:.3f} of the samples to the data (p = {found.p:.3f}), spread {found.spread:.2f}"
     )
     if not np.isfinite(found.energy) or (found.energy > ENERGY and found.p <= CHANCE):
-        return Check(
-            "its data", False, f"the samples are not like these data: {said}; give the data that it was trained on"
+        return found, Check(
+            name, False, f"the samples are not like these data: {said}; give the data that it was trained on"
         )
-    return Check("its data", True, said)
+    return found, Check(name, True, said)
 
 
 def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
