@@ -125,7 +125,7 @@ def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samp
     checks = (
         *fit,
         _denoises(errors, reading),
-        _its_data(like),
+        its_data,
         handed(model, x0[:2], None if cond is None else cond[:2]),
     )
     return Preflight(checks, errors, like, reading)
