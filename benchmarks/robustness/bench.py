@@ -232,6 +232,7 @@ def _said(path: Path) -> str:
 def _content(path: Path) -> bytes:
     import numpy as np
     import pandas as pd
+    import torch
 
     if path.suffix in (".pdf", ".html", ".md", ".tex"):  # they hold seconds, or the time they were written
         return b"present" if path.stat().st_size > 100 else b"empty"
@@ -240,10 +241,23 @@ def _content(path: Path) -> bytes:
     if path.suffix == ".npz":
         with np.load(path) as file:
             return b"".join(name.encode() + file[name].tobytes() for name in file.files)
+    if path.suffix == ".pt":  # equal states need not be equal pickles
+        return _values(torch.load(path, weights_only=True))
     if path.suffix in (".parquet", ".csv"):
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         return frame.drop(columns=["seconds"], errors="ignore").to_csv().encode()
     return path.read_bytes()
+
+
+def _values(value: Any) -> bytes:
+    """Nested containers of tensors and plain values, as bytes."""
+    if isinstance(value, dict):
+        return b"".join(
+            str(key).encode() + _values(part) for key, part in sorted(value.items(), key=lambda kv: str(kv[0]))
+        )
+    if isinstance(value, list | tuple):
+        return b"".join(map(_values, value))
+    return value.numpy().tobytes() if hasattr(value, "numpy") else repr(value).encode()
 
 
 def _timeless(value: Any) -> Any:

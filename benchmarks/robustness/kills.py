@@ -41,9 +41,9 @@ def main(kills: int, only: str, seed: int) -> None:
             hit, found = _kill_often(command, share, chance)
             done, faults = done + hit, faults + found
             print(f"{command:16s} {hit:4d} kills {len(found):3d} faults {time.time() - started:6.0f} s", flush=True)
+            for fault in found:
+                print(f"    {fault}", flush=True)
         os.chdir("/")
-    for fault in faults:
-        print(fault)
     print(f"{done} kills, {len(faults)} faults")
     sys.exit(bool(faults))
 

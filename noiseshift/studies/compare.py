@@ -95,10 +95,10 @@ def run_grid(
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
     about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
-    run = _kept(folder, about)
+    shards, run = Shards(folder, about), _kept(folder, about)
     if run is not None:
+        shards.clear()  # a process may have been killed when its run stood, and its batches too
         return run
-    shards = Shards(folder, about)
     run = measure(
         cell.checkpoint,
         cell.protocol,

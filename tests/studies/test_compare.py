@@ -19,7 +19,8 @@ from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Cell, Comparison, compare, holm, run_grid
 from noiseshift.studies.folders import Run
-from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.shards import Shards
 
 TIMES = np.array([0.6, 0.3, 0.1])
 
@@ -186,7 +187,11 @@ def test_a_grid_goes_on_where_it_stopped(real_runs):
     folder, cells, first = real_runs
     assert [run.manifest["nfe"] for run in first.values()] == [4, 8]
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
+    left = Shards(folder / "few", fingerprint(*_parts(cells[0]), ClassifierFeatures())).root
+    left.mkdir()
+    (left / "00000000.npz").write_bytes(b"of a process that was killed when its run stood")
     again = run_grid(cells, folder, extractor=ClassifierFeatures())
+    assert not left.exists()
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == made
     np.testing.assert_allclose(again["few"].features.values, first["few"].features.values, atol=1e-4)
     # Against other real images it is another run.
@@ -199,6 +204,10 @@ def test_a_grid_goes_on_where_it_stopped(real_runs):
     assert back.manifest["data"] == first["few"].manifest["data"]
     with pytest.raises(ValueError, match="same name"):
         run_grid([cells[0], cells[0]], folder)
+
+
+def _parts(cell):
+    return cell.checkpoint, cell.protocol, cell.data
 
 
 def test_every_figure_is_drawn(real_runs, tmp_path):
