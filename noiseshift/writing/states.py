@@ -10,7 +10,7 @@ import logging
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from noiseshift.writing.whole import remove_temporaries, whole_file, write_text
 
@@ -20,10 +20,21 @@ Log = list[dict[str, Any]]
 
 def save_tensors(state: Mapping[str, Any], path: Path) -> None:
     """`torch.save`, whole or not at all, to the same bytes under any name."""
+    with whole_file(path) as fresh, fresh.open("wb") as file:
+        write_tensors(state, file)  # to a file, since a path's name would become part of the archive
+
+
+def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
+    """`torch.save` to an open file. Where the disk is full, that is what is raised: torch says something else on top."""
     import torch
 
-    with whole_file(path) as fresh, fresh.open("wb") as file:
-        torch.save(dict(state), file)  # to a file, since a path's name would become part of the archive
+    try:
+        torch.save(dict(state), file)
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        raise cause or error from None
 
 
 def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
-from noiseshift.writing.states import keep_state, kept_state, save_tensors
+from noiseshift.writing.states import keep_state, kept_state, save_tensors, write_tensors
 
 ROWS = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
@@ -45,6 +46,12 @@ def test_a_strangers_state_is_not_deleted(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "state.pt")
     assert kept_state(tmp_path) is None
     assert torch.load(tmp_path / "unreadable-1.pt", weights_only=True) == {"epoch": 3}
+
+
+def test_a_full_disk_is_what_is_raised():
+    for size in (1, 10_000, 1_000_000):
+        with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as file:
+            write_tensors({"w": torch.randn(size)}, file)
 
 
 def test_tensors_are_the_same_bytes_under_any_name(tmp_path):
