@@ -69,7 +69,7 @@ def _readings(run: Run) -> pd.DataFrame:
         frame = report.table().assign(estimator=name)
         if run.controls is not None and not run.controls.shares.empty:
             parts = run.controls.shares[run.controls.shares.estimator == name]
-            for column in ("solver", "network", "exact_solver", "whose"):
+            for column in ("solver", "network", "exact_solver", "whose") if len(parts) else ():
                 frame[column] = parts[column].to_numpy()
         frame["verdict"] = [
             "not readable" if pd.isna(row["shift"]) else "resolved" if row["resolved"] else "not resolved"

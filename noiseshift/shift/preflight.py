@@ -36,6 +36,9 @@ ENERGY, CHANCE = 0.03, 0.01
 """Samples are of other data where their energy distance is larger than the first, and chance is below the second. Right models
 of the bundled data read -.01 … .003, the same pictures upside down .036."""
 
+HANDED = 3
+"""Times at which it is looked what the network is handed."""
+
 ROUNDED = 1e-5
 """Relative error of the time argument that is a shift of its own."""
 
@@ -136,9 +139,10 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in values.items()}
 
 
-def preflight_calls(samples: int) -> int:
-    """Network calls of a preflight that finds nothing wrong, where a run draws so many samples."""
-    return len(SCALES) * ASKED + (STEPS * min(samples, SAMPLES) if samples >= FEWEST else 0)
+def preflight_calls(samples: int, rows: int) -> int:
+    """Network calls of a preflight that finds nothing wrong, where a run draws so many samples and has so many real rows."""
+    drawn = min(samples, SAMPLES, rows)
+    return len(SCALES) * min(ASKED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 
 
 def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:
@@ -240,7 +244,7 @@ def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
     """
     if not isinstance(model, NetworkModel):
         return Check("time", None, f"{type(model).__name__} hands the time over by itself: not checked")
-    times = torch.unique(model.snap(torch.tensor([0.123456, 0.456789, 0.789123], dtype=torch.float64)))
+    times = torch.unique(model.snap(torch.linspace(0.123456, 0.789123, HANDED, dtype=torch.float64)))
     seen: list[Tensor] = []
     hook = model.network.register_forward_pre_hook(lambda network, args: seen.append(args[1].detach().flatten()[0]))
     try:

@@ -14,11 +14,10 @@ import torch
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
 from noiseshift.shift.preflight import preflight_calls
-from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
 from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
-from noiseshift.studies.solver_share import REFINED
+from noiseshift.studies.solver_share import REFINED, refined_calls
 
 FORWARD_MODE = 2.0
 """A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
@@ -66,9 +65,9 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
     """The calls of each part of a run; parts without any are left out."""
     points = len(read_times(guided(checkpoint, protocol), protocol))
     calls = calls_a_sample(checkpoint, protocol)
-    found = [Part("sampling", protocol.samples * calls), Part("preflight", preflight_calls(protocol.samples))]
+    found = [Part("sampling", protocol.samples * calls), Part("preflight", preflight_calls(protocol.samples, held_out))]
     if protocol.controls and protocol.solver.order is not None:
-        found.append(Part("finer steps", sum(FACTORS) * calls * min(REFINED, protocol.samples)))
+        found.append(Part("finer steps", min(REFINED, protocol.samples) * refined_calls(checkpoint, protocol)))
     for name, limit in protocol.estimators.items():
         again = _calls_a_reading(checkpoint, name)
         most = min(protocol.rows, held_out // 2)

@@ -125,8 +125,13 @@ def path(
 
 def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
     """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing."""
+    return counted(checkpoint, protocol, lambda model, here: sampler_run(model, checkpoint, here, range(1)))
+
+
+def counted(checkpoint: Checkpoint, protocol: Protocol, walk: Callable[[Model, Protocol], Iterator[Step]]) -> int:
+    """The branches that one trajectory of `walk(model, protocol on the CPU)` asks for."""
     counting = CountingModel(checkpoint.model)
-    *_, _last = sampler_run(counting.model, checkpoint, replace(protocol, device="cpu"), range(1))
+    *_, _last = walk(counting.model, replace(protocol, device="cpu"))
     weights = protocol.guidance.weights if protocol.guidance else None
     return sum(len(weights(t)) if weights else 1 for t in counting.times)
 

@@ -7,7 +7,8 @@ error at all, but is not quite the data's. "The network's" is said only where bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +21,14 @@ from noiseshift.data import Images
 from noiseshift.diffusion.models import Guided, Model
 from noiseshift.diffusion.noise import SAMPLING, TARGET, generator, generators, torch_generator
 from noiseshift.diffusion.refining import refine, refined_noise
-from noiseshift.diffusion.samplers import per_sample_noise
+from noiseshift.diffusion.samplers import Step, per_sample_noise
 from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate, common_times
 from noiseshift.shift.reading import assemble, read_run
 from noiseshift.shift.refinement import FACTORS, Refinement
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 from noiseshift.studies.protocol import Protocol
-from noiseshift.studies.sampling import Progress, all_labels, guided, labels, path, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, counted, guided, labels, path, sampler_run
 from noiseshift.targets import ExactModel, GaussianMixture
 from noiseshift.targets.fitting import best_fit
 
@@ -98,6 +99,21 @@ def _readings(
             columns[name].append(found.t)
     progress(f"{factor} × the steps", samples, samples)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def refined_calls(checkpoint: Checkpoint, protocol: Protocol) -> int:
+    """NFE of one sample under N, 2N and 4N steps; 0 where its solver is not refined."""
+    times = protocol.solver.grid(checkpoint.model)
+    if protocol.solver.order is None or times is None:
+        return 0
+    grids = [times if factor == 1 else refine(checkpoint.model, times, factor) for factor in FACTORS]
+    if len(grids[-1]) <= FACTORS[-1] * (len(times) - 1):
+        return 0
+    return sum(counted(checkpoint, protocol, functools.partial(_walk, checkpoint, steps)) for steps in grids)
+
+
+def _walk(checkpoint: Checkpoint, steps: Tensor, model: Model, protocol: Protocol) -> Iterator[Step]:
+    return path(model, checkpoint, protocol, range(1), steps, torch.zeros_like)
 
 
 def _exact_reports(

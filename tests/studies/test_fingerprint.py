@@ -211,9 +211,9 @@ SMALL = "--samples 4 --batch 2 --sampler euler:2 --no-progress".split()
 
 def killed(words, monkeypatch):
     """A run that is stopped in its second batch."""
-    from noiseshift.studies import measure
+    from noiseshift.studies import sampling
 
-    real = measure.sampler_run
+    real = sampling.sampler_run
 
     def stop(model, checkpoint, protocol, indices, **rest):
         if indices.start == 2:
@@ -221,7 +221,7 @@ def killed(words, monkeypatch):
         return real(model, checkpoint, protocol, indices, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(measure, "sampler_run", stop)
+        patch.setattr(sampling, "sampler_run", stop)
         assert CliRunner().invoke(main, words).exit_code == 130
 
 

@@ -60,7 +60,7 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
         controls=True,
     )
     run = ns.run(ns.load("fashion-ddpm"), protocol, ns.data.reference()[:100])
-    assert [check.name for check in run.controls.checks] == ["null", "level", "exact model", "content"]
+    assert [check.name for check in run.controls.checks] == ["null", "level", "solver's share", "content"]
     assert np.allclose(run.controls.solver["network"].times, run.reports["network"].times)
     # An estimator that reads the first few samples has its controls read on as many.
     assert {name: len(report.sampled) for name, report in run.controls.solver.items()} == {
