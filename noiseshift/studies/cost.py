@@ -14,10 +14,11 @@ import torch
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
 from noiseshift.shift.preflight import preflight_calls
+from noiseshift.studies.measure import CONTROL_ROWS
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
 from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
-from noiseshift.studies.solver_share import REFINED, refined_calls
+from noiseshift.studies.solver_share import DRAWS, REFINED, refined_calls
 
 FORWARD_MODE = 2.0
 """A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
@@ -85,8 +86,10 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
             Part(f"{name}: content control", points * again * read, weight),
         ]
         if protocol.controls:
-            test_rows = min(limit or most, most)
-            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + read), weight))
+            test_rows = min(limit or most, most, CONTROL_ROWS)
+            drawn = min(rows, DRAWS)
+            exact = drawn + 2 * min(SLOPE_ROWS, drawn) + read
+            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + exact), weight))
     return [part for part in found if part.calls]
 
 

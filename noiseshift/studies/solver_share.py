@@ -28,6 +28,7 @@ from noiseshift.shift.refinement import FACTORS, Refinement
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.readers import SLOPE_ROWS
 from noiseshift.studies.sampling import Progress, all_labels, counted, guided, labels, path, sampler_run
 from noiseshift.targets import ExactModel, GaussianMixture
 from noiseshift.targets.fitting import best_fit
@@ -164,4 +165,6 @@ def _recalibrated(
     cond = labels(checkpoint, range(rows))
     cond = None if cond is None else cond.to(protocol.device)
     times = torch.tensor(instrument.times)
-    return calibrate(instrument.estimator, draws, times, cond=cond, seed=protocol.seed, limit=instrument.limit)
+    return calibrate(
+        instrument.estimator, draws, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=instrument.limit
+    )
