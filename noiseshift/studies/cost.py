@@ -14,6 +14,7 @@ import torch
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
 from noiseshift.shift.preflight import preflight_calls
+from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.measure import CONTROL_ROWS
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
@@ -89,7 +90,8 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
             test_rows = min(limit or most, most, CONTROL_ROWS)
             drawn = min(rows, DRAWS)
             exact = drawn + 2 * min(SLOPE_ROWS, drawn) + read
-            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + exact), weight))
+            finer = 0 if own or not refined_calls(checkpoint, protocol) else len(FACTORS) * min(REFINED, read)
+            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + exact + finer), weight))
     return [part for part in found if part.calls]
 
 

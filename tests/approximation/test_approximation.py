@@ -281,6 +281,7 @@ def test_approx_runs_and_writes(tmp_path):
             "spectra.npz",
             "figures",
             "report.html",
+            "noiseshift.json",
         )
     }
     assert len(list((out / "figures").glob("*.png"))) == 3 + 4 * 2
