@@ -84,7 +84,7 @@ def test_folders_that_cannot_be_read_say_so_in_a_line(tmp_path):
     config.write_text(config.read_text().replace("DDPMScheduler", "os.system"))
     assert "no scheduler" in refused(pipe)
     config.write_text("{")
-    assert "not JSON" in refused(pipe)
+    assert "damaged or no JSON" in refused(pipe)
     index = pipe / "model_index.json"
     index.write_text(index.read_text().replace("UNet2DModel", "UNet2DConditionModel"))
     assert "those of a UNet2DModel" in refused(pipe)
