@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from noiseshift.writing.marks import Mark, read_mark, strangers
+from noiseshift.writing.marks import MARK, Mark, read_mark, strangers
+from noiseshift.writing.whole import is_temporary
 
 LONGEST = 200
 """Bytes of a name: temporary names, which are longer, must fit into 255."""
@@ -35,7 +36,8 @@ def check_folder(folder: str | Path, kind: str, *, adding: bool = False) -> Path
         raise PlaceError(f"{folder} is a file: give a folder that does not exist yet")
     _refuse_protected(place, folder)
     try:
-        empty = not any(place.iterdir())
+        # A mark that was not finished is what a process leaves that was killed at its very beginning.
+        empty = all(is_temporary(path, MARK) for path in place.iterdir())
         mark = None if empty else read_mark(place)
         foreign = [] if mark is None or adding else strangers(place, mark)
     except OSError as error:

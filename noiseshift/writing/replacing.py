@@ -153,6 +153,7 @@ def _recover(place: Path) -> None:
     for aside in asides:
         _dispose(aside, place)
     remove_temporaries(place)
+    remove_temporaries(place / MARK)
 
 
 def _asides(place: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from noiseshift import distributed
 from noiseshift.writing.whole import remove_temporaries, whole_file, write_text
 
 Log = list[dict[str, Any]]
@@ -50,7 +51,8 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
     import torch
 
     path = folder / "state.pt"
-    for name in (path, folder / "log.jsonl"):
+    first = distributed.joined()[0] == 0
+    for name in (path, folder / "log.jsonl") if first else ():
         remove_temporaries(name)
     if not path.exists():
         return None
@@ -64,7 +66,10 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
             "%s cannot be read: it is now %s, and the training begins anew", path, _put_aside(path).name
         )
         return None
-    return state if "log" in state else state | {"log": _read_log(folder, step)}
+    state = state if "log" in state else state | {"log": _read_log(folder, step)}
+    if first:
+        _write_log(folder, state["log"])  # a process may have been killed between its two files
+    return state
 
 
 def _put_aside(path: Path) -> Path:

@@ -21,19 +21,17 @@ def temporary(place: Path) -> Path:
     return place.parent / f".{place.name}.new-{uuid.uuid4().hex[:8]}{place.suffix}"
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether this is the name of something that was not finished."""
-    return _TEMPORARY.fullmatch(path.name) is not None
+def is_temporary(path: Path, name: str | None = None) -> bool:
+    """Whether this is the name of something (of `name`, where it is given) that was not finished."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return match is not None and name in (None, match["name"])
 
 
 def temporaries(place: Path) -> list[Path]:
     """What earlier processes began beside `place`, for its name, and did not finish."""
-    found = []
-    for path in place.parent.iterdir() if place.parent.is_dir() else ():
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and match["name"] == place.name:
-            found.append(path)
-    return found
+    if not place.parent.is_dir():
+        return []
+    return [path for path in place.parent.iterdir() if is_temporary(path, place.name)]
 
 
 def remove_temporaries(place: Path) -> None:

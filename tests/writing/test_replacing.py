@@ -16,6 +16,7 @@ import pytest
 from noiseshift.writing import BusyError, claimed, claimed_file, merged_folder, whole_file, whole_folder
 from noiseshift.writing.locks import lock_of, locked
 from noiseshift.writing.marks import MARK, read_mark
+from noiseshift.writing.states import keep_state, kept_state
 
 FORK = multiprocessing.get_context("fork")
 CALLS = ("rename", "replace", "unlink", "rmdir", "mkdir", "open", "remove")
@@ -298,6 +299,34 @@ def test_what_killed_processes_left_of_a_file_goes(tmp_path):
     with claimed_file(place, lambda path: True):
         pass
     assert {p.name for p in tmp_path.iterdir()} == {".y.png.new-0123abcd.png", ".x.png.new-mine.png"}
+
+
+@pytest.mark.parametrize("adding", [False, True])
+def test_a_folder_whose_mark_was_not_finished_is_a_new_one(adding, tmp_path):
+    place = tmp_path / "run"
+    place.mkdir()
+    (place / ".noiseshift.json.new-0123abcd.json").write_text('{"ki')
+    with claimed(place, "train", adding=adding):
+        assert not list(place.glob("*.new-*"))
+    place.mkdir(exist_ok=True)
+    (place / ".noiseshift.json.new-0123abcd.json").write_text('{"ki')
+    write(place, "new")
+    assert texts(place) == {"new"}
+
+
+def add(folder, text):
+    with claimed(folder, "train", adding=True) as place:
+        keep_state(place, {"step": 1}, [{"loss": text}])
+
+
+def test_a_training_killed_at_any_change_goes_on(tmp_path):
+    folder = tmp_path / "train"
+    for _ in until_it_ends(add, folder, "old"):
+        add(folder, "old")
+        assert kept_state(folder)["log"] == [{"loss": "old"}]
+        assert {p.name for p in folder.iterdir()} == {"state.pt", "log.jsonl", MARK}
+        assert json.loads((folder / "log.jsonl").read_text()) == {"loss": "old"}
+        in_child(subprocess.run, ["rm", "-r", str(folder)])
 
 
 def test_leftovers_in_a_folder_that_is_added_to_go(tmp_path):

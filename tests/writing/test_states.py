@@ -24,6 +24,13 @@ def test_state_and_log_come_back_together(tmp_path):
     assert kept_state(tmp_path / "nothing") is None
 
 
+def test_a_log_that_was_not_written_any_more_is_made_of_the_state(tmp_path):
+    keep_state(tmp_path, {"step": 2}, ROWS)
+    (tmp_path / "log.jsonl").write_text("")
+    assert kept_state(tmp_path)["log"] == ROWS
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == ROWS
+
+
 def test_an_older_state_takes_the_log_up_to_its_step(tmp_path):
     save_tensors({"step": 2}, tmp_path / "state.pt")
     (tmp_path / "log.jsonl").write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"st')
