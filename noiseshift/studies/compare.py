@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,8 @@ class Comparison:
 
     def write(self, folder: Path, where: Mapping[str, str]) -> None:
         """Write the comparison's files into a fresh folder; `where` are its runs, relative to its place."""
-        self.table.to_csv(folder / "table.csv", index=False)
-        self.pairs.to_csv(folder / "pairs.csv", index=False)
+        _named(self.table, as_text).to_csv(folder / "table.csv", index=False)
+        _named(self.pairs, as_text).to_csv(folder / "pairs.csv", index=False)
         about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": dict(where)}
         (folder / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -207,10 +207,31 @@ class Comparison:
         with reading(folder, *said):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
-                pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""])
+                _named(pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]), from_text)
                 for stem in ("table", "pairs")
             )
             return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes a cell's first letter for a formula by."""
+
+
+def as_text(name: str) -> str:
+    """A name as a cell that no spreadsheet computes: with an apostrophe before what looks like a formula."""
+    return f"'{name}" if name.startswith(FORMULA) else name
+
+
+def from_text(cell: str) -> str:
+    """The name that `as_text` made a cell of."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _named(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """A table with every text in it changed."""
+    texts = [column for column in table if table[column].map(lambda cell: isinstance(cell, str)).any()]
+    changed = {c: table[c].map(lambda cell: change(cell) if isinstance(cell, str) else cell) for c in texts}
+    return table.assign(**changed)
 
 
 def compare(

@@ -17,7 +17,7 @@ import noiseshift as ns
 from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.shift.report import ShiftReport
-from noiseshift.studies.compare import Cell, Comparison, compare, holm, run_grid
+from noiseshift.studies.compare import Cell, Comparison, as_text, compare, from_text, holm, run_grid
 from noiseshift.studies.folders import Run
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.shards import Shards
@@ -283,3 +283,10 @@ def test_an_rms_that_may_be_nothing_is_a_bound():
     assert cells.iloc[0].startswith("0.0")
     assert found.table["rms low"].iloc[1] == 0
     assert cells.iloc[1] == f"< {found.table['rms high'].iloc[1]:.4f}"
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+cmd", "-2", "@SUM(A1)", "plain", "'quoted", "\t=x"])
+def test_a_name_is_no_formula_in_a_spreadsheet_and_comes_back(name):
+    cell = as_text(name)
+    assert not cell.startswith(("=", "+", "-", "@", "\t"))
+    assert from_text(cell) == name
