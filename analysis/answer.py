@@ -187,6 +187,8 @@ def _verdict(row: pd.Series) -> str:
         "network": "the network has a part in it, by both",
         "both": "the solver and the network both have a part in it, by both",
     }
+    if pd.isna(row.solver) or pd.isna(row.exact_solver):
+        return "one experiment alone does not say whose it is"
     return said.get(row.whose, "the two do not agree on a part, so whose it is stays open")
 
 
