@@ -1,4 +1,4 @@
-"""Preflight on wrong readings of the bundled checkpoints and on data that are not theirs; prints the table of docs/preflight.md.
+"""Preflight on wrong readings of the bundled checkpoints and on data that are not theirs; prints a table.
 
     python benchmarks/preflight.py           # three minutes on one core
 
