@@ -50,8 +50,8 @@ class Protocol:
         estimators: names, and how many samples each reads (None: all).
         guidance: how the model is guided, or None.
         points: how many of the sampler's steps are read, even in step index.
-        calibration_rows: how many real images each estimator is calibrated on at most; None: four a sample, at least 128. Their error
-            does not shrink with more samples.
+        calibration_rows: how many real images each estimator is calibrated on at most; None: four a sample, at least 128.
+            Their error does not shrink with more samples.
         controls: whether the controls are run too.
         batch: samples at once.
         seed: sample i depends on it and on i alone.
