@@ -35,8 +35,8 @@ def answer(run: Run) -> Answer:
     verdict = controls_verdict(run)
     name = next((n for n, r in run.reports.items() if r.table()["shift"].notna().any()), None)
     if name is None:
-        told = len(next(iter(run.reports.values())).times)
-        found = f"Nothing was measured: no estimator could read the level at any of the {told} levels (slope not within ½ … 2)."
+        levels = len(next(iter(run.reports.values())).times)
+        found = f"Nothing was measured: no estimator could read the level at any of the {levels} levels (slope not within ½ … 2)."
         lines = found, "So nothing is known of the solver's or the network's share.", _controls(run, verdict)
     else:
         lines = (
@@ -63,7 +63,7 @@ def controls_verdict(run: Run) -> Verdict:
 
 
 def at(value: float) -> str:
-    """A told level, as short as it can be told apart."""
+    """A conditioning level, in as few digits as tell it from others."""
     return f"t = {value:.3g}" if value < 0.995 else f"t = {value:.4f}"
 
 
@@ -147,8 +147,10 @@ def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -
 
 
 def _unread(table: pd.DataFrame) -> str:
-    blind = int(table["shift"].isna().sum())
-    return f"At {_plural(blind, 'further level')} nothing can be read (slope not within ½ … 2)." if blind else ""
+    unreadable = int(table["shift"].isna().sum())
+    return (
+        f"At {_plural(unreadable, 'further level')} nothing can be read (slope not within ½ … 2)." if unreadable else ""
+    )
 
 
 def _share(run: Run, name: str) -> str:

@@ -98,7 +98,7 @@ def plot_path(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(table.t, table.measured, marker="o", color="#0072B2", label="measured, coarse − fine")
     ax.plot(table.t, table.first_order, linestyle="--", color="#D55E00", label="Statement 1 from σ_e")
     ax.plot(table.t, table.with_cross, linestyle="-.", color="#009E73", label="… with the cross term")
-    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="shift δ (in t)", xlim=(1, 0))
+    ax.set(xlabel="conditioning time t: noise 1 → 0 data", ylabel="shift δ (in t)", xlim=(1, 0))
     ax.legend()
     return ax
 

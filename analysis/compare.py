@@ -202,7 +202,7 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> Axes:
-    """δ by run and told time; white is no shift, a cross a cell that is not resolved, grey what cannot be read."""
+    """δ by run and conditioning time; white is no shift, a cross a cell that is not resolved, grey what cannot be read."""
     import matplotlib.pyplot as plt
 
     ax = axes(ax)
@@ -223,14 +223,14 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
     ax.set_yticks(range(len(found.runs)), list(figure_labels(found).values()))
     ticks = np.arange(cells)
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
-    ax.set_xlabel("told time t: noise → data")
+    ax.set_xlabel("conditioning time t: noise → data")
     ax.grid(False)
     ax.figure.colorbar(image, ax=ax, label=f"δ (in t), by {found.estimator}")
     return ax
 
 
 def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) -> Axes:
-    """Where the states' readings lie, a ridge a run, at its step nearest to told time `at` (grey: real states)."""
+    """Where the states' readings lie, a ridge a run, at its step nearest to conditioning time `at` (grey: real states)."""
     from scipy import stats
 
     ax = axes(ax)
@@ -238,14 +238,14 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
     ends = np.array([np.quantile(states, [0.005, 0.995]) for _, _, states in ridges])
     low, high = max(-20.0, min(-4.0, ends.min())), min(20.0, max(4.0, ends.max()))
     grid = np.linspace(low, high, 600)
-    for k, ((told, real, states), colour) in enumerate(zip(ridges, _cycle(COLOURS), strict=False)):
+    for k, ((t, real, states), colour) in enumerate(zip(ridges, _cycle(COLOURS), strict=False)):
         height = len(ridges) - 1 - k
         for rows, shade, alpha in ((real, REAL, 0.35), (states, colour, 0.55)):
             density = stats.gaussian_kde(rows)(grid) if rows.std() > 0 else 0 * grid
             ax.fill_between(
                 grid, height, height + 1.6 * density, color=shade, alpha=alpha, linewidth=0.6, zorder=-height
             )
-        ax.text(1.01, height + 0.08, f"t = {told:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
+        ax.text(1.01, height + 0.08, f"t = {t:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
     ax.set_yticks(range(len(ridges)), list(figure_labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
     ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
@@ -254,7 +254,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
 
 
 def _ridge(report: ShiftReport, at: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """The told time nearest to `at`; readings of real and of sampled states there, standardised by the real ones."""
+    """The conditioning time nearest to `at`; readings of real and of sampled states there, standardised by the real ones."""
     step = int(np.abs(report.times - at).argmin())
     real, states = report.calibration.real.t[:, step], report.sampled.t[:, step]
     spread = max(float(real.std()), 1e-12)
@@ -262,13 +262,13 @@ def _ridge(report: ShiftReport, at: float) -> tuple[float, np.ndarray, np.ndarra
 
 
 def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Encoded against scheduled level, (t + δ) / t against t: 1 where states carry what the network is told."""
+    """Effective against conditioning level, (t + δ) / t against t: 1 where there is no shift."""
     ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
-    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
+    ax.set(xlabel="conditioning time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
     ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, figure_labels(found).values())) > 12 else 3)
     return ax
 
@@ -291,7 +291,7 @@ def figures(found: Comparison) -> Iterator[Figure]:
     yield (
         "heat",
         partial(plot_heat, found),
-        "δ by run and told level; a cross: not resolved; grey: not read.",
+        "δ by run and conditioning level; a cross: not resolved; grey: not read.",
     )
     yield (
         "ridge",
@@ -301,7 +301,7 @@ def figures(found: Comparison) -> Iterator[Figure]:
     yield (
         "phase",
         partial(plot_phase, found),
-        "Encoded against scheduled level: 1 where states carry what the network is told.",
+        "Effective against conditioning level: 1 where there is no shift.",
     )
 
 

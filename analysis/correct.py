@@ -41,7 +41,7 @@ def plot_shifts(shifts: pd.DataFrame, estimator: str, *, ax: Axes | None = None)
             label=in_figure(method),
             linestyle="-" if k < len(COLOURS) else "--",
         )
-    ax.set(xlabel="told time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {estimator}", xlim=(1, 0))
+    ax.set(xlabel="conditioning time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {estimator}", xlim=(1, 0))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
@@ -106,7 +106,7 @@ def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimat
     yield (
         "shift",
         partial(plot_shifts, shifts, estimator),
-        f"δ against the told level under every method, by {estimator}, with 95 % bands.",
+        f"δ against the conditioning level under every method, by {estimator}, with 95 % bands.",
     )
     yield (
         "trade",
@@ -177,7 +177,7 @@ def correction_table(found: Correction) -> Table:
     table = Table(
         title=f"shift read by {name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
-    for heading in ("method", "NFE", "δ", "less %", "95 %", plain(distance), "change", "95 %", ""):
+    for heading in ("method", "NFE", "δ", "reduction (%)", "95 %", plain(distance), "change", "95 %", ""):
         table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading != "method")
     for row in frame.to_dict("records"):
         resolved = row["change high"] < 0 or row["change low"] > 0

@@ -84,7 +84,7 @@ def _least(found: Comparison, quantity: str) -> str:
     if len(rows) == 1:
         return f"{words[name]}'s: {size}"
     others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
-    tied = f"{_names(others)} cannot be told from it" if others else "all that it can be tested against have more"
+    tied = f"not significantly different: {_names(others)}" if others else "all that it can be tested against have more"
     return f"{words[name]}'s: {size}; {tied}"
 
 
@@ -134,7 +134,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "samples", "read", "samples that the estimator read"
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
     yield "terminal", "last δ", "δ at the last step that can be read, in t"
-    yield "content", "content δ", "rms of δ against the run's own finals, noised again"
+    yield "content", "content δ", "rms of δ against the run's own final samples, re-noised"
     if found.table.solver.notna().any():
         yield "solver", "solver δ", "rms of what finer steps of the same network take away of δ"
         yield "network", "network δ", "rms of what they leave"
@@ -149,7 +149,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
 
 
 def _pairs(found: Comparison) -> pd.DataFrame:
-    """The pairs in short names, the interval under the difference's name, where the table looks for it."""
+    """The pairs in short names, the interval under the difference's name, where the table expects it."""
     frame = found.pairs.rename(columns={"low": "difference low", "high": "difference high"})
     return frame.assign(**{side: frame[side].map(labels(found)) for side in ("first", "second")})
 

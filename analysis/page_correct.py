@@ -62,7 +62,7 @@ def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Ite
         yield f"rms {name}", f"rms δ, {name}", f"root mean square of the shift in t, its own error taken out, by {name}"
         yield (
             f"reduction {name}",
-            f"less %, {name}",
+            f"reduction (%), {name}",
             f"how much less that is than without, in %, by {name} (paired, 95 %)",
         )
     yield distance, distance, "distance to the real images, without what few samples add to it (95 %)"

@@ -16,13 +16,13 @@ from noiseshift.studies.folders import Run
 SHIFT_COLUMNS: tuple[Column, ...] = (
     ("estimator", "estimator", "what read the level"),
     ("step", "step", "index of the sampler's step, from 0 at pure noise"),
-    ("t", "told t", "the level the network was told: 1 is noise, 0 is data"),
-    ("shift", "δ", "noise shift in t; above 0 the state is noisier than told"),
+    ("t", "conditioning t", "the time that the network is conditioned on: 1 is noise, 0 is data"),
+    ("shift", "δ", "noise shift in t; above 0 the state is noisier than the conditioning level"),
     ("low", "95 % from", "lower end of δ's interval at this level, in t"),
     ("high", "to", "upper end of δ's interval at this level, in t"),
     ("band_low", "band from", "lower end of the band that holds δ at all levels at once, at 95 %, in t"),
     ("band_high", "to", "upper end of that band, in t"),
-    ("floor", "floor", "detection floor: the least |δ| that can be told from 0, in t"),
+    ("floor", "floor", "detection floor: the least |δ| that is significant, in t"),
     ("verdict", "verdict", "resolved: |δ| above the floor, at this level alone; not readable: slope not within ½ … 2"),
     ("calibration_share", "calibration", "the calibration's part of δ's variance: more samples do not lower it"),
     ("content_shift", "content δ", "δ against the run's own final samples, re-noised, in t"),
@@ -84,8 +84,8 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
     yield (
         "shift",
         lambda: plots.plot_shift(run.reports),
-        "The shift δ against the told level, with 95 % bands. Filled points are resolved, hollow ones are not; the grey band "
-        "is the first estimator's detection floor.",
+        "The shift δ against the conditioning level, with 95 % bands. Filled points are resolved, hollow ones are not; the "
+        "grey band is the first estimator's detection floor.",
     )
     if run.controls is not None and not run.controls.shares.empty:
         yield (
@@ -103,12 +103,12 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
     yield (
         "posteriors",
         lambda: plots.plot_posteriors(first)[0],
-        f"Where the readings of single states lie, by {first.estimator}; dotted: the told level.",
+        f"Where the readings of single states lie, by {first.estimator}; dotted: the conditioning level.",
     )
     yield (
         "logsnr",
         lambda: plots.plot_shift_log_snr(run.reports),
-        "The shift in log-SNR: below 0 is noisier than told.",
+        "The shift in log-SNR: below 0 is noisier than the conditioning level.",
     )
 
 

@@ -51,19 +51,19 @@ def plot_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_content_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
-    """The same against the run's own finals, noised again: what generated content does to an estimator is taken out."""
+    """The same against the run's own final samples, re-noised: what generated content does to an estimator is taken out."""
     columns = ("content_shift", "content_low", "content_high")
     return _curves(reports, columns, "content-controlled δ (in t)", ax, floor=False)
 
 
 def plot_shift_log_snr(reports: Reports, *, ax: Axes | None = None) -> Axes:
-    """The shift in log-SNR: below zero means noisier than told."""
+    """The shift in log-SNR: below zero means noisier than the conditioning level."""
     columns = ("shift_log_snr", "log_snr_low", "log_snr_high")
     return _curves(reports, columns, "noise shift Δλ (in log-SNR)", ax, floor=False)
 
 
-def plot_encoded(reports: Reports, *, ax: Axes | None = None) -> Axes:
-    """Encoded against scheduled level: (t + delta) / t, 1 where the state carries what the network is told."""
+def plot_effective_level(reports: Reports, *, ax: Axes | None = None) -> Axes:
+    """Effective against conditioning level: (t + delta) / t, 1 where there is no shift."""
     ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
     for name, report in _named(reports).items():
@@ -73,7 +73,7 @@ def plot_encoded(reports: Reports, *, ax: Axes | None = None) -> Axes:
             table.t, 1 + table.low / table.t, 1 + table.high / table.t, color=colour, alpha=0.18, linewidth=0
         )
         ax.plot(table.t, 1 + table["shift"] / table.t, marker="o", color=colour, label=in_figure(name))
-    ax.set_ylabel("encoded / scheduled level, (t + δ) / t")
+    ax.set_ylabel("effective / conditioning level, (t + δ) / t")
     _finish(ax)
     return ax
 
@@ -89,7 +89,7 @@ def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
         for states, colour, label in _states(report):
             sns.kdeplot(x=states[:, k], ax=ax, color=colour, fill=True, alpha=0.25, linewidth=1.2, label=label)
         ax.axvline(report.times[k], color="black", linewidth=0.8, linestyle=":")
-        ax.set_title(f"told t = {report.times[k]:.2f}")
+        ax.set_title(f"conditioning time t = {report.times[k]:.2f}")
         ax.set(xlabel="reading of t", ylabel="", yticks=[])
         ax.spines["left"].set_visible(False)
     axes[0, 0].set_ylabel("density of states")
@@ -178,7 +178,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
         "shift": lambda: plot_shift(run.reports),
         "shift-content": lambda: plot_content_shift(run.reports),
         "shift-log-snr": lambda: plot_shift_log_snr(run.reports),
-        "encoded": lambda: plot_encoded(run.reports),
+        "effective": lambda: plot_effective_level(run.reports),
         "posteriors": lambda: plot_posteriors(first)[0],
         "samples": lambda: plot_samples(run.pictures),
     }
@@ -277,7 +277,9 @@ def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
         (report.calibration.real.t, REAL, "real, forward-noised"),
         (report.sampled.t, SAMPLED, "sampling"),
     ]
-    return states + ([(report.content.t, CONTENT, "own finals, noised again")] if report.content is not None else [])
+    return states + (
+        [(report.content.t, CONTENT, "own final samples, re-noised")] if report.content is not None else []
+    )
 
 
 def _named(reports: Reports) -> Mapping[str, ShiftReport]:
@@ -301,6 +303,6 @@ def axes(ax: Axes | None) -> Axes:
 
 
 def _finish(ax: Axes) -> None:
-    ax.set_xlabel("told time t: noise 1 → 0 data")
+    ax.set_xlabel("conditioning time t: noise 1 → 0 data")
     ax.set_xlim(1, 0)
     ax.legend(loc="best")

@@ -36,7 +36,7 @@ Case = tuple[str, float, Callable[[], tuple[Change, Change]]]
 """A name, the truth, and one draw: the interval now and the one before."""
 
 WIDTH = 16
-LAWS = {
+DISTRIBUTIONS = {
     "equal": (np.zeros(WIDTH), np.ones(WIDTH)),
     "near": (np.full(WIDTH, 0.1), np.linspace(0.9, 1.1, WIDTH)),
     "far": (np.full(WIDTH, 0.4), np.linspace(0.6, 1.4, WIDTH)),
@@ -44,45 +44,47 @@ LAWS = {
 """Means and standard deviations of the samples' features; real ones are N(0, 1)."""
 
 
-def drawn(law: tuple[Array, Array], n: int, rng: np.random.Generator) -> Array:
-    return law[0] + law[1] * rng.standard_normal((n, len(law[0])))
+def drawn(distribution: tuple[Array, Array], n: int, rng: np.random.Generator) -> Array:
+    return distribution[0] + distribution[1] * rng.standard_normal((n, len(distribution[0])))
 
 
 def frechet_cases(n: int, rng: np.random.Generator) -> Iterator[Case]:
-    real = LAWS["equal"]
+    real = DISTRIBUTIONS["equal"]
     exact = Moments(np.zeros(WIDTH), np.eye(WIDTH))
-    for name, law in LAWS.items():
-        truth = frechet_distance(Moments(law[0], np.diag(law[1] ** 2)), exact)
+    for name, distribution in DISTRIBUTIONS.items():
+        truth = frechet_distance(Moments(distribution[0], np.diag(distribution[1] ** 2)), exact)
 
-        def to_images(law: tuple[Array, Array] = law) -> tuple[Change, Change]:
-            found = jackknife(Features("x", drawn(law, n, rng)), Features("x", drawn(real, n, rng)))
+        def to_images(distribution: tuple[Array, Array] = distribution) -> tuple[Change, Change]:
+            found = jackknife(Features("x", drawn(distribution, n, rng)), Features("x", drawn(real, n, rng)))
             return found.change(), student(found.samples)
 
-        def to_moments(law: tuple[Array, Array] = law) -> tuple[Change, Change]:
-            found = jackknife(Features("x", drawn(law, n, rng)), exact)
+        def to_moments(distribution: tuple[Array, Array] = distribution) -> tuple[Change, Change]:
+            found = jackknife(Features("x", drawn(distribution, n, rng)), exact)
             return found.change(), student(found.samples)
 
         yield f"FD to {n} images, {name}", truth, to_images
         yield f"FD to exact moments, {name}", truth, to_moments
     for width in (64, 128):
-        law = (np.full(width, 0.1), np.linspace(0.7, 1.3, width))
+        distribution = (np.full(width, 0.1), np.linspace(0.7, 1.3, width))
         exact = Moments(np.zeros(width), np.eye(width))
-        truth = frechet_distance(Moments(law[0], np.diag(law[1] ** 2)), exact)
+        truth = frechet_distance(Moments(distribution[0], np.diag(distribution[1] ** 2)), exact)
 
-        def wide(law: tuple[Array, Array] = law, width: int = width, exact: Moments = exact) -> tuple[Change, Change]:
-            found = jackknife(Features("x", drawn(law, 4 * width, rng)), exact)
+        def wide(
+            distribution: tuple[Array, Array] = distribution, width: int = width, exact: Moments = exact
+        ) -> tuple[Change, Change]:
+            found = jackknife(Features("x", drawn(distribution, 4 * width, rng)), exact)
             return found.change(), student(found.samples)
 
         yield f"FD of {4 * width} samples, {width} features", truth, wide
 
 
 def kernel_cases(n: int, rng: np.random.Generator) -> Iterator[Case]:
-    for name, law in LAWS.items():
-        real = LAWS["equal"]
-        truth = _kernel(law, law) + _kernel(real, real) - 2 * _kernel(law, real)
+    for name, distribution in DISTRIBUTIONS.items():
+        real = DISTRIBUTIONS["equal"]
+        truth = _kernel(distribution, distribution) + _kernel(real, real) - 2 * _kernel(distribution, real)
 
-        def draw(law: tuple[Array, Array] = law) -> tuple[Change, Change]:
-            a, b = drawn(law, n, rng), drawn(LAWS["equal"], n, rng)
+        def draw(distribution: tuple[Array, Array] = distribution) -> tuple[Change, Change]:
+            a, b = drawn(distribution, n, rng), drawn(DISTRIBUTIONS["equal"], n, rng)
             parts = [kernel_distance(a[i], b[j]) for i, j in _subsets(n, rng)]
             half = 1.96 * np.std(parts, ddof=1) / np.sqrt(len(parts))
             middle = float(np.mean(parts))
@@ -93,7 +95,7 @@ def kernel_cases(n: int, rng: np.random.Generator) -> Iterator[Case]:
 
 def _kernel(a: tuple[Array, Array], b: tuple[Array, Array]) -> float:
     """E (x·y/d + 1)³ of independent Gaussians with diagonal covariances: their moments up to the third, contracted."""
-    (first, second, third), (mean, square, cube) = (_moments(*law) for law in (a, b))
+    (first, second, third), (mean, square, cube) = (_moments(*distribution) for distribution in (a, b))
     d = len(first)
     powers = (first @ mean / d, (second * square).sum() / d**2, (third * cube).sum() / d**3)
     return float(1 + 3 * powers[0] + 3 * powers[1] + powers[2])
@@ -113,13 +115,16 @@ def _subsets(n: int, rng: np.random.Generator) -> list[tuple[Array, Array]]:
 
 
 def coverage_cases(n: int, rng: np.random.Generator) -> Iterator[Case]:
-    for name, law in LAWS.items():
-        sets = [(drawn(LAWS["equal"], n, rng), drawn(law, n, rng)) for _ in range(100 if n <= 1000 else 30)]
+    for name, distribution in DISTRIBUTIONS.items():
+        sets = [
+            (drawn(DISTRIBUTIONS["equal"], n, rng), drawn(distribution, n, rng))
+            for _ in range(100 if n <= 1000 else 30)
+        ]
         means = np.mean([[part.mean() for part in precision_recall(*pair)] for pair in sets], 0)
         for which, metric in enumerate(("precision", "recall")):
 
-            def draw(law: tuple[Array, Array] = law, which: int = which) -> tuple[Change, Change]:
-                pair = drawn(law, n, rng), drawn(LAWS["equal"], n, rng)
+            def draw(distribution: tuple[Array, Array] = distribution, which: int = which) -> tuple[Change, Change]:
+                pair = drawn(distribution, n, rng), drawn(DISTRIBUTIONS["equal"], n, rng)
                 points, centres = pair if which == 0 else pair[::-1]
                 found = coverage_change(points, centres)
                 half = 1.96 * np.sqrt(found.value * (1 - found.value) / n)

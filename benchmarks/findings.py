@@ -126,7 +126,7 @@ def figures(frame: pd.DataFrame, out: Path, into: Path) -> None:
         for row, (name, solver) in zip(axes, (("fashion-sit", "euler:50"), ("fashion-ddpm", "ddpm:50")), strict=True):
             reports = Run.load(folder_of(out, name, solver)).reports
             plots.plot_shift(reports, ax=row[0]).set_title(f"{name}, {solver}: against real data")
-            plots.plot_content_shift(reports, ax=row[1]).set_title(f"{name}, {solver}: against its own finals")
+            plots.plot_content_shift(reports, ax=row[1]).set_title(f"{name}, {solver}: against its own final samples")
         figure.savefig(into / "findings-estimators.png", dpi=130)
         plt.close(figure)
 

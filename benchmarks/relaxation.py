@@ -1,11 +1,12 @@
-"""How fast a real blind branch takes back an excess of noise: the measured exponent of the relaxation law.
+"""How fast a real noise-unconditional branch takes back an excess of noise: the measured exponent of the relaxation law.
 
     python benchmarks/relaxation.py                 # both bundled checkpoints, two minutes on two CPU cores
 
 Held-out images at t = 0.5 whose noise is 20 % too strong are sent down to t = 0.15 by 40 Euler steps under NAG, beside the
-same images with the right noise. The ratio of the encoded noise scales, c, is read by the network estimator at both
-ends. With a perfect blind velocity (c - 1) ∝ sigma^w on the linear schedule, with a perfect blind epsilon (sigma/alpha)^w:
-an exponent of w (found - found at w = 0 in brackets) says the blind branch is perfect, 0 that it does nothing.
+same images with the right noise. The ratio of the effective noise scales, c, is read by the network estimator at both
+ends. With a perfect noise-unconditional velocity (c - 1) ∝ sigma^w on the linear schedule, with a perfect
+noise-unconditional epsilon (sigma/alpha)^w: an exponent of w (found - found at w = 0 in brackets) says the branch is
+perfect, 0 that it does nothing.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
     python benchmarks/supervised_finetuning.py --out runs/sft       # half an hour on two CPU cores; resumes
 
-Each stage is one `noiseshift` command, printed as it starts. The fine-tuning brings in the noise-blind branch; the
+Each stage is one `noiseshift` command, printed as it starts. The fine-tuning brings in the noise-unconditional branch; the
 pretrained model never had one. Distances are to all real training images of the second five classes.
 """
 

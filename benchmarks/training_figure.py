@@ -40,8 +40,8 @@ def main(out: Path, runs: tuple[str, ...]) -> None:
     table = pd.concat([shares(Path(folder), float(trained)) for trained, folder in pairs])
     with style():
         figure, ax = plt.subplots(figsize=(5.4, 3.6))
-        looks = zip(SHOWN.items(), "osD^v", sns.color_palette("colorblind", len(SHOWN)), strict=True)
-        for (name, label), marker, color in looks:
+        styles = zip(SHOWN.items(), "osD^v", sns.color_palette("colorblind", len(SHOWN)), strict=True)
+        for (name, label), marker, color in styles:
             rows = table[table.method == name].groupby("trained").first().reset_index()
             reach = abs(rows[["change low", "change high"]].sub(rows["change"], axis=0)).T.to_numpy()
             ax.errorbar(rows.trained, rows.change, reach, marker=marker, color=color, capsize=2, label=label)

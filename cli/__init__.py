@@ -16,13 +16,13 @@ from noiseshift import distributed
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
-    "correct": "What noise awareness guidance and its relatives do to the shift, to FID and to the cost.",
+    "correct": "What noise awareness guidance and its alternatives do to the shift, to FID and to the cost.",
     "compare": "Samplers, step counts, guidance and checkpoints in one table and figures for a paper.",
     "report": "One self-contained HTML page of run folders: answer, figures, tables, controls, protocol.",
     "sample": "Draw samples from a checkpoint into a picture or an .npz.",
     "evaluate": "FID (or FD by another extractor), IS, precision and recall of samples, with intervals.",
     "train": "Train a class-conditional transformer with noise-condition dropout.",
-    "finetune": "Teach a checkpoint its noise-blind branch, which noise awareness guidance needs.",
+    "finetune": "Teach a checkpoint its noise-unconditional branch, which noise awareness guidance needs.",
     "train-estimator": "Train the network that reads the noise level, for a checkpoint's schedule.",
     "info": "Say what a checkpoint is, how it was recognised and what it can do.",
 }

@@ -43,7 +43,10 @@ from noiseshift.cli.options import (
     "--substeps", type=click.IntRange(2, 1_000), default=6, show_default=True, help="Fine steps for each coarse."
 )
 @click.option(
-    "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and residual, or what can be had."
+    "--estimator",
+    "estimators",
+    type=parse.ESTIMATOR,
+    help="By default network and residual, or those that are available.",
 )
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @range_option

@@ -107,7 +107,7 @@ def command(
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
     if extractor and reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
+    features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
     if runs:
         found = {Path(path).name: Run.load(path) for path in runs}
         if len(found) < len(runs):
@@ -128,13 +128,13 @@ def command(
             settings,
         )
         with progress_bar(progress) as update:
-            found = run_grid(cells, out, extractor=looks, progress=update)
+            found = run_grid(cells, out, extractor=features_by, progress=update)
     if distributed.joined()[0]:
         return  # the first process writes
     kept = {run.features.extractor for run in found.values() if run.features is not None}
-    if kept == {"fashion"} and looks is None:
-        looks = parse.parse_extractor("fashion", None)
-    real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks) if looks and kept else None
+    if kept == {"fashion"} and features_by is None:
+        features_by = parse.parse_extractor("fashion", None)
+    real = load_reference(reference or ASSETS / "fashion-statistics.npz", features_by) if features_by and kept else None
     comparison = replace(compare(found, by or _common(found), real, small=small), command=command_line())
     where = {Path(path).name: os.path.relpath(path, out) for path in runs} or {name: name for name in found}
     with merged_folder(out, "compare", MANIFEST) as fresh:

@@ -36,7 +36,10 @@ from noiseshift.cli.options import (
 )
 @click.option("--against", type=click.Path(), help="Pretrained or weaker checkpoint for dog= and autoguidance=.")
 @click.option(
-    "--estimator", "estimators", type=parse.ESTIMATOR, help="By default network and constant-pixel, or what can be had."
+    "--estimator",
+    "estimators",
+    type=parse.ESTIMATOR,
+    help="By default network and constant-pixel, or those that are available.",
 )
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
 @range_option
@@ -76,11 +79,11 @@ def command(
     """Does noise awareness guidance remove CHECKPOINT's noise shift, at which scale and cost, and what does FID do?
 
     Every method draws the same samples from the same seeds; differences are paired. Scale 0 = unguided. Level projection
-    sets the encoded level right and does nothing else: what a method gains beyond it is not due to the shift.
+    corrects the effective noise level and does nothing else: what a method gains beyond it is not due to the shift.
 
     \b
     noiseshift correct
-    noiseshift correct --sampler euler:20 --nag 0.5,1 --cfg 0.5 --method projection --method blind-free=1
+    noiseshift correct --sampler euler:20 --nag 0.5,1 --cfg 0.5 --method projection --method level-nag=1
     noiseshift correct fashion-ddpm --sampler ddpm:50 --samples 5000
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
@@ -110,15 +113,15 @@ def command(
     loaded = source.load()
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
-    real = load_reference(reference or ASSETS / "fashion-statistics.npz", looks)
+    features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
+    real = load_reference(reference or ASSETS / "fashion-statistics.npz", features_by)
     held_out = read_images(data, limits)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     ).bound(loaded)
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
-    about = fingerprint(loaded, protocol, held_out, looks, measured, other)
+    about = fingerprint(loaded, protocol, held_out, features_by, measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
     folder = Path(out or f"runs/{run_name(about | {'methods': described}, 'correct')}")
     places.folder(folder, "correct")
@@ -135,7 +138,7 @@ def command(
                 protocol,
                 chosen,
                 held_out,
-                looks,
+                features_by,
                 real,
                 measured=measured,
                 against=other,

@@ -55,10 +55,16 @@ def command(
 
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    looks = parse.parse_extractor(extractor, weights, device, trust=trust)
+    features_by = parse.parse_extractor(extractor, weights, device, trust=trust)
     pictures = read_images(samples, limits).pictures
     with progress_bar(progress) as update:
-        real = load_reference(reference, looks, limits=limits) if reference else extract(sets.reference().pixels, looks)
-        features = extract(pictures, looks, batch=batch, progress=lambda done, total: update("features", done, total))
+        real = (
+            load_reference(reference, features_by, limits=limits)
+            if reference
+            else extract(sets.reference().pixels, features_by)
+        )
+        features = extract(
+            pictures, features_by, batch=batch, progress=lambda done, total: update("features", done, total)
+        )
     table = evaluate(features, real, seed=seed, allow_small=small)
     click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False, float_format="%.4f"))

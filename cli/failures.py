@@ -1,6 +1,6 @@
 """Whatever a command fails of becomes one line that names the remedy, and an exit code: this is the only place.
 
-1: the command failed. 2: bad usage. 130: Ctrl-C; 143: it was told to terminate; 129: its terminal was closed.
+1: the command failed. 2: bad usage. 130: Ctrl-C; 143: it was sent SIGTERM; 129: its terminal was closed.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def guard(action: Callable[[], Any], command: Callable[[], str | None]) -> int:
     except Exception as error:
         if os.environ.get("NOISESHIFT_DEBUG"):
             traceback.print_exception(error)
-        click.echo(f"error: {told(error)}", err=True)
+        click.echo(f"error: {in_one_line(error)}", err=True)
         return 1
     return 0
 
@@ -144,7 +144,7 @@ def usage(error: click.ClickException) -> int:
     return error.exit_code
 
 
-def told(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """What went wrong and what to do, in one line. What nobody foresaw is called a bug of ours."""
     for kind in (_memory, _ours, _system, _network, _import, _by_words):
         if words := kind(error):
@@ -199,7 +199,7 @@ def _import(error: BaseException) -> str | None:
 
 
 def _by_words(error: BaseException) -> str | None:
-    """torch, safetensors and others wrap an error of the system in one of their own: it is told by its words."""
+    """torch, safetensors and others wrap an error of the system in one of their own: it is known by its words."""
     words = str(error)
     number = next((number for number in REMEDIES if os.strerror(number) in words), None)
     if number is not None and not isinstance(error, AssertionError | LookupError | TypeError):

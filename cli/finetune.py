@@ -1,4 +1,4 @@
-"""`noiseshift finetune`: teach a checkpoint its noise-blind branch."""
+"""`noiseshift finetune`: teach a checkpoint its noise-unconditional branch."""
 
 from __future__ import annotations
 
@@ -96,6 +96,8 @@ def command(
             return  # the first process writes
         path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
         save_pictures(path)
-    click.echo(f"told the level: loss {found.told_before:.4f} before, {found.told_after:.4f} after")
-    click.echo(f"noise-blind:    loss {found.blind_before:.4f} before, {found.blind_after:.4f} after")
+    click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")
+    click.echo(
+        f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
+    )
     click.echo(f"written: {path} and its card, loss.png, samples.png")

@@ -12,8 +12,13 @@ import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli.options import Source, checkpoint_options
 
-# What a branch is told: (noise level, condition).
-BRANCHES = {(True, True): "full", (False, True): "noise-blind", (True, False): "class-blind", (False, False): "blind"}
+# What a branch knows: (noise level, condition).
+BRANCHES = {
+    (True, True): "full",
+    (False, True): "noise-unconditional",
+    (True, False): "unconditional",
+    (False, False): "noise- and class-unconditional",
+}
 
 
 @click.command()
@@ -51,8 +56,8 @@ def command(source: Source, write_card: bool, as_json: bool) -> None:
         return
     card_fields = found.pop("card")
     card_fields["schedule"] = {name: _shortened(value) for name, value in card_fields["schedule"].items()}
-    told = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
-    for key, value in {**found, **told}.items():
+    stated = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
+    for key, value in {**found, **stated}.items():
         click.echo(f"{key:12s} " + f"\n{'':12s} ".join(_lines(key, value)))
 
 
@@ -83,13 +88,13 @@ def _parameters(loaded: Any) -> int | str:
 
 def _missing(loaded: Any) -> list[str]:
     """What this checkpoint lacks, each with what it would be good for and where to get it."""
-    from noiseshift.diffusion.models import CLASS_BLIND, NOISE_BLIND
+    from noiseshift.diffusion.models import NOISE_UNCONDITIONAL, UNCONDITIONAL
     from noiseshift.networks.transformer import Transformer
 
     finetune = ": noiseshift finetune" if isinstance(getattr(loaded.model, "network", None), Transformer) else ""
     lacks = {
-        f"noise-blind branch, for NAG{finetune}": NOISE_BLIND not in loaded.model.branches,
-        "class-blind branch, for CFG": loaded.classes > 0 and CLASS_BLIND not in loaded.model.branches,
+        f"noise-unconditional branch, for NAG{finetune}": NOISE_UNCONDITIONAL not in loaded.model.branches,
+        "unconditional branch, for CFG": loaded.classes > 0 and UNCONDITIONAL not in loaded.model.branches,
         "network estimator: noiseshift train-estimator": loaded.estimator is None,
         "autoencoder, for pictures: --vae": loaded.latent and loaded.autoencoder is None,
         "matching held-out images: --data": loaded.card.data is None,

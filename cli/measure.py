@@ -28,7 +28,7 @@ from noiseshift.cli.options import (
     "estimators",
     type=parse.ESTIMATOR,
     help="network, residual, constant-pixel, fokker-planck, score-mixture, joined by commas; NAME:N reads only the first "
-    "N samples. By default those of the first three that can be had.",
+    "N samples. By default those of the first three that are available.",
 )
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
@@ -64,9 +64,9 @@ def command(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from what the network is told.
+    """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from the conditioning level.
 
-    Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than told. One test over
+    Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than the conditioning level. One test over
     all levels and estimators says whether there is any shift; a level whose own 95 % interval holds 0 is "not resolved".
 
     \b

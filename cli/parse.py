@@ -115,14 +115,28 @@ def parse_range(text: str) -> tuple[float, float] | str:
 
 METHODS = (
     "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
-    "classifier-nag=W, blind-free=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
+    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
 )
+
+
+OLD_WORDS = {"blind-free": "level-nag"}
+"""Methods by their names in version 0.1, which are still read."""
+
+
+def current_word(text: str) -> str:
+    """A method's word as it is written today; an old one with a line on stderr."""
+    name, equals, value = text.partition("=")
+    if name not in OLD_WORDS:
+        return text
+    click.echo(f"warning: {name} is called {OLD_WORDS[name]} now; the old word goes with the next release", err=True)
+    return f"{OLD_WORDS[name]}{equals}{value}"
 
 
 def parse_method(text: str) -> Any:
     """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.studies.correct.Method`. Raises ValueError."""
     from noiseshift.correction import methods as correction
 
+    text = current_word(text)
     name, _, value = text.partition("=")
     try:
         if name == "projection" and not value:
@@ -131,9 +145,9 @@ def parse_method(text: str) -> Any:
             return correction.closed_loop(finite(value or "2"))
         if name == "epsilon-scaling":
             return correction.epsilon_scaling(*map(finite, value.split(":")))
-        if name in ("blind-free", "time-shift", "tsg"):
+        if name in ("level-nag", "time-shift", "tsg"):
             makers: dict[str, Callable[[float], Any]] = {
-                "blind-free": correction.blind_free,
+                "level-nag": correction.level_nag,
                 "time-shift": correction.time_shift,
                 "tsg": correction.time_step_guidance,
             }

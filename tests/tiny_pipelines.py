@@ -40,7 +40,7 @@ def class_transformer(classes=5):
 
 
 def shaken(network):
-    """Random where the initialisation is zero, or the output would not depend on what is told."""
+    """Random where the initialisation is zero, or the output would not depend on the condition."""
     generator = torch.Generator().manual_seed(3)
     for parameter in network.parameters():
         if parameter.ndim > 1 or not bool(parameter.any()):

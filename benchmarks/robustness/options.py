@@ -91,7 +91,7 @@ WORKING: dict[str, list[str]] = {
     "guidance": ["cfg=1", "nag=0.5", "cfg=-1,nag=1", "cfg=0"],
     "nag": ["0", "0.5", "1,2"],
     "cfg": ["0", "1"],
-    "method": ["projection", "blind-free=1", "tsg=1", "closed-loop", "epsilon-scaling=1.01:0", "time-shift=2"],
+    "method": ["projection", "level-nag=1", "tsg=1", "closed-loop", "epsilon-scaling=1.01:0", "time-shift=2"],
     "times": ["0.5", "0.1,0.9"],
     "ratios": ["0.5", "0.1,1"],
     "data": ["few.npz"],

@@ -38,7 +38,7 @@ TOLERANCES = (0.05, 0.10)
 
 @dataclass(frozen=True, eq=False)
 class ApproximationReport:
-    """Measured against predicted shift, for K told times and E injected errors each.
+    """Measured against predicted shift, for K conditioning times and E injected errors each.
 
     times (K,); sigma_es (K, E); levels (K, L) true levels of the curve; curve (n, K, L) and injected (n, K, E) readings of
     the same n real samples; posterior (K, E) the shift that Gaussian data of the same spectrum would show.
@@ -164,13 +164,13 @@ def check(
     sources = generators(range(len(data)), seed=seed, stream=POSITIVE)
     curve = np.empty((len(data), *levels.shape))
     injected = np.empty((len(data), *sigma_es.shape))
-    for k, told in enumerate(times):
+    for k, t_cond in enumerate(times):
         eps, extra = (normal(sources, data.shape[1:]).to(data) for _ in range(2))
         for j, level in enumerate(levels[k]):
-            curve[:, k, j] = _read(estimator, schedule(level).mix(data, eps), cond, told, k)
+            curve[:, k, j] = _read(estimator, schedule(level).mix(data, eps), cond, t_cond, k)
         for j, sigma_e in enumerate(sigma_es[k]):
-            x = schedule(told).mix(data, eps) + float(sigma_e) * extra
-            injected[:, k, j] = _read(estimator, x, cond, told, k)
+            x = schedule(t_cond).mix(data, eps) + float(sigma_e) * extra
+            injected[:, k, j] = _read(estimator, x, cond, t_cond, k)
     gaussian = spectrum or Spectrum.of(data.cpu())
     posterior = possible_shift(schedule, times[:, None], sigma_es, "posterior", data=gaussian)
     return ApproximationReport(
@@ -191,11 +191,11 @@ def _levels(schedule: Schedule, t: Tensor, sigma_es: Tensor) -> Tensor:
     return torch.cat([(t - 0.15 * reach).clamp_min(t / 4)[None], above])
 
 
-def _read(estimator: Estimator, x: Tensor, cond: Tensor | None, told: Tensor, index: int) -> Array:
+def _read(estimator: Estimator, x: Tensor, cond: Tensor | None, t_cond: Tensor, index: int) -> Array:
     """(n,) mean readings of t, in batches of 256."""
     parts = []
     for start in range(0, len(x), 256):
         rows = x[start : start + 256]
         labels = None if cond is None else cond[start : start + 256]
-        parts.append(read(estimator, rows, labels, Step(index, told, rows, first=start)).t[:, 0])
+        parts.append(read(estimator, rows, labels, Step(index, t_cond, rows, first=start)).t[:, 0])
     return np.concatenate(parts)

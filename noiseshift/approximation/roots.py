@@ -2,7 +2,7 @@
 
 `sigma`      σ(t + δ)² = σ_t² + σ_e²                       the definition behind Statement 1 of arXiv 2510.12497
 `snr`        σ(t + δ)/α(t + δ) = √(σ_t² + σ_e²)/α_t        what a reader of σ/α alone sees
-`posterior`  argmin_s KL(law(x_t + e) ‖ p_s)               what a posterior p(t | x) sees; closed form for Gaussian data
+`posterior`  argmin_s KL(p(x_t + e) ‖ p_s)                 what a posterior p(t | x) sees; closed form for Gaussian data
 
 Directions that hold only noise pull `posterior` to `sigma`; directions full of signal pin alpha and pull it to 0. With r
 of d directions full of signal it passes `snr` near r/d = 1 − t on the linear schedule. Everything is float64.
@@ -105,7 +105,7 @@ def implied_sigma_e2(
 ) -> Tensor:
     """The added variance σ_e² that a shift means, the inverse of `exact_shift` or `first_order_shift`.
 
-    Signed: negative where states are cleaner than told. Raises ValueError when t + shift leaves [0, 1].
+    Signed: negative where states are cleaner than the conditioning level. Raises ValueError when t + shift leaves [0, 1].
     """
     t, shift = torch.broadcast_tensors(_double(t), _double(shift))
     now, there = schedule(t), torch.as_tensor(t + shift)

@@ -130,9 +130,9 @@ class Card:
         return schedule
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], told: Card | None = None) -> Card:
-        """A card from plain values; keys that are left out are what the file itself tells, `told`, or else what the
-        family's own code means by them.
+    def from_dict(cls, values: Mapping[str, Any], in_file: Card | None = None) -> Card:
+        """A card from plain values; keys that are left out are what the file itself holds, `in_file`, or else
+        what the family's official code means by them.
 
         Raises CheckpointError on unknown keys, an unknown family or a value of the wrong kind.
         """
@@ -140,10 +140,10 @@ class Card:
         unknown = sorted(str(key) for key in set(values) - set(known))
         if unknown:
             raise CheckpointError(f"card: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
-        family = values.get("family", told and told.family)
+        family = values.get("family", in_file and in_file.family)
         usual = FAMILIES.get(family) if isinstance(family, str) else None
-        if told is not None and told.family == family:
-            usual = told
+        if in_file is not None and in_file.family == family:
+            usual = in_file
         if usual is None:
             said = "is missing" if family is None else f"{family!r} is unknown"
             raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
@@ -163,12 +163,12 @@ class Card:
         return cls(**given)
 
     @classmethod
-    def read(cls, path: str | Path, told: Card | None = None) -> Card:
+    def read(cls, path: str | Path, in_file: Card | None = None) -> Card:
         """Read a YAML card; see `from_dict`. Raises CheckpointError when it is missing or no mapping."""
         values = read_yaml(path, "card", "write it as lines of key: value, family first", CheckpointError)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is no card: it must hold keys and values, family first")
-        return cls.from_dict(values, told)
+        return cls.from_dict(values, in_file)
 
 
 def _check(name: str, value: object, kind: Any, what: str) -> None:
@@ -221,7 +221,7 @@ FAMILIES: Mapping[str, Card] = {
     ),
     # REPA keeps SiT's network but counts 0 = data and predicts noise - data (arXiv 2410.06940).
     "repa": Card("repa", {"kind": "linear"}, "velocity", TimeInput("data")),
-    # Denoisers of states x0 + sigma eps, told sigma; the file itself gives the range (arXiv 2206.00364, 2312.02696).
+    # Denoisers of states x0 + sigma eps, conditioned on sigma; the file itself gives the range (arXiv 2206.00364, 2312.02696).
     "edm": Card("edm", {"kind": "variance-exploding"}, "x0"),
     "edm2": Card("edm2", {"kind": "variance-exploding"}, "x0"),
     # guided-diffusion is handed DDPM's integer step; --noise_schedule linear and the noise are its defaults (2105.05233).
@@ -235,7 +235,7 @@ FAMILIES: Mapping[str, Card] = {
         "v_prediction",
         TimeInput("data", 1000.0, -1.0),
     ),
-    # k-diffusion's networks are told sigma, and denoise; each file has its range of sigmas (arXiv 2206.00364).
+    # k-diffusion's networks are conditioned on sigma, and denoise; each file has its range of sigmas (arXiv 2206.00364).
     "k-diffusion": Card("k-diffusion", {"kind": "variance-exploding"}, "x0", TimeInput("data")),
     # Anybody's function of (x, t): counts as we do unless its card says otherwise.
     "callable": Card("callable", {"kind": "linear"}, "velocity", TimeInput("data")),

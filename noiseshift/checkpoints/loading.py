@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCode
+from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
 from noiseshift.checkpoints.diffusers.folder import is_folder, read_folder
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
-from noiseshift.checkpoints.own_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.weights import chosen
 from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
@@ -41,7 +41,7 @@ class Checkpoint:
         card: what the file's tensors do not tell.
         hash: sha256 of the file, of all shards where there are several.
         shape: (C, H, W) of a state.
-        classes: 0 for an unconditional model, the number of prompts for one that is told a text.
+        classes: 0 for an unconditional model, the number of prompts for one that is conditioned on a text.
         estimator: a level estimator's file, or None.
         decode: states → images in [-1, 1], the identity for models that work on pixels.
         autoencoder: a latent model's, where it is known.
@@ -96,14 +96,12 @@ class Checkpoint:
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
         """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32).
 
-        A Model that its own code made stays where it was put. Raises ValueError when such a one is asked for bf16.
+        A Model that custom code made stays where it was put. Raises ValueError when such a one is asked for bf16.
         """
         if isinstance(self.model, NetworkModel):
             return replace(self, model=self.model.to(device, precision))
         if precision != "fp32":
-            raise ValueError(
-                f"{self.name} was made by its own code, which decides the precision: leave --precision out"
-            )
+            raise ValueError(f"{self.name} was made by custom code, which decides the precision: leave --precision out")
         return self
 
 
@@ -139,7 +137,7 @@ def load(
     coder = None if vae is None else Autoencoder.load(vae)
     if path is not None and is_reference(str(path)):
         made = call(str(path))
-        return _of_own_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
+        return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
     file = _resolve(path)
     if file.is_dir():
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
@@ -155,7 +153,7 @@ def load(
         ):
             content = read_trusted(file) if trust else read_content(file)
             if network := network_in(content):
-                return _of_own_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
+                return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
             form, shown = recognised(content)
             convention = _card(file, family, card, form, content)
             if size is not None:
@@ -185,13 +183,13 @@ def _taken(content: Content) -> dict[str, str]:
     return {"weights": found.shown} if found.name or found.averaged else {}
 
 
-def _of_own_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:
+def _of_custom_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:
     try:
         model, convention = as_model(made, card)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     found = _checkpoint(Path(name.replace(":", "-")), digest, model, convention, coder)
-    return replace(found, recognised="whatever its own code makes")
+    return replace(found, recognised="whatever its custom code makes")
 
 
 def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: Autoencoder | None) -> Checkpoint:
@@ -239,9 +237,9 @@ def _card(
     """The card that was given, or lies beside the file, completed by what the file itself tells, or the family's usual one."""
     if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}: choose from {', '.join(FAMILIES)}")
-    told = form.card(content)
-    given = _given(card or _beside(path), told)
-    found = given or (told if told and family in (None, told.family) else _usual(family, form))
+    in_file = form.card(content)
+    given = _given(card or _beside(path), in_file)
+    found = given or (in_file if in_file and family in (None, in_file.family) else _usual(family, form))
     if given and family not in (None, found.family):
         raise CheckpointError(f"the card says {found.family}, not {family}: leave --family out, or correct the card")
     if (family or found.family) not in form.families or found.family not in form.families:
@@ -255,11 +253,11 @@ def _beside(path: Path) -> Path | None:
     return card if card.exists() else None
 
 
-def _given(card: str | Path | Mapping[str, Any] | None, told: Card | None = None) -> Card | None:
+def _given(card: str | Path | Mapping[str, Any] | None, in_file: Card | None = None) -> Card | None:
     """The card that was given, completed by what the file itself tells."""
     if card is None:
         return None
-    return Card.from_dict(card, told) if isinstance(card, Mapping) else Card.read(card, told)
+    return Card.from_dict(card, in_file) if isinstance(card, Mapping) else Card.read(card, in_file)
 
 
 def _usual(family: str | None, form: Format) -> Card:

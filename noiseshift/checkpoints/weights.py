@@ -89,7 +89,7 @@ def _is_network(state: Mapping[str, Tensor]) -> bool:
 
 
 def _one(sets: Sequence[Weights]) -> Weights | None:
-    """The set that is meant, where it can be told: the only one, the one under a usual name, or any of equal ones."""
+    """The set that is meant, where it is certain: the only one, the one under a usual name, or any of equal ones."""
     usual = [part for part in sets if USUAL.fullmatch(part.name.rpartition("/")[2]) or not part.name]
     for few in (sets, usual):
         if few and all(_equal(few[0].state, part.state) for part in few[1:]):
@@ -195,7 +195,7 @@ def _only_fit(rows: Sequence[Any], raw: Mapping[str, Any]) -> list[str]:
     back = _matched(rows[::-1], list(raw.items())[::-1])
     if front is None or back is None or front != back[::-1]:
         raise CheckpointError(
-            "its averages are listed by position, and which parameter each is of cannot be told: save them under their names"
+            "its averages are listed by position, and which parameter each is of is not known: save them under their names"
         )
     return front
 

@@ -1,7 +1,7 @@
-"""Other ways to put a state's level right, for a fair comparison with noise awareness guidance; each wraps a model or an
+"""Other ways to correct a state's level, for a fair comparison with noise awareness guidance; each wraps a model or an
 update and is a model or an update itself.
 
-Ways that need the level a state carries take it from `encoded(x, t, cond)`, such as `EstimatedLevel`.
+Ways that need the effective noise level of a state take it from `effective_level(x, t, cond)`, such as `EstimatedLevel`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.guidance import EncodedLevel
+from noiseshift.diffusion.guidance import EffectiveLevel
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
 from noiseshift.diffusion.noise import PERTURBING, generators, normal
@@ -25,7 +25,7 @@ from noiseshift.estimators.posterior import Estimator
 
 
 class EstimatedLevel:
-    """The level that each state carries, by an estimator: posterior mean, less the calibration's bias at the told t.
+    """The effective noise level of each state, by an estimator: posterior mean minus the calibration's bias at time t.
 
     Called as (x (B, …), t (), cond) → (B,). Without a `calibration` the reading is taken as it is, which is right only
     for an exact one. Readings stay within `reach` of t, in units of min(t, 1 - t): a far one is a failed estimate.
@@ -46,10 +46,10 @@ class EstimatedLevel:
         return {"estimator": identity(self.estimator), "reach": self.reach}
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        told = float(t.flatten()[0])
-        read = self.estimator(x, cond).mean.to(x.device) - self.bias(told)
-        room = self.reach * min(told, 1 - told)
-        return read.clamp(told - room, told + room)
+        t_cond = float(t.flatten()[0])
+        read = self.estimator(x, cond).mean.to(x.device) - self.bias(t_cond)
+        room = self.reach * min(t_cond, 1 - t_cond)
+        return read.clamp(t_cond - room, t_cond + room)
 
 
 class EpsilonScaled(Wrapped):
@@ -71,7 +71,7 @@ class EpsilonScaled(Wrapped):
 
 
 class TimeShifted(Wrapped):
-    """Time-shift sampler (TS-DPM: Li et al., arXiv 2305.15583): the network is told the time within `window`/2 of t whose
+    """Time-shift sampler (TS-DPM: Li et al., arXiv 2305.15583): the network is conditioned on the time within `window`/2 of t whose
     noise variance sigma² is nearest the variance over a state's coordinates, while t is above `cutoff`.
 
     The update goes on from the scheduled t. Made for variance-preserving schedules and data of variance near 1.
@@ -82,37 +82,38 @@ class TimeShifted(Wrapped):
         self.window, self.cutoff = window, cutoff
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        told = float(t.flatten()[0])
-        if told <= self.cutoff or told >= 1:
+        t_cond = float(t.flatten()[0])
+        if t_cond <= self.cutoff or t_cond >= 1:
             return self.model(x, t, cond)
-        return _told_otherwise(self.model, x, t, self._shifted(x, told), cond)
+        return _conditioned_on(self.model, x, t, self._shifted(x, t_cond), cond)
 
-    def _shifted(self, x: Tensor, told: float) -> Tensor:
+    def _shifted(self, x: Tensor, t_cond: float) -> Tensor:
         """(B,) the time of each state."""
-        around = torch.linspace(-self.window / 2, self.window / 2, 41, dtype=torch.float64) + told
+        around = torch.linspace(-self.window / 2, self.window / 2, 41, dtype=torch.float64) + t_cond
         times = self.model.snap(around[(around > 0) & (around < 1)])
         variance = x.flatten(1).double().var(1).cpu()
         distance = (self.schedule(times).sigma[None] ** 2 - variance[:, None]).abs()
         return times[distance.argmin(1)].to(x.device)
 
 
-class BlindFree(Wrapped):
-    """Blind-free NAG [own]: s(x|t) + scale (s(x|t) - s(x|t̂)), t̂ the level the state carries: no blind branch, no training.
+class LevelGuidance(Wrapped):
+    """NAG at the effective level [own]: s(x|t) + scale (s(x|t) - s(x|t̂)), t̂ the state's effective noise level.
 
-    Two forwards a call in one batch; off outside `interval`, where scores are singular or t̂ unreadable.
+    It needs no noise-unconditional branch, and so no training of the network. Two forwards a call in one batch; off outside
+    `interval`, where scores are singular or t̂ unreadable.
     """
 
     def __init__(
-        self, model: Model, scale: float, encoded: EncodedLevel, *, interval: tuple[float, float] = (0.0, 0.6)
+        self, model: Model, scale: float, effective_level: EffectiveLevel, *, interval: tuple[float, float] = (0.0, 0.6)
     ):
         super().__init__(model)
-        self.scale, self.encoded, self.interval = scale, encoded, interval
+        self.scale, self.effective_level, self.interval = scale, effective_level, interval
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         low, high = self.interval
         if not self.scale or not low <= float(t.flatten()[0]) <= high:
             return self.model(x, t, cond)
-        carried = self.model.snap(self.encoded(x, t, cond))
+        carried = self.model.snap(self.effective_level(x, t, cond))
         full, other = _two_times(self.model, x, t, carried, cond)
         return _mix_scores(x, full, other, self.scale)
 
@@ -130,12 +131,12 @@ class TimeStepGuidance(Wrapped):
         self.scale, self.spread, self.power, self.seed = scale, spread, power, seed
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        told = float(t.flatten()[0])
-        if not self.scale or told >= 1:
+        t_cond = float(t.flatten()[0])
+        if not self.scale or t_cond >= 1:
             return self.model(x, t, cond)
         sources = generators(map(_digest, x), seed=self.seed, stream=PERTURBING)
         z = normal(sources, ()).double()
-        perturbed = (told + self.spread * told**self.power * z).clamp(told / 4, (3 + told) / 4)
+        perturbed = (t_cond + self.spread * t_cond**self.power * z).clamp(t_cond / 4, (3 + t_cond) / 4)
         full, other = _two_times(self.model, x, t, self.model.snap(perturbed).to(x.device), cond)
         # In the space of the network's own answer, as guidance usually is.
         mixed = {
@@ -145,12 +146,14 @@ class TimeStepGuidance(Wrapped):
 
 
 def _digest(row: Tensor) -> int:
-    """A state's own number, 64 bits: a model is not told which sample a row belongs to."""
+    """A state's own number, 64 bits: a model does not know which sample a row belongs to."""
     return int.from_bytes(hashlib.blake2b(row.float().cpu().numpy().tobytes(), digest_size=8).digest(), "big")
 
 
-def level_projection(update: Update, encoded: EncodedLevel, *, interval: tuple[float, float] = (0.0, 0.95)) -> Update:
-    """An update from states whose level is put right: x ← α x̂0 + (x - α x̂0) σ_t/ρ̂, ρ̂ the noise scale carried [own].
+def level_projection(
+    update: Update, effective_level: EffectiveLevel, *, interval: tuple[float, float] = (0.0, 0.95)
+) -> Update:
+    """An update from states whose level is corrected: x ← α x̂0 + (x - α x̂0) σ_t/ρ̂, ρ̂ the effective noise scale [own].
 
     Nothing else changes and no call is added, so what it gains is due to the level alone.
     """
@@ -161,7 +164,7 @@ def level_projection(update: Update, encoded: EncodedLevel, *, interval: tuple[f
         if not low <= float(t) <= high:
             return update(transition)
         x, prediction, level = transition.step.x, transition.prediction, transition.level
-        carried = transition.model.schedule(encoded(x, t, transition.cond).double()).like(x)
+        carried = transition.model.schedule(effective_level(x, t, transition.cond).double()).like(x)
         eps = prediction.eps * (level.sigma / carried.sigma)
         right = Prediction(prediction.x0, eps, level)
         step = replace(transition.step, x=level.mix(right.x0, eps))
@@ -181,7 +184,7 @@ def closed_loop_scale(
 ) -> Scale:
     """The NAG scale, as a function of t, that would hold the shift of a pilot run at its detection floor [own].
 
-    Where x0 is resolved a perfect blind branch gives d r/d log σ = w r for the relative noise excess r = δ σ̇/σ, and
+    Where x0 is resolved a perfect noise-unconditional branch gives d r/d log σ = w r for the relative noise excess r = δ σ̇/σ, and
     without guidance r stays; so r that a pilot run gains on the way down, - dr/d log σ, is what must be held: w =
     (dr / -d log σ) / r_floor, between 0 and `largest`. All arrays (K,), at falling times; `slope` is σ̇.
     """
@@ -197,9 +200,9 @@ def closed_loop_scale(
     return lambda t: float(np.interp(float(t), at, values))
 
 
-def _told_otherwise(model: Model, x: Tensor, t: Tensor, told: Tensor, cond: Tensor | None) -> Prediction:
-    """The network's noise when told `told` (B,), taken as its answer at t."""
-    answer = model.predict(x, told, cond, (FULL,))[0]
+def _conditioned_on(model: Model, x: Tensor, t: Tensor, t_cond: Tensor, cond: Tensor | None) -> Prediction:
+    """The network's noise when conditioned on `t_cond` (B,), taken as its answer at t."""
+    answer = model.predict(x, t_cond, cond, (FULL,))[0]
     level = model.schedule(t.double()).like(x)
     return Prediction.from_eps(answer.eps, x, level)
 

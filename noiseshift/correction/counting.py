@@ -1,4 +1,4 @@
-"""What a method costs: rows that the network and the level estimator are asked for."""
+"""What a method costs: rows that the network and the level estimator evaluate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from noiseshift.diffusion.models import Branch, Model, Prediction, Wrapped
 
 
 class CountingModel(Wrapped):
-    """Counts the rows that the network is asked for: a forward of B states on k branches is kB."""
+    """Counts the rows that the network evaluates: a forward of B states on k branches is kB."""
 
     def __init__(self, model: Model):
         super().__init__(model)
@@ -27,7 +27,7 @@ class CountingModel(Wrapped):
 
 
 class CountingLevel:
-    """Counts the states that a level estimator's `function` (x (B, …), …) is asked about; with its gradient is once."""
+    """Counts the states that a level estimator's `function` (x (B, …), …) evaluates; with its gradient is once."""
 
     def __init__(self, function: Callable[..., Tensor]):
         self.function, self.rows = function, 0

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from noiseshift.correction.alternatives import (
-    BlindFree,
     EpsilonScaled,
+    LevelGuidance,
     TimeShifted,
     TimeStepGuidance,
     closed_loop_scale,
@@ -18,8 +18,8 @@ from noiseshift.correction.alternatives import (
 )
 from noiseshift.diffusion import guidance as guidances
 from noiseshift.diffusion.guidance import (
-    BlindSpace,
-    EncodedLevel,
+    BranchSpace,
+    EffectiveLevel,
     classifier_free,
     classifier_noise_awareness,
     noise_awareness,
@@ -30,7 +30,7 @@ from noiseshift.diffusion.samplers import Update
 from noiseshift.shift.report import ShiftReport
 
 SCORE_INTERVAL = (0.0, 0.6)
-"""Where blind epsilons and scores are mixed: above it they are singular."""
+"""Where noise-unconditional epsilons and scores are mixed: above it they are singular."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class MethodContext:
 
     model: Model
     log_prob: LogProb | None = None
-    encoded: EncodedLevel | None = None
+    effective_level: EffectiveLevel | None = None
     pilot: ShiftReport | None = None
     other: Model | None = None
 
@@ -83,7 +83,7 @@ def guided_method(
     name: str = "",
 ) -> Method:
     """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the context's other
-    model. `space` mixes the blind branch elsewhere than where it was trained, inside t ≤ 0.6."""
+    model. `space` mixes the noise-unconditional branch elsewhere than where it was trained, inside t ≤ 0.6."""
 
     def make(context: MethodContext) -> Built:
         guidance, model = Guidance(), context.model
@@ -93,7 +93,7 @@ def guided_method(
             guidance = guidance + noise_awareness(nag)
         elif nag:
             assert space is not None
-            model = BlindSpace(model, space, _level(context))
+            model = BranchSpace(model, space, _level(context))
             guidance = guidance + noise_awareness(nag, interval=SCORE_INTERVAL)
         if classifier_nag:
             if context.log_prob is None:
@@ -110,14 +110,14 @@ def guided_method(
     return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
 
 
-def blind_free(scale: float) -> Method:
-    return Method(f"blind-free={scale:g}", lambda b: Built(BlindFree(b.model, scale, _level(b))), "blind-free", scale)
+def level_nag(scale: float) -> Method:
+    return Method(f"level-nag={scale:g}", lambda b: Built(LevelGuidance(b.model, scale, _level(b))), "level-nag", scale)
 
 
 def projection() -> Method:
     def make(context: MethodContext) -> Built:
-        encoded = _level(context)
-        return Built(context.model, lambda update: level_projection(update, encoded))
+        effective_level = _level(context)
+        return Built(context.model, lambda update: level_projection(update, effective_level))
 
     return Method("projection", make, "projection")
 
@@ -156,10 +156,10 @@ def time_step_guidance(scale: float) -> Method:
     return Method(f"tsg={scale:g}", lambda b: Built(TimeStepGuidance(b.model, scale)), "tsg", scale)
 
 
-def _level(context: MethodContext) -> EncodedLevel:
-    if context.encoded is None:
+def _level(context: MethodContext) -> EffectiveLevel:
+    if context.effective_level is None:
         raise ValueError("this method reads the level of each state: it needs a level estimator; train one")
-    return context.encoded
+    return context.effective_level
 
 
 def _other(context: MethodContext) -> Model:

@@ -48,7 +48,7 @@ class Images:
 
     @property
     def pictures(self) -> Tensor:
-        """uint8 pictures (N, 1 or 3, H, W), for what looks at pictures. Raises ValueError for other states."""
+        """uint8 pictures (N, 1 or 3, H, W), for extractors. Raises ValueError for other states."""
         if not self.pixels.is_floating_point():
             return self.pixels
         if self.pixels.ndim != 4 or self.pixels.shape[1] not in (1, 3) or float(self.pixels.abs().max()) > 1.01:

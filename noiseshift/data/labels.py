@@ -1,4 +1,4 @@
-"""Classes: numbers from 0 that a checkpoint can be told."""
+"""Classes: numbers from 0 that a checkpoint is conditioned on."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> I
     checkpoint without classes the set stays as it is.
 
     Raises:
-        ValueError: Labels are missing, are no class of the checkpoint's, or cannot be told for certain.
+        ValueError: Labels are missing, are no class of the checkpoint's, or are not certain.
     """
     if not classes:
         return images
@@ -101,7 +101,7 @@ def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
     if len(images.names) > classes or (len(images.names) < classes and not counted):
         raise ValueError(
             f"--data has {len(images.names)} class folders ({_few(images.names)}), the checkpoint {classes} classes or "
-            "prompts: which is which cannot be told; give a folder a class, or an .npz with labels"
+            "prompts: which is which is not known; give a folder a class, or an .npz with labels"
         )
     return images
 

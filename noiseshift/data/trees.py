@@ -115,7 +115,7 @@ def arrange(tree: Tree, part: Part) -> Layout:
     test) the wanted one is taken where there is one. An EDM-style dataset.json gives the labels instead.
 
     Raises:
-        ValueError: There are no pictures, or it cannot be told which folders are classes.
+        ValueError: There are no pictures, or it is not certain which folders are classes.
     """
     pictures = sorted((f for f in tree.files if _is_picture(f)), key=lambda file: _order(file.place))
     if not pictures:
@@ -167,7 +167,7 @@ def _tops(pictures: Sequence[File], root: Place, where: str) -> list[str]:
     if tops and any(len(file.place) == depth + 1 for file in pictures):
         raise ValueError(
             f"{_path(where, root)} holds pictures both beside and inside its folders ({_few(tops)}): which are classes "
-            "cannot be told; move them into folders, or give one folder"
+            "is not certain; move them into folders, or give one folder"
         )
     return sorted(tops, key=natural)
 
@@ -194,7 +194,7 @@ def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequ
     beside = {place[depth] for place in tree.folders if place[:depth] == root and len(place) > depth} - set(tops)
     if beside:
         raise ValueError(
-            f"{where} has class folders without a picture ({_few(beside)}), so that the others' numbers cannot be told: fill "
+            f"{where} has class folders without a picture ({_few(beside)}), so that the others' numbers are not certain: fill "
             "or remove them"
         )
 

@@ -1,4 +1,4 @@
-"""What kind of scheduler a diffusers scheduler is: how it scales its states, what its labels mean, what it wants to be told.
+"""What kind of scheduler a diffusers scheduler is: how it scales its states, what its labels mean, what it takes as a prediction.
 
 Four families, each with states alpha x0 + sigma eps: variance preserving (DDPM, DDIM, DPM++, UniPC, …), variance exploding
 (Euler, Heun, LMS, KDPM2), flow (FlowMatch*, and others set to flow sigmas) and EDM's preconditioned ones. `family_of` tells
@@ -41,7 +41,7 @@ class Family(ABC):
 
     @abstractmethod
     def labelled(self, scheduler: Any) -> Tensor:
-        """(n,) float64 log-SNR of each timestep's label: what the network is told, in the table it was trained on."""
+        """(n,) float64 log-SNR of each timestep's label: the conditioning level, in the table that the network was trained on."""
 
     def answer(self, x0: Tensor, eps: Tensor, level: Pair, own: Pair) -> Tensor:
         """What the scheduler wants to be given for a prediction (x0, eps) made at `level`, of a state it takes to be at `own`."""
@@ -55,7 +55,7 @@ class Family(ABC):
         return alpha * eps - sigma * x0
 
     def read(self, output: Tensor, x: Tensor, level: Pair) -> tuple[Tensor, Tensor]:
-        """(x0, eps) of a network's output for x = alpha x0 + sigma eps at the level it was told: the inverse of `answer`."""
+        """(x0, eps) of a network's output for x = alpha x0 + sigma eps at its conditioning level: the inverse of `answer`."""
         alpha, sigma = level
         if self.kind == "epsilon":
             return (x - sigma * output) / max(alpha, 1e-10), output
@@ -208,7 +208,7 @@ def _unknown_signature(scheduler: Any) -> str | None:
     if needed != _SIGNATURE:
         return f"its step takes {', '.join(needed)}; {_ANY}"
     if any(p.name == "r_timestep" for p in parameters):
-        return "its network is told two times"
+        return "its network is conditioned on two times"
     if "jump_length" in inspect.signature(kind.set_timesteps).parameters or hasattr(scheduler, "stage_range"):
         return "it goes back and forth, or changes the size of its states"
     return None
@@ -256,6 +256,6 @@ def _scales(scheduler: Any) -> bool:
     """Whether it keeps its states unscaled and scales the network's input."""
     if not hasattr(scheduler, "scale_model_input"):
         return False
-    asked = copy.copy(scheduler)  # some count their steps here
+    probe = copy.copy(scheduler)  # some count their steps here
     one = torch.ones(1, dtype=torch.float64)
-    return bool((asked.scale_model_input(one, scheduler.timesteps[0]) != 1).any())
+    return bool((probe.scale_model_input(one, scheduler.timesteps[0]) != 1).any())

@@ -3,9 +3,9 @@
 **Scale 0 = unguided** everywhere: each direction is s + scale (s - s_weak). A scale is a number, a function of t, or a
 number inside an `interval` of t (Kynkäänniemi et al., arXiv 2404.07724).
 
-The space in which a noise-blind branch is mixed matters, unlike any other branch's: a blind answer averages over t, and
-only as a score is s + w (s - s_blind) literally guidance by ∇ log p(t | x). Read at t, a blind velocity carries a spurious
-(A_t - A_t̂) x, A = α̇/α, and a blind epsilon a factor σ_t̂/σ_t [own]. `BlindSpace` changes the space.
+The space in which a noise-unconditional branch is mixed matters, unlike any other branch's. Its answer averages over t,
+and only as a score is s(x|t) + w (s(x|t) - s(x)) literally guidance by ∇ log p(t | x). Read at t, its velocity has a
+spurious term (A_t - A_t̂) x, A = α̇/α, and its epsilon a factor σ_t̂/σ_t [own]. `BranchSpace` changes the space.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from torch import Tensor
 
 from noiseshift.diffusion.models import (
-    CLASS_BLIND,
     FULL,
-    NOISE_BLIND,
+    NOISE_UNCONDITIONAL,
     READ,
+    UNCONDITIONAL,
     Branch,
     Guidance,
     LogProb,
@@ -32,29 +32,29 @@ from noiseshift.diffusion.models import (
     checked,
 )
 
-EncodedLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(x (B, …), t (), cond) → (B,) the level that each state carries."""
+EffectiveLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x (B, …), t (), cond) → (B,) each state's effective noise level."""
 
 
 def classifier_free(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
     """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)). diffusers' `guidance_scale` is 1 + scale."""
-    return Guidance({CLASS_BLIND: (_within(scale, interval),)})
+    return Guidance({UNCONDITIONAL: (_within(scale, interval),)})
 
 
 def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
     """Noise awareness guidance (arXiv 2510.12497): + scale (s(x|t,c) - s(x|c)).
 
-    The blind branch is mixed in the space that the model answers in, read at the scheduled t; see `BlindSpace`.
+    The noise-unconditional branch is mixed in the space that the model answers in, read at the scheduled t; see `BranchSpace`.
     """
-    return Guidance({NOISE_BLIND: (_within(scale, interval),)})
+    return Guidance({NOISE_UNCONDITIONAL: (_within(scale, interval),)})
 
 
 def domain(pretrained: Model, scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
     """Domain guidance (Zhong et al., arXiv 2504.01521): + scale (s(x|t,c) - s_pretrained(x|t)), for a fine-tuned model.
 
-    The pretrained model's class-blind branch where it has one, else its only branch.
+    The pretrained model's unconditional branch where it has one, else its only branch.
     """
-    branch = CLASS_BLIND if CLASS_BLIND in pretrained.branches else FULL
+    branch = UNCONDITIONAL if UNCONDITIONAL in pretrained.branches else FULL
     return Guidance({branch._replace(model=1): (_within(scale, interval),)}, (pretrained,))
 
 
@@ -115,19 +115,27 @@ def _scale_in_words(scale: Any) -> str:
     return f"{_scale_in_words(scale['scale'])} for t in [{low:g}, {high:g}]"
 
 
-class BlindSpace(Wrapped):
-    """A model whose noise-blind answers are handed over in another `space` than it was trained in.
+class BranchSpace(Wrapped):
+    """A model whose noise-unconditional answers are handed over in another `space` than it was trained in.
 
-    A blind answer in its own space is first read at the level `encoded(x, t, cond)` that the state carries, then taken
-    over to the scheduled t as a velocity, an epsilon or a score. In the model's own space nothing is read: pass the
-    model itself. Raises ValueError for an unknown space.
+    An answer in the space of its training is first read at the state's effective noise level, `effective_level(x, t, cond)`,
+    then taken over to the scheduled t as a velocity, an epsilon or a score.
+
+    Args:
+        model: has a noise-unconditional branch.
+        space: one of velocity, epsilon, x0, score and v_prediction. In the model's own space nothing needs to be read: use
+            the model itself.
+        effective_level: reads the level of each state, such as `alternatives.EstimatedLevel`.
+
+    Raises:
+        ValueError: for an unknown space.
     """
 
-    def __init__(self, model: Model, space: Predicts, encoded: EncodedLevel):
+    def __init__(self, model: Model, space: Predicts, effective_level: EffectiveLevel):
         if space not in READ:
             raise ValueError(f"space must be one of {', '.join(READ)}, got {space!r}")
         super().__init__(model)
-        self.space, self.encoded = space, encoded
+        self.space, self.effective_level = space, effective_level
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         answers = self.model.predict(x, t, cond, branches)
@@ -137,8 +145,8 @@ class BlindSpace(Wrapped):
         )
 
     def _reread(self, answer: Prediction, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
-        encoded = checked(self.encoded(x, t, cond), x, "the reading of the states' levels", x.shape[:1])
-        carried = self.schedule(encoded.double()).like(x)
+        effective_level = checked(self.effective_level(x, t, cond), x, "the reading of the states' levels", x.shape[:1])
+        carried = self.schedule(effective_level.double()).like(x)
         there = READ[self.model.predicts](in_space(answer, self.model.predicts), x, carried)
         return READ[self.space](in_space(there, self.space), x, answer.level)
 

@@ -33,7 +33,7 @@ def identity(thing: object) -> str:
     An object is its class and its attributes, a network its parameters, buffers and settings, a function its code and
     what the code refers to. An object with a method `describe` is what that returns.
     """
-    return _Walk().digest(thing).hex()
+    return _Hashing().digest(thing).hex()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int = 4) -> str:
@@ -52,7 +52,7 @@ def _different(before: Any, now: Any, key: str) -> Iterable[tuple[str, Any, Any]
         return
     for name in {**before, **now}:
         inner = f"{key}.{name}" if key else str(name)
-        yield from _different(before.get(name, "not told"), now.get(name, "not told"), inner)
+        yield from _different(before.get(name, "not given"), now.get(name, "not given"), inner)
 
 
 def _short(value: Any) -> str:
@@ -65,7 +65,7 @@ HOLDERS = (types.SimpleNamespace, argparse.Namespace)
 """Classes of the standard library that are what they hold."""
 
 
-class _Walk:
+class _Hashing:
     """One walk over an object and all it holds; every part is hashed once."""
 
     def __init__(self) -> None:
@@ -183,23 +183,23 @@ class _Walk:
         return self._all([generator.bit_generator.state])
 
 
-_METHODS: tuple[tuple[Any, Callable[[_Walk, Any], list[bytes]]], ...] = (
-    (nn.Module, _Walk._network),
-    (Tensor, _Walk._tensor),
-    ((np.ndarray, np.generic), _Walk._array),
-    ((list, tuple, deque), _Walk._row),
-    ((set, frozenset), _Walk._unordered),
-    (Mapping, _Walk._mapping),
-    (type, _Walk._class),
-    (types.FunctionType, _Walk._function),
-    (types.MethodType, _Walk._method),
-    (functools.partial, _Walk._partial),
-    ((property, functools.cached_property, staticmethod, classmethod), _Walk._around),
-    (torch.device, _Walk._place),
-    ((torch.Generator, np.random.Generator), _Walk._source),
-    (types.CodeType, _Walk._code),
-    (types.ModuleType, _Walk._module),
-    ((types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType), _Walk._built_in),
+_METHODS: tuple[tuple[Any, Callable[[_Hashing, Any], list[bytes]]], ...] = (
+    (nn.Module, _Hashing._network),
+    (Tensor, _Hashing._tensor),
+    ((np.ndarray, np.generic), _Hashing._array),
+    ((list, tuple, deque), _Hashing._row),
+    ((set, frozenset), _Hashing._unordered),
+    (Mapping, _Hashing._mapping),
+    (type, _Hashing._class),
+    (types.FunctionType, _Hashing._function),
+    (types.MethodType, _Hashing._method),
+    (functools.partial, _Hashing._partial),
+    ((property, functools.cached_property, staticmethod, classmethod), _Hashing._around),
+    (torch.device, _Hashing._place),
+    ((torch.Generator, np.random.Generator), _Hashing._source),
+    (types.CodeType, _Hashing._code),
+    (types.ModuleType, _Hashing._module),
+    ((types.BuiltinFunctionType, types.WrapperDescriptorType, types.MethodDescriptorType), _Hashing._built_in),
 )
 
 

@@ -23,9 +23,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or the one that it was raised from, says that memory is full."""
     if error is None:
         return False
-    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    told = isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
-    return named or told or is_out_of_memory(error.__cause__)
+    by_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    by_message = isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+    return by_class or by_message or is_out_of_memory(error.__cause__)
 
 
 def joined(parts: list[Tensor]) -> Tensor:

@@ -121,8 +121,8 @@ class Branch(NamedTuple):
 
 
 FULL = Branch()
-NOISE_BLIND = Branch(noise=False)
-CLASS_BLIND = Branch(condition=False)
+NOISE_UNCONDITIONAL = Branch(noise=False)
+UNCONDITIONAL = Branch(condition=False)
 
 
 @runtime_checkable
@@ -139,7 +139,7 @@ class Model(Protocol):
 
     @property
     def predicts(self) -> Predicts:
-        """The space it was trained in; a noise-blind answer means what it means only there."""
+        """The space it was trained in; a noise-unconditional answer means what it means only there."""
         ...
 
     def snap(self, t: Tensor) -> Tensor:
@@ -160,10 +160,11 @@ def require(model: Model, branches: Collection[Branch]) -> None:
     missing = [branch for branch in branches if branch not in model.branches]
     if not missing:
         return
-    blind = [what for what, knows in (("noise", missing[0].noise), ("class", missing[0].condition)) if not knows]
-    name = "-and-".join(blind) + "-blind" if blind else "conditional"
+    left_out = [what for what, knows in (("noise", missing[0].noise), ("class", missing[0].condition)) if not knows]
+    dropped = "-and-".join(left_out) if left_out else "conditional"
+    name = f"{dropped}-unconditional" if left_out else dropped
     raise ValueError(
-        f"the model has no {name} branch: train or fine-tune it with {name.removesuffix('-blind')}-condition dropout, "
+        f"the model has no {name} branch: train or fine-tune it with {dropped}-condition dropout, "
         "or choose a method that does without"
     )
 
@@ -248,14 +249,14 @@ class CallableModel:
         return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
 
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
-        answer = self._told if branch.noise else self._untold
+        answer = self._with_level if branch.noise else self._without_level
         parts = self.halving(answer, x, as_time(t, x).expand(len(x)), cond if branch.condition else None)
         return joined(parts)
 
-    def _told(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def _with_level(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return checked(called(self.fn, x, t, cond), x, f"the model, which predicts {self.predicts},")
 
-    def _untold(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def _without_level(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         assert self.blind is not None  # `require` saw to it
         return checked(called(self.blind, x, cond), x, "the model's noise-unconditional branch")
 
@@ -271,8 +272,8 @@ def wrap(
 ) -> Model:
     """Make a model of any callable `fn(x, t, cond)`, x (B, …), t (B,) in [0, 1] with t = 0 data → Tensor like x.
 
-    `predicts` names what comes back; `blind(x, cond)` answers in the same space without being told t; `levels` (K,)
-    lists the only times the network knows; `unconditional=True` says that cond=None asks for the class-blind branch.
+    `predicts` names what comes back; `blind(x, cond)` answers in the same space without the conditioning time; `levels` (K,)
+    lists the only times the network knows; `unconditional=True` says that cond=None asks for the unconditional branch.
     Raises ValueError for an unknown `predicts`.
     """
     if predicts not in READ:
@@ -412,8 +413,8 @@ class Guided(Wrapped):
     """
 
     def __init__(self, model: Model, guidance: Guidance):
-        for k, asked in enumerate((model, *guidance.models)):
-            require(asked, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
+        for k, member in enumerate((model, *guidance.models)):
+            require(member, [branch._replace(model=0) for branch in guidance.terms if branch.model == k])
         super().__init__(model)
         self.guidance = guidance
 
@@ -440,9 +441,9 @@ class Guided(Wrapped):
         """Every branch's prediction, one call a model."""
         parts: dict[Branch, Prediction] = {}
         for k, model in enumerate((self.model, *self.guidance.models)):
-            if asked := [branch for branch in branches if branch.model == k]:
-                answers = model.predict(x, t, cond, [branch._replace(model=0) for branch in asked])
-                parts |= dict(zip(asked, answers, strict=True))
+            if wanted := [branch for branch in branches if branch.model == k]:
+                answers = model.predict(x, t, cond, [branch._replace(model=0) for branch in wanted])
+                parts |= dict(zip(wanted, answers, strict=True))
         return parts
 
 

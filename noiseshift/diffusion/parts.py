@@ -1,4 +1,4 @@
-"""A model of somebody's own, asked on as many rows at a time as memory holds."""
+"""A user's model, evaluated on as many rows at a time as memory holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Predictions = tuple[Prediction, ...]
 
 
 class InParts(Wrapped):
-    """The same model; where memory does not hold a batch, it is asked about parts of it. See `memory.Halving`."""
+    """The same model; where memory does not hold a batch, it is evaluated on parts of it. See `memory.Halving`."""
 
     def __init__(self, model: Model):
         super().__init__(model)
@@ -26,16 +26,18 @@ class InParts(Wrapped):
         return found
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        return self._asked(lambda x, t, cond: (self.model(x, t, cond),), x, t, cond)[0]
+        return self._in_parts(lambda x, t, cond: (self.model(x, t, cond),), x, t, cond)[0]
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> Predictions:
-        return self._asked(lambda x, t, cond: self.model.predict(x, t, cond, branches), x, t, cond)
+        return self._in_parts(lambda x, t, cond: self.model.predict(x, t, cond, branches), x, t, cond)
 
-    def _asked(self, ask: Callable[..., Predictions], x: Tensor, t: Tensor, cond: Tensor | None) -> Predictions:
+    def _in_parts(
+        self, predict_rows: Callable[..., Predictions], x: Tensor, t: Tensor, cond: Tensor | None
+    ) -> Predictions:
         if t.ndim:
-            found = self.halving(ask, x, t, cond)
+            found = self.halving(predict_rows, x, t, cond)
         else:
-            found = self.halving(lambda x, cond: ask(x, t, cond), x, cond)
+            found = self.halving(lambda x, cond: predict_rows(x, t, cond), x, cond)
         return found[0] if len(found) == 1 else tuple(self._one(x, t, parts) for parts in zip(*found, strict=True))
 
     def _one(self, x: Tensor, t: Tensor, parts: Sequence[Prediction]) -> Prediction:

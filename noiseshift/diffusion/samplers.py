@@ -1,7 +1,7 @@
 """Samplers as generators of states: `for step in sample(model, x, times): ...`; t runs from 1 (noise) to 0 (data).
 
 An update takes a step to the next time; whoever wants to look at states, predictions or levels just looks at the steps.
-`Step.t` is the level that the network was *told*; what a state really carries is what this library measures.
+`Step.t` is the *conditioning* time of the network; the effective noise level of the state is what this library measures.
 """
 
 from __future__ import annotations

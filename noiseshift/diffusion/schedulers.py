@@ -45,7 +45,7 @@ def make(
 
     Args:
         name: the class, such as "EulerDiscreteScheduler".
-        steps: what its `set_timesteps` is told.
+        steps: what its `set_timesteps` is given.
         options: what its constructor takes, such as {"use_karras_sigmas": True}; they come before everything else. Latents
             are not clipped (clip_sample, thresholding) unless an option says so.
         schedule: the checkpoint's. A Discrete one gives its table, a VarianceExploding one its ends; else DDPM's linear
@@ -68,8 +68,8 @@ def make(
     except Exception as error:
         raise ValueError(f"{name} does not take these options: {' '.join(str(error).split())[:160]}") from None
     _require_table(scheduler, schedule, options)
-    told = inspect.signature(kind.set_timesteps).parameters
-    return Scheduled(scheduler, steps, {key: value for key, value in (timing or {}).items() if key in told})
+    accepted = inspect.signature(kind.set_timesteps).parameters
+    return Scheduled(scheduler, steps, {key: value for key, value in (timing or {}).items() if key in accepted})
 
 
 _UNCLIPPED = {"clip_sample": False, "thresholding": False}
@@ -138,17 +138,17 @@ class Scheduled:
     """A diffusers scheduler driven step by step, its states translated to the model's schedule and back.
 
     States of DDPM, DDIM, DPM++ and the like are variance preserving, (sqrt(abar), sqrt(1 - abar)); of Euler, Heun, EDM,
-    LMS, KDPM2 variance exploding, (1, sigma); of flow-matching schedulers (1 - sigma, sigma). The network is told the
-    level of the scheduler's *timestep label*; where the scheduler's arithmetic lands elsewhere (DDIM with a stride that
+    LMS, KDPM2 variance exploding, (1, sigma); of flow-matching schedulers (1 - sigma, sigma). The network is conditioned
+    on the level of the scheduler's *timestep label*; where the scheduler's arithmetic lands elsewhere (DDIM with a stride that
     does not divide its 1000 steps, labels rounded to integers), that is a shift, and it is left in for the measurement to
-    find; `reached_levels` tells it in advance.
+    find; `reached_levels` computes it in advance.
 
     Every scheduler is rehearsed once on two numbers and their noise before anything runs. One that fails there, draws
     noise that cannot be seeded, or lands far from the level it names is refused.
 
     Args:
         scheduler: a diffusers scheduler; it is copied, never changed.
-        steps: what its `set_timesteps` is told.
+        steps: what its `set_timesteps` is given.
         timing: what a pipeline also hands to `set_timesteps`.
 
     Attributes:
@@ -170,7 +170,7 @@ class Scheduled:
 
     @classmethod
     def of(cls, scheduler: SchedulerMixin | Any) -> Scheduled:
-        """A view of a scheduler whose timesteps somebody else has set, as a pipeline's; for `levels`, `told` and `read`."""
+        """A view of a scheduler whose timesteps are set already, as a pipeline's; for `levels`, `conditioning_times` and `read`."""
         view = cls.__new__(cls)
         view.scheduler, view.steps, view.timing = scheduler, len(scheduler.timesteps), {}
         view.family = family_of(scheduler, step=False)
@@ -185,16 +185,16 @@ class Scheduled:
         return self.family.states(self.scheduler)
 
     def labels(self) -> Tensor:
-        """(n,) float64 log-SNR of the timestep labels: the level that the network is told."""
+        """(n,) float64 log-SNR of the timestep labels: the conditioning levels."""
         return self.family.labelled(self.scheduler)
 
-    def told(self, schedule: Schedule) -> Tensor:
-        """(n,) float64 times of the labels on a model's schedule, one a timestep; those beyond its ends go to the ends."""
+    def conditioning_times(self, schedule: Schedule) -> Tensor:
+        """(n,) float64 conditioning times, those of the labels on a model's schedule; those beyond its ends go to the ends."""
         return _times_of(schedule, self.labels())
 
     def times(self, schedule: Schedule) -> Tensor:
-        """`told` without internal evaluations; the last state's time, where the run ends, is not among them."""
-        return self.told(schedule)[~torch.tensor(self.internal())]
+        """`conditioning_times` without internal evaluations; the last state's time, where the run ends, is not among them."""
+        return self.conditioning_times(schedule)[~torch.tensor(self.internal())]
 
     def factors(self, schedule: Schedule) -> list[float]:
         """What turns the scheduler's own states into those of a model's schedule, one a timestep."""
@@ -202,14 +202,15 @@ class Scheduled:
         return [size / math.hypot(*own) for size, own in zip(_sizes(schedule, levels), levels, strict=True)]
 
     def read(self, output: Tensor, x: Tensor, level: Pair) -> tuple[Tensor, Tensor]:
-        """(x0, eps) of a network's output, told `level`, for x = alpha x0 + sigma eps: the inverse of what `run` does."""
+        """(x0, eps) of a network's output, conditioned on `level`, for x = alpha x0 + sigma eps: the inverse of what `run` does."""
         return self.family.read(output, x, level)
 
     def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
         """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
         scheduler, schedule = self._fresh(), model.schedule
-        levels, told, order = self.levels(), self.told(schedule), self.internal()
-        sizes, heard = _sizes(schedule, levels), [part.tolist() for part in schedule.coefficients(told)]
+        levels, times, order = self.levels(), self.conditioning_times(schedule), self.internal()
+        sizes = _sizes(schedule, levels)
+        alphas, sigmas = (part.tolist() for part in schedule.coefficients(times))
         state = (
             x
             / float(schedule.coefficients(torch.tensor(1.0, dtype=torch.float64))[1])
@@ -218,9 +219,9 @@ class Scheduled:
         for index, own in enumerate(levels):
             seen = self._seen(scheduler, state, index, own) * sizes[index]
             with torch.no_grad():
-                prediction = ask(model, seen, told[index], cond)
-            yield Step(index, told[index], seen, prediction, internal=order[index])
-            level = heard[0][index], heard[1][index]
+                prediction = ask(model, seen, times[index], cond)
+            yield Step(index, times[index], seen, prediction, internal=order[index])
+            level = alphas[index], sigmas[index]
             with torch.no_grad():
                 output = self.family.answer(prediction.x0, prediction.eps, level, own)
                 state = _advance(scheduler, output, index, state, noise)
@@ -243,7 +244,7 @@ class Scheduled:
 
     @property
     def steps_taken(self) -> int:
-        """How many times the network is asked, internal evaluations among them."""
+        """How many times the network is evaluated, internal evaluations among them."""
         return len(self.scheduler.timesteps)
 
     def _fresh(self) -> Any:
@@ -303,10 +304,10 @@ def _times_of(schedule: Schedule, log_snr: Tensor) -> Tensor:
 
 
 def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor, Tensor]:
-    """What a scheduler's own arithmetic makes of each transition: (told, reached) log-SNR, float64, both (n - 1,).
+    """What a scheduler's own arithmetic makes of each transition: (conditioning, reached) log-SNR, float64, both (n - 1,).
 
     From a state at the level that the scheduler takes it to have and a prediction without error, entry k says which level
-    step k lands on and which one the network is told next, by the timestep's label; internal evaluations are left out.
+    step k lands on and which one the network is conditioned on next, by the timestep's label; internal evaluations are left out.
     Where the two differ, the sampler shifts with a perfect model. Stochastic schedulers are read to about 0.01, others to
     rounding. Raises ValueError as `Scheduled` does.
     """
@@ -400,7 +401,7 @@ def _internal(scheduler: Any) -> list[bool]:
         return [order > 1 for order in scheduler.order_list]
     if not hasattr(scheduler, "prk_timesteps"):
         return [False] * n
-    # PNDM: four evaluations a Runge-Kutta step; without those its second label is asked twice, first of a trial state.
+    # PNDM: four evaluations a Runge-Kutta step; without those its second label is evaluated twice, first for a trial state.
     runge = len(scheduler.prk_timesteps)
     return [i % 4 != 0 for i in range(runge)] + [runge == 0 and n > 2 and i == 1 for i in range(n - runge)]
 

@@ -25,7 +25,7 @@ class Level(NamedTuple):
     dsigma: Tensor
 
     def like(self, x: Tensor) -> Level:
-        """The same level with trailing axes, dtype and device of `x` (B, …), ready to broadcast; twice is as good as once.
+        """The same level with trailing axes, dtype and device of `x` (B, …), ready to broadcast; idempotent.
 
         Raises ValueError when the level is neither one number nor one number a row of `x`.
         """
@@ -215,7 +215,7 @@ class Tabulated(Schedule):
 
 def describe(schedule: Schedule) -> dict[str, Any]:
     """A schedule as plain values, for cards and run folders; `build` is its inverse, to 1e-4 in log-SNR for a schedule of
-    somebody else's, which is tabulated."""
+    another one, which is tabulated."""
     kind = next((name for name, cls in _KINDS.items() if type(schedule) is cls), None)
     if isinstance(schedule, Discrete):
         return {"kind": kind, "alphas_cumprod": schedule.alphas_cumprod.tolist()}

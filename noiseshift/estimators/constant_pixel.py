@@ -1,4 +1,4 @@
-"""The independent witness: coordinates that never vary in the data hold pure noise, so their spread *is* the level.
+"""The independent reference: coordinates that never vary in the data hold pure noise, so their spread *is* the level.
 
 Dark corners and zero padding: over them x - alpha mean is N(0, sigma²), whatever the network believes. No model enters.
 It also counts what a network leaves behind in those coordinates, which is noise all the same.

@@ -2,7 +2,8 @@
 
 At fixed x, as a function of t, d/dt log p_t(x) = -div v_t(x) - v_t(x)·s_t(x) with v the probability-flow velocity and s
 the score. One divergence a level, by Hutchinson's estimator with the same probes at every level, so that their error is
-smooth in t; the integral is p(x | t) up to a constant, and so p(t | x) under a flat prior. No training, no blind branch.
+smooth in t; the integral is p(x | t) up to a constant, and so p(t | x) under a flat prior. It needs no training and no
+noise-unconditional branch.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class FokkerPlanck:
         slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed, first=first)
         posterior = self._integrate(slopes)
         knots, errors = slopes[:, :0], slopes[:, :0]
-        # Again and again: a first pass 1.5 posterior sds off looks in the wrong place, and a second still half wrong.
+        # Several passes: a first one 1.5 posterior sds off refines in the wrong place, and a second still half wrong.
         for _ in range(3 if self.polish else 0):
             at = torch.stack([posterior.quantile(q) for q in (0.1, 0.5, 0.9)], dim=1)
             shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed, first=first)
@@ -76,7 +77,7 @@ class FokkerPlanck:
 class FokkerPlanckMode:
     """The same posterior from `calls` evaluations: find the root of d log p / dlog-SNR and read the width off its slope.
 
-    Starts at the told time when it has a `step`, else at the middle. The posterior is a Gaussian in log-SNR on the grid
+    Starts at the conditioning time when it has a `step`, else at the middle. The posterior is a Gaussian in log-SNR on the grid
     of `times`: right where it is narrow (a standard deviation of log-SNR up to about 0.3), wrong where noise hides the
     data and it fills a good part of the grid. Its mean is that of its probes, unpolished: about sqrt(k / ((d - k) probes))
     posterior standard deviations off, k the data's dimension.

@@ -199,9 +199,9 @@ def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Re
 
 
 def forward_noise(
-    data: Tensor, cond: Tensor | None, estimator: Estimator, *, level: Tensor, told: Tensor, index: int, eps: Tensor
+    data: Tensor, cond: Tensor | None, estimator: Estimator, *, level: Tensor, t_cond: Tensor, index: int, eps: Tensor
 ) -> Readings:
-    """Readings of real states noised to `level` while the estimator is told `told`, in batches of 256."""
+    """Readings of real states noised to `level` while the estimator is given `t_cond`, in batches of 256."""
     from noiseshift.diffusion.samplers import Step
 
     schedule = estimator.schedule
@@ -209,7 +209,7 @@ def forward_noise(
     for i in range(0, len(data), 256):
         rows = data[i : i + 256]
         x = schedule(level.double()).mix(rows, eps[i : i + 256])
-        parts.append(read(estimator, x, None if cond is None else cond[i : i + 256], Step(index, told, x, first=i)))
+        parts.append(read(estimator, x, None if cond is None else cond[i : i + 256], Step(index, t_cond, x, first=i)))
     return Readings.concatenate(parts)
 
 
@@ -258,7 +258,7 @@ def calibrate(
     columns, slopes = [], []
     for k, t in enumerate(times.double().cpu()):
         eps = normal(sources, data.shape[1:])
-        columns.append(forward_noise(data, cond, estimator, level=t, told=t, index=k, eps=eps))
+        columns.append(forward_noise(data, cond, estimator, level=t, t_cond=t, index=k, eps=eps))
         slopes.append(_slopes(data[head], some, estimator, t, k, eps[head]))
     calibration = Calibration(
         # Copies: what the caller does with its tensor afterwards must not change a calibration.
@@ -277,7 +277,7 @@ def _slopes(
     """(m, 1) change of each row's reading over the change of its level about t: in t, and in log-SNR."""
     reach = torch.minimum(t, 1 - t).clamp_min(1e-3) / 8
     low, high = (
-        forward_noise(data, cond, estimator, level=s, told=t, index=index, eps=eps) for s in (t - reach, t + reach)
+        forward_noise(data, cond, estimator, level=s, t_cond=t, index=index, eps=eps) for s in (t - reach, t + reach)
     )
     span = float(estimator.schedule.log_snr(t + reach) - estimator.schedule.log_snr(t - reach))
     return (high.t - low.t) / (2 * float(reach)), (high.log_snr - low.log_snr) / span

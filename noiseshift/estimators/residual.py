@@ -1,8 +1,8 @@
 """The level from the size of the predicted noise, which the sampler has already computed.
 
-u = ‖eps_hat(x, t)‖ / √d on real states of level s told t is a smooth monotone function of s near t; where the noise is
-resolved it is s/t, a straight line. The line is fitted once on real data for every told t; at sampling time u is read off
-the step's own prediction, at no network call.
+u = ‖eps_hat(x, t)‖ / √d on real states of level s, at conditioning time t, is a smooth monotone function of s near t;
+where the noise is resolved it is s/t, a straight line. The line is fitted once on real data for every conditioning time;
+while sampling, u is read off the step's own prediction, at no network call.
 Ning et al. (ADM-ES, arXiv 2308.15321) compare the same norms; this turns them into a level.
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Residual:
-    """Posterior over t from the rms of the predicted noise, for the told times it was fitted at.
+    """Posterior over t from the rms of the predicted noise, for the conditioning times it was fitted at.
 
-    data (N, …) real samples and cond (N,) their classes or None; times (K,) the told times of the sampler. Noise for
-    the fit comes from `generator`. Calling it needs the `step` (for the told time); a step without a prediction costs
+    data (N, …) real samples and cond (N,) their classes or None; times (K,) the conditioning times of the sampler. Noise for
+    the fit comes from `generator`. Calling it needs the `step` (for the conditioning time); a step without a prediction costs
     one forward. Raises ValueError for a step at a time that was not fitted.
     """
 
@@ -34,8 +34,8 @@ class Residual:
     ):
         self.model, self.schedule = model, model.schedule
         self.times = time_grid(model.schedule)
-        self.told = times.double().cpu()
-        fits = [self._fit(data, cond, t, generator) for t in self.told]
+        self.fitted_times = times.double().cpu()
+        fits = [self._fit(data, cond, t, generator) for t in self.fitted_times]
         self.level, self.slope, self.spread = torch.tensor(fits, dtype=torch.float64).T
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
@@ -45,14 +45,14 @@ class Residual:
         return self.posterior(statistic(prediction), step.t)
 
     def posterior(self, value: Tensor, t: Tensor) -> Posterior:
-        """From the statistic (B,) of states that were told t: what a tap on a running sampler has kept."""
+        """From the statistic (B,) of states at conditioning time t: what a tap on a running sampler has kept."""
         k = self._index(t)
-        read = self.told[k] + (value.cpu() - self.level[k]) / self.slope[k]
+        read = self.fitted_times[k] + (value.cpu() - self.level[k]) / self.slope[k]
         width = (self.spread[k] / self.slope[k]).abs().clamp_min(1e-4)
         return Posterior.from_log_density(self.times, -0.5 * ((self.times - read[:, None]) / width) ** 2)
 
     def _index(self, t: Tensor) -> int:
-        k = place(self.told.numpy(), t)
+        k = place(self.fitted_times.numpy(), t)
         if k is None:
             raise ValueError(
                 f"the residual estimator was not fitted at t = {float(t):.4f}: fit it at the sampler's times"

@@ -1,6 +1,6 @@
-"""The level from what the network says without being told it.
+"""The level from a network's noise-unconditional branch.
 
-The noise-blind prediction is the posterior-weighted mixture of the conditional ones, f(x) = Σ p(t_i | x) f(x | t_i), for
+The noise-unconditional prediction is the posterior-weighted mixture of the conditional ones, f(x) = Σ p(t_i | x) f(x | t_i), for
 any fixed training target f (velocity, eps, x0; for the score with p(x) = ∫ p(t) p_t(x) dt). Given both branches the
 weights follow by least squares on the simplex.
 """
@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from noiseshift.diffusion.guidance import in_space
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, Branch, Model, as_time, require
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Branch, Model, as_time, require
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.estimators.rows import over_levels
 
@@ -27,33 +27,33 @@ NEWTON = 25  # two or three suffice for a narrow posterior, the rest for one pil
 
 
 class ScoreMixture:
-    """Posterior over t from the blind branch and the conditional one on a grid of `times` (G,), coarse to fine.
+    """Posterior over t from the noise-unconditional branch and the conditional one on a grid of `times` (G,), coarse to fine.
 
     Least squares on the simplex chooses few levels, but their mean and spread are those of the posterior: the first is
     where f(x) lies along the curve f(x | t), the second how far inside its bend. The broadest density in t with these
     two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered. Costs
-    G + 2 × 17 forwards a state, and one of the blind branch. Raises ValueError for a model
-    without a noise-blind branch.
+    G + 2 × 17 forwards a state, and one of the noise-unconditional branch. Raises ValueError for a model
+    without a noise-unconditional branch.
     """
 
     def __init__(self, model: Model, times: Tensor):
-        require(model, (NOISE_BLIND,))
+        require(model, (NOISE_UNCONDITIONAL,))
         self.model, self.schedule, self.levels = model, model.schedule, times.double().cpu().sort().values
         self.times = time_grid(self.schedule, 1500, float(self.levels[0]), float(self.levels[-1]))
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         """x (B, …), cond (B,) or None."""
         with torch.no_grad():
-            # Any t will do: in the space it was trained in, the blind branch does not depend on it.
-            blind = self._value(x, as_time(torch.tensor(0.5), x), cond, NOISE_BLIND).flatten(1).double()
+            # Any t will do: in the space it was trained in, the noise-unconditional branch does not depend on it.
+            mixed = self._value(x, as_time(torch.tensor(0.5), x), cond, NOISE_UNCONDITIONAL).flatten(1).double()
             coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
-            mean, spread = _moments(coarse, self._weights(x, cond, blind, coarse))
+            mean, spread = _moments(coarse, self._weights(x, cond, mixed, coarse))
             spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
             # First the coarse cell, then four standard deviations of what was seen there.
             finer = self._window(mean, (3 * spread).clamp_min(1.5 * spacing))
-            mean, spread = _moments(finer, self._weights(x, cond, blind, finer))
+            mean, spread = _moments(finer, self._weights(x, cond, mixed, finer))
             finest = self._window(mean, 4 * spread.clamp_min(spacing / 50))
-            weights = self._weights(x, cond, blind, finest)
+            weights = self._weights(x, cond, mixed, finest)
         # Log-SNR has no end where the signal vanishes, and its moments there are those of a tail: t has both ends.
         return broadest(self.times, *_moments(self.schedule.time_of_log_snr(finest), weights))
 
@@ -63,10 +63,10 @@ class ScoreMixture:
         offsets = torch.linspace(1, -1, WINDOW, dtype=torch.float64)
         return (centre[:, None] + half[:, None] * offsets).clamp(float(ends[0]), float(ends[1]))
 
-    def _weights(self, x: Tensor, cond: Tensor | None, blind: Tensor, log_snr: Tensor) -> Tensor:
+    def _weights(self, x: Tensor, cond: Tensor | None, mixed: Tensor, log_snr: Tensor) -> Tensor:
         """The simplex weights (B, G) of each state's levels."""
         times = self.schedule.time_of_log_snr(log_snr)
-        return _simplex(over_levels(self._conditional, x, times, cond).double(), blind)
+        return _simplex(over_levels(self._conditional, x, times, cond).double(), mixed)
 
     def _conditional(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return self._value(x, as_time(t, x), cond, FULL).flatten(1)
@@ -106,10 +106,10 @@ def broadest(times: Tensor, mean: Tensor, std: Tensor) -> Posterior:
     return posterior
 
 
-def _simplex(levels: Tensor, blind: Tensor) -> Tensor:
-    """Weights (B, G) ≥ 0 with sum 1 that bring Σ w_i levels_i (B, G, d) closest to blind (B, d)."""
-    # Centred on the blind prediction the target is 0, and the sum-to-one row alone keeps the weights from vanishing.
-    offset = (levels - blind[:, None]).cpu()
+def _simplex(levels: Tensor, mixed: Tensor) -> Tensor:
+    """Weights (B, G) ≥ 0 with sum 1 that bring Σ w_i levels_i (B, G, d) closest to mixed (B, d)."""
+    # Centred on the noise-unconditional prediction the target is 0, and the sum-to-one row alone keeps the weights from vanishing.
+    offset = (levels - mixed[:, None]).cpu()
     scale = offset.square().sum(-1).mean(-1).sqrt().clamp_min(1e-300)[:, None, None]
     matrix = torch.cat([offset.mT / scale, torch.ones_like(offset[:, None, :, 0])], dim=1)
     # Thin QR first: G numbers a column instead of d.

@@ -1,4 +1,4 @@
-"""Taps on somebody else's loop: a diffusers pipeline, a sampler that calls a network, or any loop by `record`.
+"""Taps on a third-party loop: a diffusers pipeline, a sampler that calls a network, or any loop by `record`.
 
     with ns.observe(pipeline) as seen:
         pipeline(batch_size=64, num_inference_steps=50)
@@ -42,7 +42,7 @@ def observe(
     said, not the guided mixture. Its `schedule` is the scheduler's own unless given: Linear for flow matching, else
     Discrete from its alphas_cumprod.
 
-    Of an adapted model every call is paired with the time that the network was told. `times`, the sampler's own grid in
+    Of an adapted model every call is paired with the conditioning time. `times`, the sampler's own grid in
     the library's units (its sigmas, its t), tells states from evaluations inside a step; see `CallObserver`.
     Raises ValueError for what cannot be followed.
     """

@@ -4,8 +4,8 @@
     with ns.observe(model) as seen:                # or watch their own sampler run it
         k_diffusion.sampling.sample_heun(denoiser, x, sigmas)
 
-Each adapter says how its library counts time and what comes back, in both directions: how to ask, and what a call that
-somebody else made was about. None imports its library. `weights` fills a network from that library's checkpoint.
+Each adapter says how its library counts time and what comes back, in both directions: how to ask, and what a third-party
+call was about. None imports its library. `weights` fills a network from that library's checkpoint.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ class Adapted(CallableModel):
         predicts: Predicts,
         *,
         ask: Callable[[Tensor, Tensor, Tensor | None], Any],
-        heard: Callable[[tuple[Any, ...], Mapping[str, Any]], Call],
+        call_of: Callable[[tuple[Any, ...], Mapping[str, Any]], Call],
         to_time: Callable[[Tensor], Tensor],
         of_time: Callable[[Tensor], Tensor],
         value: Callable[[Any], Tensor] = lambda output: output,
         levels: Tensor | None = None,
     ):
-        super().__init__(self._asked, schedule, predicts, None, levels, False)
+        super().__init__(self._value_at, schedule, predicts, None, levels, False)
         self.network, self.ask, self.value = network, ask, value
-        self.heard, self.to_time, self.of_time = heard, to_time, of_time
+        self.call_of, self.to_time, self.of_time = call_of, to_time, of_time
 
-    def _asked(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def _value_at(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return self.value(self.ask(x, self.to_time(t), cond))
 
     def read_call(self, call: Call, value: Tensor) -> Prediction:
-        """The prediction that was in the `value` of what somebody else's call got back."""
+        """The prediction that was in the `value` of what a third-party call got back."""
         level = self.schedule(self.of_time(call.time.double().flatten()[0].cpu()))
         value = checked(value, call.x, "the observed network")
         return READ[self.predicts](value, call.x, level.like(call.x))
@@ -88,7 +88,7 @@ def k_diffusion(
         schedule,
         "x0",
         ask=lambda x, sigma, cond: denoiser(x, sigma, **({} if cond is None else {condition: cond})),
-        heard=lambda args, kwargs: Call(
+        call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "sigma"), kwargs.get(condition)
         ),
         levels=levels,
@@ -100,7 +100,7 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
     """A smalldiffusion model and the Schedule that it was trained on: x = x0 + sigma eps, or (1 - sigma) x0 + sigma eps
     for PredFlow.
 
-    What the model predicts is told by its class (PredX0, PredV, PredFlow, else epsilon) unless given. Raises ValueError for a
+    What the model predicts is known by its class (PredX0, PredV, PredFlow, else epsilon) unless given. Raises ValueError for a
     schedule without sigmas.
     """
     if getattr(schedule, "sigmas", None) is None:
@@ -109,7 +109,7 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
     kinds: dict[str, Predicts] = {"PredX0": "x0", "PredV": "v_prediction", "PredFlow": "velocity"}
     usual: Predicts = "epsilon"
     named = [kind for key, kind in kinds.items() if key in name]
-    told = predicts or (named[0] if named else usual)
+    space = predicts or (named[0] if named else usual)
 
     def ask(x: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
         # As in its training loop: one sigma a row, with the state's axes.
@@ -117,14 +117,14 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
         return answer
 
     path: Schedule = Linear()
-    if told != "velocity":
+    if space != "velocity":
         path = VarianceExploding(float(schedule.sigmas[0]), float(schedule.sigmas[-1]))
     return Adapted(
         model,
         path,
-        told,
+        space,
         ask=ask,
-        heard=lambda args, kwargs: Call(
+        call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "sigma"), kwargs.get("cond")
         ),
         **_by_sigma(path),
@@ -143,7 +143,7 @@ def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -
         schedule or Linear(),
         "velocity",
         ask=lambda x, time, y: network(time, x) if y is None else network(time, x, y),
-        heard=lambda args, kwargs: Call(
+        call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 1, "x"), _argument(args, kwargs, 0, "t"), _argument(args, kwargs, 2, "y")
         ),
         value=_turned,
@@ -161,7 +161,7 @@ def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, con
         _flow_schedule(scheduler),
         "velocity",
         ask=lambda x, time, cond: velocity(x=x, t=time, **({} if cond is None else {condition: cond})),
-        heard=lambda args, kwargs: Call(
+        call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
         ),
         value=_turned,
@@ -179,7 +179,7 @@ def azula(denoiser: Any, *, condition: str = "label") -> Adapted:
         _azula_schedule(denoiser.schedule),
         "x0",
         ask=lambda x, time, cond: denoiser(x, time, **({} if cond is None else {condition: cond})),
-        heard=lambda args, kwargs: Call(
+        call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x_t"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
         ),
         to_time=lambda t: t,

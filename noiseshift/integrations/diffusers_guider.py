@@ -45,18 +45,18 @@ class _NullTimestep(ModelHook):
 
 
 class NoiseAwarenessGuidance(BaseGuidance):
-    """pred + scale (pred - pred_blind) + (guidance_scale - 1) (pred - pred_uncond) (arXiv 2510.12497, with CFG).
+    """pred + scale (pred - pred_noise_uncond) + (guidance_scale - 1) (pred - pred_uncond) (arXiv 2510.12497, with CFG).
 
     Args:
         scale: strength of noise awareness guidance, counted from **0 = unguided**, as everywhere in noiseshift.
-        null_timestep: the timestep that stood for "not told" in training.
+        null_timestep: the timestep that stood for "no noise condition" in training.
         guidance_scale: CFG in diffusers' own convention, where **1 = unguided** (it is 1 + the scale counted from 0).
         start: share of the steps before which guidance is off.
         stop: share of the steps after which it is off again.
         enabled: False gives the conditional prediction alone.
     """
 
-    _input_predictions = ["pred_cond", "pred_blind", "pred_uncond"]  # noqa: RUF012 the base class asks for a list
+    _input_predictions = ["pred_cond", "pred_noise_uncond", "pred_uncond"]  # noqa: RUF012 the base class asks for a list
 
     @register_to_config
     def __init__(
@@ -72,30 +72,30 @@ class NoiseAwarenessGuidance(BaseGuidance):
         self.scale, self.null_timestep, self.guidance_scale = scale, null_timestep, guidance_scale
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
-        """Before each forward; the one that answers `pred_blind` is not told its timestep."""
+        """Before each forward; the one that answers `pred_noise_uncond` gets the reserved timestep."""
         self._count_prepared += 1
-        if self._current() == "pred_blind":
+        if self._current() == "pred_noise_uncond":
             HookRegistry.check_if_exists_or_initialize(denoiser).register_hook(_NullTimestep(self.null_timestep), _HOOK)
 
     def cleanup_models(self, denoiser: torch.nn.Module) -> None:
-        if self._current() == "pred_blind":
+        if self._current() == "pred_noise_uncond":
             HookRegistry.check_if_exists_or_initialize(denoiser).remove_hook(_HOOK, recurse=True)
 
     def prepare_inputs(self, data: dict[str, tuple[Tensor, Tensor]]) -> list[Any]:
-        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in self._asked()]
+        return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in self._names()]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
         return [
             self._prepare_batch_from_block_state(input_fields, data, int(name == "pred_uncond"), name)
-            for name in self._asked()
+            for name in self._names()
         ]
 
     def forward(
-        self, pred_cond: Tensor, pred_blind: Tensor | None = None, pred_uncond: Tensor | None = None
+        self, pred_cond: Tensor, pred_noise_uncond: Tensor | None = None, pred_uncond: Tensor | None = None
     ) -> GuiderOutput:
         pred = pred_cond
-        if pred_blind is not None:
-            pred = pred + self.scale * (pred_cond - pred_blind)
+        if pred_noise_uncond is not None:
+            pred = pred + self.scale * (pred_cond - pred_noise_uncond)
         if pred_uncond is not None:
             pred = pred + (self.guidance_scale - 1) * (pred_cond - pred_uncond)
         return GuiderOutput(pred=pred, pred_cond=pred_cond, pred_uncond=pred_uncond)
@@ -106,17 +106,17 @@ class NoiseAwarenessGuidance(BaseGuidance):
 
     @property
     def num_conditions(self) -> int:
-        return len(self._asked())
+        return len(self._names())
 
-    def _asked(self) -> list[str]:
+    def _names(self) -> list[str]:
         """The predictions of this step, in the order in which the pipeline runs them."""
         if not self._on():
             return ["pred_cond"]
-        return ["pred_cond", *["pred_blind"] * (self.scale != 0), *["pred_uncond"] * (self.guidance_scale != 1)]
+        return ["pred_cond", *["pred_noise_uncond"] * (self.scale != 0), *["pred_uncond"] * (self.guidance_scale != 1)]
 
     def _current(self) -> str:
-        asked = self._asked()
-        return asked[min(max(self._count_prepared, 1), len(asked)) - 1]
+        names = self._names()
+        return names[min(max(self._count_prepared, 1), len(names)) - 1]
 
     def _on(self) -> bool:
         if not self._enabled or self._num_inference_steps is None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class NoiseShift(Metric):
     """Calibrated noise shift at each of an instrument's K times. Times that were not calibrated are passed over.
 
-    `compute` gives (K,) float64, NaN where nothing was read or the calibration is blind; `report` the whole
+    `compute` gives (K,) float64, NaN where nothing was read or the reading is insensitive; `report` the whole
     `ShiftReport`, with intervals. States are persistent: `state_dict` resumes. Ranks are joined by concatenation.
     """
 
@@ -45,7 +45,7 @@ class NoiseShift(Metric):
         self.add_state("readings", default=[], dist_reduce_fx="cat", persistent=True)
 
     def update(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> None:
-        """States x (B, …) that the network was told t for, of classes `cond`."""
+        """States x (B, …) of conditioning time t, of classes `cond`."""
         k = place(self.calibration.times, t)
         if k is None:
             return

@@ -1,4 +1,4 @@
-"""Which part of what a network said was told the condition: by the arithmetic of the guidance itself.
+"""Which part of a network's answers had the condition: by the arithmetic of the guidance itself.
 
 A guided pipeline hands its scheduler a mixture of parts: u + s (c - u), three parts for InstructPix2Pix, a perturbed one for
 PAG, each in one batch or in calls of their own, in an order that differs between pipelines. The weights of the parts follow
@@ -60,7 +60,7 @@ def weights(mixture: Tensor, parts: Sequence[Tensor]) -> Tensor | None:
 
 
 def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = None) -> int | None:
-    """Which part was told the condition; None where the arithmetic does not say.
+    """Which part had the condition; None where the arithmetic does not say.
 
     Guidance by more than one weighs the condition above one and something else below zero. Between, at a scale of at most
     one, the `known` order of the pipeline decides (see `order`).

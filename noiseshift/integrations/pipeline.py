@@ -1,4 +1,4 @@
-"""Watching a diffusers pipeline: its scheduler where it steps, its network where it is asked.
+"""Watching a diffusers pipeline: its scheduler where it steps, its network where it is called.
 
 `scheduler.step(output, timestep, sample)` is where a state and its level meet; callbacks hand over the next state with the
 old timestep. What the network itself said, before guidance mixed it, is caught by a forward hook.
@@ -20,13 +20,13 @@ from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
-from noiseshift.integrations.recorder import Finals, Recorder, spread
+from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
 
 
-class Asked(NamedTuple):
+class NetworkCall(NamedTuple):
     """One call of the network: its arguments by name and what it returned."""
 
     network: nn.Module
@@ -37,12 +37,12 @@ class Asked(NamedTuple):
 class PipelineObserver(Recorder):
     """A tap on a diffusers pipeline, or bare scheduler, while the `with` block lasts. See `observe`.
 
-    A guided network is asked about each state several times, in one batch or in calls of its own. Which part was told the
+    A guided network is evaluated on each state several times, in one batch or in calls of its own. Which part had the
     condition follows from the mixture that the scheduler is handed (see `mixtures`); where it does not, the state is
     recorded without a prediction, and `report` says so.
 
     Attributes:
-        unpaired: a line for each state whose level, or whose prediction, could not be told for certain.
+        unpaired: a line for each state whose level, or whose prediction, is not known for certain.
     """
 
     def __init__(self, target: Any, schedule: Schedule, estimators: Mapping[str, Estimator] | None, points: int):
@@ -52,11 +52,11 @@ class PipelineObserver(Recorder):
         parts = [getattr(target, name, None) for name in ("transformer", "transformer_2", "unet", "prior", "decoder")]
         self.networks = [part for part in parts if isinstance(part, nn.Module)]
         self._place = -1
-        self._asked: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
+        self._calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
         self._hooks: list[Any] = []
         self._begun: list[Any] = []
         self._chosen: set[int] = set()
-        self._told, self._rows, self._first = torch.zeros(0), 0, True
+        self._t_cond, self._rows, self._first = torch.zeros(0), 0, True
         self.unpaired: list[str] = []
         self._seen: dict[float, _Place] = {}
         self._ends: list[Tensor] = []
@@ -76,16 +76,16 @@ class PipelineObserver(Recorder):
             hook.remove()
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._asked.append((network, args, kwargs, output))
+        self._calls.append((network, args, kwargs, output))
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        asked, self._asked = self._asked, []
+        calls, self._calls = self._calls, []
         try:
-            self._before(output, timestep, sample, asked)
-        except Exception as error:  # watching never fails somebody's run
+            self._before(output, timestep, sample, calls)
+        except Exception as error:  # watching never fails a user's run
             self._lose(f"{type(error).__name__}: {error}")
         result = self._own(output, timestep, sample, *args, **kwargs)
-        if self._place == len(self._told) - 1:
+        if self._place == len(self._t_cond) - 1:
             after = result[0] if isinstance(result, tuple) else result.prev_sample
             self._ends.append(after[: self._rows].detach().float())
             self._place = -1
@@ -94,17 +94,17 @@ class PipelineObserver(Recorder):
     def _lose(self, why: str) -> None:
         self.unpaired.append(" ".join(why.split())[:200])
 
-    def _before(self, output: Tensor, timestep: Any, sample: Tensor, asked: Sequence[Any]) -> None:
-        calls = [_tensor(answer) for *_, answer in asked]
+    def _before(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[Any]) -> None:
+        outputs = [_tensor(answer) for *_, answer in calls]
         place = self._find(timestep)
         if self._place < 0 or self._anew(place):
             if self._place >= 0 and not self._first:
                 self._given.pop()  # a run that stopped early has no final samples
-            self._begin(place, distinct_rows(sample, output, calls))
+            self._begin(place, distinct_rows(sample, output, outputs))
         self._place = place
         if place in self._chosen:
             with torch.no_grad():
-                self._see(place, output, sample, asked, calls)
+                self._see(place, output, sample, calls, outputs)
 
     def _find(self, timestep: Any) -> int:
         """Which of its timesteps the scheduler is at: by its own count where it keeps one, else by the label."""
@@ -121,7 +121,7 @@ class PipelineObserver(Recorder):
             )
         if float(timestep) not in labels:
             raise ValueError(
-                f"the scheduler was asked for a step at {float(timestep):g}, which is none of its timesteps"
+                f"the scheduler was called for a step at {float(timestep):g}, which is none of its timesteps"
             )
         return labels.index(float(timestep))
 
@@ -132,7 +132,7 @@ class PipelineObserver(Recorder):
         return uncounted or place <= self._place or self.scheduler.timesteps.tolist() != begun
 
     def _begin(self, place: int, rows: int) -> None:
-        """Where a run starts: its levels, its told times, and which of them are read."""
+        """Where a run starts: its levels, its conditioning times, and which of them are read."""
         labels = self.scheduler.timesteps.tolist()
         self._rows, self._first = rows, True
         view = Scheduled.of(self.scheduler)
@@ -140,46 +140,46 @@ class PipelineObserver(Recorder):
         if self._begun != [place, labels, levels]:  # inverting a schedule takes milliseconds
             self._begun = [place, labels, levels]
             self._view = view
-            self._told, self._factors = view.told(self.schedule), view.factors(self.schedule)
+            self._t_cond, self._factors = view.conditioning_times(self.schedule), view.factors(self.schedule)
             inside = [
                 k
                 for k, internal in enumerate(view.internal())
-                if k >= place and not internal and 0 < float(self._told[k]) < 1
+                if k >= place and not internal and 0 < float(self._t_cond[k]) < 1
             ]
             self._chosen = {inside[k] for k in spread(len(inside), self.points)}
 
-    def _see(self, place: int, output: Tensor, sample: Tensor, asked: Sequence[Any], calls: list[Tensor]) -> None:
+    def _see(self, place: int, output: Tensor, sample: Tensor, calls: Sequence[Any], outputs: list[Tensor]) -> None:
         rows, channels = self._rows, sample.shape[1]
         x = sample[:rows].float() * self._factors[place]
         said: Tensor | None = output[:rows, :channels]
         if self.networks:
-            parts = blocks(calls, rows, channels)
+            parts = blocks(outputs, rows, channels)
             found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
             said = None if found is None else parts[found][-1]
             if found is None:
-                self._lose("what the network said of a state could not be told from the guided mixture")
+                self._lose("what the network predicted of a state is not known from the guided mixture")
             else:
-                self._keep(place, _arguments(*asked[parts[found][0]]), parts[found][1], sample[:rows])
+                self._keep(place, _arguments(*calls[parts[found][0]]), parts[found][1], sample[:rows])
         if said is None:
-            self.record(x, self._told[place], None)
+            self.record(x, self._t_cond[place], None)
             return
-        level = self.schedule(self._told[place])
+        level = self.schedule(self._t_cond[place])
         x0, eps = self._view.read(said.float(), x, (float(level.alpha), float(level.sigma)))
-        self.record(x, self._told[place], Prediction(x0, eps, level.like(x)))
+        self.record(x, self._t_cond[place], Prediction(x0, eps, level.like(x)))
 
-    def _keep(self, place: int, asked: Asked, part: slice, sample: Tensor) -> None:
-        """How to ask the network the same again at this place; the conditions are kept once a run."""
-        first = next(iter(asked.arguments))
-        rows = len(asked.output)
-        mine = {name: _rows(value, rows, part) for name, value in asked.arguments.items() if name != first}
-        given = asked.arguments[first][part][:, : sample.shape[1]].float()
+    def _keep(self, place: int, call: NetworkCall, part: slice, sample: Tensor) -> None:
+        """How to evaluate the network alike at this place; the conditions are kept once a run."""
+        first = next(iter(call.arguments))
+        rows = len(call.output)
+        mine = {name: _rows(value, rows, part) for name, value in call.arguments.items() if name != first}
+        given = call.arguments[first][part][:, : sample.shape[1]].float()
         scale = (given * sample).sum() / sample.float().square().sum()
         label = mine.pop("timestep", None)
         if self._first:
             self._given.append(mine)
             self._first = False
         label = label.value[:1] if isinstance(label, _PerRow) else label
-        self._seen[float(self._told[place])] = _Place(asked.network, self._factors[place], first, label, scale)
+        self._seen[float(self._t_cond[place])] = _Place(call.network, self._factors[place], first, label, scale)
 
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
         """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
@@ -188,14 +188,14 @@ class PipelineObserver(Recorder):
         return super().report(*args, **kwargs)
 
     def model(self) -> Replay | None:
-        """The pipeline's network, unless it was told more than the state and its level, which real samples lack."""
+        """The pipeline's network, unless it took more than the state and its level, which real samples lack."""
         return None if not self._seen or self._per_row() else Replay(self, {})
 
-    def finals(self) -> Finals | None:
+    def final_samples(self) -> FinalSamples | None:
         if not self._seen or not self._ends:
             return None
         x = torch.cat(self._ends)
-        return Finals(x, torch.arange(len(x), device=x.device), Replay(self, self._per_row()))
+        return FinalSamples(x, torch.arange(len(x), device=x.device), Replay(self, self._per_row()))
 
     def _per_row(self) -> dict[str, Tensor]:
         """The conditions of all samples, by argument."""
@@ -207,7 +207,7 @@ class _Place(NamedTuple):
     network: nn.Module  # a pipeline may hand over to a second one below a level
     factor: float  # our state over the scheduler's own
     first: str  # the network's name for its input
-    label: Any  # what it is told of the time
+    label: Any  # how it takes the time
     scale: Tensor  # its input over the scheduler's state
 
 
@@ -216,7 +216,7 @@ class _PerRow(NamedTuple):
 
 
 class Replay:
-    """The network of an observed pipeline as a `Model` at the observed times, asked as the pipeline asked it.
+    """The network of an observed pipeline as a `Model` at the observed times, called as the pipeline called it.
 
     cond: integers (B,), which observed sample's conditions each row has; None where there are none.
     """
@@ -239,9 +239,9 @@ class Replay:
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """One t for all rows of x (B, …)."""
         require(self, branches)
-        told = self.snap(t.double().flatten()[:1])[0]
-        place = self.seen._seen[float(told)]
-        level = self.schedule(told)
+        t_cond = self.snap(t.double().flatten()[:1])[0]
+        place = self.seen._seen[float(t_cond)]
+        level = self.schedule(t_cond)
         state = x / place.factor
         given = {name: value for name, value in self.seen._given[0].items() if not isinstance(value, _PerRow)}
         if cond is not None:
@@ -274,9 +274,9 @@ def schedule_of(scheduler: Any) -> Schedule:
     return Discrete(scheduler.alphas_cumprod)
 
 
-def _arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Asked:
+def _arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> NetworkCall:
     named = inspect.signature(unwrapped(network).forward).bind(*args, **kwargs).arguments
-    return Asked(network, {**named, **named.pop("kwargs", {})}, _tensor(output))
+    return NetworkCall(network, {**named, **named.pop("kwargs", {})}, _tensor(output))
 
 
 def _rows(value: Any, rows: int, part: slice) -> Any:

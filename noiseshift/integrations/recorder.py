@@ -22,7 +22,7 @@ RESIDUAL = "residual"
 CONTENT = "-content"
 
 
-class Finals(NamedTuple):
+class FinalSamples(NamedTuple):
     """Where the observed runs ended: samples (N, …) and their conditions (N,), as `model` takes them."""
 
     x: Tensor
@@ -46,7 +46,7 @@ class Recorder:
     def record(
         self, x: Tensor, t: Tensor | float, prediction: Prediction | None = None, *, cond: Tensor | None = None
     ) -> None:
-        """A state x (B, …) = alpha x0 + sigma eps of the schedule, told t in [0, 1], and the network's answer, if any."""
+        """A state x (B, …) = alpha x0 + sigma eps, its conditioning time t in [0, 1], and the network's prediction, if any."""
         time = torch.as_tensor(t, dtype=torch.float64).cpu()
         key = self._key(time)
         if not 0 < key < 1:
@@ -68,10 +68,10 @@ class Recorder:
 
     @property
     def times(self) -> Tensor:
-        """(K,) the told times that were recorded, falling."""
+        """(K,) the conditioning times that were recorded, falling."""
         return torch.tensor(sorted(self._steps, reverse=True), dtype=torch.float64)
 
-    def finals(self) -> Finals | None:
+    def final_samples(self) -> FinalSamples | None:
         """The runs' own samples, for observers that see where a run ends."""
         return None
 
@@ -90,10 +90,10 @@ class Recorder:
     ) -> ShiftReport:
         """The shift of what was recorded, calibrated on `real` samples (N, …) in [-1, 1] of classes `cond`.
 
-        By the only estimator, the one that is named, or `residual`, which asks the `model` whose predictions were
+        By the only estimator, the one that is named, or `residual`, which needs the `model` whose predictions were
         recorded (the observed one by default). Half of `real` fits the residual's curve, the other half calibrates.
 
-        Without `real` the runs' own samples are noised again and calibrate: the report, named "…-content", says how far
+        Without `real` the runs' own samples are re-noised and calibrate: the report, named "…-content", says how far
         states are from the level at which the *same content* would read alike. What is wrong with the content itself
         does not show in it. Raises ValueError when nothing was recorded, the estimator is not there, or there is
         nothing to calibrate on.
@@ -105,7 +105,7 @@ class Recorder:
         name = estimator or (next(iter(self.estimators)) if len(self.estimators) == 1 else RESIDUAL)
         if name != RESIDUAL and name not in self.estimators:
             raise ValueError(f"{name} did not read this run: choose from {', '.join([*self.estimators, RESIDUAL])}")
-        own = self.finals() if real is None else None
+        own = self.final_samples() if real is None else None
         if own is not None:
             real, cond, model = own.x, own.cond, model or own.model
         if real is None:

@@ -106,7 +106,7 @@ class Double(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Layers one after the other, each told the embedding."""
+    """Layers one after the other, each given the embedding."""
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for layer in self:
@@ -189,7 +189,7 @@ def config_from_state(
 ) -> AdmConfig:
     """Read the shape of an ADM UNet off its state dict; what no tensor shows is given.
 
-    Raises ValueError when keys of the family are missing or of other shapes, or channels cannot be split as told.
+    Raises ValueError when keys of the family are missing or of other shapes, or channels cannot be split so.
     """
     try:
         config = _shapes(state)

@@ -127,8 +127,8 @@ class Edm2Block(nn.Module):
         if self.flavour == "enc":
             x = x if self.conv_skip is None else self.conv_skip(x)
             x = normalised(x, (1,))
-        told = self.emb_linear(emb, self.emb_gain) + 1
-        hidden = self.conv_res1(silu(self.conv_res0(silu(x)) * told[:, :, None, None]))
+        gain = self.emb_linear(emb, self.emb_gain) + 1
+        hidden = self.conv_res1(silu(self.conv_res0(silu(x)) * gain[:, :, None, None]))
         if self.flavour == "dec" and self.conv_skip is not None:
             x = self.conv_skip(x)
         x = summed(x, hidden, self.config.res_balance)

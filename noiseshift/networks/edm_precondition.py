@@ -75,7 +75,7 @@ class Edm(Preconditioned):
 
 
 class VariancePreserved(Preconditioned):
-    """Trained on Song's variance-preserving path (arXiv 2011.13456), told (steps - 1) t for t from epsilon_t to 1."""
+    """Trained on Song's variance-preserving path (arXiv 2011.13456), conditioned on (steps - 1) t for t from epsilon_t to 1."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class VariancePreserved(Preconditioned):
 
 
 class VarianceExploded(Preconditioned):
-    """Trained on Song's variance-exploding path, told log(sigma / 2)."""
+    """Trained on Song's variance-exploding path, conditioned on log(sigma / 2)."""
 
     def __init__(self, model: nn.Module, classes: int = 0, *, sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__(model, classes)

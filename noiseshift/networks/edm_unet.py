@@ -133,12 +133,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         hidden = self.conv0(F.silu(self.norm0(x)))
-        told = self.affine(emb)[:, :, None, None]
+        affine = self.affine(emb)[:, :, None, None]
         if self.style.scales:
-            scale, shift = told.chunk(2, 1)
+            scale, shift = affine.chunk(2, 1)
             hidden = self.norm1(hidden) * (1 + scale) + shift
         else:
-            hidden = self.norm1(hidden + told)
+            hidden = self.norm1(hidden + affine)
         hidden = self.conv1(F.silu(hidden))
         x = (hidden + (x if self.skip is None else self.skip(x))) * self.style.skip_scale
         return (self._attended(x) + x) * self.style.skip_scale if self.heads else x

@@ -1,4 +1,4 @@
-"""The network behind the paper's g_phi: it looks at a noisy image and says how noisy it is.
+"""The network behind the paper's g_phi: from a noisy image it estimates how noisy it is.
 
 Noise is read where the image is flat, so the scale of local detail is measured first and turned into a logarithm, and
 only then is it decided where to look. The answer is a mixture of Gaussians in log-SNR, in which the level's uncertainty

@@ -181,7 +181,7 @@ class Up(nn.ModuleList):
 
 class Unet(nn.Module):
     """`forward(x, t, label, known)`: x (B, C, H, W), H and W divisible by 2 ** (resolutions - 1); t (B,); label (B,)
-    integers, `classes` is the null class. A network that is told its own last answer (self-condition) is told zeros, as
+    integers, `classes` is the null class. A network that takes its own last answer (self-condition) is given zeros, as
     in its first step. Returns (B, out_channels, H, W)."""
 
     def __init__(self, config: UnetConfig):

@@ -2,7 +2,7 @@
 
 Peebles & Xie, "Scalable Diffusion Models with Transformers" (arXiv 2212.09748); Ma et al., "SiT" (arXiv 2401.08740).
 One addition: a learned *null* noise embedding (`t_embedder.null`), the noise condition dropped as CFG drops the class
-(Zhong, Jiang, Tao et al., arXiv 2510.12497). A checkpoint without that key simply has no noise-blind branch.
+(Zhong, Jiang, Tao et al., arXiv 2510.12497). A checkpoint without that key simply has no noise-unconditional branch.
 
 The network knows nothing of schedules: it is handed the number that its time embedding was trained on.
 """

@@ -77,9 +77,11 @@ def real_report(
     sources = generators(range(rows), seed=seed, stream=stream)
     levels = torch.tensor(instrument.times + offset)
     columns = []
-    for k, told in enumerate(torch.tensor(instrument.times)):
+    for k, t_cond in enumerate(torch.tensor(instrument.times)):
         eps = normal(sources, x0.shape[1:])
-        columns.append(forward_noise(x0, labels, instrument.estimator, level=levels[k], told=told, index=k, eps=eps))
+        columns.append(
+            forward_noise(x0, labels, instrument.estimator, level=levels[k], t_cond=t_cond, index=k, eps=eps)
+        )
     return ShiftReport(
         name,
         instrument.estimator.schedule,

@@ -24,7 +24,7 @@ SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Noise over signal, in units of the data's spread, at which a model is asked."""
 
 
-def asked_times(schedule: Schedule, spread: float, scales: Sequence[float] = SCALES) -> Tensor:
+def checked_times(schedule: Schedule, spread: float, scales: Sequence[float] = SCALES) -> Tensor:
     """(T,) float64 ascending times at which noise over signal is `scales` times the data's spread, inside the schedule's
     levels; times that fall together are taken once."""
     low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
@@ -60,7 +60,7 @@ def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = 
         one, by more than two standard errors of the paired difference, or is not finite.
     """
     spread = float(fitted.flatten(1).double().std(0).square().mean().sqrt())
-    times = torch.unique(model.snap(asked_times(model.schedule, spread)).double())
+    times = torch.unique(model.snap(checked_times(model.schedule, spread)).double())
     found = noise_errors(model, x0, times, cond)
     linear = noise_errors(fitted_gaussian(fitted).model(model.schedule), x0.cpu(), times)
     return pd.DataFrame(

@@ -203,7 +203,7 @@ class Ratio:
         """Fieller's ends of the ratio: all r at which readings - r slope is within `critical` standard errors of 0.
 
         0 is outside exactly where the readings exceed `critical` of their own standard errors, whatever is known of the
-        slope. Infinite where the slope itself is not told from 0. (E. C. Fieller, J. R. Stat. Soc. B 16, 1954.)
+        slope. Infinite where the slope itself is not significant. (E. C. Fieller, J. R. Stat. Soc. B 16, 1954.)
         """
         with np.errstate(divide="ignore", invalid="ignore"):  # an infinite critical value, a slope of 0
             spread, slope_spread = critical**2 * self.error.variance, critical**2 * self.slope_error.variance

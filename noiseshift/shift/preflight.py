@@ -26,7 +26,7 @@ from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.likeness import Likeness, likeness
 from noiseshift.shift.rereading import ReadAs, better_reading
 
-FITTED, ASKED, LIKE = 256, 32, 128
+FITTED, EVALUATED, LIKE = 256, 32, 128
 """Rows of the data that fit the linear denoiser, that both denoise, and that samples are compared with."""
 
 SAMPLES, FEWEST, STEPS = 48, 16, 10
@@ -118,11 +118,11 @@ def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samp
     rows = data[order]
     cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
     x0, model = rows.floats.to(device), checkpoint.model
-    held_out = slice(0, min(ASKED, len(x0) // 2))
+    held_out = slice(0, min(EVALUATED, len(x0) // 2))
     fitted = x0[held_out.stop : held_out.stop + FITTED]
-    asked = None if cond is None else cond[held_out]
-    errors = error_table(model, fitted, x0[held_out], asked)
-    reading = better_reading(model, fitted, x0[held_out], asked) if errors.worse.any() else None
+    classes = None if cond is None else cond[held_out]
+    errors = error_table(model, fitted, x0[held_out], classes)
+    reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
     like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
     checks = (
@@ -142,7 +142,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def preflight_calls(samples: int, rows: int) -> int:
     """Network calls of a preflight that finds nothing wrong, where a run draws so many samples and has so many real rows."""
     drawn = min(samples, SAMPLES, rows)
-    return len(SCALES) * min(ASKED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
+    return len(SCALES) * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 
 
 def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:

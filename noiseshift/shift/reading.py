@@ -248,10 +248,10 @@ def read_run(
     assert step is not None  # `visits` has found the times
     order = range(len(times))
     sampled = _stack([columns[k] for k in order])
-    told = [found[k] for k in order]
-    again = _renoised(step.x, told, instruments, cond, start, seed) if content else {}
+    visited = [found[k] for k in order]
+    renoised = _renoised(step.x, visited, instruments, cond, start, seed) if content else {}
     labels = None if cond is None else cond[start : start + len(step.x)]
-    return BatchReadings(len(step.x), step.x, labels, np.array([each.index for each in told]), sampled, again)
+    return BatchReadings(len(step.x), step.x, labels, np.array([each.index for each in visited]), sampled, renoised)
 
 
 def _require_finite(step: Step) -> None:
@@ -283,13 +283,13 @@ def _stack(columns: Sequence[Mapping[str, Readings]]) -> dict[str, Readings]:
 
 
 def _renoised(
-    final: Tensor, told: Sequence[Step], instruments: Instruments, cond: Tensor | None, start: int, seed: int
+    final: Tensor, visited: Sequence[Step], instruments: Instruments, cond: Tensor | None, start: int, seed: int
 ) -> dict[str, Readings]:
     """The content control: this batch's final samples, noised to every time that was read, and read as the states were."""
     schedule = next(iter(instruments.values())).estimator.schedule
     sources = generators(range(start, start + len(final)), seed=seed, stream=CONTENT)
     columns = []
-    for step in told:
+    for step in visited:
         x = schedule(step.t).mix(final, normal(sources, final.shape[1:]))
         columns.append(_read_all(Step(step.index, step.t, x), instruments, cond, start))
     return _stack(columns)

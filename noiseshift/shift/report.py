@@ -1,8 +1,9 @@
-"""The measurement: the noise level that sampling states carry, against the one the network is told.
+"""The measurement: the noise level that sampling states carry, against the conditioning level.
 
-delta(t) = (E[t_hat | sampled] - E[t_hat | real]) / slope: positive when states are noisier than told. Readings on held-out
-real states at the same t (the calibration) take the estimator's bias out; readings on the run's own final samples,
-noised again (the content control), take out what generated content does to an estimator at a *right* level.
+delta(t) = (E[t_hat | sampled] - E[t_hat | real]) / slope: positive when states are noisier than the
+conditioning level. Readings on held-out real states at the same t (the calibration) take the estimator's bias out;
+readings on the run's own final samples, re-noised (the content control), take out what generated content does to an
+estimator at a *right* level.
 Each level has its interval, by `inference`; whether the run has any shift is one test over all of its levels.
 """
 
@@ -25,8 +26,8 @@ from noiseshift.shift.inference import Ratio, RunTest, divided
 class ShiftReport:
     """The noise shift of one run as one estimator reads it.
 
-    steps (K,) sampler indices; times (K,) the levels told; sampled: readings of N sampling states; content: readings of
-    the run's own finals, noised again to the same times (None when not asked for).
+    steps (K,) sampler indices; times (K,) the conditioning times; sampled: readings of N sampling states; content: readings of
+    the run's own final samples, re-noised to the same times (None when not asked for).
     """
 
     estimator: str
@@ -46,7 +47,7 @@ class ShiftReport:
 
         shift, low, high: calibrated delta in t, and its interval at `level`. band_low, band_high: the band that holds delta at
         all levels at once with that probability. shift_log_snr, log_snr_low, log_snr_high: the same in log-SNR. sigma_e2:
-        sigma(t + delta)² - sigma(t)², signed. floor: the least |delta| that can be told from 0. raw: mean reading - t. bias,
+        sigma(t + delta)² - sigma(t)², signed. floor: the least |delta| that is significant. raw: mean reading - t. bias,
         slope: of the calibration. calibration_share: the part of delta's variance that more samples do not lower. resolved:
         the interval excludes 0, at this level alone; whether the run has any shift is `test()`. n: states read. With a
         content control, content_shift is delta against the final samples, re-noised. delta is NaN where the calibration's

@@ -20,7 +20,7 @@ from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.schedules import Cosine, Discrete, Level, Linear, Schedule, VarianceExploding, describe
 from noiseshift.estimators.instrument import Array
 from noiseshift.networks.model import NetworkModel
-from noiseshift.shift.denoising import asked_times
+from noiseshift.shift.denoising import checked_times
 from noiseshift.targets.fitting import fitted_gaussian
 
 SCALES = (0.2, 0.4, 0.8, 1.6)
@@ -102,7 +102,7 @@ class _Trial:
     def readings(self, linear: Array) -> Iterator[ReadAs]:
         """Every combination, with its ratio to the `linear` denoiser's errors (T,)."""
         for (schedule_name, schedule), range_name in itertools.product(_schedules(self.model).items(), RANGES):
-            times = asked_times(schedule, RANGES[range_name][0] * self.spread, SCALES)
+            times = checked_times(schedule, RANGES[range_name][0] * self.spread, SCALES)
             if len(times) < len(SCALES):
                 continue
             t, x, eps, level = self._states(schedule, times, *RANGES[range_name])
@@ -178,7 +178,7 @@ def _raw(model: Model) -> Raw | None:
 def _linear_errors(fitted: Tensor, x0: Tensor) -> Array:
     """(T,) noise error of the linear denoiser at SCALES; it is the same on every schedule and in every range."""
     schedule = VarianceExploding(1e-4, 1e4)
-    times = asked_times(schedule, _spread(fitted), SCALES)
+    times = checked_times(schedule, _spread(fitted), SCALES)
     eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:])
     model, x0 = fitted_gaussian(fitted).model(schedule), x0.cpu()
     errors = []

@@ -1,5 +1,5 @@
 """One answer and one number a run: whether there is any shift, the rms shift over the levels that can be read, and what
-another run takes off it.
+another run reduces it.
 
 A square counts its own error; the error's variance is taken out, so that noise is not read as shift.
 """
@@ -101,7 +101,7 @@ def _difference(first: Array, second: Array) -> Array:
 
 
 Span = tuple[float, float]
-"""Told levels, from the least to the largest, between which runs of unlike steps are compared."""
+"""Conditioning levels, from the least to the largest, between which runs of unlike steps are compared."""
 
 
 def common_span(reports: Iterable[ShiftReport]) -> Span:

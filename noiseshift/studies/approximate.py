@@ -231,8 +231,8 @@ def _runs(
     fine_grid = refine(checkpoint.model, grid, plan.substeps)
     x = initial_noise(checkpoint.model, checkpoint.shape, indices, plan.seed).to(plan.device)
     coarse_source, fine_source = (generators(indices, seed=plan.seed, stream=SAMPLING) for _ in range(2))
-    told = grid.double().cpu()
-    coarse_noise = refined_noise(coarse_source, told, fine_grid.cpu())
+    coarse_grid = grid.double().cpu()
+    coarse_noise = refined_noise(coarse_source, coarse_grid, fine_grid.cpu())
     coarse = sample(model, x, grid, update=solver.update(), cond=classes, noise=coarse_noise)
     fine = sample(model, x, fine_grid, update=reference, cond=classes, noise=per_sample_noise(fine_source))
     return coarse, fine

@@ -1,6 +1,6 @@
 """`noiseshift compare`: many runs beside each other, and which of their differences are real.
 
-Samplers of unlike steps are told unlike levels, and δ grows towards the data: a mean over each run's own steps would compare
+Samplers of unlike steps condition on unlike levels, and δ grows towards the data: a mean over each run's own steps would compare
 levels, not runs. So δ² is averaged along the levels that all runs were read between. Runs of one seed share initial noise and
 classes sample by sample, and calibrate on the same real images: their differences are paired; others are not. p-values of
 all pairs are Holm's, so that a table of twenty pairs has one false difference in twenty *tables*.
@@ -134,8 +134,8 @@ def _kept(folder: Path, about: Mapping[str, Any]) -> Run | None:
 
 def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
     """What a kept run differs in from the one that is asked for, in words; empty where it is the same."""
-    asked = {key: value for key, value in about.items() if key != "extractor" or value}  # features may be there unasked
-    return differences({key: manifest[key] for key in asked if key in manifest}, json.loads(json.dumps(asked)))
+    given = {key: value for key, value in about.items() if key != "extractor" or value}  # features may be there unasked
+    return differences({key: manifest[key] for key in given if key in manifest}, json.loads(json.dumps(given)))
 
 
 @dataclass(frozen=True, eq=False)

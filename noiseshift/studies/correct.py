@@ -89,14 +89,14 @@ class Correction:
         row: dict[str, Any] = {"method": method.name, "kind": method.kind, "scale": method.scale, "nfe": outcome.nfe}
         row |= {"level calls": outcome.level_calls, "seconds": outcome.seconds}
         for name, report in outcome.reports.items():
-            less = reduction(report, base.reports[name])
+            reduced = reduction(report, base.reports[name])
             row |= {
                 f"rms {name}": rms_shift(report),
                 f"terminal {name}": terminal_shift(report),
                 f"content {name}": content_rms(report),
-                f"reduction {name}": 100 * less.value,
-                f"reduction low {name}": 100 * less.low,
-                f"reduction high {name}": 100 * less.high,
+                f"reduction {name}": 100 * reduced.value,
+                f"reduction low {name}": 100 * reduced.low,
+                f"reduction high {name}": 100 * reduced.high,
             }
         for metric in outcome.quality.itertuples():
             row |= {
@@ -236,8 +236,8 @@ def _one(
     """Sample and read all batches; of a picture only its features are kept."""
     counted = CountingModel(context.model)
     other = None if context.other is None else CountingModel(context.other)
-    gradient, level = (function and CountingLevel(function) for function in (context.log_prob, context.encoded))
-    built = method.make(replace(context, model=counted, other=other, log_prob=gradient, encoded=level))
+    gradient, level = (function and CountingLevel(function) for function in (context.log_prob, context.effective_level))
+    built = method.make(replace(context, model=counted, other=other, log_prob=gradient, effective_level=level))
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
     sampled, started = 0, time.perf_counter()
@@ -250,18 +250,18 @@ def _one(
         return batch
 
     batches: list[BatchReadings] = []
-    looks: list[Features] = []
+    seen: list[Features] = []
     first: list[Tensor] = []
     for batch in in_batches(protocol, make, shards, progress, method.name):
         pictures = pictures_of(checkpoint.decode(batch.final))
         batches.append(batch.keeping(0))
-        looks.append(extract(pictures, extractor))
+        seen.append(extract(pictures, extractor))
         first.append(pictures[: max(0, 64 - sum(map(len, first)))])
     seconds = float("nan") if shards and shards.begun else time.perf_counter() - started
     if not sampled:  # all batches were found finished: what a sample costs is counted on one more
         make(range(1))
-    asked, told = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
-    features = Features.concatenate(looks)
+    network_calls, level_calls = (_calls(sampled, *pair) for pair in ((counted, other), (gradient, level)))
+    features = Features.concatenate(seen)
     distance = jackknife(features, reference, seed=protocol.seed)
     return Outcome(
         method,
@@ -269,8 +269,8 @@ def _one(
         features,
         evaluate(features, reference, seed=protocol.seed, allow_small=True, distance=distance),
         distance,
-        asked,
-        told,
+        network_calls,
+        level_calls,
         seconds,
         torch.cat(first),
     )

@@ -1,4 +1,4 @@
-"""Corrections on exact models: what each does when the network is perfect and its blind branch too.
+"""Corrections on exact models: what each does when the network is perfect and its noise-unconditional branch too.
 
 The data are a Gaussian with a power-law spectrum, a low-rank mixture, or held-out images (`Empirical`). δ is read by the
 exact posterior p(t | x), calibrated on fresh draws; the Fréchet distance is that of the data's own coordinates to the
@@ -41,9 +41,9 @@ class ExactCase:
     moments: Moments
     diagonal: bool = False
 
-    def distance(self, finals: Tensor) -> float:
+    def distance(self, final_samples: Tensor) -> float:
         """Fréchet distance of samples (n, …) to the target."""
-        values = finals.flatten(1).double().numpy()
+        values = final_samples.flatten(1).double().numpy()
         if not self.diagonal:
             return frechet_distance(Features(self.name, values).moments, self.moments)
         spread, exact = values.std(0, ddof=1), np.sqrt(np.diag(self.moments.cov))
@@ -86,10 +86,10 @@ def correct_exact(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> pd.DataFrame:
-    """A row a method: δ at five times (NaN where the reading is blind), its rms, and the exact Fréchet distance `fd`.
+    """A row a method: δ at five times (NaN where the reading is insensitive), its rms, and the exact Fréchet distance `fd`.
 
-    `blind` is the space in which the exact blind branch answers; the first method's run is the pilot of a closed loop. A
-    method that fails or diverges has NaN or a large fd.
+    `blind` is the space in which the exact noise-unconditional branch answers; the first method's run is the pilot of a
+    closed loop. A method that fails or diverges has NaN or a large fd.
     """
     schedule = schedule or Linear()
     rows: list[dict[str, Any]] = []

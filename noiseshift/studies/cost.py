@@ -71,11 +71,11 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
     if protocol.controls and protocol.solver.order is not None:
         found.append(Part("finer steps", min(REFINED, protocol.samples) * refined_calls(checkpoint, protocol)))
     for name, limit in protocol.estimators.items():
-        again = _calls_a_reading(checkpoint, name)
+        per_reading = _calls_a_reading(checkpoint, name)
         most = min(protocol.rows, held_out // 2)
         rows = min(limit or most, held_out // 2)
         read = min(limit or protocol.samples, protocol.samples)
-        calibrating = points * again * (rows + 2 * min(SLOPE_ROWS, rows))
+        calibrating = points * per_reading * (rows + 2 * min(SLOPE_ROWS, rows))
         # The sampler's own prediction serves a reading, unless only some of a batch's rows are read.
         own = name == "residual" and limit is None
         if name == "residual":
@@ -83,15 +83,15 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Par
         weight = FORWARD_MODE if name == "fokker-planck" else 1.0
         found += [
             Part(f"{name}: calibrating", calibrating, weight),
-            Part(f"{name}: reading", points * again * read * (0 if own else 1), weight),
-            Part(f"{name}: content control", points * again * read, weight),
+            Part(f"{name}: reading", points * per_reading * read * (0 if own else 1), weight),
+            Part(f"{name}: content control", points * per_reading * read, weight),
         ]
         if protocol.controls:
             test_rows = min(limit or most, most, CONTROL_ROWS)
             drawn = min(rows, DRAWS)
             exact = drawn + 2 * min(SLOPE_ROWS, drawn) + read
             finer = 0 if own or not refined_calls(checkpoint, protocol) else len(FACTORS) * min(REFINED, read)
-            found.append(Part(f"{name}: controls", points * again * (2 * test_rows + exact + finer), weight))
+            found.append(Part(f"{name}: controls", points * per_reading * (2 * test_rows + exact + finer), weight))
     return [part for part in found if part.calls]
 
 

@@ -37,8 +37,8 @@ from noiseshift.writing import whole_folder
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one measurement found. `pictures` (n ≤ 64, C, H, W) are the first finals, decoded to uint8, of classes
-    `labels`; `features` what an extractor saw of all finals, where one was asked."""
+    """Everything one measurement found. `pictures` (n ≤ 64, C, H, W) are the first final samples, decoded to uint8, of classes
+    `labels`; `features` what an extractor made of all final samples, where there was one."""
 
     manifest: dict[str, Any]
     reports: dict[str, ShiftReport]
@@ -129,9 +129,9 @@ def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:
     return f"{plain[:110]}-seed-{fingerprint['seed']}-{short_hash(fingerprint, 8)}"
 
 
-def pictures_of(finals: Tensor) -> Tensor:
-    """Finals in [-1, 1] (n, C, H, W) → uint8."""
-    return to_uint8(finals.detach().float().cpu())
+def pictures_of(final_samples: Tensor) -> Tensor:
+    """Final samples in [-1, 1] (n, C, H, W) → uint8."""
+    return to_uint8(final_samples.detach().float().cpu())
 
 
 def versions() -> dict[str, str]:

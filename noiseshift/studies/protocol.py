@@ -21,7 +21,7 @@ from noiseshift.evaluation import Extractor
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
 
 EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
-"""Estimators that ask the network many times a state, and how many samples they read unless told otherwise."""
+"""Estimators that evaluate the network many times a state, and how many samples they read unless another is given."""
 
 
 class Word:
@@ -104,7 +104,7 @@ def fingerprint(
         checkpoint: as it was loaded, before it is put on a device.
         protocol: what is done with it.
         data: the real images that estimators are fitted and calibrated on.
-        extractor: what looks at the samples.
+        extractor: what computes features of the samples.
     """
     guidance, bound = protocol.guidance, protocol.bound(checkpoint).solver
     return {
@@ -139,14 +139,14 @@ def _data(data: Images) -> dict[str, Any]:
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """The file, the model that was made of it, the card as it was completed, and what else answers or decodes."""
     card, coder, estimator = asdict(checkpoint.card), checkpoint.autoencoder, checkpoint.estimator
-    told = {name: value for name, value in card.items() if name not in FOR_PEOPLE and value not in (None, {})}
+    stated = {name: value for name, value in card.items() if name not in FOR_PEOPLE and value not in (None, {})}
     return {
         "name": checkpoint.name,
         "sha256": checkpoint.hash,
         "family": checkpoint.card.family,
         "weights": checkpoint.card.provenance.get("weights", "the whole file"),
         "model": identity(checkpoint.model),
-        "card": told | {"identity": identity(card)},
+        "card": stated | {"identity": identity(card)},
         "classes": checkpoint.classes,
         "autoencoder": None if coder is None else identity(coder),
         "decoder": identity(checkpoint.decode),

@@ -35,7 +35,7 @@ ASKING: Mapping[str, Callable[[Model], Estimator]] = {
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
-    """Which of the sampler's told times are read: `points` of them, even in step index, strictly between 0 and 1."""
+    """Which of the sampler's conditioning times are read: `points` of them, even in step index, strictly between 0 and 1."""
     grid = protocol.solver.grid(model)
     if grid is None:
         update = protocol.solver.update()
@@ -91,7 +91,7 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
 
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
-    for a latent checkpoint come out encoded; labels that the checkpoint cannot be told are left out."""
+    for a latent checkpoint come out encoded; labels that the checkpoint does not take are left out."""
     data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
@@ -102,7 +102,7 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
         raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     classes = torch.zeros_like(order) if data.labels is None else data.labels[order]
-    # The how-manieth of its class each row is; even ones to one half, odd ones to the other.
+    # The rank of each row within its class; even ones to one half, odd ones to the other.
     rank = torch.zeros_like(order)
     for label in classes.unique():
         rank[classes == label] = torch.arange(int((classes == label).sum()))

@@ -142,13 +142,13 @@ class CountingModel:
     def __init__(self, model: Model):
         self.times: list[Tensor] = []
         self.rows = 0
-        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._blind, levels=_levels(model))
+        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._without_level, levels=_levels(model))
 
     def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         self.times.append(t.flatten()[0])
-        return self._blind(x, cond)
+        return self._without_level(x, cond)
 
-    def _blind(self, x: Tensor, cond: Tensor | None) -> Tensor:
+    def _without_level(self, x: Tensor, cond: Tensor | None) -> Tensor:
         self.rows += len(x)
         return 0.5 * x
 

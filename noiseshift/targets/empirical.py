@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.models import CLASS_BLIND, Branch
+from noiseshift.diffusion.models import UNCONDITIONAL, Branch
 from noiseshift.targets.target import ENTRIES, FLOOR, Levels, Target
 
 
@@ -16,7 +16,7 @@ class Empirical(Target):
     """A finite data set (N, …), each point as likely as the others: the denoiser that a perfect network would learn.
 
     Images stay in their own dtype and memory; float64 copies are made a block at a time. With `labels` (N,) a state
-    given a class sees only that class's points, and the model has class-blind branches; cond=None sees all.
+    given a class sees only that class's points, and the model has unconditional branches; cond=None sees all.
     Raises ValueError when there is no data, when labels and data differ in number, or when a state asks for a class
     without points.
     """
@@ -31,7 +31,7 @@ class Empirical(Target):
         self.dim = data[0].numel()
         self.norms = torch.cat([rows.double().square().sum(1) for rows in self._data_blocks()])
         if labels is not None:
-            self.branches = self.branches | {CLASS_BLIND, Branch(noise=False, condition=False)}
+            self.branches = self.branches | {UNCONDITIONAL, Branch(noise=False, condition=False)}
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, …) points of the data set, drawn with replacement."""

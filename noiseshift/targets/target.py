@@ -1,11 +1,11 @@
-"""Exact models: laws of the data whose every prediction, density and posterior over t is known in closed form.
+"""Exact models: distributions of the data whose every prediction, density and posterior over t is known in closed form.
 
 With x = alpha x0 + sigma eps and x0 ~ N(mean, C), the precision-weighted residual
 
     r = (alpha² C + sigma² I)^-1 (x - alpha mean)
 
 gives everything: score = -r, E[eps | x] = sigma r and E[x0 | x] = mean + alpha C r, finite at both ends. A mixture
-averages these over its components, a finite data set is a mixture of points. With a flat prior on t the noise-blind
+averages these over its components, a finite data set is a mixture of points. With a flat prior on t the noise-unconditional
 prediction is E[f | x] = Σ_i p(t_i | x) f(x | t_i) for whichever target f a network would have been trained on.
 States may be (B, d) or (B, C, H, W); the arithmetic is in float64, the answer in the state's own dtype.
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, READ, Branch, Prediction, Predicts, require
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, READ, Branch, Prediction, Predicts, require
 from noiseshift.diffusion.schedules import Level, Schedule
 from noiseshift.estimators.posterior import Posterior, time_grid
 
@@ -36,16 +36,16 @@ FLOOR = 1e-30
 """Variance below which a direction counts as exactly known: keeps 0/0 at sigma = 0 finite."""
 
 _NEGLIGIBLE = 1e-14
-"""Posterior mass of a level below which, for every state of a batch, a blind average leaves it out."""
+"""Posterior mass of a level below which, for every state of a batch, a noise-unconditional average leaves it out."""
 
 Self = TypeVar("Self", bound="Target")
 
 
 class Target(ABC):
-    """A law of the data. Subclasses write the density and the weighted predictions over a set of levels."""
+    """A distribution of the data. Subclasses write the density and the weighted predictions over a set of levels."""
 
     dim: int
-    branches: frozenset[Branch] = frozenset({FULL, NOISE_BLIND})
+    branches: frozenset[Branch] = frozenset({FULL, NOISE_UNCONDITIONAL})
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -73,7 +73,7 @@ class Target(ABC):
         return self._log_densities(x, Levels.of(level, x), cond)[:, 0]
 
     def model(self, schedule: Schedule, *, blind: Predicts = "velocity", times: Tensor | None = None) -> ExactModel:
-        """The exact model on `schedule`. Its noise-blind branch is the average of the target `blind` over p(t | x) on
+        """The exact model on `schedule`. Its noise-unconditional branch is the average of the target `blind` over p(t | x) on
         the grid `times` (T,) (ascending; by default fine enough for the target's dimension)."""
         return ExactModel(self, schedule, blind, self.estimator(schedule, times))
 
@@ -199,11 +199,11 @@ class ExactModel:
         return self.predict(x, t, cond, (FULL,))[0]
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """Branches at x (B, …), t () or (B,). A blind branch read in epsilon or score is singular where alpha = 0."""
+        """Branches at x (B, …), t () or (B,). A noise-unconditional branch read in epsilon or score is singular where alpha = 0."""
         require(self, branches)
         level = self.schedule(t.to(x.device, torch.float64))
         return tuple(
-            (self._full if branch.noise else self._blind)(x, level, cond if branch.condition else None)
+            (self._full if branch.noise else self._without_level)(x, level, cond if branch.condition else None)
             for branch in branches
         )
 
@@ -212,7 +212,7 @@ class ExactModel:
         x0, eps = self.target._predictions(x, Levels.of(level, x), once, once, cond)
         return Prediction(x0.to(x.dtype), eps.to(x.dtype), level.like(x))
 
-    def _blind(self, x: Tensor, level: Level, cond: Tensor | None) -> Prediction:
+    def _without_level(self, x: Tensor, level: Level, cond: Tensor | None) -> Prediction:
         """E[f | x] = Σ_i p(t_i | x) f(x | t_i), read as a prediction at `level`."""
         posterior = self.posterior(x, cond)
         likely = (posterior.prob > _NEGLIGIBLE).any(0)

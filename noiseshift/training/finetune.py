@@ -26,14 +26,14 @@ Part = Literal["all", "null"]
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The new averaged state, and the mean squared error on held-out images before and after, of the branch that is told
-    the noise level and of the one that is not."""
+    """The new averaged state, and the mean squared error on held-out images before and after, of the noise-conditional
+    branch and of the noise-unconditional one."""
 
     state: dict[str, Tensor]
-    told_before: float
-    told_after: float
-    blind_before: float
-    blind_after: float
+    conditional_before: float
+    conditional_after: float
+    unconditional_before: float
+    unconditional_after: float
 
 
 def finetune(
@@ -48,7 +48,7 @@ def finetune(
     restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Finetuned:
-    """Teach `checkpoint` its noise-blind branch on labelled `images`; resumes from `folder`, as `train` does.
+    """Teach `checkpoint` its noise-unconditional branch on labelled `images`; resumes from `folder`, as `train` does.
 
     `part` "null" trains the null embedding alone, on rows that all lack the level. A fresh null embedding starts at the
     mean of the time embeddings. Raises CheckpointError for a checkpoint that is no DiT/SiT network or predicts neither
@@ -61,7 +61,7 @@ def finetune(
         )
     model = _trainable(checkpoint)
     network, objective = _with_null(model), _objective(model)
-    before = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]
+    before = [held_out_loss(network, objective, held_out, conditional=conditional) for conditional in (True, False)]
     if part == "null":
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name == "t_embedder.null")
@@ -69,13 +69,15 @@ def finetune(
     state = train(network, objective, images, config, folder, device=device, restart=restart, report=report)
     network.load_state_dict(state)
     network.cpu().eval()
-    after = [held_out_loss(network, objective, held_out, told=told) for told in (True, False)]
+    after = [held_out_loss(network, objective, held_out, conditional=conditional) for conditional in (True, False)]
     return Finetuned(state, before[0], after[0], before[1], after[1])
 
 
 @torch.no_grad()
-def held_out_loss(network: Transformer, objective: Objective, images: Images, *, told: bool, seed: int = 0) -> float:
-    """Mean squared error on images at fixed seeded times and noise, with the level told or withheld."""
+def held_out_loss(
+    network: Transformer, objective: Objective, images: Images, *, conditional: bool, seed: int = 0
+) -> float:
+    """Mean squared error on images at fixed seeded times and noise, with the conditioning level or without it."""
     total, was = 0.0, network.training
     network.eval()
     for start in range(0, len(images), 128):
@@ -83,7 +85,7 @@ def held_out_loss(network: Transformer, objective: Objective, images: Images, *,
         assert rows.labels is not None
         source = torch_generator(generator(start, seed=seed, stream=HELD_OUT))
         x, target, time = objective.batch(to_float(rows.pixels), source)
-        known = torch.full((len(x),), told)
+        known = torch.full((len(x),), conditional)
         output = network(x, time, rows.labels, known)[:, : x.shape[1]]
         total += float((output - target).square().flatten(1).mean(1).sum())
     network.train(was)

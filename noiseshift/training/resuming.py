@@ -47,8 +47,8 @@ def as_text(about: Mapping[str, Any]) -> str:
 
 
 def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
-    planned, asked = (about["settings"]["steps"] for about in (before, now))
-    if step == planned <= asked:
+    planned, wanted = (about["settings"]["steps"] for about in (before, now))
+    if step == planned <= wanted:
         now = {**now, "settings": {**now["settings"], "steps": planned}}
     if other := differences(before, now):
         first = f", or finish its {planned} steps first" if step < planned else ""

@@ -1,8 +1,8 @@
-"""Training with noise-condition dropout: the network also learns what it would say without being told the level.
+"""Training with noise-condition dropout: the network also learns a noise-unconditional branch.
 
 Each row's noise condition is replaced by the learned null with probability `noise_dropout`, its class by the null class
 with probability `class_dropout`, independently (Zhong, Jiang, Tao et al., arXiv 2510.12497; Ho & Salimans, 2207.12598).
-The time is uniform, so the blind branch averages over a flat prior on t, which the score-mixture estimator relies on.
+The time is uniform, so the noise-unconditional branch averages over a flat prior on t, which the score-mixture estimator relies on.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _rows(
     device: str | torch.device,
     share: slice,
 ) -> list[Tensor]:
-    """A share of a batch's states, targets, time inputs, classes and whether they are told the level."""
+    """A share of a batch's states, targets, time inputs, classes and whether they keep the noise condition."""
     assert images.labels is not None
     x, target, time = objective.batch(images.floats, generator)
     known = torch.rand(len(x), generator=generator) >= config.noise_dropout

@@ -86,7 +86,7 @@ def contents(folder: Path) -> set[str]:
 
 
 def strangers(folder: Path, mark: Mark) -> list[str]:
-    """What somebody else put into a folder of ours: files that its mark does not list, and links."""
+    """What others put into a folder of ours: files that its mark does not list, and links."""
     found = []
     for name in sorted(contents(folder)):
         path = folder / name

@@ -79,7 +79,7 @@ def test_the_solver_figure_needs_its_control(run):
 
 def test_figures_are_written(run, tmp_path):
     written = plots.save_figures(run, tmp_path)
-    assert {path.stem for path in written} >= {"shift", "posteriors", "shift-log-snr", "encoded", "samples", "solver"}
+    assert {path.stem for path in written} >= {"shift", "posteriors", "shift-log-snr", "effective", "samples", "solver"}
     assert all(path.stat().st_size > 1000 for path in written)
 
 

@@ -141,8 +141,8 @@ def test_the_summary_has_the_runs_p_and_each_estimators():
     assert set(found) == {"run", "network", "residual"}
     assert found["run"] < 0.05
     assert found["network"] < 0.05 < found["residual"]
-    blind = made(report([0, 0, 0.03], slope=0.1))
-    assert blind.summary()["run_p"] == {"run": None, "network": None}
+    unreadable = made(report([0, 0, 0.03], slope=0.1))
+    assert unreadable.summary()["run_p"] == {"run": None, "network": None}
 
 
 def test_estimators_that_disagree_are_named():
@@ -190,15 +190,15 @@ def test_a_shift_that_the_content_control_cannot_tell_from_nothing_is_not_called
     assert "opposite" not in second
 
 
-def test_blind_levels_are_not_zeros():
+def test_unreadable_levels_are_not_zeros():
     lead = report([0, 0, 0.03])
     half = np.where(TIMES > 0.8, 0.2, 1.0)
     first = answer(made(report([0, 0, 0.03], slope=half))).lines[0]
     assert "of 2 levels" in first
     assert "At 1 further level nothing can be read" in first
-    blind = report([0, 0, 0.03], slope=0.1)
-    assert answer(made(blind)).lines[0].startswith("Nothing was measured")
-    two = ns.Run(made(lead).manifest, {"network": blind, "residual": lead}, None, torch.zeros(1), None)
+    unreadable = report([0, 0, 0.03], slope=0.1)
+    assert answer(made(unreadable)).lines[0].startswith("Nothing was measured")
+    two = ns.Run(made(lead).manifest, {"network": unreadable, "residual": lead}, None, torch.zeros(1), None)
     assert answer(two).estimator == "residual"
 
 

@@ -144,7 +144,7 @@ def test_the_exact_posterior_of_a_low_rank_mixture_reads_the_sigma_root(mixture)
         assert row.measured == pytest.approx(row.sigma, abs=0.004)
         assert row.measured == pytest.approx(row.posterior, abs=0.002)
         assert row.low <= row.measured <= row.high
-    # THEORY.md: at t = 0.1 sigma .0414 and snr .0358 are told apart.
+    # THEORY.md: at t = 0.1 sigma .0414 and snr .0358 differ.
     assert table.iloc[2].low > table.iloc[2].snr
 
 

@@ -182,9 +182,9 @@ def test_a_card_is_written_once_and_found_again(network, tmp_path):
     words = ["info", str(path), "--card", str(card), "--write-card"]
     assert CliRunner().invoke(main, words).exit_code == 0
     assert ns.load(path).card == ns.load(path, card=card).card
-    again = CliRunner().invoke(main, words)
-    assert again.exit_code == 1
-    assert "already" in again.output
+    second = CliRunner().invoke(main, words)
+    assert second.exit_code == 1
+    assert "already" in second.output
     assert CliRunner().invoke(main, ["info", "--write-card"]).exit_code == 1
 
 

@@ -293,7 +293,7 @@ def test_latents_are_standardised_as_their_encoder_does(tmp_path):
     torch.testing.assert_close(coder.decode(x), pictures)
 
 
-def test_improved_ddpm_is_asked_at_its_own_levels_only(tmp_path):
+def test_improved_ddpm_is_evaluated_at_its_own_levels_only(tmp_path):
     written(tmp_path / "x.pkl", "ADM")
     model = ns.load(tmp_path / "x.pkl").model
     known = model.network.levels
@@ -322,8 +322,8 @@ def test_settings_of_a_preconditioner_are_used(tmp_path):
     network, low, high = loaded("DDPM++ with classes", beta_d=12.0, beta_min=0.3, M=500, epsilon_t=1e-3)
     assert low == pytest.approx(math.sqrt(math.expm1(6e-6 + 3e-4)))
     assert high == pytest.approx(math.sqrt(math.expm1(6.3)))
-    told = network.scales(torch.tensor([low, high], dtype=torch.float64)).noise
-    torch.testing.assert_close(told, torch.tensor([499e-3, 499.0], dtype=torch.float64))
+    t_cond = network.scales(torch.tensor([low, high], dtype=torch.float64)).noise
+    torch.testing.assert_close(t_cond, torch.tensor([499e-3, 499.0], dtype=torch.float64))
     assert loaded("NCSN++", sigma_min=0.01, sigma_max=50.0)[1:] == (0.01, 50.0)
     assert loaded("DDPM++", sigma_min=0, sigma_max=math.inf)[1:] == (0.002, 80.0)
     assert loaded("DDPM++", sigma_min=0.01, sigma_max=50)[1:] == (0.01, 50.0)

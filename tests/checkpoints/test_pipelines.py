@@ -1,4 +1,4 @@
-"""Latent and text-conditioned folders: every one built and saved by diffusers, loaded here, asked and sampled like there."""
+"""Latent and text-conditioned folders: every one built and saved by diffusers, loaded here, evaluated and sampled like there."""
 
 import json
 import runpy
@@ -140,7 +140,7 @@ def test_a_folder_predicts_what_its_network_says(name, step, saved, loaded):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_class_blind_branch_is_what_their_guidance_calls_unconditional(name, saved, loaded):
+def test_the_unconditional_branch_is_the_one_of_their_guidance(name, saved, loaded):
     pipe, checkpoint = saved(name)[0], loaded(name)
     bank = checkpoint.model.network.bank
     if name == "flux":
@@ -153,11 +153,11 @@ def test_the_class_blind_branch_is_what_their_guidance_calls_unconditional(name,
     if name == "stable_diffusion_xl":
         assert not bank.hidden[-1].any()
     x = noise(checkpoint)
-    blind, known = checkpoint.model.predict(
+    unconditional, known = checkpoint.model.predict(
         x, torch.tensor(0.5), CLASSES, [ns.Branch(condition=False), ns.Branch(condition=True)]
     )
-    assert float((blind.x0 - known.x0).abs().max()) > 1e-3
-    torch.testing.assert_close(checkpoint.model(x, torch.tensor(0.5)).x0, blind.x0)
+    assert float((unconditional.x0 - known.x0).abs().max()) > 1e-3
+    torch.testing.assert_close(checkpoint.model(x, torch.tensor(0.5)).x0, unconditional.x0)
 
 
 def their_pictures(name, pipe, x, steps):
@@ -184,15 +184,15 @@ def test_own_scheduler_draws_their_pictures(name, saved, loaded):
     assert float(theirs.std()) > 0.01
 
 
-def test_a_shifted_flow_is_told_the_sigmas_it_visits(saved, loaded):
+def test_a_shifted_flow_is_conditioned_on_the_sigmas_it_visits(saved, loaded):
     for name in ("stable_diffusion_3", "flux"):
         pipe, checkpoint = saved(name)[0], loaded(name)
         x = noise(checkpoint)
         their_pictures(name, pipe, x, 5)
         steps = list(sample(checkpoint.model, x, None, update=checkpoint.sampler(5), cond=CLASSES))
-        told = torch.stack([step.t for step in steps[:-1]])
-        torch.testing.assert_close(told.float(), pipe.scheduler.sigmas[:-1], rtol=0, atol=1e-6)
-        assert not torch.allclose(told.diff(), told.diff().mean(), rtol=0.01)  # shifted: not even
+        t_cond = torch.stack([step.t for step in steps[:-1]])
+        torch.testing.assert_close(t_cond.float(), pipe.scheduler.sigmas[:-1], rtol=0, atol=1e-6)
+        assert not torch.allclose(t_cond.diff(), t_cond.diff().mean(), rtol=0.01)  # shifted: not even
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -363,11 +363,11 @@ def test_what_does_not_fit_is_named(name, options, says, saved):
 
 def test_a_text_model_says_that_it_needs_a_text(saved, pictures):
     folder = saved("stable_diffusion")[1]
-    told = run("info", folder)
-    assert told.exit_code == 0, told.output
-    assert "StableDiffusionPipeline" in told.output
-    assert "16×16" in told.output
-    assert len(told.output) < 3000
+    t_cond = run("info", folder)
+    assert t_cond.exit_code == 0, t_cond.output
+    assert "StableDiffusionPipeline" in t_cond.output
+    assert "16×16" in t_cond.output
+    assert len(t_cond.output) < 3000
     refused = run("measure", folder, "--size", 16, "--data", pictures, *SHORT)
     assert refused.exit_code == 1
     assert "--prompts" in refused.output
@@ -387,17 +387,17 @@ def test_a_pipeline_with_a_part_of_its_own_making_is_not_run(saved, tmp_path):
 
 def closed_form(steps, exponent):
     """DDIM's linear map of a Gaussian, variance by variance, and the level most likely under what it leaves at the last
-    told step: encoded / told sigma there."""
+    conditioning step: effective / conditioning sigma there."""
     signal = np.arange(1, 257) ** -exponent
     table = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     variance = np.ones(256)
-    told = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
-    for step, after in zip(told, told[:-1] - 1000 // steps, strict=False):
+    t_cond = np.round(np.arange(1000, 0, -1000 / steps)).astype(int) - 1
+    for step, after in zip(t_cond, t_cond[:-1] - 1000 // steps, strict=False):
         cumulative, following = table[step], table[after]
         eps = np.sqrt(1 - cumulative) / (cumulative * signal + 1 - cumulative)
         x0 = (1 - np.sqrt(1 - cumulative) * eps) / np.sqrt(cumulative)
         variance = variance * (np.sqrt(following) * x0 + np.sqrt(1 - following) * eps) ** 2
-    log_nsr = np.log(1 / table[told[-1]] - 1)
+    log_nsr = np.log(1 / table[t_cond[-1]] - 1)
     levels = log_nsr + np.linspace(-1, 1, 4001)
     share = 1 / (1 + np.exp(levels))[:, None]
     total = share * signal + 1 - share

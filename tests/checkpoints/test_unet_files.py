@@ -1,7 +1,7 @@
 """Files of denoising-diffusion-pytorch, guided-diffusion, torchcfm and k-diffusion, in layouts built here.
 
 The networks are held to numbers that the libraries' own code gave at the same weights (denoising-diffusion-pytorch 2.3.4,
-torchcfm 1.0.7); where a library is installed, its code is asked again. `benchmarks/parity_files.py` compares what their
+torchcfm 1.0.7); where a library is installed, its code is run too. `benchmarks/parity_files.py` compares what their
 own training scripts save.
 """
 
@@ -140,14 +140,14 @@ def test_a_trainers_file_tells_schedule_and_objective(objective, gamma, tmp_path
     assert found.card.prediction == objective
     assert found.shape == (3, 8, 8)
     assert found.recognised.endswith("averaged, in its Trainer's file of version 2.3.4")
-    # The sixth step of 50, told as 5, at the schedule's own level; the prediction is read in its space.
+    # The sixth step of 50, given as 5, at the schedule's own level; the prediction is read in its space.
     t = found.model.snap(torch.tensor(0.121, dtype=torch.float64))
-    asked = found.model(X, t)
+    found_there = found.model(X, t)
     alpha, sigma = state["alphas_cumprod"][5].sqrt(), (1 - state["alphas_cumprod"][5]).sqrt()
-    torch.testing.assert_close(asked.level.sigma.flatten()[0], sigma, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found_there.level.sigma.flatten()[0], sigma, rtol=1e-4, atol=0)
     said = ruled(unet())(X, torch.full((2,), 5.0), LABEL)
     x0 = {"epsilon": (X - sigma * said) / alpha, "x0": said, "v_prediction": alpha * X - sigma * said}[objective]
-    torch.testing.assert_close(asked.x0, x0, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found_there.x0, x0, rtol=1e-3, atol=1e-4)
 
 
 def test_the_first_steps_noise_is_not_rounded(tmp_path):
@@ -194,12 +194,12 @@ def test_null_classes_are_a_branch(tmp_path):
     assert not torch.allclose(full.eps, null.eps)
 
 
-def test_self_condition_is_told_zeros_and_said(tmp_path):
+def test_self_condition_is_zeros_and_that_is_said(tmp_path):
     network = unet(self_condition=True)
     torch.save(diffusion("x0", network=network), tmp_path / "x.pt")
     found = ns.load(tmp_path / "x.pt", size=8)
     assert found.shape == (3, 8, 8)
-    assert "self-condition is told zeros" in found.recognised
+    assert "self-condition is given zeros" in found.recognised
     state = patterned(network.state_dict())
     # Zeros in front of the picture are the second half of the first convolution by itself.
     state["init_conv.weight"] = state["init_conv.weight"][:, 3:]
@@ -281,7 +281,7 @@ def test_a_null_row_of_class_embeddings_is_the_cards_to_say(tmp_path):
     ],
 )
 def test_released_adm_networks_are_known_by_their_shapes(width, multiples, blocks, size, parameters):
-    from noiseshift.checkpoints.formats.adm import told
+    from noiseshift.checkpoints.formats.adm import card_of
 
     attention = tuple(i >= len(multiples) - 3 for i in range(len(multiples)))
     config = adm.AdmConfig(
@@ -291,7 +291,7 @@ def test_released_adm_networks_are_known_by_their_shapes(width, multiples, block
         network = adm.Adm(config)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert adm.config_from_state(network.state_dict()) == config
-    card = told(network.state_dict())
+    card = card_of(network.state_dict())
     assert (card.family, card.size) == ("adm", size)
     assert (card.attention_order, card.schedule.get("betas")) == (("new", "cosine") if size == 64 else (None, None))
     assert (card.heads, card.head_channels) == ((4, None) if size == 128 else (None, 64))

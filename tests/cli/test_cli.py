@@ -237,6 +237,6 @@ def test_info_says_what_a_file_was_taken_for_and_what_it_lacks(tmp_path):
     (tmp_path / "x.yaml").write_text("{family: dit, heads: 2}")
     found = json.loads(run("info", str(tmp_path / "x.pt"), "--json").stdout)
     assert found["recognised"].startswith("a DiT, SiT or REPA transformer")
-    assert found["missing"][0].startswith("noise-blind branch")
+    assert found["missing"][0].startswith("noise-unconditional branch")
     assert any("--vae" in what for what in found["missing"])
     assert json.loads(run("info", "--json").stdout)["missing"] == "nothing"

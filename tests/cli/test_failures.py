@@ -19,11 +19,11 @@ import noiseshift as ns
 
 
 def shown(error_maker):
-    """What a failure that `error_maker` raises is told as."""
+    """The line that a failure which `error_maker` raises is shown as."""
     try:
         error_maker()
     except BaseException as error:
-        return failures.told(error)
+        return failures.in_one_line(error)
     raise AssertionError("nothing was raised")
 
 
@@ -71,7 +71,7 @@ def test_a_failure_of_others_names_the_remedy(error, says):
     assert says in one_line(raised(error))
 
 
-def test_only_what_our_code_raises_on_purpose_is_told_as_it_is():
+def test_only_what_our_code_raises_on_purpose_is_shown_as_it_is():
     """numpy's and Python's own ValueErrors are no answers to a user, wherever they come from."""
     assert shown(lambda: ns.load("nowhere.pt")).startswith("no checkpoint at nowhere.pt")
     assert "bug of noiseshift" in shown(lambda: ns.data.to_float(torch.zeros(2)).reshape(5))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import noiseshift as ns
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, Branch, Guided, Prediction, checked
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Branch, Guided, Prediction, checked
 from noiseshift.networks.model import NetworkModel
 
 X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -37,10 +37,10 @@ def models(answer):
             return answer(x)
 
     network = NetworkModel(Net(), schedule, "velocity", lambda t: t, classes=0, class_dropout=False, noise_dropout=True)
-    blind = ns.wrap(lambda x, t, c: x, schedule, blind=lambda x, c: answer(x))
+    uninformed = ns.wrap(lambda x, t, c: x, schedule, blind=lambda x, c: answer(x))
     yield lambda: ns.wrap(lambda x, t, c: answer(x), schedule)(X, T)
-    yield lambda: blind.predict(X, T, None, (FULL, NOISE_BLIND))
-    yield lambda: Guided(blind, ns.noise_awareness(1.0))(X, T)
+    yield lambda: uninformed.predict(X, T, None, (FULL, NOISE_UNCONDITIONAL))
+    yield lambda: Guided(uninformed, ns.noise_awareness(1.0))(X, T)
     yield lambda: network(X, T)
     yield lambda: ns.adapters.torchcfm(lambda t, x, y=None: answer(x))(X, T)
 
@@ -169,7 +169,7 @@ def test_edms_sampler_refuses_a_schedule_without_signal():
         list(ns.sample(ns.wrap(lambda x, t, c: x, ns.Linear()), X, torch.linspace(1, 0, 5), update=ns.edm_heun))
 
 
-def test_a_model_of_somebodys_own_is_checked_where_it_is_sampled():
+def test_a_users_model_is_checked_where_it_is_sampled():
     class Own:
         schedule, branches, predicts = ns.Linear(), frozenset({FULL}), "velocity"
 

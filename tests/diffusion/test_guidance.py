@@ -1,4 +1,4 @@
-"""Guidance and its relatives against their defining equations, on exact models."""
+"""Guidance and its alternatives against their defining equations, on exact models."""
 
 import math
 
@@ -7,17 +7,17 @@ import torch
 
 import noiseshift as ns
 from noiseshift.correction.alternatives import (
-    BlindFree,
     EpsilonScaled,
     EstimatedLevel,
+    LevelGuidance,
     TimeShifted,
     TimeStepGuidance,
     closed_loop_scale,
     level_projection,
 )
 from noiseshift.diffusion import guidance
-from noiseshift.diffusion.guidance import BlindSpace
-from noiseshift.diffusion.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, gradient
+from noiseshift.diffusion.guidance import BranchSpace
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL, Branch, Guided, gradient
 from noiseshift.diffusion.samplers import Step, Transition, euler, per_sample_noise
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.targets import LowRank
@@ -49,12 +49,12 @@ def test_guidance_of_several_kinds_adds_up_to_its_closed_form():
     x, cond = states(dim=24), torch.arange(6) % 4
     total = ns.classifier_free(1.5) + ns.noise_awareness(0.5) + ns.autoguidance(weak, 0.7) + ns.domain(pretrained, 0.2)
     mixed = Guided(model, total)(x, T, cond)
-    full, blind, no_class = model.predict(x, T, cond, [FULL, NOISE_BLIND, CLASS_BLIND])
-    other, before = weak(x, T, cond), pretrained.predict(x, T, cond, [CLASS_BLIND])[0]
+    full, uninformed, no_class = model.predict(x, T, cond, [FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL])
+    other, before = weak(x, T, cond), pretrained.predict(x, T, cond, [UNCONDITIONAL])[0]
     for name in ("x0", "eps"):
         f = getattr(full, name)
         expected = f + sum(
-            w * (f - getattr(p, name)) for w, p in ((1.5, no_class), (0.5, blind), (0.7, other), (0.2, before))
+            w * (f - getattr(p, name)) for w, p in ((1.5, no_class), (0.5, uninformed), (0.7, other), (0.2, before))
         )
         torch.testing.assert_close(getattr(mixed, name), expected)
     assert sum(total.weights().values()) == pytest.approx(1)
@@ -83,7 +83,7 @@ def test_one_forward_a_model_and_one_model_once():
     twice = ns.autoguidance(weak, 0.3) + ns.domain(weak, 0.2) + ns.autoguidance(weak, 0.1)
     assert len(twice.models) == 1
     Guided(model, twice + ns.noise_awareness(1.0))(states(dim=24), T, torch.zeros(6, dtype=torch.long))
-    assert calls == [("model", (FULL, NOISE_BLIND)), ("weak", (FULL, CLASS_BLIND))]
+    assert calls == [("model", (FULL, NOISE_UNCONDITIONAL)), ("weak", (FULL, UNCONDITIONAL))]
 
 
 def test_two_reference_models_are_kept_apart():
@@ -98,7 +98,7 @@ def test_two_reference_models_are_kept_apart():
     [
         lambda m: Guided(m, ns.noise_awareness(0.0) + ns.classifier_free(0.0) + ns.autoguidance(m, 0.0)),
         lambda m: Guided(m, ns.classifier_noise_awareness(lambda x, t: x.sum(1), 0.0)),
-        lambda m: BlindFree(m, 0.0, lambda x, t, cond: t.expand(len(x))),
+        lambda m: LevelGuidance(m, 0.0, lambda x, t, cond: t.expand(len(x))),
         lambda m: TimeStepGuidance(m, 0.0),
     ],
 )
@@ -124,8 +124,8 @@ def test_the_nag_direction_of_an_exact_model_is_the_gradient_of_log_p_of_t():
             - (every + (torch.gradient(times)[0]).log()).logsumexp(1)
         )
 
-    full, blind = model.predict(x, T, None, [FULL, NOISE_BLIND])
-    direction = full.score - blind.score
+    full, uninformed = model.predict(x, T, None, [FULL, NOISE_UNCONDITIONAL])
+    direction = full.score - uninformed.score
     torch.testing.assert_close(gradient(log_prob, x, T), direction, rtol=2e-3, atol=2e-3)
     by_classifier = Guided(model, ns.classifier_noise_awareness(log_prob, 0.7))(x, T)
     torch.testing.assert_close(by_classifier.score, full.score + 0.7 * gradient(log_prob, x, T), rtol=1e-9, atol=1e-9)
@@ -141,8 +141,8 @@ def test_gradients_are_taken_in_inference_mode_too():
 
 
 def relaxation(space, w, excess):
-    """How far guidance by a perfect blind branch takes back a relative excess c - 1 of noise, from t = 0.5 to 0.15."""
-    dim, rank = 8192, 4  # a posterior over t this narrow makes the blind answer perfect to 1e-4
+    """How far guidance by a perfect branch takes back a relative excess c - 1 of noise, from t = 0.5 to 0.15."""
+    dim, rank = 8192, 4  # a posterior over t this narrow makes its answer perfect to 1e-4
     factors = torch.zeros(dim, rank, dtype=torch.float64)
     factors[:rank] = torch.eye(rank)
     target = ns.targets.Gaussian(
@@ -158,33 +158,33 @@ def relaxation(space, w, excess):
 
 
 @pytest.mark.parametrize("w", [0.0, 0.5, 1.0, 2.0])
-def test_the_relaxation_law_of_a_perfect_blind_branch(w):
-    """(c - 1) ∝ sigma^w in directions that hold only noise, for blind velocities of the linear schedule."""
+def test_relaxation_under_a_perfect_noise_unconditional_branch(w):
+    """(c - 1) ∝ sigma^w in directions that hold only noise, for noise-unconditional velocities of the linear schedule."""
     assert math.log(relaxation("velocity", w, 0.2)) / math.log(0.3) == pytest.approx(w, rel=0.02, abs=1e-3)
 
 
 @pytest.mark.parametrize("w", [0.5, 1.0])
-def test_blind_epsilons_and_scores_relax_with_sigma_over_alpha(w):
-    """A guided epsilon moves x0 too: (c - 1) ∝ (sigma/alpha)^w, and ^2w for scores, whose blind answer is weaker by c."""
+def test_noise_unconditional_epsilons_and_scores_relax_with_sigma_over_alpha(w):
+    """A guided epsilon moves x0 too: (c - 1) ∝ (sigma/alpha)^w, and ^2w for scores, weaker by c."""
     fall = math.log(0.15 / 0.85)
     assert math.log(relaxation("epsilon", w, 0.2)) / fall == pytest.approx(w, rel=0.02)
     assert math.log(relaxation("score", w / 2, 0.02)) / fall == pytest.approx(w, rel=0.04)
 
 
-def test_a_blind_velocity_is_read_again_as_an_epsilon_and_as_a_score():
+def test_a_noise_unconditional_velocity_is_reread_as_an_epsilon_and_as_a_score():
     target = gaussian(512)
     x = 0.6 * target.sample(8, torch.Generator().manual_seed(0)) + 0.45 * states(8, 512)
     trained = target.model(LINEAR, blind="velocity")
-    encoded = EstimatedLevel(target.estimator(LINEAR))
+    effective_level = EstimatedLevel(target.estimator(LINEAR))
     for space in ("epsilon", "score"):
-        wanted = target.model(LINEAR, blind=space).predict(x, T, None, [NOISE_BLIND])[0].eps
-        found = BlindSpace(trained, space, encoded).predict(x, T, None, [NOISE_BLIND])[0].eps
-        naive = trained.predict(x, T, None, [NOISE_BLIND])[0].eps
+        wanted = target.model(LINEAR, blind=space).predict(x, T, None, [NOISE_UNCONDITIONAL])[0].eps
+        found = BranchSpace(trained, space, effective_level).predict(x, T, None, [NOISE_UNCONDITIONAL])[0].eps
+        naive = trained.predict(x, T, None, [NOISE_UNCONDITIONAL])[0].eps
         assert float((found - wanted).norm()) < 0.05 * float((naive - wanted).norm())
-    plain = BlindSpace(trained, "score", encoded).predict(x, T, None, [FULL])[0]
+    plain = BranchSpace(trained, "score", effective_level).predict(x, T, None, [FULL])[0]
     assert plain.eps.equal(trained(x, T).eps)
     with pytest.raises(ValueError, match="space must be"):
-        BlindSpace(trained, "noise", encoded)
+        BranchSpace(trained, "noise", effective_level)
 
 
 def test_an_estimated_level_is_calibrated_and_stays_near():
@@ -217,10 +217,10 @@ def test_epsilon_scaling_divides_the_noise_and_keeps_the_state():
 
 def test_the_time_shift_sampler_tells_the_time_of_a_states_variance():
     """A variance-preserving state of white data, variance 1, stays at the end of the window; pure noise is found."""
-    told = []
+    t_cond = []
 
     def network(x, t, cond):
-        told.append(t.clone())
+        t_cond.append(t.clone())
         return x
 
     schedule = ns.VariancePreserving()
@@ -229,29 +229,29 @@ def test_the_time_shift_sampler_tells_the_time_of_a_states_variance():
     noise /= noise.std(1, keepdim=True)
     sigma = float(schedule(torch.tensor(0.32)).sigma)
     TimeShifted(model, 0.1, 0.1)(sigma * noise, torch.tensor(0.3, dtype=torch.float64))
-    torch.testing.assert_close(told[-1], torch.full_like(told[-1], 0.32), atol=0.006, rtol=0)
+    torch.testing.assert_close(t_cond[-1], torch.full_like(t_cond[-1], 0.32), atol=0.006, rtol=0)
     TimeShifted(model, 0.02, 0.1)(sigma * noise, torch.tensor(0.3, dtype=torch.float64))
-    torch.testing.assert_close(told[-1], torch.full_like(told[-1], 0.31), atol=1e-6, rtol=0)
+    torch.testing.assert_close(t_cond[-1], torch.full_like(t_cond[-1], 0.31), atol=1e-6, rtol=0)
     TimeShifted(model, 0.1, 0.35)(sigma * noise, torch.tensor(0.3, dtype=torch.float64))
-    torch.testing.assert_close(told[-1], torch.full_like(told[-1], 0.3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(t_cond[-1], torch.full_like(t_cond[-1], 0.3), atol=1e-6, rtol=0)
 
 
-def test_blind_free_guidance_is_the_difference_of_two_scores():
+def test_level_guidance_is_the_difference_of_two_scores():
     target = gaussian()
     model, x = target.model(LINEAR), states()
     carried = torch.linspace(0.35, 0.5, 6, dtype=torch.float64)
-    guided = BlindFree(model, 0.8, lambda x, t, cond: carried)(x, T)
+    guided = LevelGuidance(model, 0.8, lambda x, t, cond: carried)(x, T)
     here, there = model(x, T), model(x, carried)
     torch.testing.assert_close(guided.score, here.score + 0.8 * (here.score - there.score))
     torch.testing.assert_close(0.6 * guided.x0 + 0.4 * guided.eps, x)
     late = torch.tensor(0.8, dtype=torch.float64)
-    assert BlindFree(model, 0.8, lambda x, t, cond: carried)(x, late).eps.equal(model(x, late).eps)
+    assert LevelGuidance(model, 0.8, lambda x, t, cond: carried)(x, late).eps.equal(model(x, late).eps)
 
 
 def test_time_step_guidance_repeats_itself_and_pushes_away_from_other_times():
     model, x = gaussian().model(LINEAR), states()
-    first, again = (TimeStepGuidance(model, 1.0, spread=0.05)(x, T) for _ in range(2))
-    assert first.eps.equal(again.eps)
+    first, second = (TimeStepGuidance(model, 1.0, spread=0.05)(x, T) for _ in range(2))
+    assert first.eps.equal(second.eps)
     other = TimeStepGuidance(model, 1.0, spread=0.05, seed=1)(x, T)
     assert not first.eps.equal(other.eps)
     none = TimeStepGuidance(model, 1.0, spread=0.0)(x, T)
@@ -266,7 +266,7 @@ def test_time_step_guidance_draws_by_the_state_and_not_by_its_place_in_the_batch
     torch.testing.assert_close(guided(x[3:], T).x0, whole[3:])
 
 
-def test_level_projection_sets_the_encoded_level_and_nothing_else():
+def test_level_projection_sets_the_effective_level_and_nothing_else():
     noise, x0 = states(5, 32), states(5, 32, seed=3)
     level = LINEAR(T).like(noise)
     x = level.alpha * x0 + 0.5 * noise
@@ -301,9 +301,9 @@ def test_the_closed_loop_holds_the_shift_at_its_floor():
 
 
 def test_what_a_guidance_needs_is_asked_for_at_construction():
-    blindless = ns.wrap(lambda x, t, cond: x, LINEAR)
-    with pytest.raises(ValueError, match="no noise-blind branch"):
-        Guided(blindless, ns.noise_awareness(1.0))
-    assert ns.domain(blindless, 1.0).terms.keys() == {Branch(model=1)}
-    with pytest.raises(ValueError, match="no noise-blind branch"):
-        Guided(labelled().model(LINEAR), guidance.Guidance({Branch(noise=False, model=1): (1.0,)}, (blindless,)))
+    conditional_only = ns.wrap(lambda x, t, cond: x, LINEAR)
+    with pytest.raises(ValueError, match="no noise-unconditional branch"):
+        Guided(conditional_only, ns.noise_awareness(1.0))
+    assert ns.domain(conditional_only, 1.0).terms.keys() == {Branch(model=1)}
+    with pytest.raises(ValueError, match="no noise-unconditional branch"):
+        Guided(labelled().model(LINEAR), guidance.Guidance({Branch(noise=False, model=1): (1.0,)}, (conditional_only,)))

@@ -14,17 +14,17 @@ from torch import nn
 
 import noiseshift as ns
 from noiseshift.correction.alternatives import (
-    BlindFree,
     EpsilonScaled,
     EstimatedLevel,
+    LevelGuidance,
     TimeShifted,
     TimeStepGuidance,
     closed_loop_scale,
     level_projection,
 )
-from noiseshift.diffusion.guidance import BlindSpace, in_words
+from noiseshift.diffusion.guidance import BranchSpace, in_words
 from noiseshift.diffusion.identity import differences, identity
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, Guidance
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Guidance
 
 
 def zero(x, t, cond):
@@ -64,7 +64,7 @@ def layer(seed=0, **settings):
     return made
 
 
-def encoded(reach=0.5, factor=1.0):
+def effective_level(reach=0.5, factor=1.0):
     return EstimatedLevel(
         ns.targets.Gaussian(torch.zeros(2), factor * torch.eye(2)).estimator(ns.Linear()), reach=reach
     )
@@ -136,17 +136,17 @@ DIFFERENT = {
         TimeStepGuidance(MODEL, 1.0, spread=0.2),
         TimeStepGuidance(MODEL, 1.0, power=0.2),
         TimeStepGuidance(MODEL, 1.0, seed=1),
-        BlindFree(MODEL, 1.0, encoded()),
-        BlindFree(MODEL, 2.0, encoded()),
-        BlindFree(MODEL, 1.0, encoded(0.4)),
-        BlindFree(MODEL, 1.0, encoded(factor=2.0)),
-        BlindFree(MODEL, 1.0, encoded(), interval=(0.0, 0.5)),
-        BlindSpace(MODEL, "score", encoded()),
-        BlindSpace(MODEL, "epsilon", encoded()),
-        level_projection(ns.euler, encoded()),
-        level_projection(ns.heun, encoded()),
-        level_projection(ns.euler, encoded(0.4)),
-        level_projection(ns.euler, encoded(), interval=(0.0, 0.5)),
+        LevelGuidance(MODEL, 1.0, effective_level()),
+        LevelGuidance(MODEL, 2.0, effective_level()),
+        LevelGuidance(MODEL, 1.0, effective_level(0.4)),
+        LevelGuidance(MODEL, 1.0, effective_level(factor=2.0)),
+        LevelGuidance(MODEL, 1.0, effective_level(), interval=(0.0, 0.5)),
+        BranchSpace(MODEL, "score", effective_level()),
+        BranchSpace(MODEL, "epsilon", effective_level()),
+        level_projection(ns.euler, effective_level()),
+        level_projection(ns.heun, effective_level()),
+        level_projection(ns.euler, effective_level(0.4)),
+        level_projection(ns.euler, effective_level(), interval=(0.0, 0.5)),
         ns.Guided(MODEL, ns.noise_awareness(1.0)),
         ns.Guided(MODEL, ns.noise_awareness(2.0)),
     ],
@@ -160,7 +160,13 @@ def test_different_things_have_different_hashes(kind):
 
 
 def test_the_same_thing_made_twice_has_one_hash():
-    for make in (layer, encoded, lambda: scaled(0.5), lambda: Own(scaled(0.5), 1), lambda: {"b": [1], "a": {2, 3}}):
+    for make in (
+        layer,
+        effective_level,
+        lambda: scaled(0.5),
+        lambda: Own(scaled(0.5), 1),
+        lambda: {"b": [1], "a": {2, 3}},
+    ):
         assert identity(make()) == identity(make())
     assert identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1})
     itself = [1]
@@ -241,7 +247,7 @@ def test_guidance_in_words():
     assert in_words(guidance.describe()) == "cfg=1.5, nag=0.5 for t in [0, 0.6]"
     assert in_words(ns.domain(MODEL, 1.0).describe()) == "autoguidance=1"  # it has no unconditional branch
     assert in_words(None) == in_words(Guidance().describe()) == in_words(ns.classifier_free(0.0).describe()) == "none"
-    old = {str(tuple(FULL)): 1.5, str(tuple(NOISE_BLIND)): -0.5}
+    old = {str(tuple(FULL)): 1.5, str(tuple(NOISE_UNCONDITIONAL)): -0.5}
     assert in_words(old) == "nag=0.5"
 
 
@@ -258,6 +264,6 @@ def test_differences_are_one_line():
     said = differences(before, now)
     assert (
         said
-        == "seed was 0, is 1; card.time.scale was 1000.0, is 1.0; sha was aaaaaaaa…, is bbbbbbbb…; new was not told, is None"
+        == "seed was 0, is 1; card.time.scale was 1000.0, is 1.0; sha was aaaaaaaa…, is bbbbbbbb…; new was not given, is None"
     )
     assert differences({}, {str(i): i for i in range(9)}).endswith("; and 5 more")

@@ -9,7 +9,7 @@ from torch import nn
 
 import noiseshift as ns
 from noiseshift.diffusion.memory import Halving, is_out_of_memory
-from noiseshift.diffusion.models import FULL, NOISE_BLIND, Guided
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Guided
 from noiseshift.diffusion.parts import InParts
 from noiseshift.networks.model import NetworkModel
 
@@ -133,7 +133,7 @@ def models(room):
 def test_a_model_answers_the_same_with_little_room(way, t):
     much, little = (list(models(room))[way] for room in (100, 4))
     cond = torch.arange(13) if way in (0, 3) else None
-    for branches in [(FULL,)] + [(FULL, NOISE_BLIND)] * (way < 2):
+    for branches in [(FULL,)] + [(FULL, NOISE_UNCONDITIONAL)] * (way < 2):
         pairs = zip(much.predict(X, t, cond, branches), little.predict(X, t, cond, branches), strict=True)
         for a, b in pairs:
             assert torch.equal(a.x0, b.x0)

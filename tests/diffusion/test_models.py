@@ -5,7 +5,7 @@ import torch
 
 import noiseshift as ns
 from noiseshift.diffusion.guidance import in_space
-from noiseshift.diffusion.models import CLASS_BLIND, FULL, NOISE_BLIND, READ, GuidedPrediction
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, READ, UNCONDITIONAL, GuidedPrediction
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
@@ -59,7 +59,7 @@ def test_velocity_is_regular_at_both_ends_of_a_flow():
 
 def test_guidances_add_up_to_three_branches():
     weights = (ns.classifier_free(1.5) + ns.noise_awareness(0.8)).weights()
-    assert weights == pytest.approx({FULL: 3.3, CLASS_BLIND: -1.5, NOISE_BLIND: -0.8})
+    assert weights == pytest.approx({FULL: 3.3, UNCONDITIONAL: -1.5, NOISE_UNCONDITIONAL: -0.8})
     assert sum(weights.values()) == pytest.approx(1)
 
 
@@ -73,13 +73,13 @@ def test_cfg_and_nag_run_in_one_forward():
 
 def test_guidance_is_the_sum_of_its_directions():
     model = network_model()
-    full, blind, free = model.predict(X, T, Y, (FULL, NOISE_BLIND, CLASS_BLIND))
+    full, uninformed, free = model.predict(X, T, Y, (FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL))
     guided = ns.Guided(model, ns.classifier_free(1.5) + ns.noise_awareness(0.8))(X, T, Y)
-    expected = full.velocity + 1.5 * (full.velocity - free.velocity) + 0.8 * (full.velocity - blind.velocity)
+    expected = full.velocity + 1.5 * (full.velocity - free.velocity) + 0.8 * (full.velocity - uninformed.velocity)
     torch.testing.assert_close(guided.velocity, expected, rtol=1e-4, atol=1e-5)
     assert isinstance(guided, GuidedPrediction)
     torch.testing.assert_close(guided.unguided.eps, full.eps)
-    assert not torch.allclose(full.eps, blind.eps)
+    assert not torch.allclose(full.eps, uninformed.eps)
     assert not torch.allclose(full.eps, free.eps)
 
 
@@ -94,31 +94,33 @@ def test_scale_0_is_bit_equal_to_unguided():
 def test_outside_its_interval_guidance_costs_nothing():
     weights = ns.noise_awareness(2.0, interval=(0.2, 0.6)).weights
     assert list(weights(0.7)) == [FULL]
-    assert weights(0.4) == pytest.approx({FULL: 3.0, NOISE_BLIND: -2.0})
+    assert weights(0.4) == pytest.approx({FULL: 3.0, NOISE_UNCONDITIONAL: -2.0})
 
 
 def test_branches_of_one_forward_are_those_of_separate_ones():
     model = network_model()
-    together = model.predict(X, T, Y, (NOISE_BLIND, FULL))
-    torch.testing.assert_close(together[0].x0, model.predict(X, T, Y, (NOISE_BLIND,))[0].x0, rtol=1e-4, atol=1e-5)
+    together = model.predict(X, T, Y, (NOISE_UNCONDITIONAL, FULL))
+    torch.testing.assert_close(
+        together[0].x0, model.predict(X, T, Y, (NOISE_UNCONDITIONAL,))[0].x0, rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(together[1].x0, model(X, T, Y).x0, rtol=1e-4, atol=1e-5)
 
 
-def test_a_noise_blind_answer_does_not_depend_on_t():
+def test_a_noise_unconditional_prediction_does_not_depend_on_t():
     model = network_model()
-    early, late = (model.predict(X, torch.tensor(t), Y, (NOISE_BLIND,))[0].velocity for t in (0.2, 0.9))
+    early, late = (model.predict(X, torch.tensor(t), Y, (NOISE_UNCONDITIONAL,))[0].velocity for t in (0.2, 0.9))
     torch.testing.assert_close(early, late, rtol=1e-3, atol=1e-4)
 
 
 def test_missing_branches_and_classes_are_named():
     model = ns.wrap(lambda x, t, cond: x, ns.Linear())
-    with pytest.raises(ValueError, match="no noise-blind branch: train or fine-tune"):
+    with pytest.raises(ValueError, match="no noise-unconditional branch: train or fine-tune"):
         ns.Guided(model, ns.noise_awareness(1.0))
     with pytest.raises(ValueError, match="0"):
         network_model()(X, T, torch.tensor([0, 1, 2, 9]))
 
 
-def test_wrap_snaps_and_takes_a_blind_branch():
+def test_wrap_snaps_and_takes_a_noise_unconditional_branch():
     model = ns.wrap(
         lambda x, t, cond: x * t[:, None],
         ns.Linear(),
@@ -128,16 +130,16 @@ def test_wrap_snaps_and_takes_a_blind_branch():
     )
     x = torch.ones(2, 3)
     assert torch.equal(model.snap(torch.tensor([0.0, 0.29, 0.31, 1.0])), torch.tensor([0.1, 0.1, 0.5, 0.9]))
-    full, blind = model.predict(x, torch.tensor(0.5), None, (FULL, NOISE_BLIND))
+    full, uninformed = model.predict(x, torch.tensor(0.5), None, (FULL, NOISE_UNCONDITIONAL))
     torch.testing.assert_close(full.eps, 0.5 * x)
-    torch.testing.assert_close(blind.eps, 2 * x)
+    torch.testing.assert_close(uninformed.eps, 2 * x)
 
 
 def test_an_interval_holds_its_ends_in_single_precision():
     """The samplers hand over float32 times, and float32's 0.6 is a little more than 0.6."""
     weights = ns.noise_awareness(2.0, interval=(0.2, 0.6)).weights
     for end in (0.2, 0.6):
-        assert weights(torch.tensor(end, dtype=torch.float32))[NOISE_BLIND] == -2.0
+        assert weights(torch.tensor(end, dtype=torch.float32))[NOISE_UNCONDITIONAL] == -2.0
     with pytest.raises(ValueError, match="from low to high"):
         ns.noise_awareness(2.0, interval=(0.6, 0.2))
 

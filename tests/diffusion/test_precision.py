@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import noiseshift as ns
-from noiseshift.diffusion.models import FULL, NOISE_BLIND
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL
 from noiseshift.networks.model import NetworkModel
 
 T = 0.1234567
@@ -14,7 +14,7 @@ HALF = [torch.float16, torch.bfloat16]
 
 
 class Heard:
-    """Models of every kind, and the times that their networks were told."""
+    """Models of every kind, and the times that their networks were conditioned on."""
 
     def __init__(self):
         self.times = []
@@ -47,25 +47,25 @@ class Heard:
     def _azula(self, x, t):
         return type("Answer", (), {"mean": self.answer(x, t)})()
 
-    def told_exactly(self, *times):
-        """Every time that was told is one of `times`, to float32."""
+    def conditioned_exactly(self, *times):
+        """Every conditioning time is one of `times`, to float32."""
         wanted = torch.tensor(times, dtype=torch.float64)
-        for told in self.times:
-            assert told.dtype in (torch.float32, torch.float64)
-            assert float((told.double()[..., None] - wanted).abs().min(-1).values.max()) < 1e-7
+        for t_cond in self.times:
+            assert t_cond.dtype in (torch.float32, torch.float64)
+            assert float((t_cond.double()[..., None] - wanted).abs().min(-1).values.max()) < 1e-7
         return bool(self.times)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("way", ["wrapped", "network", "adapted"])
-def test_a_network_is_told_the_time_that_was_asked(way, dtype):
+def test_a_network_is_conditioned_on_the_time_of_the_call(way, dtype):
     heard = Heard()
     model = heard.network(dtype) if way == "network" else getattr(heard, way)()
     for t in (torch.tensor(T), torch.full((3,), T), torch.tensor(T, dtype=torch.float64)):
         model(X.to(dtype), t)
     if way != "adapted":
-        model.predict(X.to(dtype), torch.tensor(T), None, (FULL, NOISE_BLIND))
-    assert heard.told_exactly(T)
+        model.predict(X.to(dtype), torch.tensor(T), None, (FULL, NOISE_UNCONDITIONAL))
+    assert heard.conditioned_exactly(T)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -81,12 +81,12 @@ def test_a_sampler_tells_its_own_times(update, dtype):
     else:
         times = grid = torch.tensor([1.0, 0.7777777, T, 0.0], dtype=torch.float64)
     list(ns.sample(model, X.to(dtype), times, update=update))
-    assert heard.told_exactly(*grid.tolist())
+    assert heard.conditioned_exactly(*grid.tolist())
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("kind", ["residual", "score-mixture", "fokker-planck"])
-def test_an_estimator_asks_at_its_own_times(kind, dtype):
+def test_an_estimator_evaluates_at_its_own_times(kind, dtype):
     heard = Heard()
     model, times = heard.wrapped(), torch.tensor([0.0987654, T, 0.3456789, 0.5678912], dtype=torch.float64)
     x, t = X.to(dtype), torch.tensor(T, dtype=torch.float64)
@@ -99,7 +99,7 @@ def test_an_estimator_asks_at_its_own_times(kind, dtype):
     estimator(x, step=ns.Step(0, t, x))
     if kind == "score-mixture":  # it refines its levels: those of the first pass are the times
         heard.times = heard.times[:1]
-    assert heard.told_exactly(*times.tolist())
+    assert heard.conditioned_exactly(*times.tolist())
 
 
 @pytest.mark.parametrize("dtype", HALF)

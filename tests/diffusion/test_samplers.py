@@ -262,7 +262,7 @@ def test_second_order_states_are_tagged():
 @pytest.mark.parametrize(("spacing", "off"), [("linspace", 12), ("trailing", 11)])
 def test_positive_control_ddims_level_and_label_part_ways(spacing, off):
     """diffusers' DDIM at 13 steps steps by 1000 // 13 whatever the labels do. On pure noise an exact model scales the
-    state by reached / told at each transition, so the mismatch can be read off the states and known in advance."""
+    state by reached / conditioning at each transition, so the mismatch can be read off the states and known in advance."""
     schedule = ns.Discrete.from_betas()
     model = Gaussian(torch.zeros(4096), torch.full((4096,), 1e-12)).model(schedule)
     theirs = scheduler("DDIMScheduler", timestep_spacing=spacing, clip_sample=False, **TABLE)
@@ -339,10 +339,10 @@ def test_two_runs_of_one_update_do_not_share_its_history():
 def test_evaluations_inside_a_runge_kutta_step_are_tagged():
     update = ns.from_diffusers(scheduler("PNDMScheduler", **TABLE), 4)
     model = TARGET.model(ns.Discrete.from_betas())
-    told = [
+    t_cond = [
         round(float(s.t) * 1000) - 1 for s in sample(model, torch.zeros(2, 8), None, update=update) if not s.internal
     ]
-    assert told == [750, 500, 250, 0, 0]  # it stops at the level of its own last label
+    assert t_cond == [750, 500, 250, 0, 0]  # it stops at the level of its own last label
 
 
 def test_singlestep_solvers_tag_their_trial_states():
@@ -361,20 +361,20 @@ def test_edm_schedulers_follow_the_exact_flow(kind):
     assert float((final - expected).norm() / expected.norm()) < 0.08
 
 
-def test_the_told_time_is_never_rounded_to_half_precision():
-    told = []
+def test_the_conditioning_time_is_never_rounded_to_half_precision():
+    t_cond = []
 
     class Listening:
         schedule = ns.Linear()
 
         def __call__(self, x, t, cond=None):
             assert x.dtype == torch.bfloat16
-            told.append(float(t))
+            t_cond.append(float(t))
             return ns.Prediction(x, x, self.schedule(t).like(x))
 
     times = torch.linspace(1, 0, 24, dtype=torch.float64)
     last_of(sample(Listening(), torch.zeros(1, 8, dtype=torch.bfloat16), times))
-    np.testing.assert_allclose(told, times[:-1].numpy(), atol=1e-7)
+    np.testing.assert_allclose(t_cond, times[:-1].numpy(), atol=1e-7)
 
 
 def sigmas(log_snr):
@@ -384,12 +384,12 @@ def sigmas(log_snr):
 @pytest.mark.parametrize(("spacing", "off"), [("linspace", 12), ("trailing", 11)])
 def test_reached_levels_are_the_arithmetic_of_ddim(spacing, off):
     theirs = scheduler("DDIMScheduler", timestep_spacing=spacing, **TABLE)
-    told, reached = reached_levels(theirs, 13)
+    t_cond, reached = reached_levels(theirs, 13)
     update = ns.from_diffusers(theirs, 13)
     abar = theirs.alphas_cumprod.double()
     known = torch.stack([abar[max(int(label) - 1000 // 13, 0)] for label in update.scheduler.timesteps[:-1]])
     torch.testing.assert_close(sigmas(reached), 0.5 * torch.log1p(-known), rtol=0, atol=1e-4)
-    assert int(((reached - told).abs() > 1e-3).sum()) == off
+    assert int(((reached - t_cond).abs() > 1e-3).sum()) == off
 
 
 @pytest.mark.parametrize(
@@ -404,23 +404,23 @@ def test_reached_levels_are_the_arithmetic_of_ddim(spacing, off):
     ],
 )
 def test_other_schedulers_land_where_they_say(name, within):
-    told, reached = reached_levels(scheduler(name), 13)
-    assert len(told) == 12
-    assert float((reached - told).abs().max()) < within
+    t_cond, reached = reached_levels(scheduler(name), 13)
+    assert len(t_cond) == 12
+    assert float((reached - t_cond).abs().max()) < within
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__")
 @pytest.mark.parametrize("name", ["KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"])
 def test_midpoint_levels_are_those_the_input_is_scaled_for(name):
     update = ns.from_diffusers(scheduler(name, **TABLE), 6)
-    theirs, told = update.scheduler, []
+    theirs, t_cond = update.scheduler, []
     extra = {"generator": torch.Generator().manual_seed(0)} if "Ancestral" in name else {}
     for label in theirs.timesteps:
         scaled = float(theirs.scale_model_input(torch.ones(1, 1, dtype=torch.float64), label))
-        told.append(math.sqrt(scaled**-2 - 1))
+        t_cond.append(math.sqrt(scaled**-2 - 1))
         theirs.step(torch.zeros(1, 1), label, torch.zeros(1, 1), **extra)
     # 1 / sqrt(1 + sigma²) in float32 tells sigma = 0.01 to 6e-6 only.
-    np.testing.assert_allclose([sigma for _, sigma in update.levels()], told, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose([sigma for _, sigma in update.levels()], t_cond, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [lambda: "ddim", lambda: scheduler("IPNDMScheduler")], ids=["word", "ipndm"])

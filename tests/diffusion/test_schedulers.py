@@ -242,10 +242,10 @@ def differs(scheduler, schedule, steps, walk, end):
         off = float((step.x / size - seen).norm() / seen.norm())
         if not off < 5e-4:  # float32, magnified where sigma falls by thousands in one step
             return f"state {step.index} is off by {off:.2g}"
-        told = max(float(schedule.log_snr(step.t)), -46.0)
+        conditioning = max(float(schedule.log_snr(step.t)), -46.0)
         meant = min(max(log_snr(alpha, sigma), float(schedule.log_snr(1.0)), -46.0), float(schedule.log_snr(0.0)))
-        if not abs(told - meant) < 2e-3 * max(1, abs(meant)):
-            return f"step {step.index} is told {told:.3f}, its label says {meant:.3f}"
+        if not abs(conditioning - meant) < 2e-3 * max(1, abs(meant)):
+            return f"step {step.index} is conditioned on {conditioning:.3f}, its label says {meant:.3f}"
     return end_differs(schedule, steps[-1], end, _scale_of_states(scheduler, steps[-1], schedule))
 
 
@@ -321,28 +321,28 @@ def test_a_zero_terminal_snr_table_is_read_and_sampled():
         schedule = ns.Discrete(zero.alphas_cumprod)
         assert float(schedule.log_snr(torch.tensor(1.0).double())) < -40
         update = schedulers.make(name, 8, {"timestep_spacing": "trailing"}, schedule=schedule)
-        assert float(update.told(schedule)[0]) == pytest.approx(1.0)
+        assert float(update.conditioning_times(schedule)[0]) == pytest.approx(1.0)
         steps = list(sample(exact(schedule), starting(), None, update=update))
         torch.testing.assert_close(steps[-1].x, X0.expand(ROWS, -1, -1, -1), atol=2e-2, rtol=0)
     with pytest.raises(ValueError, match="v_prediction"):
         ns.from_diffusers(diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing"), 5)
 
 
-def test_the_network_is_told_the_label_and_not_the_state():
+def test_the_network_is_conditioned_on_the_label_and_not_the_state():
     """log_linear sigmas and flow sigmas rounded to integers part from their labels: both sides are arithmetic."""
     euler = diffusers.EulerDiscreteScheduler(beta_start=1e-4, beta_end=0.02, interpolation_type="log_linear")
-    told, reached = reached_levels(euler, 13)
+    conditioning, reached = reached_levels(euler, 13)
     euler.set_timesteps(13)
     table = torch.logit(euler.alphas_cumprod.double()).numpy()
-    np.testing.assert_allclose(told, np.interp(euler.timesteps[1:], np.arange(1000), table), atol=1e-3)
+    np.testing.assert_allclose(conditioning, np.interp(euler.timesteps[1:], np.arange(1000), table), atol=1e-3)
     torch.testing.assert_close(reached, -2 * euler.sigmas[1:13].double().log(), atol=1e-3, rtol=1e-3)
-    assert float((told - reached).abs().max()) > 2
+    assert float((conditioning - reached).abs().max()) > 2
     flow = diffusers.DPMSolverMultistepScheduler(
         use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
     )
     update = ns.from_diffusers(flow, 13)
-    torch.testing.assert_close(update.told(ns.Linear()), update.scheduler.timesteps.double() / 1000)
-    assert float((update.told(ns.Linear()) - update.scheduler.sigmas[:-1]).abs().max()) > 1e-4
+    torch.testing.assert_close(update.conditioning_times(ns.Linear()), update.scheduler.timesteps.double() / 1000)
+    assert float((update.conditioning_times(ns.Linear()) - update.scheduler.sigmas[:-1]).abs().max()) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_a_scheduler_that_has_run_begins_anew_and_is_left_as_it_was(name):
 def test_a_shift_that_was_set_later_is_kept():
     flow = diffusers.FlowMatchEulerDiscreteScheduler()
     flow.set_shift(3.0)
-    assert float(ns.from_diffusers(flow, 5).told(ns.Linear())[2]) > 0.7
+    assert float(ns.from_diffusers(flow, 5).conditioning_times(ns.Linear())[2]) > 0.7
 
 
 STOCHASTIC = [

@@ -207,9 +207,9 @@ def test_an_expanded_time_is_as_good_as_a_full_one():
 
 @pytest.mark.parametrize("schedule", [*ALL, VariancePreserving(0.2, 12.0), VarianceExploding(0.01, 50.0)], ids=repr)
 def test_descriptions_come_back_as_the_same_schedule(schedule):
-    again = build(describe(schedule))
-    assert type(again) is type(schedule)
-    for got, want in zip(again(T), schedule(T), strict=True):
+    rebuilt = build(describe(schedule))
+    assert type(rebuilt) is type(schedule)
+    for got, want in zip(rebuilt(T), schedule(T), strict=True):
         assert torch.equal(got, want)
 
 
@@ -221,12 +221,12 @@ class Foreign(Schedule):
 
 
 def test_a_foreign_schedule_is_described_by_numbers():
-    again, t = build(describe(Foreign())), torch.linspace(0.001, 0.999, 997, dtype=torch.float64)
-    assert (again.log_snr(t) - Foreign().log_snr(t)).abs().max() < 5e-4
-    for got, want in zip(again(t)[:2], Foreign()(t)[:2], strict=True):
+    rebuilt, t = build(describe(Foreign())), torch.linspace(0.001, 0.999, 997, dtype=torch.float64)
+    assert (rebuilt.log_snr(t) - Foreign().log_snr(t)).abs().max() < 5e-4
+    for got, want in zip(rebuilt(t)[:2], Foreign()(t)[:2], strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-4)
-    assert describe(build(describe(again))) == describe(again)  # a table of a table is that table
-    alpha, sigma = again.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    assert describe(build(describe(rebuilt))) == describe(rebuilt)  # a table of a table is that table
+    alpha, sigma = rebuilt.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
     torch.testing.assert_close(alpha, torch.tensor([1.0, 0.0], dtype=torch.float64), rtol=0, atol=1e-9)
     torch.testing.assert_close(sigma, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=1e-9)
 

@@ -68,10 +68,10 @@ def test_score_mixture_against_the_oracle(name, t):
     assert abs(ratio - 1) < 0.15
 
 
-@pytest.mark.parametrize("blind", ["epsilon", "x0"])
-def test_score_mixture_reads_the_space_the_blind_branch_was_trained_in(blind):
+@pytest.mark.parametrize("space", ["epsilon", "x0"])
+def test_score_mixture_reads_the_space_of_the_noise_unconditional_branch(space):
     schedule = SCHEDULES["linear"]
-    estimator = ScoreMixture(TARGET.model(schedule, blind=blind), time_grid(schedule, 32, 0.005, 0.995))
+    estimator = ScoreMixture(TARGET.model(schedule, blind=space), time_grid(schedule, 32, 0.005, 0.995))
     error, _ = compare(estimator, schedule, noisy(schedule, 0.2, n=8), 0.2)
     assert error < 0.2
 
@@ -152,9 +152,9 @@ def test_classes_reach_the_network():
     assert float((right.mean - wrong.mean).abs().max()) > 0.01
 
 
-def test_no_blind_branch_no_score_mixture():
+def test_without_a_noise_unconditional_branch_there_is_no_score_mixture():
     model = ns.wrap(lambda x, t, cond: x, ns.Linear())
-    with pytest.raises(ValueError, match="no noise-blind branch"):
+    with pytest.raises(ValueError, match="no noise-unconditional branch"):
         ScoreMixture(model, torch.linspace(0.1, 0.9, 9))
 
 
@@ -181,15 +181,15 @@ def test_residual_reads_levels_off_the_prediction():
     variance = torch.cat([torch.ones(4), torch.full((124,), 1e-4)]).double()
     target, schedule = Gaussian(torch.zeros(128), variance), ns.Linear()
     model, generator = target.model(schedule), torch.Generator().manual_seed(0)
-    told = torch.tensor([0.2], dtype=torch.float64)
-    estimator = Residual(model, target.sample(256, generator), told, generator=generator)
+    times = torch.tensor([0.2], dtype=torch.float64)
+    estimator = Residual(model, target.sample(256, generator), times, generator=generator)
     for s in (0.19, 0.2, 0.21):
         x0 = target.sample(256, generator)
         level = schedule(torch.tensor(s)).like(x0)
         x = level.alpha * x0 + level.sigma * torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-        step = ns.Step(0, told[0], x, model(x, told[0]))
+        step = ns.Step(0, times[0], x, model(x, times[0]))
         assert abs(float(estimator(x, step=step).mean.mean()) - s) < 0.003
-        torch.testing.assert_close(estimator(x, step=ns.Step(0, told[0], x)).mean, estimator(x, step=step).mean)
+        torch.testing.assert_close(estimator(x, step=ns.Step(0, times[0], x)).mean, estimator(x, step=step).mean)
 
 
 def test_residual_takes_the_unguided_prediction():

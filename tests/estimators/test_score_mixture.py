@@ -35,9 +35,9 @@ def test_weights_are_found_where_they_are_determined():
 @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.05), (0.9, 0.08), (0.05, 0.03), (0.6, 0.25)])
 def test_the_broadest_density_has_the_moments_asked_for(mean, std):
     times = time_grid(ns.Linear(), 1000, 0.005, 0.995)
-    asked = torch.tensor([mean], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
-    posterior = broadest(times, *asked)
-    torch.testing.assert_close((posterior.mean, posterior.std), asked, rtol=1e-5, atol=1e-7)
+    moments = torch.tensor([mean], dtype=torch.float64), torch.tensor([std], dtype=torch.float64)
+    posterior = broadest(times, *moments)
+    torch.testing.assert_close((posterior.mean, posterior.std), moments, rtol=1e-5, atol=1e-7)
 
 
 def test_the_broadest_density_is_a_parabola_in_t():

@@ -62,7 +62,7 @@ def test_what_are_no_probabilities_have_no_score(probs):
         evaluation.inception_score(probs)
 
 
-def test_the_scores_interval_holds_the_law():
+def test_the_scores_interval_holds_that_of_the_distribution():
     rng = np.random.default_rng(0)
 
     def probs(n):
@@ -99,7 +99,7 @@ def test_the_kernel_distance_agrees_with_torchmetrics():
 
 
 @pytest.mark.parametrize(("shift", "least"), [(0.0, 185), (0.3, 180)])
-def test_the_kernel_distances_interval_holds_the_laws(shift, least):
+def test_the_kernel_distances_interval_holds_that_of_the_distributions(shift, least):
     """The truth for x ~ N(m, 1), y ~ N(0, 1) in d dimensions: E(x·y/d + 1)³ by moments."""
     d, rng = 4, np.random.default_rng(0)
 
@@ -224,7 +224,7 @@ def test_a_reference_of_statistics_counts_as_exact_and_that_is_said(caplog):
         assert ("not in the interval" in caplog.text) == warned
 
 
-def test_the_interval_covers_the_distance_of_the_laws():
+def test_the_interval_covers_the_distance_of_the_distributions():
     """Two Gaussians at a known distance; FD of a sample is biased up, its interval is not."""
     exact = Moments(np.zeros(8), np.eye(8))
     rng = np.random.default_rng(0)
@@ -271,26 +271,26 @@ def test_paired_changes_see_what_independent_ones_do_not():
 
 
 def test_the_bundled_classifier_tells_real_images_from_noise():
-    looks = evaluation.ClassifierFeatures()
+    extractor = evaluation.ClassifierFeatures()
     images = reference().pixels[:400]
-    real = evaluation.load_reference(ASSETS / "fashion-statistics.npz", looks)
-    held_out = evaluation.extract(images, looks)
+    real = evaluation.load_reference(ASSETS / "fashion-statistics.npz", extractor)
+    held_out = evaluation.extract(images, extractor)
     assert held_out.extractor == "fashion"
-    noise = evaluation.extract(torch.randint(0, 256, images.shape, dtype=torch.uint8), looks)
+    noise = evaluation.extract(torch.randint(0, 256, images.shape, dtype=torch.uint8), extractor)
     near, far = (frechet_distance(f.moments, real) for f in (held_out, noise))
     assert near < 0.2 * far
-    alike = evaluation.extract(images, looks, batch=64)
+    alike = evaluation.extract(images, extractor, batch=64)
     np.testing.assert_allclose(alike.values, held_out.values, atol=1e-4)
 
 
 def test_references_are_read_from_statistics_and_from_pictures(tmp_path):
-    looks = evaluation.ClassifierFeatures()
+    extractor = evaluation.ClassifierFeatures()
     np.savez(tmp_path / "statistics.npz", mu=np.zeros(128), sigma=np.eye(128))
-    assert evaluation.load_reference(tmp_path / "statistics.npz", looks).n is None
+    assert evaluation.load_reference(tmp_path / "statistics.npz", extractor).n is None
     np.savez(tmp_path / "samples.npz", arr_0=reference().pixels[:20].permute(0, 2, 3, 1).numpy())
-    assert len(evaluation.load_reference(tmp_path / "samples.npz", looks)) == 20
+    assert len(evaluation.load_reference(tmp_path / "samples.npz", extractor)) == 20
     with pytest.raises(FileNotFoundError, match="give a folder"):
-        evaluation.load_reference(tmp_path / "nothing", looks)
+        evaluation.load_reference(tmp_path / "nothing", extractor)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

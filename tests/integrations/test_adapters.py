@@ -79,9 +79,9 @@ def test_torchcfm_targets_are_read_as_the_data_and_noise_that_made_them(matcher,
 def recorded(model, **options):
     """An observer that also lists what it records."""
     seen = ns.observe(model, points=1000, **options)
-    seen.heard = []
+    seen.call_of = []
     original = seen.record
-    seen.record = lambda x, t, prediction: (seen.heard.append((float(t), x, prediction)), original(x, t, prediction))
+    seen.record = lambda x, t, prediction: (seen.call_of.append((float(t), x, prediction)), original(x, t, prediction))
     return seen
 
 
@@ -98,9 +98,9 @@ def test_an_azula_heun_sampler_is_watched_at_its_states_and_not_inside_its_steps
         sampler(states())
     handle.remove()
     expected = [float(t) for t in sampler.timesteps if 0 < t < 1]
-    assert [t for t, *_ in seen.heard] == pytest.approx(expected, abs=1e-6)
-    for t, x, prediction in seen.heard:
-        true = [state for told, state in calls if told == pytest.approx(t, abs=1e-6)][
+    assert [t for t, *_ in seen.call_of] == pytest.approx(expected, abs=1e-6)
+    for t, x, prediction in seen.call_of:
+        true = [state for t_cond, state in calls if t_cond == pytest.approx(t, abs=1e-6)][
             -1
         ]  # Heun's trial point comes first
         torch.testing.assert_close(x, true)
@@ -117,8 +117,8 @@ def test_a_fixed_grid_solver_is_watched_at_its_grid(method):
         path = odeint(lambda t, x: network(t, x), states(), grid, method=method)
         with recorded(ns.adapters.torchcfm(network), times=grid) as seen:
             odeint(lambda t, x: network(t, x), states(), grid, method=method)
-    assert len(seen.heard) == 5
-    for (t, x, _), where, state in zip(seen.heard, grid[1:-1], path[1:-1], strict=True):
+    assert len(seen.call_of) == 5
+    for (t, x, _), where, state in zip(seen.call_of, grid[1:-1], path[1:-1], strict=True):
         assert t == pytest.approx(1 - float(where), abs=1e-6)
         torch.testing.assert_close(x, state, rtol=1e-5, atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_an_adaptive_solver_is_watched_where_its_steps_were_accepted():
     seen = recorded(ns.adapters.torchcfm(stiff), times="accepted")
     with seen:
         odeint(seen, states().double(), torch.tensor([0.0, 1.0]).double(), method="dopri5", rtol=1e-7, atol=1e-8)
-    found = [(1 - t, x) for t, x, _ in seen.heard]
+    found = [(1 - t, x) for t, x, _ in seen.call_of]
     assert len(found) > 4
     assert all(a < b for (a, _), (b, _) in itertools.pairwise(found))  # nothing from a step that was taken back
     exact = odeint(stiff, states().double(), torch.tensor([0.0, *[t for t, _ in found]]).double(), rtol=1e-9, atol=1e-9)

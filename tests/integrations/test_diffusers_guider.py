@@ -41,15 +41,15 @@ def denoise(guider, denoiser, x, cond, uncond, *, step=1, positional=False):
 
 
 @pytest.mark.parametrize("positional", [True, False])
-def test_the_guider_mixes_what_the_denoiser_says_told_and_not_told(denoiser, positional):
+def test_the_guider_mixes_the_branches_with_and_without_the_noise_condition(denoiser, positional):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 1, 8, 8, generator=generator)
     cond, uncond = torch.randn(2, 2, 3, 8, generator=generator)
     guider = NoiseAwarenessGuidance(scale=0.7, null_timestep=-1.0, guidance_scale=2.5)
     found = denoise(guider, denoiser, x, cond, uncond, positional=positional)
     with torch.no_grad():
-        full, blind, free = (denoiser(x, t, text)[0] for t, text in ((500.0, cond), (-1.0, cond), (500.0, uncond)))
-    torch.testing.assert_close(found, full + 0.7 * (full - blind) + 1.5 * (full - free))
+        full, uninformed, free = (denoiser(x, t, text)[0] for t, text in ((500.0, cond), (-1.0, cond), (500.0, uncond)))
+    torch.testing.assert_close(found, full + 0.7 * (full - uninformed) + 1.5 * (full - free))
     with torch.no_grad():
         torch.testing.assert_close(denoiser(x, 500.0, cond)[0], full)  # no hook is left behind
 

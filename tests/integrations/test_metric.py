@@ -59,14 +59,14 @@ def gaussian():
     return ns.targets.Gaussian(torch.zeros(64, dtype=torch.float64), torch.linspace(0.1, 2, 64).double())
 
 
-def _rank(rank, folder, states, told, calibration):
+def _rank(rank, folder, states, t_cond, calibration):
     from torch import distributed
 
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
         metric = ns.NoiseShift(gaussian().estimator(ns.Linear()), calibration)
         mine = slice(0, 20) if rank == 0 else slice(20, 60)
-        for t, x in zip(told, states, strict=True):
+        for t, x in zip(t_cond, states, strict=True):
             metric.update(x[mine], t)
         torch.save(metric.compute(), f"{folder}/shift{rank}.pt")
     finally:
@@ -75,14 +75,14 @@ def _rank(rank, folder, states, told, calibration):
 
 def test_two_processes_with_uneven_shares_find_what_one_finds(tmp_path):
     target, generator = gaussian(), torch.Generator().manual_seed(0)
-    estimator, told = target.estimator(ns.Linear()), torch.tensor([0.6, 0.4], dtype=torch.float64)
-    calibration = ns.calibrate(estimator, target.sample(60, generator), told)
+    estimator, t_cond = target.estimator(ns.Linear()), torch.tensor([0.6, 0.4], dtype=torch.float64)
+    calibration = ns.calibrate(estimator, target.sample(60, generator), t_cond)
     states = [
-        (1 - t) * target.sample(60, generator) + t * torch.randn(60, 64, generator=generator) for t in told + 0.02
+        (1 - t) * target.sample(60, generator) + t * torch.randn(60, 64, generator=generator) for t in t_cond + 0.02
     ]
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), states, told, calibration), nprocs=2)
+    torch.multiprocessing.spawn(_rank, (str(tmp_path), states, t_cond, calibration), nprocs=2)
     alone = ns.NoiseShift(estimator, calibration)
-    for t, x in zip(told, states, strict=True):
+    for t, x in zip(t_cond, states, strict=True):
         alone.update(x, t)
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"shift{rank}.pt"), alone.compute())

@@ -1,4 +1,4 @@
-"""Guidance by its arithmetic: which part was told the condition, in every order and form that pipelines have."""
+"""Guidance by its arithmetic: which part had the condition, in every order and form that pipelines have."""
 
 import pytest
 import torch

@@ -145,9 +145,9 @@ def test_an_exact_model_read_through_a_tap_has_no_shift_of_the_taps_making(quiet
     real = target.sample(256, torch.Generator().manual_seed(1)).float()
     with ns.observe(scheduler, {"exact": estimator}, points=6) as seen:
         for label, (_, sigma) in zip(scheduler.timesteps, levels, strict=True):
-            told = schedule.time_of_log_snr(-2 * torch.tensor(sigma).log())
-            level = schedule(told)
-            answer = model(x * float(level.alpha), told)
+            t_cond = schedule.time_of_log_snr(-2 * torch.tensor(sigma).log())
+            level = schedule(t_cond)
+            answer = model(x * float(level.alpha), t_cond)
             scheduler.scale_model_input(x, label)
             x = scheduler.step(answer.eps.float(), label, x).prev_sample
     table = seen.report(real).table()

@@ -62,31 +62,31 @@ CASES = {
 def test_the_conditional_half_is_recorded_and_its_own_samples_calibrate_it(case):
     pipe, run, network = CASES[case]()
     pipe.set_progress_bar_config(disable=True)
-    heard, asked = [], []
+    recorded, calls = [], []
     network.register_forward_hook(
-        lambda module, args, kwargs, output: asked.append((kwargs, output[0])), with_kwargs=True
+        lambda module, args, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
     )
     with ns.observe(pipe, points=100) as seen:
         original = seen.record
-        seen.record = lambda x, t, prediction: (heard.append((x, t, prediction)), original(x, t, prediction))
+        seen.record = lambda x, t, prediction: (recorded.append((x, t, prediction)), original(x, t, prediction))
         pipe(**run, generator=torch.Generator().manual_seed(0))
-    assert len(asked) == 10
-    assert len(heard) >= 9  # a first state at t = 1 has no level to read
-    for (x, _, prediction), (_, output) in zip(heard, asked[-len(heard) :], strict=True):
+    assert len(calls) == 10
+    assert len(recorded) >= 9  # a first state at t = 1 has no level to read
+    for (x, _, prediction), (_, output) in zip(recorded, calls[-len(recorded) :], strict=True):
         own = output[:4, :4] if case == "dit" else output[4:]
         assert len(x) == 4
         torch.testing.assert_close(prediction.eps, own, rtol=1e-4, atol=1e-4)
         other = output[4:, :4] if case == "dit" else output[:4]
         assert not torch.allclose(own, other, atol=1e-3)
-    # Asked again about the recorded states, the replayed network says what it said in the run.
-    finals = seen.finals()
-    assert finals.x.shape == (4, 4, 8, 8)
-    for x, t, prediction in heard:
-        again = finals.model(x, t, finals.cond)
-        torch.testing.assert_close(again.eps, prediction.eps, rtol=1e-3, atol=1e-3)
+    # On the recorded states the replayed network predicts what it predicted in the run.
+    final_samples = seen.final_samples()
+    assert final_samples.x.shape == (4, 4, 8, 8)
+    for x, t, prediction in recorded:
+        replayed = final_samples.model(x, t, final_samples.cond)
+        torch.testing.assert_close(replayed.eps, prediction.eps, rtol=1e-3, atol=1e-3)
     report = seen.report()
     assert report.estimator == "residual-content"
     assert list(report.table().n.unique()) == [4]
-    # Real samples have no class or text of these: the network cannot be asked about them without being told whose.
+    # Real samples have no class or text of these: the network cannot be evaluated on them.
     with pytest.raises(ValueError, match="pass model="):
         seen.report(torch.randn(8, 4, 8, 8))

@@ -14,7 +14,7 @@ TABLE = {"beta_start": 1e-4, "beta_end": 0.02}
 
 
 def watched(scheduler):
-    """A tap whose `pairs` are (log-SNR told, log-SNR of the state, whose clean picture is known)."""
+    """A tap whose `pairs` are (conditioning log-SNR, log-SNR of the state, whose clean picture is known)."""
     seen = ns.observe(scheduler, points=100)
     original, seen.pairs = seen.record, []
 
@@ -59,25 +59,25 @@ def test_a_run_that_starts_in_the_middle_is_paired_and_its_end_is_seen(name):
         image_to_image(scheduler)
         image_to_image(scheduler)
     assert len(seen.pairs) == 2 * 6
-    assert all(abs(told - carried) < 0.4 for told, carried in seen.pairs)
+    assert all(abs(t_cond - carried) < 0.4 for t_cond, carried in seen.pairs)
     assert len(seen._ends) == 2
 
 
-@pytest.mark.parametrize("again", [True, False], ids=["set-again", "not-set-again"])
-def test_runs_that_stop_early_begin_anew(again):
+@pytest.mark.parametrize("reset", [True, False], ids=["set-again", "not-set-again"])
+def test_runs_that_stop_early_begin_anew(reset):
     scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
     scheduler.set_timesteps(20)
     with watched(scheduler) as seen:
         for seed in (1, 2):
-            if again:
+            if reset:
                 scheduler.set_timesteps(20)
             x = start(seed)
             for label in [t for t in scheduler.timesteps if 500 <= t]:
                 x = exact(scheduler, x, label)
     first, second = seen.pairs[:10], seen.pairs[10:]
-    assert [told for told, _ in first] == [told for told, _ in second]
-    assert all(abs(carried - told) < 0.6 for told, carried in seen.pairs if told > -6)
-    assert seen.finals() is None
+    assert [t_cond for t_cond, _ in first] == [t_cond for t_cond, _ in second]
+    assert all(abs(carried - t_cond) < 0.6 for t_cond, carried in seen.pairs if t_cond > -6)
+    assert seen.final_samples() is None
 
 
 def test_watching_never_fails_the_run_and_says_what_it_left_out(caplog):

@@ -104,8 +104,8 @@ def test_a_level_that_cannot_be_read_does_not_answer():
     found = noise_report(np.random.default_rng(0), shift=np.eye(8)[3] * 0.1)
     assert found.test().significant
     dull = np.where(np.arange(8) == 3, 0.1, 1.0) * found.calibration.slopes
-    blind = dataclasses.replace(found, calibration=dataclasses.replace(found.calibration, slopes=dull))
-    assert not blind.test().significant
+    insensitive = dataclasses.replace(found, calibration=dataclasses.replace(found.calibration, slopes=dull))
+    assert not insensitive.test().significant
     none = dataclasses.replace(found, calibration=dataclasses.replace(found.calibration, slopes=0.1 * dull))
     assert np.isnan(none.test().p)
     assert not none.test().significant

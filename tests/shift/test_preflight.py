@@ -48,13 +48,13 @@ WRONG_CARDS = {
 }
 
 
-FITTED, ASKED = DATA[64:192], DATA[:16]
+FITTED, EVALUATED = DATA[64:192], DATA[:16]
 
 
 @pytest.mark.parametrize("case", WRONG_CARDS)
 def test_the_right_reading_is_named(case):
     name, changes, remedy = WRONG_CARDS[case]
-    found = better_reading(read_as(name, **changes).model, FITTED.floats, ASKED.floats, ASKED.labels)
+    found = better_reading(read_as(name, **changes).model, FITTED.floats, EVALUATED.floats, EVALUATED.labels)
     assert found is not None
     assert remedy in found.sentence()
 
@@ -67,7 +67,7 @@ def test_a_wrong_card_fails_and_the_remedy_is_in_the_sentence():
 
 @pytest.mark.parametrize("name", ["fashion-sit", "fashion-ddpm"])
 def test_no_other_reading_is_better_than_the_right_one(name):
-    assert better_reading(ns.load(name).model, FITTED.floats, ASKED.floats, ASKED.labels) is None
+    assert better_reading(ns.load(name).model, FITTED.floats, EVALUATED.floats, EVALUATED.labels) is None
 
 
 def test_a_network_of_other_range_is_named():
@@ -83,7 +83,7 @@ def test_a_network_of_other_range_is_named():
         said = bundled(x.float(), level.flatten(), cond)
         return said.eps - (said.x0 + 1) / 2
 
-    found = better_reading(ns.wrap(velocity, ns.Linear()), FITTED.floats, ASKED.floats, ASKED.labels)
+    found = better_reading(ns.wrap(velocity, ns.Linear()), FITTED.floats, EVALUATED.floats, EVALUATED.labels)
     assert found is not None
     assert "range [0, 1]" in found.sentence()
 

@@ -39,8 +39,8 @@ def run(times=(1.0, 0.75, 0.5, 0.25, 0.0), rows=3, first=0):
     last = len(times) - 1
     for k, t in enumerate(times):
         x = torch.full((rows, 2), 0.1 + 0.05 * k)
-        told = torch.tensor(t, dtype=torch.float64)
-        yield Step(first + k, told, x, None if k == last else ns.Prediction(x, x, ns.Linear()(told).like(x)))
+        t_cond = torch.tensor(t, dtype=torch.float64)
+        yield Step(first + k, t_cond, x, None if k == last else ns.Prediction(x, x, ns.Linear()(t_cond).like(x)))
 
 
 def read_steps(steps, instruments=None, **options):
@@ -54,7 +54,7 @@ def test_states_are_read_at_the_calibrated_times_whatever_their_index():
     assert batch.steps.tolist() == [8, 9, 10]
 
 
-def test_a_time_that_is_met_twice_is_told_apart_by_its_index():
+def test_a_time_that_is_met_twice_is_known_by_its_index():
     times = (1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.0)  # a sampler that goes up again
     assert read_steps(run(times))[1] == [1, 2, 5]
     assert read_steps(run(times), at=[3, 4, 5])[1] == [3, 4, 5]

@@ -19,10 +19,10 @@ def readings(t):
     return Readings(t, -t, np.ones_like(t))
 
 
-def measured(law, rng, spread=0.02, samples=200):
-    """Readings whose means follow law(N), under N, 2N and 4N steps, of paths that share their noise."""
+def measured(shift_at, rng, spread=0.02, samples=200):
+    """Readings whose means follow shift_at(N), under N, 2N and 4N steps, of paths that share their noise."""
     base = TIMES + spread * rng.normal(size=(samples, 2))
-    runs = np.stack([base + SLOPE * law(factor) + 0.001 * rng.normal(size=base.shape) for factor in (1, 2, 4)])
+    runs = np.stack([base + SLOPE * shift_at(factor) + 0.001 * rng.normal(size=base.shape) for factor in (1, 2, 4)])
     real = readings(TIMES + spread * rng.normal(size=(200, 2)))
     slopes = SLOPE + 0.01 * rng.normal(size=(50, 2))
     calibration = Calibration(TIMES, TIMES, real, slopes, -slopes)

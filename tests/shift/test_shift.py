@@ -73,13 +73,13 @@ def test_the_shift_is_signed_and_sigma_e2_follows_it(target, instrument):
     np.testing.assert_allclose(table.sigma_e2, expected, rtol=1e-12)
 
 
-def test_content_control_reads_zero_when_the_finals_are_the_data(target, instrument):
+def test_content_control_reads_zero_when_the_final_samples_are_the_data(target, instrument):
     table = measure(shifted_steps(target, 0.03), instrument).table()
     assert ((table.content_low < 0.03) & (0.03 < table.content_high)).all()
 
 
 def test_nothing_is_read_where_the_estimator_is_insensitive(target, estimator, calibration):
-    for factor in (0.1, 20.0):  # blind, or jumping between modes
+    for factor in (0.1, 20.0):  # insensitive, or jumping between modes
         dull = dataclasses.replace(calibration, slopes=calibration.slopes * np.array([1.0, factor, 1.0]))
         table = measure(shifted_steps(target, 0.03), Instrument(estimator, dull)).table()
         assert np.isnan(table["shift"][1])
@@ -183,10 +183,10 @@ def test_calibration_needs_times_between_the_ends(target, estimator):
 
 def test_calibration_draws_its_noise_from_a_generator_as_from_a_seed(target, estimator):
     data = target.sample(20, torch.Generator().manual_seed(0))
-    first, again, other = (
+    first, second, other = (
         calibrate(estimator, data, TIMES, generator=torch.Generator().manual_seed(seed)).bias for seed in (3, 3, 4)
     )
-    assert (first == again).all()
+    assert (first == second).all()
     assert (first != other).any()
 
 

@@ -70,7 +70,7 @@ def test_the_answer_says_what_is_least_and_what_is_open():
     least = found.table.run[found.table.rms.idxmin()]
     other = (found.best("rms") - {least}).pop()
     assert first.startswith(f"The least shift, by network between t = 0.6 and 0.1, is {least}'s: rms δ 0.0")
-    assert first.endswith(f"{other} cannot be told from it.")
+    assert first.endswith(f"not significantly different: {other}.")
     assert second.startswith("Distances to real images were not taken")
     assert third == "Not resolved at 5 % (Holm): in rms δ 1 of 3 pairs (run_1 and run_2)."
     assert answer(family([0.02, 0.005]))[2] == "Every pair is resolved at 5 % (Holm)."
@@ -81,7 +81,7 @@ def test_the_answer_says_what_is_least_and_what_is_open():
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01])
-def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
+def test_equal_runs_differ_significantly_no_more_often_than_said(shift):
     """Twenty-eight pairs a table: a false difference anywhere in it comes in at most 5 % of tables (binomial 99 %)."""
     tables = 30
     false = sum(bool(family([shift] * 8, seed=seed, n=80).pairs.resolved.any()) for seed in range(tables))
@@ -89,7 +89,7 @@ def test_equal_runs_are_told_apart_no_more_often_than_said(shift):
 
 
 def unlike(ends, seed, *, paired):
-    """Two runs of 150 and, unless they share their samples, 100, told unlike levels; δ(t) falls from its end at t = 0."""
+    """Two runs of 150 and, unless they share their samples, 100, conditioned on unlike levels; δ(t) falls from its end at t = 0."""
     rng, runs = np.random.default_rng(seed), {}
     steps = np.array([0.8, 0.6, 0.4, 0.2]), np.array([0.95, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05])
     common = rng.standard_normal((150, 1))
@@ -102,7 +102,7 @@ def unlike(ends, seed, *, paired):
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_one_truth_on_unlike_grids_is_told_apart_as_often_as_said(paired):
+def test_one_truth_on_unlike_grids_differs_as_often_as_said(paired):
     """Steps nearer to the data see more of the same δ(t): only a mean along shared levels is the same number."""
     found = [unlike((0.03, 0.03), seed, paired=paired) for seed in range(60)]
     assert sum(bool(each.pairs.resolved.item()) for each in found) <= 8  # binom(60, 0.05) within it in 99.5 %
@@ -190,10 +190,10 @@ def test_a_grid_goes_on_where_it_stopped(real_runs):
     left = Shards(folder / "few", fingerprint(*_parts(cells[0]), ClassifierFeatures())).root
     left.mkdir()
     (left / "00000000.npz").write_bytes(b"of a process that was killed when its run stood")
-    again = run_grid(cells, folder, extractor=ClassifierFeatures())
+    second = run_grid(cells, folder, extractor=ClassifierFeatures())
     assert not left.exists()
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == made
-    np.testing.assert_allclose(again["few"].features.values, first["few"].features.values, atol=1e-4)
+    np.testing.assert_allclose(second["few"].features.values, first["few"].features.values, atol=1e-4)
     # Against other real images it is another run.
     other = dataclasses.replace(cells[0], data=ns.data.reference()[200:400])
     moved = run_grid([other], folder.parent / "other-data", extractor=ClassifierFeatures())["few"]
@@ -213,8 +213,8 @@ def _parts(cell):
 def test_every_figure_is_drawn(real_runs, tmp_path):
     from matplotlib.axes import Axes
 
-    looks = ClassifierFeatures()
-    real = load_reference(ns.data.ASSETS / "fashion-statistics.npz", looks)
+    extractor = ClassifierFeatures()
+    real = load_reference(ns.data.ASSETS / "fashion-statistics.npz", extractor)
     found = compare(real_runs[2], "constant-pixel", real, small=True)
     assert found.distance() == "FD-fashion"
     assert set(found.pairs.quantity) == {"mean δ²", "FD-fashion"}

@@ -56,7 +56,7 @@ def test_a_reduction_has_a_paired_interval():
 @pytest.mark.parametrize(
     "word",
     [
-        *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "blind-free=1"),
+        *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "level-nag=1"),
         *("closed-loop", "projection", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
         *("dog=1", "dog=1,nag=0.5"),
     ],
@@ -66,8 +66,10 @@ def test_every_method_samples_the_bundled_model(word):
     network = ns.estimators.Network.load(checkpoint.estimator)
     pilot = report(0.02)
     method = parse_method(word)
-    encoded = ns.alternatives.EstimatedLevel(network)
-    built = method.make(methods_of.MethodContext(checkpoint.model, network.log_prob, encoded, pilot, checkpoint.model))
+    effective_level = ns.alternatives.EstimatedLevel(network)
+    built = method.make(
+        methods_of.MethodContext(checkpoint.model, network.log_prob, effective_level, pilot, checkpoint.model)
+    )
     times = ns.time_grid(checkpoint.model, 3)
     x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     update = built.update(ns.euler) if built.update else ns.euler
@@ -89,7 +91,7 @@ def test_what_a_method_needs_is_missed_before_sampling():
     for word, needs in (
         ("projection", "level estimator"),
         ("classifier-nag=1", "level estimator"),
-        ("nag=1", "blind"),
+        ("nag=1", "unconditional"),
         ("dog=1", "--against"),
     ):
         with pytest.raises(ValueError, match=needs):
@@ -105,7 +107,7 @@ def test_correct_compares_and_writes(tmp_path):
     found = json.loads(result.stdout)
     assert [row["method"] for row in found["methods"]] == ["none", "nag=1", "projection", "classifier-nag=1"]
     assert [row["nfe"] for row in found["methods"]] == [4, 8, 4, 4]
-    # The level is read where t <= 0.95: at three of the four told times; classifier guidance asks there too.
+    # The level is read where t <= 0.95: at three of the four conditioning times; classifier guidance is evaluated there too.
     assert [row["level calls"] for row in found["methods"]] == [0, 0, 3, 3]
     assert {path.name for path in out.iterdir()} == {
         *(
@@ -126,7 +128,7 @@ def test_correct_compares_and_writes(tmp_path):
 def test_a_resumed_correction_knows_its_cost(tmp_path):
     checkpoint, images, extractor = ns.load(), ns.data.reference(), ClassifierFeatures()
     protocol = Protocol(ns.solver("em:3"), 4, {"constant-pixel": None}, batch=2)
-    whole, again = (
+    whole, second = (
         correction.run(
             checkpoint,
             protocol,
@@ -139,13 +141,13 @@ def test_a_resumed_correction_knows_its_cost(tmp_path):
         ).table()
         for _ in range(2)
     )
-    assert list(again.nfe) == list(whole.nfe) == [3, 3]
-    assert list(again["level calls"]) == list(whole["level calls"])
+    assert list(second.nfe) == list(whole.nfe) == [3, 3]
+    assert list(second["level calls"]) == list(whole["level calls"])
     assert whole.seconds.notna().all()
-    assert again.seconds.isna().all()
+    assert second.seconds.isna().all()
 
 
-def test_domain_guidance_and_autoguidance_ask_the_other_model_too(tmp_path):
+def test_domain_guidance_and_autoguidance_evaluate_the_other_model_too(tmp_path):
     words = "correct --small --sampler em:3 --samples 4 --nag 0 --against fashion-sit --estimator constant-pixel --no-progress"
     words += " --json --cfg 1 --method dog=1 --method autoguidance=1"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path / "x")])

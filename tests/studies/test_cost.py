@@ -11,7 +11,7 @@ from noiseshift.studies.cost import estimate, parts
 from noiseshift.studies.protocol import Protocol
 
 
-def asked(monkeypatch, checkpoint, protocol, data):
+def evaluated(monkeypatch, checkpoint, protocol, data):
     """Rows times branches that a real run asks the network for."""
     rows, own = [], type(checkpoint.model).predict
 
@@ -40,7 +40,7 @@ def test_calls_are_those_of_the_run(monkeypatch):
             batch=4,
         )
         with monkeypatch.context() as patch:
-            spent = asked(patch, checkpoint, protocol, data)
+            spent = evaluated(patch, checkpoint, protocol, data)
         assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
 
 

@@ -112,7 +112,7 @@ def test_data_extractors_and_versions_count(monkeypatch):
     prints = [print_of(), print_of(data=IMAGES[:63]), print_of(data=shuffled), print_of(data=None)]
     torch.manual_seed(0)
     modules = [ModuleFeatures(torch.nn.Linear(2, 2), "same") for _ in range(2)]
-    prints += [print_of(extractor=looks) for looks in (ClassifierFeatures(), *modules)]
+    prints += [print_of(extractor=extractor) for extractor in (ClassifierFeatures(), *modules)]
     from importlib import metadata
 
     real = metadata.version
@@ -175,8 +175,8 @@ def test_no_two_methods_describe_themselves_alike():
         *(
             "nag-score=1",
             "classifier-nag=1",
-            "blind-free=1",
-            "blind-free=2",
+            "level-nag=1",
+            "level-nag=2",
             "closed-loop",
             "closed-loop=1",
             "projection",
@@ -196,11 +196,11 @@ def test_no_two_methods_describe_themselves_alike():
 
 
 def test_what_decides_a_correction_is_in_its_fingerprint():
-    looks = ClassifierFeatures()
+    extractor = ClassifierFeatures()
 
     def of(protocol=None, measured=8, against=None):
         protocol = protocol or Protocol("euler:4")
-        return json.dumps(correct.fingerprint(ns.load(), protocol, IMAGES, looks, measured, against))
+        return json.dumps(correct.fingerprint(ns.load(), protocol, IMAGES, extractor, measured, against))
 
     turned = Protocol("euler:4", estimators={"constant-pixel": None, "network": None, "residual": None})
     assert all_different([of(), of(measured=9), of(against=ns.load()), of(against=ns.load("fashion-ddpm")), of(turned)])

@@ -25,13 +25,13 @@ def batch(value=1.0):
 
 def test_a_batch_comes_back_as_it_was(tmp_path):
     Shards(tmp_path / "run", {"seed": 0}).save(0, batch())
-    again = Shards(tmp_path / "run", {"seed": 0})
-    assert again.begun
-    kept = again.load(0)
+    reopened = Shards(tmp_path / "run", {"seed": 0})
+    assert reopened.begun
+    kept = reopened.load(0)
     assert torch.equal(kept.final, batch().final)
     assert torch.equal(kept.cond, batch().cond)
     assert np.array_equal(kept.sampled["residual"].t, batch().sampled["residual"].t)
-    assert again.load(2) is None
+    assert reopened.load(2) is None
 
 
 def test_runs_of_other_fingerprints_neither_read_nor_remove_it(tmp_path, caplog):

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from noiseshift.diffusion.guidance import classifier_free, noise_awareness
-from noiseshift.diffusion.models import CLASS_BLIND, FULL, NOISE_BLIND, Branch, Guided, Model
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL, Branch, Guided, Model
 from noiseshift.diffusion.schedules import Linear, VariancePreserving
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
@@ -68,11 +68,13 @@ def dense(form):
 def brute_log_prob(form, x, level):
     """By torch.distributions, at a level with scalar parts."""
     target, noise = make(form), level.sigma**2 * torch.eye(DIM, dtype=torch.float64)
-    laws = [
+    distributions = [
         MultivariateNormal(level.alpha * m, level.alpha**2 * c + noise)
         for m, c in zip(target.means, dense(form), strict=True)
     ]
-    return torch.stack([law.log_prob(x) + w.log() for law, w in zip(laws, target.weights, strict=True)]).logsumexp(0)
+    return torch.stack(
+        [distribution.log_prob(x) + w.log() for distribution, w in zip(distributions, target.weights, strict=True)]
+    ).logsumexp(0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -106,10 +108,12 @@ def test_one_component_is_a_gaussian_whichever_way_it_is_written():
     ]
     x, t = draw(ROWS, DIM, seed=5), torch.tensor(0.4, dtype=torch.float64)
     level = Linear()(t)
-    law = MultivariateNormal(level.alpha * mean, level.alpha**2 * cov + level.sigma**2 * torch.eye(DIM).double())
-    solved = torch.linalg.solve(law.covariance_matrix, (x - law.mean).T).T
+    distribution = MultivariateNormal(
+        level.alpha * mean, level.alpha**2 * cov + level.sigma**2 * torch.eye(DIM).double()
+    )
+    solved = torch.linalg.solve(distribution.covariance_matrix, (x - distribution.mean).T).T
     for way in ways:
-        torch.testing.assert_close(way.log_prob(x, level), law.log_prob(x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(way.log_prob(x, level), distribution.log_prob(x), rtol=1e-6, atol=1e-6)
         prediction = way.model(Linear())(x, t)
         torch.testing.assert_close(prediction.x0, mean + level.alpha * solved @ cov, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(prediction.eps, level.sigma * solved, rtol=1e-6, atol=1e-6)
@@ -119,8 +123,8 @@ def test_one_component_is_a_gaussian_whichever_way_it_is_written():
 def test_short_forms_equal_their_full_covariance(form):
     short, full, x = make(form), mixture(dense(form)), draw(ROWS, DIM, seed=5)
     for t in (torch.tensor(0.2, dtype=torch.float64), torch.linspace(0.1, 0.9, ROWS, dtype=torch.float64)):
-        ours = short.model(Linear()).predict(x, t, None, (FULL, NOISE_BLIND))
-        theirs = full.model(Linear()).predict(x, t, None, (FULL, NOISE_BLIND))
+        ours = short.model(Linear()).predict(x, t, None, (FULL, NOISE_UNCONDITIONAL))
+        theirs = full.model(Linear()).predict(x, t, None, (FULL, NOISE_UNCONDITIONAL))
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close((a.x0, a.eps), (b.x0, b.eps), rtol=1e-9, atol=1e-9)
 
@@ -145,8 +149,8 @@ def test_a_direction_without_variance_is_finite_at_the_data():
 def test_a_complete_low_rank_basis_leaves_nothing_outside():
     target, x = Gaussian(torch.zeros(DIM), LowRank(FACTORS["complete-rank"][0], torch.tensor(0.0))), draw(ROWS, DIM)
     cov = FACTORS["complete-rank"][0] @ FACTORS["complete-rank"][0].T
-    law = MultivariateNormal(torch.zeros(DIM, dtype=torch.float64), cov)
-    torch.testing.assert_close(target.log_prob(x, Linear()(0.0)), law.log_prob(x), rtol=1e-9, atol=1e-9)
+    distribution = MultivariateNormal(torch.zeros(DIM, dtype=torch.float64), cov)
+    torch.testing.assert_close(target.log_prob(x, Linear()(0.0)), distribution.log_prob(x), rtol=1e-9, atol=1e-9)
 
 
 def test_posterior_over_t_is_bayes_rule():
@@ -165,21 +169,21 @@ def test_gradient_of_the_posterior_is_the_guidance_direction(form, schedule):
     model, index = target.model(schedule, blind="score"), 90
     t = model.posterior.times[index]
     (gradient,) = torch.autograd.grad(model.posterior(x).log_prob[:, index].sum(), x)
-    full, blind = model.predict(x, t, None, (FULL, NOISE_BLIND))
-    torch.testing.assert_close(full.score - blind.score, gradient, rtol=1e-5, atol=1e-5)
+    full, uninformed = model.predict(x, t, None, (FULL, NOISE_UNCONDITIONAL))
+    torch.testing.assert_close(full.score - uninformed.score, gradient, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["full", "low-rank", "empirical"])
 @pytest.mark.parametrize("space", ["velocity", "epsilon", "x0", "score"])
-def test_blind_branch_is_the_posterior_average(form, space):
+def test_the_noise_unconditional_branch_is_the_posterior_average(form, space):
     target, x, times = make(form), draw(ROWS, DIM, seed=5), torch.linspace(0.05, 0.95, 21, dtype=torch.float64)
     model, t = target.model(Linear(), blind=space, times=times), torch.tensor(0.35, dtype=torch.float64)
     name = {"velocity": "velocity", "epsilon": "eps", "x0": "x0", "score": "score"}[space]
     prob = target.estimator(Linear(), times)(x).prob
     expected = sum(p[:, None] * getattr(model(x, s), name) for p, s in zip(prob.T, times, strict=True))
-    (blind,) = model.predict(x, t, None, (NOISE_BLIND,))
-    torch.testing.assert_close(getattr(blind, name), expected, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(0.65 * blind.x0 + 0.35 * blind.eps, x, rtol=1e-9, atol=1e-9)
+    (uninformed,) = model.predict(x, t, None, (NOISE_UNCONDITIONAL,))
+    torch.testing.assert_close(getattr(uninformed, name), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(0.65 * uninformed.x0 + 0.35 * uninformed.eps, x, rtol=1e-9, atol=1e-9)
 
 
 def test_posterior_mean_of_t_is_unbiased_and_its_width_honest():
@@ -239,7 +243,7 @@ def test_empirical_is_a_mixture_of_vanishing_width():
     torch.testing.assert_close(
         empirical.log_prob(x, Linear()(t)), points.log_prob(x, Linear()(t)), rtol=1e-7, atol=1e-7
     )
-    branches = (FULL, NOISE_BLIND)
+    branches = (FULL, NOISE_UNCONDITIONAL)
     ours, theirs = (a.model(Linear()).predict(x, t, None, branches) for a in (empirical, points))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close((a.x0, a.eps), (b.x0, b.eps), rtol=1e-6, atol=1e-6)
@@ -249,16 +253,16 @@ def test_a_state_given_a_class_sees_only_its_points():
     data, labels = draw(40, DIM, seed=4), torch.arange(40) % 3
     # Enough noise that points of every class matter.
     x, t, cond = draw(4, DIM, seed=5), torch.tensor([0.7, 0.6, 0.8, 0.5]).double(), torch.tensor([0, 2, 1, 2])
-    every = (FULL, CLASS_BLIND, NOISE_BLIND, Branch(noise=False, condition=False))
+    every = (FULL, UNCONDITIONAL, NOISE_UNCONDITIONAL, Branch(noise=False, condition=False))
     target = Empirical(data, labels)
     model = target.model(Linear())
     assert model.branches == frozenset(every)
     answers = model.predict(x, t, cond, every)
-    plain = Empirical(data).model(Linear()).predict(x, t, None, (FULL, NOISE_BLIND))
+    plain = Empirical(data).model(Linear()).predict(x, t, None, (FULL, NOISE_UNCONDITIONAL))
     torch.testing.assert_close((answers[1].x0, answers[3].x0), (plain[0].x0, plain[1].x0))
     for row, label in enumerate(cond.tolist()):
         own = Empirical(data[labels == label])
-        alone = own.model(Linear()).predict(x[row : row + 1], t[row], None, (FULL, NOISE_BLIND))
+        alone = own.model(Linear()).predict(x[row : row + 1], t[row], None, (FULL, NOISE_UNCONDITIONAL))
         torch.testing.assert_close(answers[0].x0[row], alone[0].x0[0])
         torch.testing.assert_close(answers[2].eps[row], alone[1].eps[0])
         read = target.log_prob(x[row : row + 1], Linear()(t[row]), cond[row : row + 1])
@@ -276,7 +280,7 @@ def test_blocks_change_nothing(form, monkeypatch):
     model = target.model(Linear(), times=times)
 
     def answers():
-        pairs = [model.predict(x, t, cond, (FULL, NOISE_BLIND)) for t in (times[3], times[:7])]
+        pairs = [model.predict(x, t, cond, (FULL, NOISE_UNCONDITIONAL)) for t in (times[3], times[:7])]
         states = [part for pair in pairs for p in pair for part in (p.x0, p.eps)]
         return [*states, model.posterior(x, cond).log_prob]
 
@@ -311,16 +315,18 @@ def test_a_copy_on_a_device_answers_alike(target):
 def test_images_keep_their_shape_and_dtype(kind):
     images = draw(30, 1, 4, 4).float()
     flat = images.flatten(1)
-    law = Empirical(images) if kind == "empirical" else GaussianMixture(torch.ones(30), flat, torch.full((30,), 0.1))
-    model, x, t = law.model(Linear()), draw(3, 1, 4, 4, seed=5).float(), torch.tensor([0.2, 0.5, 0.8])
+    distribution = (
+        Empirical(images) if kind == "empirical" else GaussianMixture(torch.ones(30), flat, torch.full((30,), 0.1))
+    )
+    model, x, t = distribution.model(Linear()), draw(3, 1, 4, 4, seed=5).float(), torch.tensor([0.2, 0.5, 0.8])
     assert isinstance(model, Model)
-    for prediction in model.predict(x, t, None, (FULL, NOISE_BLIND)):
+    for prediction in model.predict(x, t, None, (FULL, NOISE_UNCONDITIONAL)):
         assert prediction.x0.shape == prediction.eps.shape == x.shape
         assert prediction.x0.dtype == prediction.eps.dtype == prediction.velocity.dtype == torch.float32
     torch.testing.assert_close(model(x, t).x0.flatten(1), model(x.flatten(1), t).x0)
-    posterior = law.estimator(Linear())(x)
+    posterior = distribution.estimator(Linear())(x)
     assert isinstance(posterior, Posterior)
-    assert posterior.log_prob.dtype == law.log_prob(x, Linear()(t)).dtype == torch.float64
+    assert posterior.log_prob.dtype == distribution.log_prob(x, Linear()(t)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -339,7 +345,7 @@ def test_samples_have_the_moments_of_the_target(form):
 
 
 @pytest.mark.parametrize("form", ["gaussian", "low-rank"])
-def test_moments_are_those_of_the_noised_law(form):
+def test_moments_are_those_of_the_noised_distribution(form):
     if form == "gaussian":
         target, cov = make(form), full_covs()[0]
     else:
@@ -367,7 +373,7 @@ def test_moments_are_those_of_the_noised_law(form):
         (lambda: make("full").model(Linear())(draw(2, DIM + 1), torch.tensor(0.5)), "6 numbers each"),
         (lambda: make("full").model(Linear())(draw(4, DIM), torch.tensor([0.5, 0.4])), "t must be"),
         (
-            lambda: make("full").model(Linear()).predict(draw(4, DIM), torch.tensor(0.5), None, (CLASS_BLIND,)),
+            lambda: make("full").model(Linear()).predict(draw(4, DIM), torch.tensor(0.5), None, (UNCONDITIONAL,)),
             "no class",
         ),
         (

@@ -162,9 +162,9 @@ def test_another_level_networks_training_is_refused(other, tmp_path):
     rest = {name: value for name, value in other.items() if name not in settings}
     with pytest.raises(ValueError, match=r"holds a training with other settings .* --restart"):
         level(tmp_path, config=dataclasses.replace(LEVEL, **settings), **rest)
-    again = level(tmp_path, config=dataclasses.replace(LEVEL, **settings), restart=True, **rest)
+    resumed = level(tmp_path, config=dataclasses.replace(LEVEL, **settings), restart=True, **rest)
     fresh = level(tmp_path / "fresh", config=dataclasses.replace(LEVEL, **settings), **rest)
-    assert all(torch.equal(v, fresh.network.state_dict()[k]) for k, v in again.network.state_dict().items())
+    assert all(torch.equal(v, fresh.network.state_dict()[k]) for k, v in resumed.network.state_dict().items())
 
 
 def test_a_finished_level_network_takes_more_steps(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import noiseshift as ns
 from noiseshift.checkpoints import Card
 from noiseshift.checkpoints.saving import save
-from noiseshift.diffusion.models import FULL, NOISE_BLIND
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL
 from noiseshift.training.finetune import _objective, finetune, held_out_loss
 from noiseshift.training.train import TrainingConfig
 
@@ -59,7 +59,7 @@ def unaware(tmp_path):
     state = {k: v for k, v in bundled.model.network.state_dict().items() if k != "t_embedder.null"}
     path = save(tmp_path / "unaware", state, bundled.card)
     (tmp_path / bundled.card.estimator).write_bytes(bundled.estimator.read_bytes())
-    assert NOISE_BLIND not in ns.load(path).model.branches
+    assert NOISE_UNCONDITIONAL not in ns.load(path).model.branches
     return path
 
 
@@ -67,8 +67,8 @@ def test_finetuning_the_null_embedding_leaves_the_conditional_branch_to_the_bit(
     images = ns.data.reference()
     config = TrainingConfig(steps=12, batch=32, learning_rate=0.1, ema=0.5)
     found = finetune(ns.load(unaware), images[100:], images[:100], config, tmp_path / "run", part="null")
-    assert found.told_after == found.told_before
-    assert found.blind_after < found.blind_before
+    assert found.conditional_after == found.conditional_before
+    assert found.unconditional_after < found.unconditional_before
     old = ns.load(unaware).model.network.state_dict()
     for key, value in found.state.items():
         assert key == "t_embedder.null" or torch.equal(value, old[key])
@@ -78,10 +78,10 @@ def test_finetune_reports_both_branches_and_its_checkpoint_takes_guidance(unawar
     out = tmp_path / "aware"
     words = ["finetune", str(unaware), "--steps", "3", "--batch", "16", "--no-progress", "--out", str(out)]
     printed = run(words)
-    assert "told the level: loss" in printed
-    assert "noise-blind:" in printed
+    assert "noise-conditional:   loss" in printed
+    assert "noise-unconditional:" in printed
     aware = ns.load(out / "model.safetensors")
-    assert NOISE_BLIND in aware.model.branches
+    assert NOISE_UNCONDITIONAL in aware.model.branches
     x = torch.randn(2, 1, 28, 28)
     guided = ns.Guided(aware.model, ns.noise_awareness(1.0))
     assert bool(torch.isfinite(guided(x, torch.tensor(0.5), torch.tensor([0, 1])).eps).all())
@@ -92,9 +92,9 @@ def test_the_objective_of_a_checkpoint_is_the_one_it_was_trained_on():
     images = ns.data.reference()[:256]
     for name in ("fashion-sit", "fashion-ddpm"):
         checkpoint = ns.load(name)
-        loss = held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, told=True)
+        loss = held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, conditional=True)
         assert loss < 1.3 * checkpoint.card.provenance["training loss"]
-        assert loss < held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, told=False)
+        assert loss < held_out_loss(checkpoint.model.network, _objective(checkpoint.model), images, conditional=False)
 
 
 def test_official_sit_turns_time_and_sign(tmp_path):
@@ -107,7 +107,7 @@ def test_official_sit_turns_time_and_sign(tmp_path):
     path = save(tmp_path / "official", flipped, card)
     images = ns.data.reference()[:64]
     ours, theirs = (
-        held_out_loss(c.model.network, _objective(c.model), images, told=True) for c in (bundled, ns.load(path))
+        held_out_loss(c.model.network, _objective(c.model), images, conditional=True) for c in (bundled, ns.load(path))
     )
     assert theirs == pytest.approx(ours, rel=1e-4)
 
@@ -133,15 +133,15 @@ def test_evaluate_prints_a_row_a_metric(tmp_path):
     assert [line.split()[0] for line in printed.splitlines()[1:]] == [
         *("FD-fashion", "KD-fashion", "precision", "recall", "IS-fashion")
     ]
-    asked = ["evaluate", str(path), "--extractor"]
-    result = CliRunner().invoke(main, [*asked, "inception"])
+    words = ["evaluate", str(path), "--extractor"]
+    result = CliRunner().invoke(main, [*words, "inception"])
     assert result.exit_code == 2
     assert "needs --reference" in result.output
-    result = CliRunner().invoke(main, [*asked, "other.pt", "--reference", str(path)])
+    result = CliRunner().invoke(main, [*words, "other.pt", "--reference", str(path)])
     assert result.exit_code == 1
     assert "TorchScript" in result.output
     if importlib.util.find_spec("torch_fidelity") is None:
-        result = CliRunner().invoke(main, [*asked, "inception", "--reference", str(path)])
+        result = CliRunner().invoke(main, [*words, "inception", "--reference", str(path)])
         assert result.exit_code == 1
         assert "noiseshift[fid]" in result.output
 

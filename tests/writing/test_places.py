@@ -255,7 +255,7 @@ def test_a_run_of_version_0_1_is_known_by_its_run_json(kind, tmp_path):
 @pytest.mark.parametrize(
     "about", [{}, {"checkpoint": 1}, {"versions": {"noiseshift": "0.1"}}, OLD["measure"] | {"versions": 1}]
 )
-def test_a_run_json_of_somebody_else_is_no_run_of_ours(about, tmp_path):
+def test_another_programs_run_json_is_no_run_of_ours(about, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     with pytest.raises(PlaceError):

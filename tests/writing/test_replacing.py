@@ -223,7 +223,7 @@ def test_a_lock_without_the_systems_own_is_known_by_process_and_start(tmp_path, 
     process.join()
 
 
-def test_a_lock_of_another_host_is_respected_and_told_how_to_lift(tmp_path):
+def test_a_lock_of_another_host_is_respected_and_its_removal_is_explained(tmp_path):
     place = tmp_path / "run"
     lock_of(place).write_text(
         json.dumps({"pid": 1, "host": "elsewhere", "started": "x", "since": "then", "command": "y"})

@@ -1,4 +1,4 @@
-"""What text-conditioned networks are told: prompts encoded once into a bank, and named by their place in it.
+"""What text-conditioned networks are given: prompts encoded once into a bank, and named by their place in it.
 
 A text checkpoint so has classes like any other: class i is prompt i, the null class is what the pipeline's own
 classifier-free guidance takes for unconditional (the empty prompt; zeros in SDXL).
@@ -125,7 +125,7 @@ class Bank(nn.Module):
         """Raises ValueError while there are no prompts."""
         if self.hidden is None:
             raise ValueError(
-                "this network is told a text: give --prompts FILE, one prompt a line, or --embeddings FILE"
+                "this network is conditioned on a text: give --prompts FILE, one prompt a line, or --embeddings FILE"
             )
         return self.hidden[label], None if self.pooled is None else self.pooled[label]
 

@@ -41,9 +41,9 @@ READABLE = f"those of a UNet2DModel (DDPMPipeline, DDIMPipeline, LDMPipeline), D
 MOST_STEPS = 100_000
 """A longer table of noise levels is none."""
 FLUX_SIDE = 128
-"""Latents a side of the pictures that Flux draws unless told otherwise; its configuration names no size."""
+"""Latents a side of the pictures that Flux draws unless another is given; its configuration names no size."""
 FLUX_GUIDANCE = 3.5
-"""What FluxPipeline tells a guidance-distilled network unless told otherwise."""
+"""What FluxPipeline tells a guidance-distilled network unless another is given."""
 # What these pipelines change in the scheduler they are given.
 FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
 
@@ -143,7 +143,7 @@ def _conditions(
     if prompts is None and embeddings is None:
         return None
     if found.pipeline not in TEXT:
-        raise CheckpointError(f"{found.path.name} is a {found.pipeline}, which is told no text: leave the prompts out")
+        raise CheckpointError(f"{found.path.name} is a {found.pipeline}, which takes no text: leave the prompts out")
     if prompts is not None and embeddings is not None:
         raise CheckpointError("prompts and embeddings were both given: give one of them")
     if prompts is not None:
@@ -200,7 +200,7 @@ def _sizes(
     """SDXL's size conditions for an uncropped picture, as its pipeline makes them."""
     if config.get("time_cond_proj_dim") is not None or config["in_channels"] != config["out_channels"]:
         raise CheckpointError(
-            f"{found.path.name} is a distilled or inpainting network, which cannot be told its conditions"
+            f"{found.path.name} is a distilled or inpainting network, whose conditions cannot be given here"
         )
     if found.pipeline != "StableDiffusionXLPipeline":
         return None
@@ -248,7 +248,7 @@ def _scheduler(found: Found) -> Any:
 
 
 def _convention(found: Found, scheduler: Any) -> tuple[Discrete | Linear, Any, TimeInput]:
-    """Schedule, prediction and time as the network was trained: the table of a DDPM, or a flow told sigma.
+    """Schedule, prediction and time as the network was trained: the table of a DDPM, or a flow conditioned on sigma.
 
     A flow scheduler's shift only says which sigmas the sampler visits.
     """

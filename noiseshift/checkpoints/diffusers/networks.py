@@ -1,6 +1,6 @@
 """diffusers' networks called as ours are: (x, time, label, known) -> (B, C or 2C, H, W).
 
-`label` is a class, or a prompt's place in the bank; `known` is not used: none of them has a noise-blind branch.
+`label` is a class, or a prompt's place in the bank; `known` is not used: none of them has a noise-unconditional branch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ClassTransformer(nn.Module):
 
 
 class TextUnet(nn.Module):
-    """UNet2DConditionModel. SDXL's is also told `sizes`: the original height and width, the crop's corner, the target's
+    """UNet2DConditionModel. SDXL's also takes `sizes`: the original height and width, the crop's corner, the target's
     height and width, in pixels (Podell et al., arXiv 2307.01952)."""
 
     def __init__(self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None):
@@ -71,7 +71,7 @@ class JointTransformer(nn.Module):
 class PackedTransformer(nn.Module):
     """FluxTransformer2DModel: latents go in as rows of 2×2 patches, each with its place.
 
-    `guidance` is the scale that a guidance-distilled network is told, None for one that takes none. It counts as
+    `guidance` is the scale that a guidance-distilled network is given, None for one that takes none. It counts as
     diffusers does: 1 = unguided.
     """
 

@@ -47,7 +47,7 @@ def _build_transformer(content: Content, card: Card) -> NetworkModel:
 # The first that recognises a file reads it: a config says more than keys do.
 FORMATS = (
     Format("an EDM pickle", ("edm", "edm2"), edm.recognise, edm.card, edm.build),
-    Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.told, k_diffusion.build),
+    Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.card_of, k_diffusion.build),
     Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
     Format(
         "a DiT, SiT or REPA transformer",
@@ -56,12 +56,12 @@ FORMATS = (
         lambda content: None,
         _build_transformer,
     ),
-    Format("an ADM UNet", ("adm", "torchcfm"), adm.recognise, adm.told, adm.build),
+    Format("an ADM UNet", ("adm", "torchcfm"), adm.recognise, adm.card_of, adm.build),
     Format(
         "a Unet of denoising-diffusion-pytorch",
         ("lucidrains",),
         lucidrains.recognise,
-        lucidrains.told,
+        lucidrains.card_of,
         lucidrains.build,
     ),
 )

@@ -43,7 +43,7 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     return shown
 
 
-def told(content: Mapping[Any, Any]) -> Card | None:
+def card_of(content: Mapping[Any, Any]) -> Card | None:
     """The card of a released network, and the family of a file of torchcfm's training script."""
     released = _released(state_of(content))
     if not _of_torchcfm(content):

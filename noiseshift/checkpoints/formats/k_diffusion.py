@@ -44,7 +44,7 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     return None if config is None else f"its config of an {str(config['model']['type'])[:40]}"
 
 
-def told(content: Mapping[Any, Any]) -> Card | None:
+def card_of(content: Mapping[Any, Any]) -> Card | None:
     """The card that the config makes. Raises CheckpointError where it lacks the range of sigmas, or the size."""
     config = _config(content)
     if config is None:
@@ -115,7 +115,7 @@ def _network(config: dict[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     model = config["model"]
     more = [name for name in ("mapping_cond_dim", "unet_cond_dim", "cross_cond_dim") if model.get(name)]
     if more:
-        raise CheckpointError(f"its network is told more than a level and a class ({more[0]}): wrap it in a function")
+        raise CheckpointError(f"its network takes more than a level and a class ({more[0]}): wrap it in a function")
     depths = model.get("depths", model.get("depth", 0))
     if not all(isinstance(n, int) and n <= len(state) for n in (depths if isinstance(depths, list) else [depths])):
         raise CheckpointError(f"its config claims depths of {str(depths)[:60]}, more than it has tensors: correct it")

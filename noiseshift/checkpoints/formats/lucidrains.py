@@ -36,11 +36,11 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
         shown += f" of version {content['version'][:20]}"
     inputs, outputs = network["init_conv.weight"].shape[1:2], network["final_conv.weight"].shape[:1]
     if outputs and inputs == (2 * outputs[0],):
-        shown += "; its self-condition is told zeros"
+        shown += "; its self-condition is given zeros"
     return shown
 
 
-def told(content: Mapping[Any, Any]) -> Card | None:
+def card_of(content: Mapping[Any, Any]) -> Card | None:
     """The card that the buffers of a GaussianDiffusion make; None for a Unet alone."""
     state = state_of(content)
     if "betas" not in state or "loss_weight" not in state:

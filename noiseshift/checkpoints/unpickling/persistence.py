@@ -53,7 +53,7 @@ class Record:
 
 
 class Plain(dict[str, Any]):
-    """A mapping of somebody's own class, as a plain one."""
+    """A mapping of a user's class, as a plain one."""
 
 
 def persistent(meta: Any) -> Record:

@@ -211,7 +211,7 @@ def _bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
 
 def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     if not member.CRC and hasattr(member, "CRC"):
-        del member.CRC  # torch may be told to compute none
+        del member.CRC  # torch can be set to compute none
     return archive.open(member)
 
 
@@ -231,8 +231,8 @@ def read_stream(stream: Bounded, *, nested: bool = False) -> Any:
     claimed = {str(pid[2]): pid for pid in lister.pids}
     raw = {key: _behind(stream, claimed[key]) for key in Reader(stream).load()}
     stream.stream.seek(start)
-    again = Bounded(stream.stream)
-    return Reader(again, lambda pid: _part(raw[str(pid[2])], *pid[5:]), nested=nested).load()
+    reopened = Bounded(stream.stream)
+    return Reader(reopened, lambda pid: _part(raw[str(pid[2])], *pid[5:]), nested=nested).load()
 
 
 def _behind(stream: Bounded, pid: tuple[Any, ...]) -> Storage:

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 from noiseshift.cli import main
 
 import noiseshift as ns
-from noiseshift.checkpoints.own_code import networks_in
+from noiseshift.checkpoints.custom_code import networks_in
 
 MODULE = """
 import functools
 import torch
 import noiseshift as ns
-from noiseshift.checkpoints.own_code import networks_in
+from noiseshift.checkpoints.custom_code import networks_in
 
 CARD = {"shape": [1, 8, 8], "prediction": "epsilon", "time": {"zero": "noise", "scale": 10.0, "offset": 1.0}}
 
@@ -71,7 +71,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_callable_is_told_its_own_time_and_its_classes():
+def test_a_callable_is_given_its_own_time_and_its_classes():
     checkpoint = ns.load("mine:with_classes")
     assert (checkpoint.shape, checkpoint.classes, checkpoint.name) == ((1, 8, 8), 3, "mine-with_classes")
     t, y = torch.tensor(0.3), torch.tensor([0, 2])
@@ -83,7 +83,7 @@ def test_a_model_keeps_its_own_schedule_and_space():
     checkpoint = ns.load("mine:wrapped")
     assert checkpoint.card.schedule == {"kind": "cosine"}
     assert checkpoint.card.prediction == "x0"
-    assert ns.models.CLASS_BLIND in checkpoint.model.branches
+    assert ns.models.UNCONDITIONAL in checkpoint.model.branches
     assert checkpoint.classes == 2
 
 

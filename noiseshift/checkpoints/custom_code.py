@@ -1,4 +1,4 @@
-"""Models that somebody's own code makes: `module:function`, and files whose code the user trusts."""
+"""Models that custom code makes: `module:function`, and files whose code the user trusts."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ class Called(nn.Module):
 
 
 def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
-    """A model of what somebody's code made, and its card: a Model, a callable with a card, or either in a pair with the
+    """A model of what custom code made, and its card: a Model, a callable with a card, or either in a pair with the
     card's values. `card` comes before the pair's.
 
-    Raises CheckpointError for anything else, and where the shape of a state is not told.
+    Raises CheckpointError for anything else, and where the shape of a state is not given.
     """
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
         made, said = made
