@@ -3,7 +3,7 @@
     python benchmarks/controls.py                       # Fashion-MNIST test images, the bundled checkpoint
     python benchmarks/controls.py --target mixture      # an exact mixture, d = 64, with the model-based estimators
 
-Each repeat draws fresh real samples, calibrates on half of them and reads the other half: first at the level told (any
+Each repeat draws fresh real samples, calibrates on half of them and reads the other half: first at the conditioning level (any
 resolved shift is a false alarm, 5 % nominal), then at a level off by a known min(t, 1 - t)/16 (the 95 % interval must
 hold it). Printed with the binomial 99 % band. On images the data are Debian's `dataset-fashion-mnist`, test split: the
 bundled networks never saw it.

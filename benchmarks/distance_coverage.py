@@ -4,7 +4,7 @@
     python benchmarks/distance_coverage.py --metric FD --samples 1000
 
 Samples and real images are Gaussian features. FD's and KID's truths have closed forms, the Inception score's is that of two
-million images, precision's and recall's the mean over draws of both sets of the sizes asked. A line a case: how often the
+million images, precision's and recall's the mean over draws of both sets of the sizes given. A line a case: how often the
 interval holds the truth (of --repeats; chance moves 300 of them by 2.5 %), its mean width, and beside it the same for what
 was printed before: a jackknife with the reference taken as exact, KID's spread over subsets, and the binomial error alone.
 """
@@ -144,8 +144,8 @@ def score_cases(n: int, rng: np.random.Generator) -> Iterator[Case]:
 
         def draw(probs: Callable[[int], Array] = probs) -> tuple[Change, Change]:
             part = probs(n)
-            again = [inception_score(part[rng.integers(0, n, n)]) for _ in range(100)]
-            return score_change(part), Change(np.nan, *np.quantile(again, [0.025, 0.975]))
+            second = [inception_score(part[rng.integers(0, n, n)]) for _ in range(100)]
+            return score_change(part), Change(np.nan, *np.quantile(second, [0.025, 0.975]))
 
         yield f"IS, {name}", truth, draw
 

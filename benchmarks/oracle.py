@@ -55,14 +55,14 @@ def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
             oracle = target.estimator(schedule, time_grid(schedule, 1500, 0.005, 0.995))
             generator = torch.Generator().manual_seed(1)
             for t in TIMES:
-                x0, told = target.sample(states, generator), torch.tensor(t, dtype=torch.float64)
-                x = schedule(told).mix(x0, torch.randn(x0.shape, generator=generator, dtype=torch.float64))
+                x0, t_cond = target.sample(states, generator), torch.tensor(t, dtype=torch.float64)
+                x = schedule(t_cond).mix(x0, torch.randn(x0.shape, generator=generator, dtype=torch.float64))
                 exact, row = (
                     oracle(x),
                     f"{d:4d} {type(schedule).__name__:18s} {t:4.1f}  {float(oracle(x).std.mean()):8.4f}",
                 )
                 for estimator, limit in estimators:
-                    read = estimator(x, step=ns.Step(0, told, x))
+                    read = estimator(x, step=ns.Step(0, t_cond, x))
                     error = float((((read.mean - exact.mean) / exact.std) ** 2).mean().sqrt())
                     ratio = float((read.std / exact.std).mean())
                     mark = "*" if error > limit or abs(ratio - 1) > 0.15 else " "

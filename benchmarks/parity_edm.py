@@ -1,4 +1,4 @@
-"""EDM's and EDM2's own code beside ours: networks built, randomised and pickled by them, loaded and asked by us.
+"""EDM's and EDM2's own code beside ours: networks built, randomised and pickled by them, loaded and evaluated by us.
 
     git clone https://github.com/NVlabs/edm && python benchmarks/parity_edm.py edm
     git clone https://github.com/NVlabs/edm2 && python benchmarks/parity_edm.py edm2

@@ -121,10 +121,10 @@ def _with_classes(folder: Path) -> None:
     for t in found.model.snap(torch.tensor(TIMES, dtype=torch.float64)):
         step = torch.full((2,), round(float(t) * 1000) - 1)
         with torch.no_grad():
-            told, blind = (diffusion.model(x, step, y, cond_drop_prob=p) for p in (0.0, 1.0))
+            given, null_class = (diffusion.model(x, step, y, cond_drop_prob=p) for p in (0.0, 1.0))
             full, null = found.model.predict(x, t, y, [ns.Branch(), ns.Branch(condition=False)])
-        check(f"lucidrains with classes, step {int(step[0])}", full.eps, told)
-        check(f"lucidrains with classes, step {int(step[0])}, the null class", null.eps, blind)
+        check(f"lucidrains with classes, step {int(step[0])}", full.eps, given)
+        check(f"lucidrains with classes, step {int(step[0])}, the null class", null.eps, null_class)
 
 
 # guided-diffusion ---------------------------------------------------------------------------------------------------
@@ -177,9 +177,9 @@ def adm(folder: Path, sources: Path) -> None:
             network = scripts.create_model_and_diffusion(**{**usual, **flags})[0]
             mine = _adm_of(network)
         same(f"guided-diffusion {name}, parameters", parameters(mine), parameters(network))
-        told = _told_of_released(network)
-        same(f"guided-diffusion {name}, pixels told by shapes", told.size, flags["image_size"])
-        heads = (told.heads, told.head_channels, told.attention_order == "new", told.schedule.get("betas", "linear"))
+        card = _card_of_released(network)
+        same(f"guided-diffusion {name}, pixels known by shapes", card.size, flags["image_size"])
+        heads = (card.heads, card.head_channels, card.attention_order == "new", card.schedule.get("betas", "linear"))
         flagged = (
             flags.get("num_heads"),
             flags.get("num_head_channels"),
@@ -195,19 +195,19 @@ def _adm_of(network: nn.Module) -> nn.Module:
     return Adm(config_from_state(network.state_dict()))
 
 
-def _told_of_released(network: nn.Module) -> Any:
-    from noiseshift.checkpoints.formats.adm import told
+def _card_of_released(network: nn.Module) -> Any:
+    from noiseshift.checkpoints.formats.adm import card_of
 
-    return told(network.state_dict())
+    return card_of(network.state_dict())
 
 
 def _adm_predictions(name: str, found: ns.Checkpoint, network: nn.Module, diffusion: Any) -> None:
     x, y = torch.randn(2, 3, 64, 64), torch.tensor([1, 7])
     for t in found.model.snap(torch.tensor(TIMES, dtype=torch.float64)):
         step = torch.full((2,), round(float(t) * 1000) - 1)
-        told = {"y": y} if found.classes else {}
+        classes = {"y": y} if found.classes else {}
         with torch.no_grad():
-            theirs = diffusion.p_mean_variance(network, x, step, clip_denoised=False, model_kwargs=told)
+            theirs = diffusion.p_mean_variance(network, x, step, clip_denoised=False, model_kwargs=classes)
             ours = found.model(x, t, y if found.classes else None)
         check(f"{name}, step {int(step[0])}", ours.x0, theirs["pred_xstart"])
 
@@ -245,8 +245,8 @@ def torchcfm(folder: Path) -> None:
         network = UNetModelWrapper((3, 32, 32), 128, 2, [1, 2, 2, 2], num_heads=4, num_head_channels=64)
         mine = _adm_of(network)
     same("torchcfm CIFAR-10, parameters", parameters(mine), parameters(network))
-    told = _told_of_released(network)
-    same("torchcfm CIFAR-10, told by shapes", (told.family, told.size, told.head_channels), ("torchcfm", 32, 64))
+    card = _card_of_released(network)
+    same("torchcfm CIFAR-10, known by shapes", (card.family, card.size, card.head_channels), ("torchcfm", 32, 64))
 
 
 # k-diffusion --------------------------------------------------------------------------------------------------------
@@ -300,9 +300,9 @@ def _k_predictions(name: str, found: ns.Checkpoint, denoiser: Any) -> None:
             said = denoiser(x, sigma, **({} if y is None else {"class_cond": y}))
             check(f"{name}, sigma {float(sigma[0]):.3g}", found.model(x, t, y).x0, said)
             if y is not None:
-                blind = found.model.predict(x, t, None, [ns.Branch(condition=False)])[0]
+                null = found.model.predict(x, t, None, [ns.Branch(condition=False)])[0]
                 said = denoiser(x, sigma, class_cond=torch.full((2,), found.classes))
-                check(f"{name}, sigma {float(sigma[0]):.3g}, the null class", blind.x0, said)
+                check(f"{name}, sigma {float(sigma[0]):.3g}, the null class", null.x0, said)
 
 
 def main() -> None:

@@ -77,22 +77,28 @@ def k_diffusion_samplers() -> None:
         "sample_dpm_2_ancestral": {},
     }.items():
         theirs: list[dict[str, Tensor]] = []
-        heard: list[tuple[Tensor, float]] = []
+        recorded: list[tuple[Tensor, float]] = []
         torch.manual_seed(0)
         x = torch.randn(4, 1, 8, 8) * 50
         seen = ns.observe(model, times=sigmas, points=100)
         own = seen.record
-        seen.record = lambda state, t, prediction, own=own, heard=heard: (
-            heard.append((state, t)),
+        seen.record = lambda state, t, prediction, own=own, recorded=recorded: (
+            recorded.append((state, t)),
             own(state, t, prediction),
         )
         with seen:
             getattr(sampling, name.split(",")[0])(denoiser, x, sigmas, callback=theirs.append, disable=True, **options)
-        if len(heard) != len(theirs):
-            raise SystemExit(f"{name}: {len(heard)} states heard, {len(theirs)} taken")
-        told = torch.stack([model.schedule(torch.tensor(t).double()).sigma for _, t in heard])
-        check(f"k-diffusion {name}: the sigma told", told, torch.stack([s["sigma_hat"] for s in theirs]).double())
-        check(f"k-diffusion {name}: states", torch.stack([s for s, _ in heard]), torch.stack([s["x"] for s in theirs]))
+        if len(recorded) != len(theirs):
+            raise SystemExit(f"{name}: {len(recorded)} states heard, {len(theirs)} taken")
+        sigmas_there = torch.stack([model.schedule(torch.tensor(t).double()).sigma for _, t in recorded])
+        check(
+            f"k-diffusion {name}: the conditioning sigma",
+            sigmas_there,
+            torch.stack([s["sigma_hat"] for s in theirs]).double(),
+        )
+        check(
+            f"k-diffusion {name}: states", torch.stack([s for s, _ in recorded]), torch.stack([s["x"] for s in theirs])
+        )
 
 
 def smalldiffusion_models() -> None:
@@ -108,15 +114,15 @@ def smalldiffusion_models() -> None:
                     theirs = network.predict_eps(x, sigma)
                     check(f"smalldiffusion {kind.__name__} {type(schedule).__name__}", model(x, t).eps, theirs)
     schedule = ScheduleLogLinear(100)
-    sigmas, heard = schedule.sample_sigmas(10), []
+    sigmas, recorded = schedule.sample_sigmas(10), []
     seen = ns.observe(ns.adapters.smalldiffusion(network, schedule), times=sigmas, points=100)
     own = seen.record
-    seen.record = lambda state, t, prediction: (heard.append(state), own(state, t, prediction))
+    seen.record = lambda state, t, prediction: (recorded.append(state), own(state, t, prediction))
     start = torch.randn(4, 2) * sigmas[0]
     with seen:
         states = list(samples(network, sigmas, xt=start, batchsize=4))
     # The first state is at t = 1, where there is no level to read.
-    check("smalldiffusion samples(): states", torch.stack(heard), torch.stack(states[: len(heard)]))
+    check("smalldiffusion samples(): states", torch.stack(recorded), torch.stack(states[: len(recorded)]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pth"
         torch.save(network.state_dict(), path)

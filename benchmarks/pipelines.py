@@ -5,7 +5,7 @@
 
 No model errs here, so every shift is the solver's. Data are Gaussian pictures of 16×16 whose k-th variance is
 k^-exponent; the level is read by the exact posterior, calibrated on real samples. Printed for each pipeline: the last
-told steps that are read, and there encoded / told sigma (sigma over alpha; 1 is no shift, below 1 less noise than told)
+steps that are read, and there effective / conditioning sigma (sigma over alpha; 1 is no shift, below 1 less noise)
 with half its 95 % interval. How far, and which way, a solver shifts hangs on the data's spectrum: a figure without it
 cannot be compared.
 """
@@ -74,7 +74,7 @@ def watched(
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """Encoded / told sigma over alpha, and half the interval of its logarithm, a row a step read."""
+    """Effective / conditioning sigma over alpha, and half the interval of its logarithm, a row a step read."""
     return pd.DataFrame(
         {
             "step": (1000 * table["t"]).round().astype(int) - 1,

@@ -43,19 +43,19 @@ def check(browser, path: Path, shots: Path | None) -> list[tuple[bool, str]]:
     for scheme in ("light", "dark"):
         for width in (400, 800, 1600):
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            said, asked = [], []
+            said, requested = [], []
             page.on("console", lambda message, said=said: said.append(message.text))
             page.on("pageerror", lambda error, said=said: said.append(str(error)))
-            page.on("request", lambda request, asked=asked: asked.append(request.url[:60]))
+            page.on("request", lambda request, requested=requested: requested.append(request.url[:60]))
             page.goto(path.resolve().as_uri())
             wide = page.evaluate("document.documentElement.scrollWidth")
-            asked = [url for url in asked if not url.startswith(("data:", path.resolve().as_uri()))]
+            requested = [url for url in requested if not url.startswith(("data:", path.resolve().as_uri()))]
             ratio, text = page.evaluate(CONTRAST)
             where = f"{path.name} {width} px {scheme}"
             found += [
                 (wide <= width, f"{where}: page is {wide} px wide"),
                 (not said, f"{where}: console {said}"),
-                (not asked, f"{where}: requests {asked}"),
+                (not requested, f"{where}: requests {requested}"),
                 (ratio >= 4.5, f"{where}: least contrast {ratio:.2f} ({text!r})"),
             ]
             if shots:

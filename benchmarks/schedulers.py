@@ -2,8 +2,8 @@
 
     python benchmarks/schedulers.py docs/schedulers.md
 
-Writes a table: a scheduler's family, how far the level it reaches lies from the label that the network is told next (the largest
-over 13 steps, in log-SNR), and where a run ends; or the line that refuses it. Takes a minute.
+Writes a table: a scheduler's family, how far the level it reaches lies from the next label, which the network is
+conditioned on (the largest over 13 steps, in log-SNR), and where a run ends; or the line that refuses it. Takes a minute.
 """
 
 import sys
@@ -29,12 +29,12 @@ OPTIONS = {
 HEAD = f"""# Schedulers
 
 Every scheduler of diffusers {diffusers.__version__} is either followed as its own loop runs it or refused in one line.
-`tests/diffusion/test_schedulers.py` holds this for all of their options. The network is told the level of the timestep's
+`tests/diffusion/test_schedulers.py` holds this for all of their options. The network is conditioned on the level of the timestep's
 *label*. Where the scheduler's arithmetic lands elsewhere, the sampler shifts even with a perfect network. That shift is left in,
 for the measurement to find.
 
 Made by `benchmarks/schedulers.py`, with {STEPS} steps. "Off by" is the largest distance in log-SNR between the level that a
-step reaches and the label told next; stochastic schedulers are read to 0.01. "Ends at" is the last state's sigma over alpha;
+step reaches and the next label; stochastic schedulers are read to 0.01. "Ends at" is the last state's sigma over alpha;
 0 is data.
 
 | scheduler | options | family | off by | ends at |
@@ -56,9 +56,9 @@ def rows(name, kind):
             if not options:
                 return
             continue
-        told, reached = reached_levels(scheduler, STEPS)
+        conditioning, reached = reached_levels(scheduler, STEPS)
         alpha, sigma = update.end
-        off = float((told - reached).abs().max())
+        off = float((conditioning - reached).abs().max())
         yield f"| {name} | {said} | {type(update.family).__name__.lower()} | {off:.2f} | {sigma / alpha:.2g} |"
 
 

@@ -1,4 +1,4 @@
-"""What each correction takes off the distance, in shares of the unguided one, along a model's training.
+"""What each correction reduces of the distance, in shares of the unguided one, along a model's training.
 
     python benchmarks/training_figure.py docs/figures/correction-training.png 2=RUN 5=RUN 20=RUN 100=RUN 100=OTHER
 

@@ -48,10 +48,10 @@ def latents_of(family: str) -> Callable[[Job], list[str]]:
             content = torch.load(path, weights_only=False)
             content["ema"] |= {"projectors.0.0.weight": torch.randn(64, 384), "projectors.0.0.bias": torch.zeros(64)}
             torch.save(content, path)
-        told = [] if family == "repa" else ["--family", family]
+        options = [] if family == "repa" else ["--family", family]
         return [
             str(path),
-            *told,
+            *options,
             "--vae",
             str(job.folder / "vae"),
             "--sampler",

@@ -78,13 +78,13 @@ def error(words: list[str], real: ns.data.Images) -> float:
 def row(name: str, words: list[str], out: Path, wrong: float) -> str:
     """A line of the table: the readable step in the middle, and how many steps are resolved."""
     table = ns.Run.load(out).reports["residual"].table().dropna(subset=["shift"])
-    told = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
     if table.empty:
-        return f"| {name} | `{told}` | {wrong:.3f} | not readable | | |"
+        return f"| {name} | `{shown}` | {wrong:.3f} | not readable | | |"
     at = table.iloc[len(table) // 2]
     shift = f"{at['shift']:+.3f} [{at['low']:+.3f}, {at['high']:+.3f}] at t = {at['t']:.2f}".replace("-", "−")
     resolved = f"{int(table['resolved'].sum())} of {len(table)}"
-    return f"| {name} | `{told}` | {wrong:.3f} | {shift} | {at['slope']:.2f} | {resolved} |"
+    return f"| {name} | `{shown}` | {wrong:.3f} | {shift} | {at['slope']:.2f} | {resolved} |"
 
 
 def sources_option(name: str) -> Any:
@@ -117,8 +117,8 @@ def main(out: Path, only: str | None, steps: int, samples: int, data: str, **sou
         words = make(Job(folder, images, steps, {k: v for k, v in sources.items() if v}))
         real = chosen(held_out) if "--embeddings" in words else held_out
         path = write(folder / "real.npz", real)
-        told = ["--data", path, "--estimator", "residual", "--samples", samples, "--out", "measured", "--no-progress"]
-        run(folder, "measure", *words, *told)
+        shown = ["--data", path, "--estimator", "residual", "--samples", samples, "--out", "measured", "--no-progress"]
+        run(folder, "measure", *words, *shown)
         (folder / "made.json").write_text(json.dumps({"format": name, "words": words, "steps": steps}))
         with contextlib.chdir(folder):  # where a user's module and its weights lie
             wrong = error(words, real)

@@ -21,19 +21,19 @@ import click
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
-import bench
+import harness
 
 
 @click.command()
 @click.option("--steps", default=6, show_default=True, help="Amounts of room that are tried for each command.")
-@click.option("--only", default=",".join(bench.COMMANDS), help="Commands, joined by commas.")
+@click.option("--only", default=",".join(harness.COMMANDS), help="Commands, joined by commas.")
 def main(steps: int, only: str) -> None:
     faults, tried = [], 0
     with tempfile.TemporaryDirectory() as folder:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], check=False).returncode:
             _in_namespaces()
         try:
-            bench.prepare(Path(folder))
+            harness.prepare(Path(folder))
             for command in only.split(","):
                 started = time.time()
                 full, found = _fill(command, steps)
@@ -60,43 +60,43 @@ def _in_namespaces() -> None:
 
 def _fill(command: str, steps: int) -> tuple[int, list[str]]:
     trains = command in ("train", "finetune", "train-estimator")
-    bench.clear("out")
+    harness.clear("out")
     _must(command)
-    wanted, size = bench.result("out"), _used("out")
-    bench.clear("out")
+    wanted, size = harness.result("out"), _used("out")
+    harness.clear("out")
     old: dict[str, str] = {}
     if not trains:
         _must(command, "--seed", "1")
-        old = bench.result("out")
+        old = harness.result("out")
     full, faults = 0, []
     for step in range(steps):
         _fill_up(int(1.5 * size * (step / steps) ** 2))
-        ended = bench.run(command, "out").wait()
+        ended = harness.run(command, "out").wait()
         Path("filler").unlink()
         full += ended.code != 0
         if ended.code not in (0, 1) or not ended.in_a_line or (ended.code and "free some" not in ended.said):
             faults.append(f"exit {ended.code}: {ended.said.strip()[-300:]}")
-        now = {name: text for name, text in bench.result("out").items() if ".partial-" not in name}
+        now = {name: text for name, text in harness.result("out").items() if ".partial-" not in name}
         if ended.code and not trains and command != "compare" and now != old:
             faults.append(f"what stood is changed: {sorted(set(now.items()) ^ set(old.items()))[:4]}")
         if ended.code == 0 or step == steps - 1:
             break
     _must(command)
-    now = bench.result("out")
+    now = harness.result("out")
     if now != wanted:
         faults.append(f"with room again it differs: {sorted(set(now.items()) ^ set(wanted.items()))[:4]}")
-    bench.clear("out")
+    harness.clear("out")
     return full, faults
 
 
 def _must(command: str, *more: str) -> None:
-    ended = bench.run(command, "out", *more).wait()
+    ended = harness.run(command, "out", *more).wait()
     if ended.code:
         raise SystemExit(f"{command} fails with room on the disk: {ended.said}")
 
 
 def _used(out: str) -> int:
-    files = [path for top in bench.beside(out) for path in [Path(top), *Path(top).rglob("*")] if path.is_file()]
+    files = [path for top in harness.beside(out) for path in [Path(top), *Path(top).rglob("*")] if path.is_file()]
     return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
 
 

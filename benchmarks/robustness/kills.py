@@ -22,19 +22,19 @@ import click
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
-import bench
+import harness
 
 
 @click.command()
 @click.option("--kills", default=200, show_default=True)
-@click.option("--only", default=",".join(bench.COMMANDS), help="Commands, joined by commas.")
+@click.option("--only", default=",".join(harness.COMMANDS), help="Commands, joined by commas.")
 @click.option("--seed", default=0, show_default=True)
 def main(kills: int, only: str, seed: int) -> None:
     chance = random.Random(seed)
     chosen = only.split(",")
     faults, done = [], 0
     with tempfile.TemporaryDirectory() as folder:
-        bench.prepare(Path(folder))
+        harness.prepare(Path(folder))
         for number, command in enumerate(chosen):
             share = kills // len(chosen) + (number < kills % len(chosen))
             started = time.time()
@@ -53,7 +53,7 @@ def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, l
     started = time.monotonic()
     wanted, old = _whole(command), _whole(command, "--seed", "1")
     seconds = (time.monotonic() - started) / 2
-    steps = bench.changes(command)
+    steps = harness.changes(command)
     stride = steps / max(1, -(-times // 3))
     hit, tried, faults = 0, 0, []
     while hit < times and tried < 4 * times:
@@ -65,31 +65,31 @@ def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, l
             ("train", "finetune")
         )  # a training goes on, or refuses
         tried += 1
-        bench.clear("out")
+        harness.clear("out")
         if replaces:
-            bench.run(command, "out", "--seed", "1").wait()
+            harness.run(command, "out", "--seed", "1").wait()
         if not _killed(command, kind, at):
             continue
         hit += 1
         faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in _faults(command, wanted, old, replaces)]
-    bench.clear("out")
+    harness.clear("out")
     return hit, faults
 
 
 def _whole(command: str, *more: str) -> dict[str, str]:
-    bench.clear("out")
-    ended = bench.run(command, "out", *more).wait()
+    harness.clear("out")
+    ended = harness.run(command, "out", *more).wait()
     if ended.code:
         raise SystemExit(f"{command} fails by itself: {ended.said}")
-    return bench.result("out")
+    return harness.result("out")
 
 
 def _killed(command: str, kind: str, at: float) -> bool:
     stops: dict[str, Callable[[], None]] = {
-        "before change": bench.at_change(int(at)),
-        "inside a write": bench.inside_a_write(int(at)),
+        "before change": harness.at_change(int(at)),
+        "inside a write": harness.inside_a_write(int(at)),
     }
-    job = bench.run(command, "out", stop=stops.get(kind, bench.never))
+    job = harness.run(command, "out", stop=stops.get(kind, harness.never))
     if kind == "after seconds":
         job.process.join(at)
         job.kill()
@@ -99,13 +99,13 @@ def _killed(command: str, kind: str, at: float) -> bool:
 def _faults(command: str, wanted: dict[str, str], old: dict[str, str], replaces: bool) -> list[str]:
     found = []
     if replaces and not _stands(wanted, old, command):
-        found.append(f"the old result is lost: {bench.beside('out')}")
-    again = bench.run(command, "out").wait()
-    if again.code:
-        return [*found, f"it does not run again (exit {again.code}): {again.said.strip()[-300:]}"]
-    if not again.in_a_line:
-        found.append(f"it said {again.said.strip()[-300:]}")
-    now = bench.result("out")
+        found.append(f"the old result is lost: {harness.beside('out')}")
+    rerun = harness.run(command, "out").wait()
+    if rerun.code:
+        return [*found, f"it does not run again (exit {rerun.code}): {rerun.said.strip()[-300:]}"]
+    if not rerun.in_a_line:
+        found.append(f"it said {rerun.said.strip()[-300:]}")
+    now = harness.result("out")
     wrong = sorted(name for name in {**now, **wanted} if now.get(name) != wanted.get(name))
     if wrong:
         found.append(f"differs in {', '.join(wrong[:6])}")
@@ -114,7 +114,7 @@ def _faults(command: str, wanted: dict[str, str], old: dict[str, str], replaces:
 
 def _stands(wanted: dict[str, str], old: dict[str, str], command: str) -> bool:
     """Whether a whole result is there: in its place, or moved aside by a process that was killed before the new one stood."""
-    now = bench.result("out")
+    now = harness.result("out")
     aside = {name.split("/", 1)[-1]: text for name, text in now.items() if name.startswith(".OUT.old-")}
     if command == "compare":  # its runs are replaced one by one, and its tables last
         return any("run.json" in name for name in now)

@@ -2,7 +2,7 @@
 
     python benchmarks/robustness/two_at_once.py --rounds 5        about 10 minutes on two quiet cores
 
-A round starts two processes of a command, the second a random time later. Either the second is told who is there (exit 1, one
+A round starts two processes of a command, the second a random time later. Either the second says who is there (exit 1, one
 line), or the first had ended and its result is replaced. What stands in the end is one of the two seeds' own result, to the
 bit, with nothing beside it. Then both run without --out, each in a folder of its own. Prints a row a command; exit code 1 where
 anything was mixed or lost.
@@ -21,24 +21,24 @@ import click
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
-import bench
+import harness
 
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--only", default=",".join(bench.COMMANDS), help="Commands, joined by commas.")
+@click.option("--only", default=",".join(harness.COMMANDS), help="Commands, joined by commas.")
 @click.option("--seed", default=0, show_default=True)
 def main(rounds: int, only: str, seed: int) -> None:
     chance = random.Random(seed)
     faults = []
     with tempfile.TemporaryDirectory() as folder:
-        bench.prepare(Path(folder))
+        harness.prepare(Path(folder))
         for command in only.split(","):
             started = time.time()
             busy, found = _rounds(command, rounds, chance)
             faults += [f"{command}: {fault}" for fault in found]
-            told = f"{busy} of {rounds} seconds were told to wait"
-            print(f"{command:16s} {told}, {len(found)} faults {time.time() - started:6.0f} s", flush=True)
+            waited = f"{busy} of {rounds} seconds had to wait"
+            print(f"{command:16s} {waited}, {len(found)} faults {time.time() - started:6.0f} s", flush=True)
         os.chdir("/")
     for fault in faults:
         print(fault)
@@ -52,29 +52,29 @@ def _rounds(command: str, rounds: int, chance: random.Random) -> tuple[int, list
     seconds = (time.monotonic() - started) / 2
     busy, faults = 0, []
     for _ in range(rounds):
-        bench.clear("out")
-        first = bench.run(command, "out", "--seed", "0")
+        harness.clear("out")
+        first = harness.run(command, "out", "--seed", "0")
         time.sleep(chance.uniform(0, 0.8 * seconds))
-        ended = [bench.run(command, "out", "--seed", "1").wait(), first.wait()]
+        ended = [harness.run(command, "out", "--seed", "1").wait(), first.wait()]
         busy += any("being written by process" in end.said for end in ended)
         faults += [f"exit {end.code}: {end.said.strip()[-300:]}" for end in ended if not _fair(end)]
-        now = bench.result("out")
+        now = harness.result("out")
         if now not in alone:
             odd = {name for name in now if now[name] not in [one.get(name) for one in alone]}
             faults.append(f"what stands is neither seed's result: {sorted(odd)[:5] or sorted(now)[:5]}")
-    bench.clear("out")
+    harness.clear("out")
     return busy, faults
 
 
 def _alone(command: str, seed: str) -> dict[str, str]:
-    bench.clear("out")
-    ended = bench.run(command, "out", "--seed", seed).wait()
+    harness.clear("out")
+    ended = harness.run(command, "out", "--seed", seed).wait()
     if ended.code:
         raise SystemExit(f"{command} fails by itself: {ended.said}")
-    return bench.result("out")
+    return harness.result("out")
 
 
-def _fair(ended: bench.Ended) -> bool:
+def _fair(ended: harness.Ended) -> bool:
     """It did its work, or said in a line who is there, or that what is there is another training."""
     refused = (
         "being written by process" in ended.said or "another process writes" in ended.said or "--restart" in ended.said
