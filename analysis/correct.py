@@ -1,8 +1,7 @@
-"""Figures and terminal tables of `noiseshift correct`: outcomes in, Axes, tables and files out."""
+"""Figures and terminal tables of `noiseshift correct`: outcomes in, Axes and tables out."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from noiseshift.analysis.plots import Figure, axes, plot_samples, save_each, sty
 from noiseshift.analysis.tables import print_heading, screen
 
 from noiseshift.studies.correct import Correction
-from noiseshift.writing import whole_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,28 +119,14 @@ def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimat
         )
 
 
-def save_correction(found: Correction, folder: str | Path) -> list[Path]:
-    """`run.json`, `methods.csv`, `shift-<estimator>.csv` and the figures as PNG and PDF, whole or not at all; returns the
-    figures. Raises PlaceError (a ValueError) where something else than an earlier correction is there."""
-    with whole_folder(folder, "correct") as fresh:
-        written = write_correction(found, fresh)
-    return [Path(folder) / path.relative_to(fresh) for path in written]
-
-
-def write_correction(found: Correction, folder: Path) -> list[Path]:
-    """Write a correction's files and figures into a fresh folder; returns the figures."""
-    about = found.manifest | {"chosen": found.chosen()}
-    (folder / "run.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
-    found.table().to_csv(folder / "methods.csv", index=False)
-    estimators = list(found.outcomes[0].reports)
-    for each in estimators:
-        found.shifts(each).to_csv(folder / f"shift-{each}.csv", index=False)
-    (folder / "figures").mkdir()
-    distance, name = found.outcomes[0].quality.metric.iloc[0], estimators[0]
+def save_figures(found: Correction, folder: Path) -> list[Path]:
+    """Every figure of a correction as PNG and PDF, into a folder that is made; returns them."""
+    folder.mkdir()
+    distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
     drawn = figures(found.table(), found.shifts(name), distance=distance, estimator=name)
     samples = ("samples", lambda: plot_grids(found)[0, 0], "")
     with style():
-        return save_each([*drawn, samples], folder / "figures")
+        return save_each([*drawn, samples], folder)
 
 
 @spared("the table on the terminal")

@@ -1,32 +1,29 @@
-"""Pictures of a training: its loss, and samples of what it made."""
+"""Pictures of a training: its loss, and what the network makes."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from noiseshift.analysis.after import spared
 from noiseshift.analysis.plots import save_samples, style
 
 from noiseshift.writing import whole_file
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@spared("a picture of the training")
-def save_pictures(checkpoint: Path, *, samples: int = 40) -> None:
-    """`loss.png` from the log beside `checkpoint`, and `samples.png`, 50 Euler steps."""
+
+def save_pictures(pictures: Tensor, labels: Tensor | None, folder: Path) -> None:
+    """`loss.png` from the log in `folder`, and `samples.png` of uint8 `pictures` (N, C, H, W), into it."""
     import matplotlib.pyplot as plt
 
-    from noiseshift.checkpoints import load
-    from noiseshift.studies.protocol import Protocol
-    from noiseshift.studies.sampling import draw
-
-    rows = [json.loads(line) for line in (checkpoint.parent / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     with style():
         figure, ax = plt.subplots()
         ax.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="o", markersize=3)
         ax.set(xlabel="step", ylabel="mean squared error")
-        with whole_file(checkpoint.parent / "loss.png") as fresh:
+        with whole_file(folder / "loss.png") as fresh:
             figure.savefig(fresh)
         plt.close(figure)
-    pictures, labels = draw(load(checkpoint), Protocol("euler:50", samples=samples))
-    save_samples(pictures, labels, checkpoint.parent / "samples.png")
+    save_samples(pictures, labels, folder / "samples.png")

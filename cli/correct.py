@@ -97,7 +97,7 @@ def command(
         _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
     from noiseshift.analysis.after import spared
-    from noiseshift.analysis.correct import print_correction, write_correction
+    from noiseshift.analysis.correct import print_correction, save_figures
     from noiseshift.analysis.report import page
 
     from noiseshift import distributed
@@ -150,7 +150,8 @@ def command(
             return  # the first process writes
         found.manifest["command"] = command_line()
         with whole_folder(folder, "correct") as fresh:
-            figures = write_correction(found, fresh)
+            found.write(fresh)
+            figures = save_figures(found, fresh / "figures")
             with spared("report.html"):
                 write_text(fresh / "report.html", page({str(folder): fresh}))
         for each in kept:

@@ -56,11 +56,13 @@ def command(
     noiseshift correct runs/aware/model.safetensors --data heldout/ --nag 0.5,1
     """
     places.folder(out, "finetune", adding=True)
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
     from noiseshift.checkpoints.saving import save
     from noiseshift.data import for_checkpoint
+    from noiseshift.studies.sampling import preview
     from noiseshift.training.finetune import finetune
     from noiseshift.training.train import TrainingConfig
     from noiseshift.writing import claimed, jointly
@@ -95,7 +97,8 @@ def command(
         if distributed.joined()[0]:
             return  # the first process writes
         path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
-        save_pictures(path)
+        with spared("a picture of the training"):
+            save_pictures(*preview(path), out)
     click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")
     click.echo(
         f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"

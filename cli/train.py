@@ -52,6 +52,7 @@ def command(
     """
     places.folder(out, "train", adding=True)
     import torch
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
@@ -59,6 +60,7 @@ def command(
     from noiseshift.checkpoints.formats.rebuilt import time_input
     from noiseshift.checkpoints.saving import save
     from noiseshift.networks.transformer import Transformer, TransformerConfig
+    from noiseshift.studies.sampling import preview
     from noiseshift.training.train import Objective, TrainingConfig, train
     from noiseshift.writing import claimed, jointly
 
@@ -118,5 +120,6 @@ def command(
         if distributed.joined()[0]:
             return  # the first process writes
         path = save(out / "model.safetensors", state, card)
-        save_pictures(path)
+        with spared("a picture of the training"):
+            save_pictures(*preview(path), out)
     click.echo(f"written: {path} and its card, loss.png, samples.png")

@@ -7,9 +7,11 @@ method does not use where possible; distances are taken over all of them; differ
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,7 @@ from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
 from noiseshift.studies.sampling import Progress, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
+from noiseshift.writing import whole_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,23 @@ class Correction:
     def shifts(self, estimator: str) -> pd.DataFrame:
         """The estimator's shift tables of all methods, with a column `method`."""
         return pd.concat([o.reports[estimator].table().assign(method=o.method.name) for o in self.outcomes])
+
+    def save(self, folder: str | Path) -> Path:
+        """`run.json`, `methods.csv` and `shift-<estimator>.csv`, whole or not at all. Returns the folder.
+
+        Raises PlaceError (a ValueError) where something else than an earlier correction is there.
+        """
+        with whole_folder(folder, "correct") as fresh:
+            self.write(fresh)
+        return Path(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the correction's files into a fresh folder."""
+        about = self.manifest | {"chosen": self.chosen()}
+        (folder / "run.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
+        self.table().to_csv(folder / "methods.csv", index=False)
+        for each in self.outcomes[0].reports:
+            self.shifts(each).to_csv(folder / f"shift-{each}.csv", index=False)
 
     def chosen(self) -> tuple[str, str]:
         """The method of the least distance among those whose gain over `none` is resolved, and the reason in words."""
