@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from noiseshift.diffusion.models import Model, Prediction
+from noiseshift.diffusion.models import Model
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.adapters import Adapted, Call
 from noiseshift.integrations.recorder import FinalSamples, Recorder, distinct, spread
-
-SLACK = 1e-6
-"""Two times closer than this are the same call level: solvers step by one unit in the last place around a stage."""
+from noiseshift.integrations.stages import SLACK, Accepted, Falling, CallRecord, OnGrid, Stages
 
 
 class CallObserver(Recorder):
@@ -45,22 +44,23 @@ class CallObserver(Recorder):
         times: Tensor | Literal["accepted"] | None = None,
     ):
         super().__init__(model.schedule, estimators)
-        self.observed, self.points, self.mode = model, points, times
-        self.grid: list[float] | None = None
-        if isinstance(times, Tensor):
-            grid = [float(model.of_time(time.double().cpu())) for time in times]
-            # No call starts at a grid's last point: the run ends there.
-            self.grid = sorted(grid, reverse=True)[:-1]
-            inside = [place for place, t in enumerate(self.grid) if 0 < t < 1]
-            self._chosen = {inside[k] for k in spread(len(inside), points)}
+        self.observed, self.points = model, points
+        self._rule = self._rule_of(times)
+        self._run: _Run | None = None
         self._hook: Any = None
-        self._ends: list[tuple[Tensor, Tensor | None]] = []
-        self._restart()
+        self._ends: list[tuple[Tensor, Any]] = []
 
-    def _restart(self) -> None:
-        self._pending: _CallRecord | None = None
-        self._last: _CallRecord | None = None
-        self._first, self._lowest, self._place, self._rows = 0.0, 2.0, 0, 0
+    def _rule_of(self, times: Tensor | Literal["accepted"] | None) -> Callable[[], Stages]:
+        """What makes a run's rule, from the `times` that were given."""
+        if times is None:
+            return Falling
+        if not isinstance(times, Tensor):
+            return Accepted
+        # No call starts at a grid's last point: the run ends there.
+        grid = sorted((float(self.observed.of_time(time.double().cpu())) for time in times), reverse=True)[:-1]
+        inside = [place for place, t in enumerate(grid) if 0 < t < 1]
+        chosen = {inside[k] for k in spread(len(inside), self.points)}
+        return lambda: OnGrid(grid, chosen)
 
     def __enter__(self) -> CallObserver:
         if isinstance(self.observed.network, nn.Module):
@@ -102,47 +102,51 @@ class CallObserver(Recorder):
     def _called(self, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = self.observed.call_of(args, kwargs)
         t = float(self.observed.of_time(call.time.detach().double().flatten()[0].cpu()))
-        if self._lowest <= self._first / 2 + SLACK and t >= self._first - SLACK:
+        if self._run is not None and self._run.begins_anew(t):
             self._finish()
-        if not self._rows:
-            self._first, self._rows = t, distinct(call.x)
-        current = self._call_record(t, call, output)
-        self._lowest, self._last = min(self._lowest, t), current
-        self._settle(t)
-        if self.grid is None or (self._place < len(self.grid) and t >= self.grid[self._place] - SLACK):
-            self._pending = current
+        if self._run is None:
+            self._run = _Run(self._rule(), t, distinct(call.x))
+        record = self._record_of(t, call, output, self._run.rows)
+        self._run.last, self._run.lowest = record, min(self._run.lowest, t)
+        self._keep(self._run.rule.offer(record))
 
-    def _call_record(self, t: float, call: Call, output: Any) -> _CallRecord:
-        rows, cond = self._rows, call.cond
+    def _record_of(self, t: float, call: Call, output: Any, rows: int) -> CallRecord:
         # A copy: samplers step in place.
         x = call.x[:rows].detach().clone()
         prediction = self.observed.read_call(Call(x, call.time), self.observed.value(output)[:rows])
-        repeated = self._last is not None and abs(self._last.t - t) < SLACK
-        return _CallRecord(t, x, prediction, cond[:rows] if isinstance(cond, Tensor) and cond.ndim else cond, repeated)
+        cond = call.cond
+        return CallRecord(t, x, prediction, cond[:rows] if isinstance(cond, Tensor) and cond.ndim else cond)
 
-    def _settle(self, t: float | None) -> None:
-        """Whether the call before this one, at t, was a state of the run; None when there is no further call."""
-        pending = self._pending
-        if pending is None:
-            return
-        below = pending.t if self.grid is None else self.grid[self._place]
-        left = t is None or t < below - SLACK
-        self._pending = None  # where the point was not left, the next call takes its place
-        if left and (self.mode is None or pending.repeated or self.grid is not None):
-            if self.grid is None or self._place in self._chosen:
-                self.record(pending.x, pending.t, pending.prediction)
-            self._place += 1
+    def _keep(self, state: CallRecord | None) -> None:
+        if state is not None:
+            self.record(state.x, state.t, state.prediction)
 
     def _finish(self) -> None:
-        self._settle(None)
-        if self._last is not None:
-            self._ends.append((self._last.prediction.x0, self._last.cond))
-        self._restart()
+        run, self._run = self._run, None
+        if run is not None:
+            self._keep(run.rule.end())
+            if run.last is not None:
+                self._ends.append((run.last.prediction.x0, run.last.cond))
 
 
-class _CallRecord(NamedTuple):
-    t: float
-    x: Tensor
-    prediction: Prediction
-    cond: Any
-    repeated: bool  # at the time of the call before
+@dataclass
+class _Run:
+    """One run of the sampler while it goes on.
+
+    Attributes:
+        rule: which of its calls are states.
+        first: the conditioning time of its first call.
+        rows: how many samples it has.
+        lowest: the least conditioning time so far.
+        last: its latest call.
+    """
+
+    rule: Stages
+    first: float
+    rows: int
+    lowest: float = 2.0
+    last: CallRecord | None = None
+
+    def begins_anew(self, t: float) -> bool:
+        """Whether a call at t starts another run: the noise is back at the first call's from less than half of it."""
+        return self.lowest <= self.first / 2 + SLACK and t >= self.first - SLACK

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,14 +25,6 @@ from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
-
-
-class NetworkCall(NamedTuple):
-    """One call of the network: its arguments by name and what it returned."""
-
-    network: nn.Module
-    arguments: dict[str, Any]
-    output: Tensor
 
 
 class PipelineObserver(Recorder):
@@ -51,19 +44,16 @@ class PipelineObserver(Recorder):
         self.pipeline = "" if self.scheduler is target else type(target).__name__
         parts = [getattr(target, name, None) for name in ("transformer", "transformer_2", "unet", "prior", "decoder")]
         self.networks = [part for part in parts if isinstance(part, nn.Module)]
-        self._place = -1
-        self._calls: list[tuple[nn.Module, tuple[Any, ...], dict[str, Any], Any]] = []
-        self._hooks: list[Any] = []
-        self._begun: list[Any] = []
-        self._chosen: set[int] = set()
-        self._t_cond, self._rows, self._first = torch.zeros(0), 0, True
         self.unpaired: list[str] = []
-        self._seen: dict[float, _Place] = {}
+        self._hooks: list[Any] = []
+        self._calls: list[_NetworkCall] = []  # since the scheduler's last step
+        self._run: _Run | None = None
+        self._states: dict[float, _State] = {}
+        self._given: list[dict[str, Any]] = []  # the conditions of each run that came to its end
         self._ends: list[Tensor] = []
-        self._given: list[dict[str, Any]] = []
 
     def __enter__(self) -> PipelineObserver:
-        self._place, self._own = -1, self.scheduler.step
+        self._run, self._own = None, self.scheduler.step
         self.scheduler.step = self._step
         self._hooks = [part.register_forward_hook(self._hear, with_kwargs=True) for part in self.networks]
         return self
@@ -76,7 +66,7 @@ class PipelineObserver(Recorder):
             hook.remove()
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._calls.append((network, args, kwargs, output))
+        self._calls.append(_NetworkCall(network, args, kwargs, output))
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         calls, self._calls = self._calls, []
@@ -85,26 +75,30 @@ class PipelineObserver(Recorder):
         except Exception as error:  # watching never fails a user's run
             self._lose(f"{type(error).__name__}: {error}")
         result = self._own(output, timestep, sample, *args, **kwargs)
-        if self._place == len(self._t_cond) - 1:
-            after = result[0] if isinstance(result, tuple) else result.prev_sample
-            self._ends.append(after[: self._rows].detach().float())
-            self._place = -1
+        if self._run is not None and self._run.at_end:
+            self._end(self._run, result[0] if isinstance(result, tuple) else result.prev_sample)
         return result
 
     def _lose(self, why: str) -> None:
         self.unpaired.append(" ".join(why.split())[:200])
 
-    def _before(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[Any]) -> None:
-        outputs = [_tensor(answer) for *_, answer in calls]
-        place = self._find(timestep)
-        if self._place < 0 or self._anew(place):
-            if self._place >= 0 and not self._first:
-                self._given.pop()  # a run that stopped early has no final samples
-            self._begin(place, distinct_rows(sample, output, outputs))
-        self._place = place
-        if place in self._chosen:
+    def _before(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[_NetworkCall]) -> None:
+        run, place = self._run, self._find(timestep)
+        if run is None or run.ended or self._anew(run, place):
+            rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
+            grid = run.grid if run is not None else None
+            run = self._run = _Run(self._grid(place, grid), rows)
+        run.place = place
+        if place in run.grid.chosen:
             with torch.no_grad():
-                self._see(place, output, sample, calls, outputs)
+                self._see(run, output, sample, calls)
+
+    def _end(self, run: _Run, sample: Tensor) -> None:
+        """Keep the final samples of a run, and the conditions that they were made under."""
+        self._ends.append(sample[: run.rows].detach().float())
+        if run.given is not None:
+            self._given.append(run.given)
+        run.ended = True
 
     def _find(self, timestep: Any) -> int:
         """Which of its timesteps the scheduler is at: by its own count where it keeps one, else by the label."""
@@ -112,7 +106,7 @@ class PipelineObserver(Recorder):
             if count is not None:
                 return int(count)
         labels = self.scheduler.timesteps.tolist()
-        after = self._place + 1
+        after = 0 if self._run is None or self._run.ended else self._run.place + 1
         if 0 < after < len(labels) and labels[after] == float(timestep):
             return after  # labels may be doubled
         if hasattr(self.scheduler, "index_for_timestep"):
@@ -125,61 +119,58 @@ class PipelineObserver(Recorder):
             )
         return labels.index(float(timestep))
 
-    def _anew(self, place: int) -> bool:
+    def _anew(self, run: _Run, place: int) -> bool:
         """Whether a run begins: the scheduler's count starts again, the level rises, or its timesteps were set again."""
-        begun = self._begun[1] if self._begun else None
         uncounted = hasattr(self.scheduler, "step_index") and self.scheduler.step_index is None
-        return uncounted or place <= self._place or self.scheduler.timesteps.tolist() != begun
+        return uncounted or place <= run.place or self.scheduler.timesteps.tolist() != run.grid.labels
 
-    def _begin(self, place: int, rows: int) -> None:
-        """Where a run starts: its levels, its conditioning times, and which of them are read."""
+    def _grid(self, start: int, before: _Grid | None) -> _Grid:
+        """The levels of a run that starts at a place, its conditioning times, and which of them are read."""
         labels = self.scheduler.timesteps.tolist()
-        self._rows, self._first = rows, True
         view = Scheduled.of(self.scheduler)
         levels = view.levels()
-        if self._begun != [place, labels, levels]:  # inverting a schedule takes milliseconds
-            self._begun = [place, labels, levels]
-            self._view = view
-            self._t_cond, self._factors = view.conditioning_times(self.schedule), view.factors(self.schedule)
-            inside = [
-                k
-                for k, internal in enumerate(view.internal())
-                if k >= place and not internal and 0 < float(self._t_cond[k]) < 1
-            ]
-            self._chosen = {inside[k] for k in spread(len(inside), self.points)}
+        if before is not None and (before.start, before.labels, before.levels) == (start, labels, levels):
+            return before  # inverting a schedule takes milliseconds
+        times = view.conditioning_times(self.schedule)
+        inside = [
+            k for k, internal in enumerate(view.internal()) if k >= start and not internal and 0 < float(times[k]) < 1
+        ]
+        chosen = frozenset(inside[k] for k in spread(len(inside), self.points))
+        return _Grid(start, labels, levels, view, times, view.factors(self.schedule), chosen)
 
-    def _see(self, place: int, output: Tensor, sample: Tensor, calls: Sequence[Any], outputs: list[Tensor]) -> None:
-        rows, channels = self._rows, sample.shape[1]
-        x = sample[:rows].float() * self._factors[place]
+    def _see(self, run: _Run, output: Tensor, sample: Tensor, calls: Sequence[_NetworkCall]) -> None:
+        grid, rows, channels = run.grid, run.rows, sample.shape[1]
+        t = grid.times[run.place]
+        x = sample[:rows].float() * grid.factors[run.place]
         said: Tensor | None = output[:rows, :channels]
         if self.networks:
-            parts = blocks(outputs, rows, channels)
+            parts = blocks([_tensor(call.output) for call in calls], rows, channels)
             found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
             said = None if found is None else parts[found][-1]
             if found is None:
                 self._lose("what the network predicted of a state is not known from the guided mixture")
             else:
-                self._keep(place, _arguments(*calls[parts[found][0]]), parts[found][1], sample[:rows])
+                self._keep(run, calls[parts[found][0]], parts[found][1], sample[:rows])
         if said is None:
-            self.record(x, self._t_cond[place], None)
+            self.record(x, t, None)
             return
-        level = self.schedule(self._t_cond[place])
-        x0, eps = self._view.read(said.float(), x, (float(level.alpha), float(level.sigma)))
-        self.record(x, self._t_cond[place], Prediction(x0, eps, level.like(x)))
+        level = self.schedule(t)
+        x0, eps = grid.view.read(said.float(), x, (float(level.alpha), float(level.sigma)))
+        self.record(x, t, Prediction(x0, eps, level.like(x)))
 
-    def _keep(self, place: int, call: NetworkCall, part: slice, sample: Tensor) -> None:
-        """How to evaluate the network alike at this place; the conditions are kept once a run."""
-        first = next(iter(call.arguments))
-        rows = len(call.output)
-        mine = {name: _rows(value, rows, part) for name, value in call.arguments.items() if name != first}
-        given = call.arguments[first][part][:, : sample.shape[1]].float()
+    def _keep(self, run: _Run, call: _NetworkCall, part: slice, sample: Tensor) -> None:
+        """How to call the network the same way at this place; the conditions are kept once a run."""
+        arguments, rows = call.arguments(), len(_tensor(call.output))
+        first = next(iter(arguments))
+        mine = {name: _rows(value, rows, part) for name, value in arguments.items() if name != first}
+        given = arguments[first][part][:, : sample.shape[1]].float()
         scale = (given * sample).sum() / sample.float().square().sum()
         label = mine.pop("timestep", None)
-        if self._first:
-            self._given.append(mine)
-            self._first = False
+        if run.given is None:
+            run.given = mine
         label = label.value[:1] if isinstance(label, _PerRow) else label
-        self._seen[float(self._t_cond[place])] = _Place(call.network, self._factors[place], first, label, scale)
+        t = float(run.grid.times[run.place])
+        self._states[t] = _State(call.network, run.grid.view, run.grid.factors[run.place], first, label, scale)
 
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
         """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
@@ -189,25 +180,94 @@ class PipelineObserver(Recorder):
 
     def model(self) -> Replay | None:
         """The pipeline's network, unless it took more than the state and its level, which real samples lack."""
-        return None if not self._seen or self._per_row() else Replay(self, {})
+        return None if not self._states or self._per_row() else Replay(self, {})
 
     def final_samples(self) -> FinalSamples | None:
-        if not self._seen or not self._ends:
+        if not self._states or not self._ends:
             return None
         x = torch.cat(self._ends)
         return FinalSamples(x, torch.arange(len(x), device=x.device), Replay(self, self._per_row()))
 
+    def conditions(self) -> list[dict[str, Any]]:
+        """What the network was given beside state and time: of each run that came to its end, else of the latest."""
+        latest = [] if self._run is None or self._run.given is None else [self._run.given]
+        return self._given or latest
+
     def _per_row(self) -> dict[str, Tensor]:
         """The conditions of all samples, by argument."""
-        names = [n for n, v in self._given[0].items() if isinstance(v, _PerRow)]
-        return {name: torch.cat([given[name].value for given in self._given]) for name in names}
+        every = self.conditions()
+        names = [n for n, v in every[0].items() if isinstance(v, _PerRow)]
+        return {name: torch.cat([given[name].value for given in every]) for name in names}
 
 
-class _Place(NamedTuple):
+class _NetworkCall(NamedTuple):
+    """One call of a network."""
+
+    network: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    def arguments(self) -> dict[str, Any]:
+        """Its arguments by name."""
+        named = inspect.signature(unwrapped(self.network).forward).bind(*self.args, **self.kwargs).arguments
+        return {**named, **named.pop("kwargs", {})}
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The scheduler's timesteps as a run found them.
+
+    Attributes:
+        start: the place of the run's first step.
+        labels: the timesteps.
+        levels: (alpha, sigma) of the states.
+        view: the scheduler in our terms.
+        times: (K,) conditioning times.
+        factors: our states over the scheduler's own.
+        chosen: the places that are read.
+    """
+
+    start: int
+    labels: list[float]
+    levels: Any
+    view: Scheduled
+    times: Tensor
+    factors: Any
+    chosen: frozenset[int]
+
+
+@dataclass
+class _Run:
+    """One run of the pipeline while it goes on.
+
+    Attributes:
+        grid: its steps.
+        rows: how many samples it has.
+        place: the step it is at.
+        ended: whether its last step was taken.
+        given: what the network was given beside state and time; None until it is known.
+    """
+
+    grid: _Grid
+    rows: int
+    place: int = -1
+    ended: bool = False
+    given: dict[str, Any] | None = None
+
+    @property
+    def at_end(self) -> bool:
+        return not self.ended and self.place == len(self.grid.labels) - 1
+
+
+class _State(NamedTuple):
+    """How the network was called on the states at one level."""
+
     network: nn.Module  # a pipeline may hand over to a second one below a level
+    view: Scheduled
     factor: float  # our state over the scheduler's own
     first: str  # the network's name for its input
-    label: Any  # how it takes the time
+    label: Any  # its conditioning time, as the pipeline gave it
     scale: Tensor  # its input over the scheduler's state
 
 
@@ -225,8 +285,10 @@ class Replay:
     branches = frozenset([FULL])
 
     def __init__(self, seen: PipelineObserver, rows: Mapping[str, Tensor]):
-        self.seen, self.schedule, self.rows = seen, seen.schedule, rows
-        self._times = torch.tensor(sorted(seen._seen), dtype=torch.float64)
+        self.schedule, self.rows = seen.schedule, rows
+        self._states = dict(seen._states)
+        self._same = {name: v for name, v in seen.conditions()[0].items() if not isinstance(v, _PerRow)}
+        self._times = torch.tensor(sorted(self._states), dtype=torch.float64)
 
     def snap(self, t: Tensor) -> Tensor:
         """The nearest observed times."""
@@ -239,18 +301,16 @@ class Replay:
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         """One t for all rows of x (B, …)."""
         require(self, branches)
-        t_cond = self.snap(t.double().flatten()[:1])[0]
-        place = self.seen._seen[float(t_cond)]
-        level = self.schedule(t_cond)
-        state = x / place.factor
-        given = {name: value for name, value in self.seen._given[0].items() if not isinstance(value, _PerRow)}
+        time = self.snap(t.double().flatten()[:1])[0]
+        state = self._states[float(time)]
+        level = self.schedule(time)
+        given = dict(self._same)
         if cond is not None:
             given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
-        label = place.label.expand(len(x)) if isinstance(place.label, Tensor) and place.label.ndim else place.label
-        network = place.network
-        dtype = next(network.parameters()).dtype
-        output = _tensor(network(**{place.first: (state * place.scale).to(dtype)}, timestep=label, **given))
-        x0, eps = self.seen._view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
+        label = state.label.expand(len(x)) if isinstance(state.label, Tensor) and state.label.ndim else state.label
+        inputs = (x / state.factor * state.scale).to(next(state.network.parameters()).dtype)
+        output = _tensor(state.network(**{state.first: inputs}, timestep=label, **given))
+        x0, eps = state.view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
         return tuple(Prediction(x0, eps, level.like(x)) for _ in branches)
 
 
@@ -272,11 +332,6 @@ def schedule_of(scheduler: Any) -> Schedule:
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"{type(scheduler).__name__} has no alphas_cumprod: pass schedule=")
     return Discrete(scheduler.alphas_cumprod)
-
-
-def _arguments(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> NetworkCall:
-    named = inspect.signature(unwrapped(network).forward).bind(*args, **kwargs).arguments
-    return NetworkCall(network, {**named, **named.pop("kwargs", {})}, _tensor(output))
 
 
 def _rows(value: Any, rows: int, part: slice) -> Any:
