@@ -14,7 +14,7 @@ from noiseshift.diffusion.models import Model
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.integrations.adapters import Adapted, Call
 from noiseshift.integrations.recorder import FinalSamples, Recorder, distinct, spread
-from noiseshift.integrations.stages import SLACK, Accepted, Falling, CallRecord, OnGrid, Stages
+from noiseshift.integrations.stages import SLACK, Accepted, CallRecord, Falling, OnGrid, Stages
 
 
 class CallObserver(Recorder):
