@@ -18,14 +18,16 @@ from noiseshift.analysis.page_parts import (
     table,
 )
 
+from noiseshift.correction.methods import current_name
+
 
 def corrected(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `correct` wrote: its figures are drawn again from its tables."""
-    about, methods = manifest(folder), pd.read_csv(folder / "methods.csv")
+    about, methods = manifest(folder), _read(folder / "methods.csv")
     distance = next(c for c in methods if c.startswith(("FD-", "FID")) and " " not in c)
     read_by = list(about["estimators"])
-    shifts = pd.read_csv(folder / f"shift-{read_by[0]}.csv")
-    chosen, reason = about["chosen"]
+    shifts = _read(folder / f"shift-{read_by[0]}.csv")
+    chosen, reason = current_name(about["chosen"][0]), about["chosen"][1]
     base, what = methods.iloc[0], f"{about['checkpoint']['name']}, {about['sampler']}"
     moved = int(((methods["change high"] < 0) | (methods["change low"] > 0)).sum())
     lines = (
@@ -52,6 +54,13 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
         "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
         {"folder": name, "what": f"correct: {what}", "controls": "not run", "largest": f"chosen: {chosen}"},
     )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """A table by method. Folders of version 0.1 have some methods under former names."""
+    frame = pd.read_csv(path)
+    named = [column for column in ("method", "kind") if column in frame]
+    return frame.assign(**{column: frame[column].map(current_name) for column in named})
 
 
 def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Iterator[Column]:

@@ -119,25 +119,15 @@ METHODS = (
 )
 
 
-OLD_WORDS = {"blind-free": "level-nag"}
-"""Methods by their names in version 0.1, which are still read."""
-
-
-def current_word(text: str) -> str:
-    """A method's word as it is written today; an old one with a line on stderr."""
-    name, equals, value = text.partition("=")
-    if name not in OLD_WORDS:
-        return text
-    click.echo(f"warning: {name} is called {OLD_WORDS[name]} now; the old word goes with the next release", err=True)
-    return f"{OLD_WORDS[name]}{equals}{value}"
-
-
 def parse_method(text: str) -> Any:
     """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.studies.correct.Method`. Raises ValueError."""
+    from noiseshift.cli.streams import warn
+
     from noiseshift.correction import methods as correction
 
-    text = current_word(text)
-    name, _, value = text.partition("=")
+    if (current := correction.current_name(text)) != text:
+        warn(f"the method {text} is called {current} now; the old word is read until the next release")
+    name, _, value = current.partition("=")
     try:
         if name == "projection" and not value:
             return correction.projection()

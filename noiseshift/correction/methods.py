@@ -29,6 +29,16 @@ from noiseshift.diffusion.models import Guidance, Guided, LogProb, Model, Predic
 from noiseshift.diffusion.samplers import Update
 from noiseshift.shift.report import ShiftReport
 
+FORMER_NAMES = {"blind-free": "level-nag"}
+"""Methods by their names in version 0.1, which run folders and command lines may still hold."""
+
+
+def current_name(name: str) -> str:
+    """A method's name, such as `level-nag=0.5`, as it is written today."""
+    kind, equals, scale = name.partition("=")
+    return FORMER_NAMES.get(kind, kind) + equals + scale
+
+
 SCORE_INTERVAL = (0.0, 0.6)
 """Where noise-unconditional epsilons and scores are mixed: above it they are singular."""
 

@@ -309,6 +309,14 @@ def test_a_correction_writes_its_page(tmp_path):
     assert len(svgs(text)) == 3  # two scales make a curve
     assert run("report", tmp_path / "run", "--out", tmp_path / "again.html").exit_code == 0
     assert Page((tmp_path / "again.html").read_text()).tags == Page(text).tags
+    # As version 0.1 wrote it: a method under its former name.
+    for name in ("methods.csv", "shift-constant-pixel.csv", "run.json"):
+        old = (tmp_path / "run" / name).read_text().replace("nag=0.5", "blind-free=0.5")
+        (tmp_path / "run" / name).write_text(old)
+    assert run("report", tmp_path / "run", "--out", tmp_path / "old.html").exit_code == 0
+    text = (tmp_path / "old.html").read_text()
+    assert ">level-nag=0.5<" in text
+    assert "blind-free" not in text.split("<footer")[0].split("protocol")[0]
 
 
 def test_an_approximation_writes_its_page(tmp_path):

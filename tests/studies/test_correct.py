@@ -86,6 +86,17 @@ def test_method_words():
             parse_method(wrong)
 
 
+def test_a_former_word_is_read_with_a_line_on_stderr(capsys):
+    found = parse_method("blind-free=0.5")
+    assert (found.name, found.kind) == ("level-nag=0.5", "level-nag")
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: the method blind-free=0.5 is called level-nag=0.5 now; the old word is read until the next release"
+    ]
+    assert parse_method("level-nag=0.5").describe() == found.describe()
+    assert capsys.readouterr().err == ""
+    assert "blind-free" not in CliRunner().invoke(main, ["correct", "--help"]).output
+
+
 def test_what_a_method_needs_is_missed_before_sampling():
     bare = methods_of.MethodContext(ns.wrap(lambda x, t, cond: x, ns.Linear()))
     for word, needs in (
