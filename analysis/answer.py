@@ -97,12 +97,12 @@ def _finding(run: Run, name: str) -> str:
     guided = " with guidance" if about.get("guidance") else ""
     states = f"the states of {about['checkpoint']['name']} under {about['sampler']}{guided}"
     where = f"Between {at(read.t.max())} and {read.t.min():.3g}" if len(read) > 1 else f"At {at(read.t.max())}"
-    said = (
+    sentence = (
         _shifted(run, name, read, where, states)
         if run.answer.significant
         else _unshifted(run, name, read, where, states)
     )
-    return " ".join(part for part in (said, _unread(table)) if part)
+    return " ".join(part for part in (sentence, _unread(table)) if part)
 
 
 def _together(run: Run, read: pd.DataFrame) -> str:
@@ -169,8 +169,8 @@ def _refined(row: pd.Series) -> str:
     """What step refinement found at one level."""
     if pd.isna(row.solver):
         return "this solver's steps cannot be refined here"
-    said = f"finer steps of the same network take away {_part(row, 'solver')} and leave {_part(row, 'network')}"
-    return said if row.reached else f"{said} (the steps are too coarse for the solver's order: bounds)"
+    sentence = f"finer steps of the same network take away {_part(row, 'solver')} and leave {_part(row, 'network')}"
+    return sentence if row.reached else f"{sentence} (the steps are too coarse for the solver's order: bounds)"
 
 
 def _exact(row: pd.Series) -> str:
@@ -184,14 +184,14 @@ def _part(row: pd.Series, part: str) -> str:
 
 
 def _verdict(row: pd.Series) -> str:
-    said = {
+    verdicts = {
         "solver": "this much of it is the solver's, by both, and a part of the network's is not established",
         "network": "the network has a part in it, by both",
         "both": "the solver and the network both have a part in it, by both",
     }
     if pd.isna(row.solver) or pd.isna(row.exact_solver):
         return "one experiment alone does not say whose it is"
-    return said.get(row.whose, "the two do not agree on a part, so whose it is stays open")
+    return verdicts.get(row.whose, "the two do not agree on a part, so whose it is stays open")
 
 
 def _content(report: ShiftReport) -> str:

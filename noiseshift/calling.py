@@ -26,7 +26,7 @@ def calling(name: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise CodeError(f"{name} failed{_where(error)}: {said(error)}") from error
+        raise CodeError(f"{name} failed{_where(error)}: {error_in_words(error)}") from error
 
 
 def called(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -35,7 +35,7 @@ def called(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-def said(error: BaseException) -> str:
+def error_in_words(error: BaseException) -> str:
     """An exception in one line of at most 200 letters."""
     words = " ".join(str(error).split())[:200]
     if isinstance(error, SystemExit):

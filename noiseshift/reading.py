@@ -74,8 +74,8 @@ def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = Read
         missing = MissingFile if error is ReadingError else error
         raise missing(f"no {what} at {found.filename or path}: {remedy}") from None
     except OSError as found:
-        said = (found.strerror or "").lower()
-        raise error(f"{path} cannot be read ({said}): {remedy}" if said else _damaged(path, what, remedy)) from None
+        reason = (found.strerror or "").lower()
+        raise error(f"{path} cannot be read ({reason}): {remedy}" if reason else _damaged(path, what, remedy)) from None
     except MemoryError:
         raise error(f"{path} claims more than this machine's memory holds: {remedy}") from None
     except RecursionError:

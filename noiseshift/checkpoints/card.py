@@ -145,8 +145,8 @@ class Card:
         if in_file is not None and in_file.family == family:
             usual = in_file
         if usual is None:
-            said = "is missing" if family is None else f"{family!r} is unknown"
-            raise CheckpointError(f"card: family {said}: choose from {', '.join(FAMILIES)}")
+            reason = "is missing" if family is None else f"{family!r} is unknown"
+            raise CheckpointError(f"card: family {reason}: choose from {', '.join(FAMILIES)}")
         given = {name: getattr(usual, name) for name in known}
         if not {"heads", "head_channels"}.isdisjoint(values):  # one stands for the other
             given |= {"heads": None, "head_channels": None}

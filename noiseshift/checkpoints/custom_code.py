@@ -117,8 +117,8 @@ def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
     Raises CheckpointError for anything else, and where the shape of a state is not given.
     """
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
-        made, said = made
-        card = card or Card.from_dict({"family": FAMILY, **said})
+        made, card_values = made
+        card = card or Card.from_dict({"family": FAMILY, **card_values})
     for network in networks_in(made):
         network.eval().requires_grad_(False)
     if isinstance(made, Model):

@@ -162,8 +162,8 @@ def load(
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
     except CheckpointError as error:
-        said = str(error)
-        raise CheckpointError(said if said.startswith(file.name) else f"{file.name}: {said}") from None
+        reason = str(error)
+        raise CheckpointError(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
     convention = replace(convention, provenance={**convention.provenance, **_taken(content)})
     return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
 

@@ -110,7 +110,7 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} … {names[-1]}"
 
 
-def said(labels: Tensor | None, names: Sequence[str]) -> str:
+def labels_in_words(labels: Tensor | None, names: Sequence[str]) -> str:
     """The classes in words."""
     if labels is None:
         return "no classes"

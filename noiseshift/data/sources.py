@@ -16,7 +16,7 @@ from torch import Tensor
 from noiseshift.data.arrays import channels_in_words, load_arrays
 from noiseshift.data.idx import find_idx, load_files, load_idx, load_part
 from noiseshift.data.images import Images
-from noiseshift.data.labels import said
+from noiseshift.data.labels import labels_in_words
 from noiseshift.data.pictures import Picture, read_picture
 from noiseshift.data.ranges import Range, dark, refuse_dim, to_bytes, unsaid
 from noiseshift.data.trees import File, Part, Tree, arrange, folder_tree, zip_tree
@@ -150,7 +150,12 @@ def _account(images: Images) -> str:
     """What was read, in one line."""
     shape = images.pixels.shape[1:]
     thing = "pictures" if len(shape) == 3 and shape[0] in (1, 3) else "states"
-    parts = [f"{len(images):,} {thing}", said(images.labels, images.names), channels_in_words(shape), images.about]
+    parts = [
+        f"{len(images):,} {thing}",
+        labels_in_words(images.labels, images.names),
+        channels_in_words(shape),
+        images.about,
+    ]
     copies = _copies(images.pixels)
     if copies:
         parts.append("all alike" if copies == len(images) - 1 else f"{copies:,} copies of others")

@@ -168,8 +168,8 @@ class _Hashing:
             return self._all([kind, inspect.unwrap(thing)])
         slots = {name: getattr(thing, name) for name in _slots(kind) if hasattr(thing, name)}
         if (not hasattr(thing, "__dict__") and not slots) or _of_python(kind):
-            said = repr(thing)
-            return self._all([kind, getattr(thing, "__qualname__", None), None if " at 0x" in said else said])
+            shown = repr(thing)
+            return self._all([kind, getattr(thing, "__qualname__", None), None if " at 0x" in shown else shown])
         caches = {name for base in kind.__mro__ for name, part in vars(base).items() if _is_cache(part)}
         held = {key: value for key, value in getattr(thing, "__dict__", {}).items() if key not in caches}
         return self._all([kind, held, slots])

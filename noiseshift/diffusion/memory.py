@@ -42,7 +42,7 @@ class Halving:
     def __init__(self, who: str):
         self.who = who
         self.limit: int | None = None
-        self.said = False
+        self.reported = False
 
     def describe(self) -> dict[str, Any]:
         """Nothing: what answers are does not depend on it."""
@@ -82,9 +82,9 @@ class Halving:
             torch.cuda.empty_cache()
 
     def _say(self, rows: int) -> None:
-        if self.limit is None or self.said:
+        if self.limit is None or self.reported:
             return
-        self.said = True
+        self.reported = True
         logging.getLogger("noiseshift").warning(
             "out of memory: %s takes %d rows at a time instead of %d; the numbers do not depend on it",
             self.who,

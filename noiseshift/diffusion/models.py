@@ -34,7 +34,7 @@ class Prediction:
     def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
         """From a denoiser's output. Raises ValueError where sigma is 0: the noise is lost there."""
         level = level.like(x)
-        _require_some(level.sigma, "sigma is 0 at this time, where x0 says nothing of the noise: ask at t > 0")
+        _require_some(level.sigma, "sigma is 0 at this time, where x0 says nothing of the noise: evaluate at t > 0")
         return cls(value, (x - level.alpha * value) / level.sigma, level)
 
     @classmethod
@@ -42,7 +42,7 @@ class Prediction:
         """From a noise prediction. Raises ValueError where alpha is 0: the data are lost there."""
         level = level.like(x)
         _require_some(
-            level.alpha, "alpha is 0 at this time, where noise and score say nothing of the data: ask at t < 1"
+            level.alpha, "alpha is 0 at this time, where noise and score say nothing of the data: evaluate at t < 1"
         )
         return cls((x - level.sigma * value) / level.alpha, value, level)
 
@@ -56,7 +56,7 @@ class Prediction:
     @classmethod
     def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
         """From the score s = -eps / sigma. Raises ValueError where alpha or sigma is 0."""
-        _require_some(level.sigma, "sigma is 0 at this time, where a score is infinite: ask at t > 0")
+        _require_some(level.sigma, "sigma is 0 at this time, where a score is infinite: evaluate at t > 0")
         return cls.from_eps(-level.like(x).sigma * value, x, level)
 
     @classmethod
@@ -74,7 +74,7 @@ class Prediction:
     @property
     def score(self) -> Tensor:
         """-eps / sigma. Raises ValueError where sigma is 0."""
-        _require_some(self.level.sigma, "sigma is 0 at this time, where a score is infinite: ask at t > 0")
+        _require_some(self.level.sigma, "sigma is 0 at this time, where a score is infinite: evaluate at t > 0")
         return -self.eps / self.level.sigma
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor
 from noiseshift.diffusion.models import Model, Prediction
 from noiseshift.diffusion.schedulers import FLOW, Scheduled, from_diffusers, reached_levels, schedule_times
 from noiseshift.diffusion.schedules import Level
-from noiseshift.diffusion.steps import Noise, PerSampleNoise, Step, ask, finite, no_noise, per_sample_noise
+from noiseshift.diffusion.steps import Noise, PerSampleNoise, Step, finite, no_noise, per_sample_noise, predict_at
 
 __all__ = [
     "FLOW",
@@ -135,7 +135,7 @@ def sample(
     times = times.double().cpu()
     for index, (t, t_next) in enumerate(itertools.pairwise(times)):
         with torch.no_grad():
-            prediction = ask(model, x, t, cond)
+            prediction = predict_at(model, x, t, cond)
         step = Step(index, t, x, prediction)
         yield step
         with torch.no_grad():
@@ -153,11 +153,11 @@ def euler(transition: Transition) -> Tensor:
 
 
 def heun(transition: Transition) -> Tensor:
-    """Second order (trapezoid); the last step, into t = 0, is Euler's, where no model is asked (EDM, 2206.00364, Alg. 1)."""
+    """Second order (trapezoid); the last step, into t = 0, is Euler's, where no model is evaluated (EDM, 2206.00364, Alg. 1)."""
     x = euler(transition)
     if float(transition.t_next) == 0:
         return x
-    there = ask(transition.model, x, transition.t_next, transition.cond)
+    there = predict_at(transition.model, x, transition.t_next, transition.cond)
     slope = (transition.prediction.velocity + there.velocity) / 2
     return transition.step.x + _span(transition) * slope
 
@@ -170,7 +170,7 @@ def edm_heun(transition: Transition) -> Tensor:
         raise ValueError("this sampler divides by alpha, which is 0 at t = 1 of this schedule: take heun")
     if float(then.sigma.flatten()[0]) > 0:
         guess = then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
-        there = ask(transition.model, guess, transition.t_next, transition.cond)
+        there = predict_at(transition.model, guess, transition.t_next, transition.cond)
         eps = (eps + there.eps) / 2
     return then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from noiseshift.diffusion.families import FLOW, Exploding, Flow, Pair, Preserving, family_of, require_signature, unit
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.schedules import Discrete, Schedule, VarianceExploding
-from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, ask, finite
+from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, finite, predict_at
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -219,7 +219,7 @@ class Scheduled:
         for index, own in enumerate(levels):
             seen = self._seen(scheduler, state, index, own) * sizes[index]
             with torch.no_grad():
-                prediction = ask(model, seen, times[index], cond)
+                prediction = predict_at(model, seen, times[index], cond)
             yield Step(index, times[index], seen, prediction, internal=order[index])
             level = alphas[index], sigmas[index]
             with torch.no_grad():
@@ -280,10 +280,10 @@ class Scheduled:
             return 1.0, 0.0
         if len(self.scheduler.sigmas) > len(self.scheduler.timesteps):
             last = float(self.scheduler.sigmas[len(self.scheduler.timesteps)])
-            said = (1 - last, last) if isinstance(self.family, Flow) else (1.0, last)
-            said = unit(said) if isinstance(self.family, Preserving) else said
-            if last > 0 and abs(_log_snr(said) - _log_snr(reached)) < 0.1:
-                return said
+            declared = (1 - last, last) if isinstance(self.family, Flow) else (1.0, last)
+            declared = unit(declared) if isinstance(self.family, Preserving) else declared
+            if last > 0 and abs(_log_snr(declared) - _log_snr(reached)) < 0.1:
+                return declared
         return reached
 
 
@@ -372,9 +372,9 @@ def _name(scheduler: Any) -> str:
 
 
 def _refused(scheduler: Any, steps: int, error: Exception) -> ValueError:
-    said = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     return ValueError(
-        f"{_name(scheduler)} is no scheduler that can be followed in {steps} steps as it is set: {said[:160]}"
+        f"{_name(scheduler)} is no scheduler that can be followed in {steps} steps as it is set: {reason[:160]}"
     )
 
 

@@ -226,8 +226,8 @@ class Diffusers(Solver):
         try:
             self.update()
         except Exception as error:  # diffusers raises many kinds for values that it does not take
-            said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"{self.name!r}: {said}") from None
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"{self.name!r}: {reason}") from None
 
     def __hash__(self) -> int:
         return hash(self.name)

@@ -18,8 +18,8 @@ Noise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One state of a run: `x` (B, …) lives at time `t` (shape (), after any churn); `prediction` is what the model said
-    of it (None for the last state). `internal` marks evaluations inside a second-order step. `first` is the sample index
+    """One state of a run: `x` (B, …) lives at time `t` (shape (), after any churn); `prediction` is the model's
+    for it (None for the last state). `internal` marks evaluations inside a second-order step. `first` is the sample index
     of row 0, where whoever reads the states knows it: estimators that draw at random draw by it."""
 
     index: int
@@ -65,8 +65,8 @@ def no_noise(x: Tensor) -> Tensor:
     raise ValueError(NEEDS_NOISE)
 
 
-def ask(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
-    """What a model says of states x (B, …) at one time t. Raises ValueError where that has not their shape or is not finite."""
+def predict_at(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
+    """A model's prediction for states x (B, …) at one time t. Raises ValueError where that has not their shape or is not finite."""
     prediction = model(x, as_time(t, x), cond)
     for value in (prediction.x0, prediction.eps):
         finite(checked(value, x, "the model"), t, "the model's answer")

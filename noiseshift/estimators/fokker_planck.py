@@ -35,7 +35,7 @@ class FokkerPlanck:
     A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
     the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
     (its 10, 50 and 90 % points) correct the slopes, three times; by default 6 (1 + probes), none for 0. Costs probes × (G + 9)
-    + polish × 9 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is asked.
+    + polish × 9 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is evaluated.
     The posterior comes on a finer grid between the first and the last of `times`.
     """
 

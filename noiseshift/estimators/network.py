@@ -85,10 +85,10 @@ class Network:
     @classmethod
     def load(cls, path: str | Path) -> Network:
         """Read what `save` wrote. Raises FileNotFoundError or ValueError naming the remedy."""
-        said = ("level estimator", "train one with train_estimator")
-        state, words = read_safetensors(path, *said)
-        about = read_words(words.get("noiseshift.level"), path, *said)
-        with reading(path, *said):
+        kind_and_remedy = ("level estimator", "train one with train_estimator")
+        state, words = read_safetensors(path, *kind_and_remedy)
+        about = read_words(words.get("noiseshift.level"), path, *kind_and_remedy)
+        with reading(path, *kind_and_remedy):
             # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
             with torch.device("meta"):
                 network = LevelNetwork(LevelConfig(**about["config"]))

@@ -12,9 +12,9 @@ ROWS, NUMBERS = 1024, 1 << 22
 
 
 def over_levels(
-    ask: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, times: Tensor, cond: Tensor | None
+    evaluate: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, times: Tensor, cond: Tensor | None
 ) -> Tensor:
-    """ask(x, t, cond) for every state x (B, …) at every one of its times (B, G), rows in one batch after another;
+    """evaluate(x, t, cond) for every state x (B, …) at every one of its times (B, G), rows in one batch after another;
     what it returns a row, (rows, …), comes back as (B, G, …)."""
     rows, levels = times.shape
     state = torch.arange(rows, device=x.device).repeat_interleave(levels)
@@ -23,6 +23,6 @@ def over_levels(
     size = max(1, min(ROWS, NUMBERS // max(1, x[0].numel())))
     for part in torch.arange(rows * levels, device=x.device).split(size):
         chosen = state[part]
-        parts.append(ask(x[chosen], t[part], None if cond is None else cond.to(x.device)[chosen]))
+        parts.append(evaluate(x[chosen], t[part], None if cond is None else cond.to(x.device)[chosen]))
     joined = torch.cat(parts)
     return joined.reshape(rows, levels, *joined.shape[1:])

@@ -4,8 +4,8 @@
     with ns.observe(model) as seen:                # or watch their own sampler run it
         k_diffusion.sampling.sample_heun(denoiser, x, sigmas)
 
-Each adapter says how its library counts time and what comes back, in both directions: how to ask, and what a third-party
-call was about. None imports its library. `weights` fills a network from that library's checkpoint.
+Each adapter says how its library counts time and what comes back, in both directions: how to evaluate a model, and what
+a third-party call was about. None imports its library. `weights` fills a network from that library's checkpoint.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Call(NamedTuple):
 
 
 class Adapted(CallableModel):
-    """A library's `network` as a model. `ask(x, time, cond)` calls it with its own time; `heard(args, kwargs)` is the
-    inverse, what a call was about; `to_time` and `of_time` translate between t in [0, 1] and the library's time;
+    """A library's `network` as a model. `evaluate(x, time, cond)` calls it with its own time; `call_of(args, kwargs)`
+    is the inverse, what a call was about; `to_time` and `of_time` translate between t in [0, 1] and the library's time;
     `value` turns what the network returns into what `predicts` names. States are the library's own, unscaled."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Adapted(CallableModel):
         schedule: Schedule,
         predicts: Predicts,
         *,
-        ask: Callable[[Tensor, Tensor, Tensor | None], Any],
+        evaluate: Callable[[Tensor, Tensor, Tensor | None], Any],
         call_of: Callable[[tuple[Any, ...], Mapping[str, Any]], Call],
         to_time: Callable[[Tensor], Tensor],
         of_time: Callable[[Tensor], Tensor],
@@ -51,11 +51,11 @@ class Adapted(CallableModel):
         levels: Tensor | None = None,
     ):
         super().__init__(self._value_at, schedule, predicts, None, levels, False)
-        self.network, self.ask, self.value = network, ask, value
+        self.network, self.evaluate, self.value = network, evaluate, value
         self.call_of, self.to_time, self.of_time = call_of, to_time, of_time
 
     def _value_at(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return self.value(self.ask(x, self.to_time(t), cond))
+        return self.value(self.evaluate(x, self.to_time(t), cond))
 
     def read_call(self, call: Call, value: Tensor) -> Prediction:
         """The prediction that was in the `value` of what a third-party call got back."""
@@ -73,7 +73,7 @@ def k_diffusion(
 ) -> Adapted:
     """A k-diffusion denoiser D(x, sigma) → x0 with x = x0 + sigma eps: Denoiser, VDenoiser, OpenAIDenoiser, CompVisDenoiser, …
 
-    The sigmas are the denoiser's own where it lists any (a quantizing one is asked only there), else 0.002 to 80.
+    The sigmas are the denoiser's own where it lists any (a quantizing one is evaluated only there), else 0.002 to 80.
     `condition` is the keyword that takes classes.
     """
     sigmas = getattr(denoiser, "sigmas", None)
@@ -87,7 +87,7 @@ def k_diffusion(
         denoiser,
         schedule,
         "x0",
-        ask=lambda x, sigma, cond: denoiser(x, sigma, **({} if cond is None else {condition: cond})),
+        evaluate=lambda x, sigma, cond: denoiser(x, sigma, **({} if cond is None else {condition: cond})),
         call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "sigma"), kwargs.get(condition)
         ),
@@ -111,7 +111,7 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
     named = [kind for key, kind in kinds.items() if key in name]
     space = predicts or (named[0] if named else usual)
 
-    def ask(x: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
+    def evaluate(x: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
         # As in its training loop: one sigma a row, with the state's axes.
         answer: Tensor = model(x, sigma.reshape(-1, *[1] * (x.ndim - 1)), cond=cond)
         return answer
@@ -123,7 +123,7 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
         model,
         path,
         space,
-        ask=ask,
+        evaluate=evaluate,
         call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "sigma"), kwargs.get("cond")
         ),
@@ -142,7 +142,7 @@ def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -
         network,
         schedule or Linear(),
         "velocity",
-        ask=lambda x, time, y: network(time, x) if y is None else network(time, x, y),
+        evaluate=lambda x, time, y: network(time, x) if y is None else network(time, x, y),
         call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 1, "x"), _argument(args, kwargs, 0, "t"), _argument(args, kwargs, 2, "y")
         ),
@@ -160,7 +160,7 @@ def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, con
         velocity,
         _flow_schedule(scheduler),
         "velocity",
-        ask=lambda x, time, cond: velocity(x=x, t=time, **({} if cond is None else {condition: cond})),
+        evaluate=lambda x, time, cond: velocity(x=x, t=time, **({} if cond is None else {condition: cond})),
         call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
         ),
@@ -178,7 +178,7 @@ def azula(denoiser: Any, *, condition: str = "label") -> Adapted:
         denoiser,
         _azula_schedule(denoiser.schedule),
         "x0",
-        ask=lambda x, time, cond: denoiser(x, time, **({} if cond is None else {condition: cond})),
+        evaluate=lambda x, time, cond: denoiser(x, time, **({} if cond is None else {condition: cond})),
         call_of=lambda args, kwargs: Call(
             _argument(args, kwargs, 0, "x_t"), _argument(args, kwargs, 1, "t"), kwargs.get(condition)
         ),

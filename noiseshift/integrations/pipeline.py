@@ -1,7 +1,7 @@
 """Watching a diffusers pipeline: its scheduler where it steps, its network where it is called.
 
 `scheduler.step(output, timestep, sample)` is where a state and its level meet; callbacks hand over the next state with the
-old timestep. What the network itself said, before guidance mixed it, is caught by a forward hook.
+old timestep. What the network itself predicted, before guidance mixed it, is caught by a forward hook.
 """
 
 from __future__ import annotations
@@ -142,20 +142,20 @@ class PipelineObserver(Recorder):
         grid, rows, channels = run.grid, run.rows, sample.shape[1]
         t = grid.times[run.place]
         x = sample[:rows].float() * grid.factors[run.place]
-        said: Tensor | None = output[:rows, :channels]
+        predicted: Tensor | None = output[:rows, :channels]
         if self.networks:
             parts = blocks([_tensor(call.output) for call in calls], rows, channels)
             found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
-            said = None if found is None else parts[found][-1]
+            predicted = None if found is None else parts[found][-1]
             if found is None:
                 self._lose("what the network predicted of a state is not known from the guided mixture")
             else:
                 self._keep(run, calls[parts[found][0]], parts[found][1], sample[:rows])
-        if said is None:
+        if predicted is None:
             self.record(x, t, None)
             return
         level = self.schedule(t)
-        x0, eps = grid.view.read(said.float(), x, (float(level.alpha), float(level.sigma)))
+        x0, eps = grid.view.read(predicted.float(), x, (float(level.alpha), float(level.sigma)))
         self.record(x, t, Prediction(x0, eps, level.like(x)))
 
     def _keep(self, run: _Run, call: _NetworkCall, part: slice, sample: Tensor) -> None:

@@ -82,10 +82,10 @@ def load_classifier(path: str | Path | None = None) -> Classifier:
     FileNotFoundError or ValueError naming the remedy.
     """
     path = Path(ASSETS / "fashion-classifier.safetensors" if path is None else path)
-    said = ("classifier", "give a file that Classifier.save wrote")
-    state, words = read_safetensors(path, *said)
-    about = read_words(words.get(_HEADER), path, *said)
-    with reading(path, *said):
+    kind_and_remedy = ("classifier", "give a file that Classifier.save wrote")
+    state, words = read_safetensors(path, *kind_and_remedy)
+    about = read_words(words.get(_HEADER), path, *kind_and_remedy)
+    with reading(path, *kind_and_remedy):
         # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
         with torch.device("meta"):
             classifier = Classifier(ClassifierConfig(**about["config"]), card=about["card"])

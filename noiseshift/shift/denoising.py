@@ -21,7 +21,7 @@ from noiseshift.estimators.instrument import Array
 from noiseshift.targets.fitting import fitted_gaussian
 
 SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Noise over signal, in units of the data's spread, at which a model is asked."""
+"""Noise over signal, in units of the data's spread, at which a model is checked."""
 
 
 def checked_times(schedule: Schedule, spread: float, scales: Sequence[float] = SCALES) -> Tensor:

@@ -161,16 +161,16 @@ def _shape_check(checkpoint: Checkpoint, data: Images) -> Check:
 
 def _range_check(checkpoint: Checkpoint, data: Images) -> Check:
     low, high = (float(end) for end in torch.aminmax(data.floats))
-    said = f"values from {low:.3g} to {high:.3g}"
+    text = f"values from {low:.3g} to {high:.3g}"
     if not np.isfinite([low, high]).all():
         return Check("range", False, "the data hold numbers that are not finite: repair them")
     if low == high:
         return Check("range", False, f"all values are {low:.3g}: these are no data")
     if not checkpoint.latent and max(-low, high) > 1.001:
-        return Check("range", False, f"{said}: pictures are floats in [-1, 1], scale these data to that")
+        return Check("range", False, f"{text}: pictures are floats in [-1, 1], scale these data to that")
     if not data.pixels.is_floating_point() and int(data.pixels.max()) <= 1:
         return Check("range", False, "bytes of 0 and 1 only: pictures are 0 … 255, multiply these by 255")
-    return Check("range", True, said)
+    return Check("range", True, text)
 
 
 def _class_check(checkpoint: Checkpoint, data: Images) -> Check:
@@ -178,8 +178,8 @@ def _class_check(checkpoint: Checkpoint, data: Images) -> Check:
         return Check("classes", False, "the checkpoint is conditional and the data have no labels: give labelled data")
     low, high = int(data.labels.min()), int(data.labels.max())
     if low < 0 or high >= checkpoint.classes:
-        said = f"labels run from {low} to {high}, the checkpoint's classes from 0 to {checkpoint.classes - 1}"
-        return Check("classes", False, f"{said}: number the classes as it was trained on them")
+        text = f"labels run from {low} to {high}, the checkpoint's classes from 0 to {checkpoint.classes - 1}"
+        return Check("classes", False, f"{text}: number the classes as it was trained on them")
     present = len(data.labels.unique())
     enough = None if 2 * present < checkpoint.classes else True
     return Check("classes", enough, f"{present:,} of {checkpoint.classes:,} classes are in the data")
@@ -187,24 +187,24 @@ def _class_check(checkpoint: Checkpoint, data: Images) -> Check:
 
 def _denoises(errors: pd.DataFrame, reading: ReadAs | None) -> Check:
     middle = errors.iloc[len(errors) // 2]
-    said = f"noise error {middle.error:.3f} at t = {middle.t:.2f} (linear denoiser {middle.linear:.3f}, none 1)"
+    text = f"noise error {middle.error:.3f} at t = {middle.t:.2f} (linear denoiser {middle.linear:.3f}, none 1)"
     worse = int(errors.worse.sum())
     if not worse:
-        return Check("denoises", True, f"{said}; better than the linear denoiser at all {len(errors)} levels")
-    said = f"{said}; worse than the linear denoiser at {worse} of {len(errors)} levels"
+        return Check("denoises", True, f"{text}; better than the linear denoiser at all {len(errors)} levels")
+    text = f"{text}; worse than the linear denoiser at {worse} of {len(errors)} levels"
     if reading is not None:
         remedy = (
             f"read with {reading.sentence()} it does ({1 / reading.ratio:.1f} times less error than the linear one)"
         )
         return Check(
-            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {said}; {remedy}"
+            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {text}; {remedy}"
         )
     if 2 * worse > len(errors):
         causes = "check range, time direction, schedule, prediction and the data"
         return Check(
-            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {said}; {causes}"
+            "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {text}; {causes}"
         )
-    return Check("denoises", None, f"{said}: a model that was trained little, or other data than its own")
+    return Check("denoises", None, f"{text}: a model that was trained little, or other data than its own")
 
 
 def _likeness(model: Model, data: Tensor, cond: Tensor | None, count: int) -> Likeness:
@@ -224,14 +224,14 @@ def _its_data(model: Model, data: Tensor, cond: Tensor | None, count: int) -> tu
         found = _likeness(model, data, cond, count)
     except ValueError as error:  # a model that was read wrongly may not be sampled at all
         return None, Check(name, False, f"no samples could be drawn to compare with the data: {error}")
-    said = (
+    text = (
         f"energy distance {found.energy:.3f} of the samples to the data (p = {found.p:.3f}), spread {found.spread:.2f}"
     )
     if not np.isfinite(found.energy) or (found.energy > ENERGY and found.p <= CHANCE):
         return found, Check(
-            name, False, f"the samples are not like these data: {said}; give the data that it was trained on"
+            name, False, f"the samples are not like these data: {text}; give the data that it was trained on"
         )
-    return found, Check(name, True, said)
+    return found, Check(name, True, text)
 
 
 def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
@@ -257,9 +257,9 @@ def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
     given = torch.stack(seen).cpu()
     off = ((given.double() - meant).abs() / meant.abs().clamp_min(1)).max()
     k = int((given.double() - meant).abs().argmax())
-    said = f"{str(given.dtype).removeprefix('torch.')}, {float(given[k]):.7g} where {float(meant[k]):.7g} is meant"
+    text = f"{str(given.dtype).removeprefix('torch.')}, {float(given[k]):.7g} where {float(meant[k]):.7g} is meant"
     if float(off) > ROUNDED:
         return Check(
-            "time", False, f"the network is handed {said}: rounding is a shift of its own, give the time float32"
+            "time", False, f"the network is handed {text}: rounding is a shift of its own, give the time float32"
         )
-    return Check("time", True, said)
+    return Check("time", True, text)

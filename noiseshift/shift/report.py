@@ -55,7 +55,7 @@ class ShiftReport:
         """
         return self._table(level).copy()
 
-    @functools.lru_cache(maxsize=64)  # noqa: B019 a figure asks for the same bootstrap again and again
+    @functools.lru_cache(maxsize=64)  # noqa: B019 a figure uses the same bootstrap many times
     def _table(self, level: float) -> pd.DataFrame:
         readable = self.calibration.readable
         columns = self._level_columns(level) | ({} if self.content is None else self._content_columns(level))

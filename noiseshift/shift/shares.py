@@ -1,8 +1,8 @@
 """The solver's and the network's part of a shift, by two experiments that fail in different ways.
 
-Refining the steps asks the measured network; it does not see a fault that the steps take part in. The exact model of a distribution
-fitted to the data has no error; it does not see what the fit leaves out. A part is given to the network only where both
-experiments find it, with one sign.
+Refining the steps evaluates the measured network; it does not see a fault that the steps take part in. The exact model of
+a distribution fitted to the data has no error; it does not see what the fit leaves out. A part is given to the network
+only where both experiments find it, with one sign.
 """
 
 from __future__ import annotations

@@ -199,12 +199,12 @@ class Comparison:
     def load(cls, folder: str | Path) -> Comparison:
         """What `save` wrote, with the runs from where they are. Raises FileNotFoundError naming what is missing."""
         folder = Path(folder)
-        said = ("comparison", "run `noiseshift compare` again")
-        with reading(folder, *said):
-            about = read_json(folder / MANIFEST, *said)
+        kind_and_remedy = ("comparison", "run `noiseshift compare` again")
+        with reading(folder, *kind_and_remedy):
+            about = read_json(folder / MANIFEST, *kind_and_remedy)
             places = {name: folder / path for name, path in about["runs"].items()}
         runs = {name: Run.load(place) for name, place in places.items()}  # which says itself which is missing
-        with reading(folder, *said):
+        with reading(folder, *kind_and_remedy):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
                 _named(pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]), from_text)

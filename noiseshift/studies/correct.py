@@ -82,7 +82,7 @@ class Correction:
         add to it), and whatever else the extractor gives."""
         return self._table().copy()
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files ask for the same bootstrap again and again
+    @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files use the same bootstrap many times
     def _table(self) -> pd.DataFrame:
         base = self.outcomes[0]
         return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])

@@ -31,7 +31,7 @@ ASKING: Mapping[str, Callable[[Model], Estimator]] = {
     "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99), polish=0),
     "score-mixture": lambda model: ScoreMixture(model, time_grid(model.schedule, 32, 0.01, 0.99)),
 }
-"""The estimators that ask the network itself at many levels."""
+"""The estimators that evaluate the network itself at many levels."""
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:

@@ -143,7 +143,7 @@ def counted(checkpoint: Checkpoint, protocol: Protocol, walk: Callable[[Model, P
 
 
 class CountingModel:
-    """A model that knows nothing, costs nothing, and remembers what it was asked."""
+    """A model that knows nothing, costs nothing, and remembers its calls."""
 
     def __init__(self, model: Model):
         self.times: list[Tensor] = []

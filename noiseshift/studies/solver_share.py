@@ -1,6 +1,6 @@
 """Whose shift is it? The measured network under finer steps, and a model without error through the same solver.
 
-Two experiments, of different weakness. Step refinement asks the network itself: what does not vanish with the steps is its
+Two experiments, of different weakness. Step refinement evaluates the network itself: what does not vanish with the steps is its
 own, if the steps are fine enough for the solver's order. The exact model of a distribution fitted to the data has no
 error at all, but is not quite the data's. "The network's" is said only where both agree.
 """

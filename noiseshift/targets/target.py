@@ -124,7 +124,7 @@ def _rows(cond: Tensor | None, part: slice) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Levels:
-    """T levels asked of every state, or (`paired`) one level a state: alpha and sigma (T,) float64."""
+    """T levels for every state, or (`paired`) one level a state: alpha and sigma (T,) float64."""
 
     alpha: Tensor
     sigma: Tensor

@@ -54,7 +54,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Objective:
-    """What the network is asked: on which schedule, to predict what, and which number its time embedding is handed;
+    """What the network learns: on which schedule, to predict what, and which number its time embedding is handed;
     `sign` -1 for velocities that point from noise to data."""
 
     schedule: Schedule
@@ -109,7 +109,7 @@ def train(
 
     Args:
         network: what is trained; its weights are where a new training starts.
-        objective: what it is asked.
+        objective: what it learns.
         images: labelled images (N, C, H, W).
         config: how it is trained.
         folder: where its state is kept.

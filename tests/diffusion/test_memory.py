@@ -41,7 +41,7 @@ class Small:
 
 
 @pytest.fixture
-def said(monkeypatch):
+def reported(monkeypatch):
     lines = []
     monkeypatch.setattr(logging.getLogger("noiseshift"), "warning", lambda text, *values: lines.append(text % values))
     return lines
@@ -70,22 +70,24 @@ def test_an_error_that_was_raised_from_it_is_one():
     assert is_out_of_memory(error)
 
 
-def test_what_was_learned_is_kept_and_said_once(said):
+def test_what_was_learned_is_kept_and_said_once(reported):
     halving, small = Halving("the network"), Small(4)
     halving(small, X)
     assert small.seen == [3, 3, 3, 3, 1]
     halving(small, X)
     assert small.seen == [3, 3, 3, 3, 1] * 2
-    assert said == ["out of memory: the network takes 3 rows at a time instead of 13; the numbers do not depend on it"]
+    assert reported == [
+        "out of memory: the network takes 3 rows at a time instead of 13; the numbers do not depend on it"
+    ]
 
 
-def test_nothing_is_cut_or_said_where_memory_holds(said):
+def test_nothing_is_cut_or_said_where_memory_holds(reported):
     small = Small(13)
     (answer,) = Halving("it")(small, X, None)
     assert small.seen == [13]
     assert torch.equal(answer, torch.tanh(X))
     assert Halving("it")(Small(4), X[:0])[0].shape == (0, 3, 2, 2)
-    assert not said
+    assert not reported
 
 
 def test_a_single_row_that_does_not_fit_is_one_line():
@@ -157,7 +159,7 @@ def test_a_guided_model_of_ones_own_keeps_its_branches():
     assert torch.equal(InParts(Own(4)).levels, Own.levels)
 
 
-def test_a_measurement_goes_on_with_the_rows_that_fit(said):
+def test_a_measurement_goes_on_with_the_rows_that_fit(reported):
     """The network of a checkpoint runs out above 9 rows: sampling and calibration go on, with the same numbers."""
     protocol = ns.Protocol(
         ns.solver("euler:3"),
@@ -180,4 +182,4 @@ def test_a_measurement_goes_on_with_the_rows_that_fit(said):
         tables = [run.reports[name].table() for run in runs]
         np.testing.assert_allclose(tables[0]["shift"], tables[1]["shift"], rtol=1e-3, atol=1e-5)
     assert int((runs[0].pictures.int() - runs[1].pictures.int()).abs().max()) <= 1
-    assert len([line for line in said if "out of memory" in line]) == 1
+    assert len([line for line in reported if "out of memory" in line]) == 1

@@ -296,15 +296,15 @@ def _provenance(
     found: Found, scheduler: Any, coder: Autoencoder | None, conditions: Conditions | None, adapter: nn.Module
 ) -> dict[str, Any]:
     """What `info` says of a folder, and what tells two runs of it apart."""
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "pipeline": found.pipeline,
         "network": found.network,
         "scheduler": type(scheduler).__name__,
     }
     if coder is not None:
-        said["autoencoder"] = f"{coder.kind}, {coder.factor} pixels a latent, scaling_factor {coder.scale:g}"
+        facts["autoencoder"] = f"{coder.kind}, {coder.factor} pixels a latent, scaling_factor {coder.scale:g}"
     if conditions is not None:
-        said["conditions"] = conditions.digest
+        facts["conditions"] = conditions.digest
     if getattr(adapter, "guidance", None) is not None:
-        said["distilled guidance"] = adapter.guidance
-    return said
+        facts["distilled guidance"] = adapter.guidance
+    return facts

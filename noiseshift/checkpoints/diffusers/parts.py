@@ -34,7 +34,7 @@ def weights_in(path: Path) -> Path:
 
 
 def load_part(path: Path, kind: str) -> Any:
-    """The diffusers network in `path`, of class `kind`, in float32 on the CPU, ready to be asked."""
+    """The diffusers network in `path`, of class `kind`, in float32 on the CPU, ready to be evaluated."""
     import logging
 
     import diffusers

@@ -50,7 +50,7 @@ def model_of(
     class_dropout: bool = False,
     noise_dropout: bool = False,
 ) -> NetworkModel:
-    """The model of a network that is asked as its card says, counting t = 0 as data."""
+    """The model of a network that is evaluated as its card says, counting t = 0 as data."""
     schedule = card.build_schedule()
     return NetworkModel(
         network,
