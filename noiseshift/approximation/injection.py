@@ -40,8 +40,15 @@ TOLERANCES = (0.05, 0.10)
 class ApproximationReport:
     """Measured against predicted shift, for K conditioning times and E injected errors each.
 
-    times (K,); sigma_es (K, E); levels (K, L) true levels of the curve; curve (n, K, L) and injected (n, K, E) readings of
-    the same n real samples; posterior (K, E) the shift that Gaussian data of the same spectrum would show.
+    Attributes:
+        estimator: what read the states.
+        schedule: the path between data and noise.
+        times: (K,).
+        sigma_es: (K, E) standard deviations of the injected noise.
+        levels: (K, L) true levels of the calibration curve.
+        curve: (n, K, L) readings there of n real samples.
+        injected: (n, K, E) readings of the same samples with the injected noise.
+        posterior: (K, E) the shift that Gaussian data of the same spectrum would show.
     """
 
     estimator: str
@@ -148,9 +155,21 @@ def check(
 ) -> ApproximationReport:
     """Add known noise to real states and measure the shift it makes.
 
-    data (n, …) real samples of classes `cond` (n,) or None, or an exact target, of which 256 are drawn; times (K,) strictly
-    between 0 and 1; sigma_es (E,) for every t, or (K, E). The `posterior` column is for Gaussian data of `spectrum`
-    (by default, that of `data`). Raises ValueError when an error asks for more noise than the schedule holds.
+    Args:
+        data: (n, …) real samples, or an exact target, of which 256 are drawn.
+        estimator: what reads them.
+        times: (K,) strictly between 0 and 1.
+        sigma_es: (E,) for every t, or (K, E).
+        cond: (n,) classes, or None.
+        seed: of the noise.
+        name: what the estimator is called in the report.
+        spectrum: of the Gaussian data of the `posterior` column; by default that of `data`.
+
+    Returns:
+        The report, whose `table()` has a row for each time and error.
+
+    Raises:
+        ValueError: an error is more noise than the schedule holds.
     """
     if isinstance(data, Target):
         data = data.sample(256, torch_generator(generator(0, seed=seed, stream=TARGET)))

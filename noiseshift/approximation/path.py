@@ -27,11 +27,21 @@ from noiseshift.shift.reading import visits
 
 @dataclass(frozen=True, eq=False)
 class PathReport:
-    """What the error of a coarse run is, at K times of N paths.
+    """What the error e of a coarse run is, at K times of N paths.
 
-    sigma_e2, cross (N, K): ‖e‖²/d and 2σ⟨ε, e⟩/d; coarse, fine (N, K): readings of t on both runs; kurtosis (N, K):
-    excess, over the coordinates of e; along_x0, along_eps (N, K): Pearson correlation of e with the reference's x0 and
-    eps; spectrum (K, F): mean power of e at radial frequency f, 1 at all f if e were white (empty for flat states).
+    Attributes:
+        estimator: what read the states.
+        schedule: the path between data and noise.
+        times: (K,).
+        calibration: of the estimator, at these times.
+        sigma_e2: (N, K) ‖e‖²/d.
+        cross: (N, K) 2σ⟨ε, e⟩/d.
+        coarse: (N, K) readings of t on the coarse run.
+        fine: (N, K) the same on the fine one.
+        kurtosis: (N, K) excess, over the coordinates of e.
+        along_x0: (N, K) Pearson correlation of e with the reference's x0.
+        along_eps: (N, K) the same with its eps.
+        spectrum: (K, F) mean power of e at radial frequency f, 1 at all f if e were white; empty for flat states.
     """
 
     estimator: str

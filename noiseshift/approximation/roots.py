@@ -25,8 +25,12 @@ Number = Tensor | float
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Gaussian data as the `posterior` definition needs them: variances (d,) along the principal axes, and the mean's
-    coordinates (d,) there."""
+    """Gaussian data as the `posterior` definition needs them.
+
+    Attributes:
+        variances: (d,) along the principal axes.
+        mean: (d,) the mean's coordinates there.
+    """
 
     variances: Tensor
     mean: Tensor
@@ -54,10 +58,20 @@ class Spectrum:
 def exact_shift(
     schedule: Schedule, t: Number, sigma_e: Number, match: Match = "sigma", *, data: Spectrum | None = None
 ) -> Tensor:
-    """δ for noise σ_e added to a state at t, by the definition `match`; t and sigma_e broadcast, float64.
+    """The shift δ of states to which noise is added, by one of its definitions.
 
-    `posterior` needs the `data`'s spectrum. Raises ValueError when sigma_e is negative, when the spectrum is missing, or
-    when a root leaves [0, 1], naming it.
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `sigma_e`.
+        sigma_e: standard deviation of the added noise, at least 0.
+        match: "sigma" (the paper's), "snr" or "posterior".
+        data: the spectrum of the data, for "posterior".
+
+    Returns:
+        δ in t, float64.
+
+    Raises:
+        ValueError: sigma_e is negative, the spectrum is missing, or a root leaves [0, 1].
     """
     t, sigma_e = _pair(t, sigma_e)
     roots = _roots(schedule, t, sigma_e, match, data)
@@ -79,7 +93,16 @@ def possible_shift(
 
 
 def first_order_shift(schedule: Schedule, t: Number, sigma_e: Number) -> Tensor:
-    """Statement 1: (√(σ_t² + σ_e²) − σ_t) / σ̇_t; exact for `sigma` where sigma is linear in t."""
+    """Statement 1: (√(σ_t² + σ_e²) − σ_t) / σ̇_t; exact for `sigma` where sigma is linear in t (arXiv 2510.12497).
+
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `sigma_e`.
+        sigma_e: standard deviation of the added noise.
+
+    Returns:
+        δ in t, float64.
+    """
     t, sigma_e = _pair(t, sigma_e)
     return shift_of_variance(schedule, t, sigma_e**2)
 
@@ -105,7 +128,17 @@ def implied_sigma_e2(
 ) -> Tensor:
     """The added variance σ_e² that a shift means, the inverse of `exact_shift` or `first_order_shift`.
 
-    Signed: negative where states are cleaner than the conditioning level. Raises ValueError when t + shift leaves [0, 1].
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `shift`.
+        shift: δ in t.
+        match: the definition of δ: "sigma", "snr" or "first-order".
+
+    Returns:
+        σ_e², signed: negative where states are cleaner than the conditioning level.
+
+    Raises:
+        ValueError: t + shift leaves [0, 1].
     """
     t, shift = torch.broadcast_tensors(_double(t), _double(shift))
     now, there = schedule(t), torch.as_tensor(t + shift)

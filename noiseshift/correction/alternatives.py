@@ -27,8 +27,12 @@ from noiseshift.estimators.posterior import Estimator
 class EstimatedLevel:
     """The effective noise level of each state, by an estimator: posterior mean minus the calibration's bias at time t.
 
-    Called as (x (B, …), t (), cond) → (B,). Without a `calibration` the reading is taken as it is, which is right only
-    for an exact one. Readings stay within `reach` of t, in units of min(t, 1 - t): a far one is a failed estimate.
+    Called as (x (B, …), t (), cond) → (B,).
+
+    Args:
+        estimator: reads the posterior.
+        calibration: gives the bias. Without it the reading is taken as it is, which is right only for an exact estimator.
+        reach: readings stay within it of t, in units of min(t, 1 - t): a far one is a failed estimate.
     """
 
     def __init__(
@@ -54,7 +58,13 @@ class EstimatedLevel:
 
 class EpsilonScaled(Wrapped):
     """Epsilon scaling, eps / (b + k T), T the number of steps still to go over all of them, here t (ADM-ES: Ning et al.,
-    arXiv 2308.15321, eq. 9): `offset` b near 1, `slope` k 0 for the uniform schedule."""
+    arXiv 2308.15321, eq. 9).
+
+    Args:
+        model: whose noise is scaled.
+        offset: b, near 1.
+        slope: k, 0 for the uniform schedule.
+    """
 
     def __init__(self, model: Model, offset: float, slope: float = 0.0):
         super().__init__(model)
@@ -71,10 +81,15 @@ class EpsilonScaled(Wrapped):
 
 
 class TimeShifted(Wrapped):
-    """Time-shift sampler (TS-DPM: Li et al., arXiv 2305.15583): the network is conditioned on the time within `window`/2 of t whose
-    noise variance sigma² is nearest the variance over a state's coordinates, while t is above `cutoff`.
+    """Time-shift sampler (TS-DPM: Li et al., arXiv 2305.15583).
 
-    The update goes on from the scheduled t. Made for variance-preserving schedules and data of variance near 1.
+    The network is conditioned on the nearby time whose noise variance sigma² is nearest the variance over a state's
+    coordinates. The update goes on from the scheduled t. Made for variance-preserving schedules and data of variance near 1.
+
+    Args:
+        model: whose conditioning time is moved.
+        window: the time is searched within half of it on either side of t.
+        cutoff: the time is moved only while t is above it.
     """
 
     def __init__(self, model: Model, window: float, cutoff: float):
@@ -99,8 +114,13 @@ class TimeShifted(Wrapped):
 class LevelGuidance(Wrapped):
     """NAG at the effective level [own]: s(x|t) + scale (s(x|t) - s(x|t̂)), t̂ the state's effective noise level.
 
-    It needs no noise-unconditional branch, and so no training of the network. Two forwards a call in one batch; off outside
-    `interval`, where scores are singular or t̂ unreadable.
+    It needs no noise-unconditional branch, and so no training of the network. Two forwards a call in one batch.
+
+    Args:
+        model: is evaluated at t and at t̂.
+        scale: 0 = unguided.
+        effective_level: reads t̂, such as `EstimatedLevel`.
+        interval: times between which it acts; outside, scores are singular or t̂ cannot be read.
     """
 
     def __init__(
@@ -124,6 +144,13 @@ class TimeStepGuidance(Wrapped):
     z is normal, one a row and step, drawn by the row's own state, whatever the batch around it. The paper perturbs the
     time embedding; here the time itself is perturbed, which any model allows. No training; two forwards a call in one
     batch.
+
+    Args:
+        model: is evaluated at t and at t̃.
+        scale: 0 = unguided.
+        spread: of the perturbation, at t = 1.
+        power: how the perturbation falls with t.
+        seed: of z.
     """
 
     def __init__(self, model: Model, scale: float, *, spread: float = 0.1, power: float = 1.0, seed: int = 0):
@@ -156,6 +183,14 @@ def level_projection(
     """An update from states whose level is corrected: x ← α x̂0 + (x - α x̂0) σ_t/ρ̂, ρ̂ the effective noise scale [own].
 
     Nothing else changes and no call is added, so what it gains is due to the level alone.
+
+    Args:
+        update: goes on from the corrected state.
+        effective_level: reads the level, such as `EstimatedLevel`.
+        interval: times between which states are corrected.
+
+    Returns:
+        An update, for `sample`.
     """
     low, high = interval
 
@@ -184,9 +219,20 @@ def closed_loop_scale(
 ) -> Scale:
     """The NAG scale, as a function of t, that would hold the shift of a pilot run at its detection floor [own].
 
-    Where x0 is resolved a perfect noise-unconditional branch gives d r/d log σ = w r for the relative noise excess r = δ σ̇/σ, and
-    without guidance r stays; so r that a pilot run gains on the way down, - dr/d log σ, is what must be held: w =
-    (dr / -d log σ) / r_floor, between 0 and `largest`. All arrays (K,), at falling times; `slope` is σ̇.
+    Where x0 is resolved, a perfect noise-unconditional branch gives d r/d log σ = w r for the relative noise excess
+    r = δ σ̇/σ; without guidance r stays. So what a pilot run gains in r on the way down, -dr/d log σ, must be held:
+    w = (dr / -d log σ) / r_floor.
+
+    Args:
+        times: (K,) falling.
+        sigma: (K,) σ there.
+        shift: (K,) δ of the pilot run.
+        slope: (K,) σ̇.
+        floor: (K,) the detection floor.
+        largest: the scale stays between 0 and this.
+
+    Returns:
+        A function of t, or 0 where nothing can be read.
     """
     excess, least = shift * slope / sigma, floor * slope / sigma
     gain = np.diff(excess) / -np.diff(np.log(sigma))

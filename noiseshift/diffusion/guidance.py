@@ -37,7 +37,18 @@ EffectiveLevel = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def classifier_free(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
-    """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)). diffusers' `guidance_scale` is 1 + scale."""
+    """CFG (Ho & Salimans, arXiv 2207.12598): + scale (s(x|t,c) - s(x|t)).
+
+    Args:
+        scale: 0 = unguided; a number or a function of t. diffusers' `guidance_scale` is 1 + scale.
+        interval: times between which it acts.
+
+    Returns:
+        A guidance, for `Guided`.
+
+    Raises:
+        ValueError: for an interval that does not run from low to high t.
+    """
     return Guidance({UNCONDITIONAL: (_within(scale, interval),)})
 
 
@@ -45,6 +56,16 @@ def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0))
     """Noise awareness guidance (arXiv 2510.12497): + scale (s(x|t,c) - s(x|c)).
 
     The noise-unconditional branch is mixed in the space that the model answers in, read at the scheduled t; see `BranchSpace`.
+
+    Args:
+        scale: 0 = unguided; a number or a function of t.
+        interval: times between which it acts.
+
+    Returns:
+        A guidance, for `Guided`.
+
+    Raises:
+        ValueError: for an interval that does not run from low to high t.
     """
     return Guidance({NOISE_UNCONDITIONAL: (_within(scale, interval),)})
 
@@ -52,14 +73,35 @@ def noise_awareness(scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0))
 def domain(pretrained: Model, scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
     """Domain guidance (Zhong et al., arXiv 2504.01521): + scale (s(x|t,c) - s_pretrained(x|t)), for a fine-tuned model.
 
-    The pretrained model's unconditional branch where it has one, else its only branch.
+    Args:
+        pretrained: the model before fine-tuning. Its unconditional branch is taken, or its only branch where it has none.
+        scale: 0 = unguided; a number or a function of t.
+        interval: times between which it acts.
+
+    Returns:
+        A guidance, for `Guided`.
+
+    Raises:
+        ValueError: for an interval that does not run from low to high t.
     """
     branch = UNCONDITIONAL if UNCONDITIONAL in pretrained.branches else FULL
     return Guidance({branch._replace(model=1): (_within(scale, interval),)}, (pretrained,))
 
 
 def autoguidance(weak: Model, scale: Scale, *, interval: tuple[float, float] = (0.0, 1.0)) -> Guidance:
-    """Autoguidance (Karras et al., arXiv 2406.02507): + scale (s(x|t,c) - s_weak(x|t,c)), a smaller or younger model."""
+    """Autoguidance (Karras et al., arXiv 2406.02507): + scale (s(x|t,c) - s_weak(x|t,c)).
+
+    Args:
+        weak: a smaller or less trained model of the same data.
+        scale: 0 = unguided; a number or a function of t.
+        interval: times between which it acts.
+
+    Returns:
+        A guidance, for `Guided`.
+
+    Raises:
+        ValueError: for an interval that does not run from low to high t.
+    """
     return Guidance({FULL._replace(model=1): (_within(scale, interval),)}, (weak,))
 
 
@@ -68,8 +110,18 @@ def classifier_noise_awareness(
 ) -> Guidance:
     """Classifier-based NAG (arXiv 2510.12497): + scale ∇_x log p(t|x) from any differentiable estimator.
 
-    `estimators.Network.log_prob` is one. Off near t = 1 by default, where alpha = 0 and a score says nothing of x0. Do
-    not measure the result with the same network: that is circular.
+    Do not measure the result with the same network: that is circular.
+
+    Args:
+        log_prob: called as log_prob(x, t) → (B,), such as `estimators.Network.log_prob`.
+        scale: 0 = unguided; a number or a function of t.
+        interval: times between which it acts. By default it is off near t = 1, where alpha = 0 and a score says nothing of x0.
+
+    Returns:
+        A guidance, for `Guided`.
+
+    Raises:
+        ValueError: for an interval that does not run from low to high t.
     """
     return Guidance(gradients=((log_prob, _within(scale, interval)),))
 

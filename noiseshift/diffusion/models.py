@@ -24,7 +24,13 @@ Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """The pair (x0, eps) with x = alpha x0 + sigma eps, at a level broadcast to their shape (B, …)."""
+    """The pair (x0, eps) with x = alpha x0 + sigma eps, the one form through which all others are converted.
+
+    Attributes:
+        x0: predicted data (B, …).
+        eps: predicted noise, of that shape.
+        level: alpha, sigma and their slopes, broadcast to that shape.
+    """
 
     x0: Tensor
     eps: Tensor
@@ -103,7 +109,11 @@ READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
 
 @dataclass(frozen=True)
 class GuidedPrediction(Prediction):
-    """A mixture of branches, and the branches it was mixed from; estimators take `unguided`."""
+    """A mixture of branches; estimators take `unguided`.
+
+    Attributes:
+        branches: the predictions that it was mixed from.
+    """
 
     branches: Mapping[Branch, Prediction] = field(default_factory=dict)
 
@@ -113,7 +123,13 @@ class GuidedPrediction(Prediction):
 
 
 class Branch(NamedTuple):
-    """Which conditions a prediction knows: the noise level, the class; `model` 0 is the model itself."""
+    """Which conditions a prediction has.
+
+    Attributes:
+        noise: whether it is conditioned on the noise level.
+        condition: whether it is conditioned on the class.
+        model: 0 is the model itself, k the k-th other model of a guidance.
+    """
 
     noise: bool = True
     condition: bool = True
@@ -151,7 +167,17 @@ class Model(Protocol):
         ...
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """Several branches at once, in one forward where the network allows."""
+        """Several branches at once, in one forward where the network allows.
+
+        Args:
+            x: states (B, …).
+            t: conditioning time, () or (B,), in [0, 1].
+            cond: (B,) classes, or None.
+            branches: some of `branches`.
+
+        Returns:
+            A prediction a branch, in their order.
+        """
         ...
 
 
@@ -270,11 +296,22 @@ def wrap(
     levels: Tensor | None = None,
     unconditional: bool = False,
 ) -> Model:
-    """Make a model of any callable `fn(x, t, cond)`, x (B, …), t (B,) in [0, 1] with t = 0 data → Tensor like x.
+    """Make a model of any callable.
 
-    `predicts` names what comes back; `blind(x, cond)` answers in the same space without the conditioning time; `levels` (K,)
-    lists the only times the network knows; `unconditional=True` says that cond=None asks for the unconditional branch.
-    Raises ValueError for an unknown `predicts`.
+    Args:
+        fn: called as fn(x, t, cond) with states x (B, …), times t (B,) in [0, 1], t = 0 data, and classes (B,) or None; it
+            returns a tensor like x.
+        schedule: the path between data and noise on which it was trained.
+        predicts: what comes back: "velocity", "epsilon", "x0", "score" or "v_prediction".
+        blind: the noise-unconditional branch, called as blind(x, cond); it answers in the same space.
+        levels: (K,) the only times that the network knows; None for a continuum.
+        unconditional: whether cond=None stands for the unconditional branch.
+
+    Returns:
+        A model, for samplers, guidance and estimators.
+
+    Raises:
+        ValueError: for an unknown `predicts`.
     """
     if predicts not in READ:
         raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
@@ -289,11 +326,15 @@ LogProb = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Guidance:
-    """Directions away from weaker branches: `terms[branch] = w` adds w (full - branch). Add guidances to combine them.
+    """Directions away from weaker branches. Add guidances to combine them.
 
     **Scale 0 = unguided**: the full branch weighs 1 + Σ w, each other branch -w, so the weights sum to 1. A scale may
-    be a function of t; a weight that is 0 at some t costs no forward there. Branches of `model` k ≥ 1 are answered by
-    `models[k - 1]`. `gradients` are (log p(t | x), scale) pairs: each adds scale ∇_x log p(t | x) to the score.
+    be a function of t; a weight that is 0 at some t costs no forward there.
+
+    Attributes:
+        terms: scales by branch; each scale w adds w (full - branch).
+        models: the other models; branches of `model` k ≥ 1 are predicted by models[k - 1].
+        gradients: (log p(t | x), scale) pairs; each adds scale ∇_x log p(t | x) to the score.
     """
 
     terms: Mapping[Branch, tuple[Scale, ...]] = field(default_factory=dict)
@@ -339,7 +380,13 @@ class Guidance:
 
 @dataclass(frozen=True)
 class Within:
-    """A scale inside an interval of t, its ends included, and 0 outside of it."""
+    """A scale inside an interval of t, and 0 outside of it.
+
+    Attributes:
+        scale: a number, or a function of t.
+        low: where the interval starts, itself included.
+        high: where it ends, itself included.
+    """
 
     scale: Scale
     low: float
@@ -409,7 +456,12 @@ class Wrapped:
 class Guided(Wrapped):
     """A model under guidance: one batched forward a model and call, `GuidedPrediction` out; unguided branches pass through.
 
-    Raises ValueError at construction when a model lacks a branch that the guidance names.
+    Args:
+        model: has every branch that the guidance names.
+        guidance: such as classifier_free(1.5) + noise_awareness(0.5).
+
+    Raises:
+        ValueError: for a model that lacks a branch.
     """
 
     def __init__(self, model: Model, guidance: Guidance):

@@ -46,7 +46,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Transition:
-    """What an update may look at: the step it starts from, the time it goes to, the model and its condition."""
+    """What an update may look at.
+
+    Attributes:
+        model: the model, guided or not.
+        step: the state that it starts from.
+        prediction: the model's for that state.
+        t_next: the time that it goes to, ().
+        cond: (B,) classes, or None.
+        noise: makes standard normal noise like a state.
+    """
 
     model: Model
     step: Step
@@ -71,10 +80,21 @@ class Update(Protocol):
 
 
 def time_grid(model: Model, steps: int, *, start: float = 1.0, end: float = 0.0) -> Tensor:
-    """(steps + 1,) float64 times, even from `start` down to `end`, moved to levels that the model knows.
+    """Times even in t, moved to levels that the model knows.
 
-    The last time stays where it is: no call is made there. Levels that fall together are taken once. Raises ValueError
-    for fewer than one step, or ends that do not fall within [0, 1].
+    Levels that fall together are taken once. The last time stays where it is: no prediction is made there.
+
+    Args:
+        model: knows its levels.
+        steps: how many transitions, at least 1.
+        start: the first time.
+        end: the last one.
+
+    Returns:
+        (steps + 1,) float64, falling.
+
+    Raises:
+        ValueError: for fewer than one step, or ends that do not fall within [0, 1].
     """
     if steps < 1:
         raise ValueError(f"a sampler takes at least 1 step, got {steps}")
@@ -86,11 +106,20 @@ def time_grid(model: Model, steps: int, *, start: float = 1.0, end: float = 0.0)
 
 
 def karras_grid(model: Model, steps: int, rho: float = 7.0) -> Tensor:
-    """EDM's times, `steps` noise scales even in sigma^(1/rho) from the largest to the least (arXiv 2206.00364, eq. 5), moved to
-    levels that the model knows: (steps,) float64, so steps - 1 transitions. EDM's own last one, from there to sigma = 0, is
-    left out: the state stays at the schedule's least noise.
+    """EDM's times (arXiv 2206.00364, eq. 5): noise scales even in sigma^(1/rho), moved to levels that the model knows.
 
-    Raises ValueError for fewer than two scales, or a schedule where noise over signal is not finite and above 0 at both ends.
+    EDM's own last transition, from the least scale to sigma = 0, is left out: the state stays at the schedule's least noise.
+
+    Args:
+        model: knows its schedule and its levels.
+        steps: how many noise scales, at least 2.
+        rho: 1 is even in sigma; larger values put more of them near the data.
+
+    Returns:
+        (steps,) float64, falling, so steps - 1 transitions.
+
+    Raises:
+        ValueError: for fewer than two scales, or a schedule where noise over signal is not finite and above 0 at both ends.
     """
     if steps < 2:
         raise ValueError(f"a sampler takes at least 2 noise scales, got {steps}")
@@ -112,12 +141,23 @@ def sample(
     cond: Tensor | None = None,
     noise: Noise | torch.Generator | None = None,
 ) -> Iterator[Step]:
-    """Walk x (B, …) at times[0] down `times` (N,), yielding N steps; the last has no prediction.
+    """Sample, and yield every state on the way.
 
-    `update` is one of this module (`euler` when None); `from_diffusers(…)` brings its own times: pass times=None.
-    `noise` makes the randomness that stochastic updates need: `per_sample_noise(generators)`, which does not depend on the
-    batch, or a torch.Generator, from which all rows draw in turn. Raises ValueError when times do not fall, or noise is
-    needed and there is none; TypeError for an update that was named and not made (`ddim` for `ddim(eta=0)`).
+    Args:
+        model: guided or not.
+        x: (B, …) the state at times[0].
+        times: (N,) falling, in [0, 1]; None for an update that brings its own, as `from_diffusers(…)` does.
+        update: one of this module; `euler` when None.
+        cond: (B,) classes, or None.
+        noise: the randomness of stochastic updates: `per_sample_noise(generators)`, which does not depend on the batch, or a
+            torch.Generator, from which all rows draw in turn.
+
+    Yields:
+        N steps; the last is the final state and has no prediction.
+
+    Raises:
+        ValueError: times do not fall, or noise is needed and there is none.
+        TypeError: for an update that was named and not made (`ddim` for `ddim(eta=0)`).
     """
     noise = _drawn_from(noise) if isinstance(noise, torch.Generator) else noise or no_noise
     if isinstance(update, Scheduled):
@@ -178,8 +218,14 @@ def edm_heun(transition: Transition) -> Tensor:
 def ddim(eta: float = 0.0) -> Update:
     """DDIM (Song et al., arXiv 2010.02502) for any alpha, sigma: x' = alpha' x0 + sqrt(sigma'² - s²) eps + s z.
 
-    s is eta times the spread of the exact posterior, `posterior_sigma`; eta = 0 is deterministic, eta = 1 ancestral.
-    Raises ValueError for a negative eta.
+    Args:
+        eta: s is eta times the spread of the exact posterior, `posterior_sigma`; 0 is deterministic, 1 ancestral.
+
+    Returns:
+        An update, for `sample`.
+
+    Raises:
+        ValueError: for a negative eta.
     """
     if not eta >= 0:
         raise ValueError(f"eta must be at least 0 (0 is deterministic, 1 ancestral), got {eta}")
@@ -205,10 +251,15 @@ def ancestral(transition: Transition) -> Tensor:
 
 
 def euler_maruyama(diffusion: Callable[[Level], Tensor] | None = None) -> Update:
-    """First order in the reverse SDE dx = [v - ½ w s] dt + sqrt(w) dW̄, w = `diffusion(level)` (SiT, arXiv 2401.08740, eq. 7).
+    """First order in the reverse SDE dx = [v - ½ w s] dt + sqrt(w) dW̄ (SiT, arXiv 2401.08740, eq. 7).
 
-    w = sigma by default, SiT's choice, which vanishes with the noise. The last step, into t = 0, is deterministic and
-    takes the denoiser's mean: the score is singular there.
+    The last step, into t = 0, is deterministic and takes the denoiser's mean: the score is singular there.
+
+    Args:
+        diffusion: w at a level. By default w = sigma, SiT's choice, which vanishes with the noise.
+
+    Returns:
+        An update, for `sample`.
     """
 
     def update(transition: Transition) -> Tensor:

@@ -27,8 +27,19 @@ CLEAN = 1e-5
 def from_diffusers(
     scheduler: SchedulerMixin | Any, steps: int, *, timing: Mapping[str, Any] | None = None
 ) -> Scheduled:
-    """Any diffusers scheduler as a sampler of `steps` steps, run by its own code; see `Scheduled`. `timing` is what a
-    pipeline also hands to its `set_timesteps`, as Flux does `sigmas` and `mu`."""
+    """Any diffusers scheduler as a sampler, run by its own code; see `Scheduled`.
+
+    Args:
+        scheduler: it is copied, never changed.
+        steps: how many steps it is set to, at least 1.
+        timing: what a pipeline also hands to its `set_timesteps`, as Flux does `sigmas` and `mu`.
+
+    Returns:
+        An update that brings its own times: sample(model, x, None, update=…).
+
+    Raises:
+        ValueError: in one line, for a scheduler that cannot be followed.
+    """
     return Scheduled(scheduler, steps, timing)
 
 
@@ -304,12 +315,22 @@ def _times_of(schedule: Schedule, log_snr: Tensor) -> Tensor:
 
 
 def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor, Tensor]:
-    """What a scheduler's own arithmetic makes of each transition: (conditioning, reached) log-SNR, float64, both (n - 1,).
+    """What a scheduler's own arithmetic makes of each transition.
 
     From a state at the level that the scheduler takes it to have and a prediction without error, entry k says which level
-    step k lands on and which one the network is conditioned on next, by the timestep's label; internal evaluations are left out.
-    Where the two differ, the sampler shifts with a perfect model. Stochastic schedulers are read to about 0.01, others to
-    rounding. Raises ValueError as `Scheduled` does.
+    the network is conditioned on next, by the timestep's label, and which one step k lands on; internal evaluations are left
+    out. Where the two differ, the sampler shifts with a perfect model. Stochastic schedulers are read to about 0.01, others to
+    rounding.
+
+    Args:
+        scheduler: a diffusers scheduler.
+        steps: how many steps it is set to.
+
+    Returns:
+        (conditioning, reached) log-SNR, float64, both (n - 1,).
+
+    Raises:
+        ValueError: as `Scheduled` does.
     """
     update = Scheduled(scheduler, steps)
     reached = torch.tensor([_log_snr(pair) for pair in rehearse(update, 2**17)], dtype=torch.float64)

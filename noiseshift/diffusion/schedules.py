@@ -17,7 +17,14 @@ from torch import Tensor
 
 
 class Level(NamedTuple):
-    """Signal and noise scale at a time, and their slopes d/dt; all of the shape of t."""
+    """Signal and noise scale at a time, and their slopes; all of the shape of t.
+
+    Attributes:
+        alpha: scale of the data.
+        sigma: scale of the noise.
+        dalpha: d alpha / dt.
+        dsigma: d sigma / dt.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -101,6 +108,10 @@ class VariancePreserving(Schedule):
     """Continuous DDPM: beta(t) = beta_min + t (beta_max - beta_min), alpha = exp(-½ ∫beta) (Song et al., 2011.13456).
 
     sigma ~ √t at t = 0 has no finite slope; a floor of 1e-12 in sigma² gives it one and is invisible elsewhere.
+
+    Args:
+        beta_min: beta at t = 0.
+        beta_max: beta at t = 1.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
@@ -112,7 +123,12 @@ class VariancePreserving(Schedule):
 
 
 class VarianceExploding(Schedule):
-    """alpha = 1, sigma geometric from sigma_min (t = 0) to sigma_max (t = 1) (Song et al., arXiv 2011.13456)."""
+    """alpha = 1, sigma geometric from sigma_min (t = 0) to sigma_max (t = 1) (Song et al., arXiv 2011.13456).
+
+    Args:
+        sigma_min: the least noise, above 0.
+        sigma_max: the largest.
+    """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -126,11 +142,16 @@ STAND_IN = 2**-24
 
 
 class Discrete(Schedule):
-    """A variance-preserving table `alphas_cumprod` (N,), step i at t = (i + 1) / N, linear in log-SNR between steps.
+    """A variance-preserving table, step i at t = (i + 1) / N, linear in log-SNR between steps.
 
     Below the first step sigma²/alpha² falls linearly to data at t = 0. A zero-terminal-SNR table is accepted: its last
     entry is read as 1e-20, and so is the 2^-24 that diffusers puts in its place, where that lies above its neighbour.
-    Raises ValueError unless the table decreases within [0, 1].
+
+    Args:
+        alphas_cumprod: (N,) alpha² of each step.
+
+    Raises:
+        ValueError: unless the table decreases within [0, 1].
     """
 
     def __init__(self, alphas_cumprod: Tensor):
@@ -144,7 +165,16 @@ class Discrete(Schedule):
 
     @classmethod
     def from_betas(cls, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000) -> Discrete:
-        """The linear-beta table of DDPM (Ho et al., arXiv 2006.11239)."""
+        """The linear-beta table of DDPM (Ho et al., arXiv 2006.11239).
+
+        Args:
+            beta_start: beta of the first step.
+            beta_end: beta of the last.
+            steps: how many.
+
+        Returns:
+            The schedule.
+        """
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return cls((1 - betas).cumprod(0))
 
@@ -182,8 +212,16 @@ class Discrete(Schedule):
 
 
 class Tabulated(Schedule):
-    """Any schedule by numbers: log_snr (K,), falling, and log_norm (K,), ½ log(alpha² + sigma²), at `times` (K,) from 0 to 1;
-    linear between them. Raises ValueError for other rows."""
+    """Any schedule by numbers, linear between them.
+
+    Args:
+        times: (K,) from 0 to 1.
+        log_snr: (K,) 2 log(alpha / sigma), falling.
+        log_norm: (K,) ½ log(alpha² + sigma²).
+
+    Raises:
+        ValueError: for other rows.
+    """
 
     def __init__(self, times: Tensor, log_snr: Tensor, log_norm: Tensor):
         rows = [torch.as_tensor(row, dtype=torch.float64).cpu() for row in (times, log_snr, log_norm)]

@@ -18,9 +18,16 @@ Noise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """One state of a run: `x` (B, …) lives at time `t` (shape (), after any churn); `prediction` is the model's
-    for it (None for the last state). `internal` marks evaluations inside a second-order step. `first` is the sample index
-    of row 0, where whoever reads the states knows it: estimators that draw at random draw by it."""
+    """One state of a run.
+
+    Attributes:
+        index: its place in the run, from 0 at pure noise.
+        t: its conditioning time, (), after any churn.
+        x: the state (B, …).
+        prediction: the model's for it; None for the last state.
+        internal: whether it is an evaluation inside a second-order step, not a state of the run.
+        first: the sample index of row 0, where whoever reads the states knows it: estimators that draw at random draw by it.
+    """
 
     index: int
     t: Tensor

@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 class ConstantPixel:
     """Posterior over t from the data's constant coordinates.
 
-    `data` (N, …) real images or vectors; a coordinate counts as constant when its standard deviation is at most
-    `tolerance` (in the data's units, [-1, 1] for images). Raises ValueError when fewer than `least` are.
+    Args:
+        data: (N, …) real images or vectors.
+        schedule: on which states are read.
+        tolerance: a coordinate counts as constant when its standard deviation is at most this, in the data's units ([-1, 1]
+            for images).
+        least: how many constant coordinates there must be.
+        times: (K,) the grid of its posteriors; by default `time_grid` of the schedule.
+
+    Raises:
+        ValueError: fewer than `least` coordinates are constant.
     """
 
     def __init__(

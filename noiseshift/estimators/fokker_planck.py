@@ -30,13 +30,23 @@ FINE = 1500  # points of the posterior's grid: 3,000 dimensions resolve a log-SN
 
 
 class FokkerPlanck:
-    """Posterior over t from d log p / dt at each of `times` (G,), splined in log-SNR and integrated.
+    """Posterior over t from d log p / dt at each of `times`, splined in log-SNR and integrated.
 
     A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
     the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
-    (its 10, 50 and 90 % points) correct the slopes, three times; by default 6 (1 + probes), none for 0. Costs probes × (G + 9)
-    + polish × 9 forwards and as many forward-mode derivatives a state; the unguided, class-conditional branch is evaluated.
-    The posterior comes on a finer grid between the first and the last of `times`.
+    (its 10, 50 and 90 % points) correct the slopes, three times. Costs probes × (G + 9) + polish × 9 forwards and as many
+    forward-mode derivatives a state; the unguided, class-conditional branch is evaluated. The posterior comes on a finer grid
+    between the first and the last of `times`.
+
+    Args:
+        model: predicts at every level.
+        times: (G,) the levels of the first pass, at least 4.
+        probes: random directions a state and level (Hutchinson's estimator of the divergence).
+        seed: of the probes.
+        polish: fresh probes of the later passes; 6 (1 + probes) when None, 0 for no such pass.
+
+    Raises:
+        ValueError: for fewer than 4 times.
     """
 
     def __init__(self, model: Model, times: Tensor, probes: int = 1, seed: int = 0, *, polish: int | None = None):
@@ -75,12 +85,19 @@ class FokkerPlanck:
 
 
 class FokkerPlanckMode:
-    """The same posterior from `calls` evaluations: find the root of d log p / dlog-SNR and read the width off its slope.
+    """The same posterior from a few evaluations: find the root of d log p / dlog-SNR and read the width off its slope.
 
-    Starts at the conditioning time when it has a `step`, else at the middle. The posterior is a Gaussian in log-SNR on the grid
-    of `times`: right where it is narrow (a standard deviation of log-SNR up to about 0.3), wrong where noise hides the
-    data and it fills a good part of the grid. Its mean is that of its probes, unpolished: about sqrt(k / ((d - k) probes))
-    posterior standard deviations off, k the data's dimension.
+    Starts at the conditioning time when it has a `step`, else at the middle. The posterior is a Gaussian in log-SNR: right
+    where it is narrow (a standard deviation of log-SNR up to about 0.3), wrong where noise hides the data and it fills a good
+    part of the grid. Its mean is that of its probes, unpolished: about sqrt(k / ((d - k) probes)) posterior standard
+    deviations off, k the data's dimension.
+
+    Args:
+        model: predicts at every level.
+        calls: evaluations a state.
+        probes: random directions an evaluation.
+        seed: of the probes.
+        times: (K,) the grid of its posteriors; by default `time_grid` of the schedule.
     """
 
     def __init__(self, model: Model, calls: int = 8, probes: int = 1, seed: int = 0, times: Tensor | None = None):

@@ -46,7 +46,10 @@ def place(times: Array, t: Tensor | float) -> int | None:
 class Readings:
     """What one estimator read off N states at each of K times.
 
-    t and log_snr (N, K): posterior means; density (K, G): posterior mass on the estimator's grid, averaged over states.
+    Attributes:
+        t: (N, K) posterior means.
+        log_snr: (N, K) posterior means of the log-SNR.
+        density: (K, G) posterior mass on the estimator's grid, averaged over states.
     """
 
     t: Array
@@ -201,7 +204,20 @@ def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Re
 def forward_noise(
     data: Tensor, cond: Tensor | None, estimator: Estimator, *, level: Tensor, t_cond: Tensor, index: int, eps: Tensor
 ) -> Readings:
-    """Readings of real states noised to `level` while the estimator is given `t_cond`, in batches of 256."""
+    """Readings of real states noised to one level, in batches of 256.
+
+    Args:
+        data: (N, …) real samples.
+        cond: (N,) their classes, or None.
+        estimator: what reads them.
+        level: () the time to whose level they are noised.
+        t_cond: () the conditioning time that the estimator is given.
+        index: `Step.index` of the states.
+        eps: (N, …) the noise.
+
+    Returns:
+        (N, 1) readings.
+    """
     from noiseshift.diffusion.samplers import Step
 
     schedule = estimator.schedule

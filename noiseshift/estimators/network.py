@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """Posterior over t from a trained level network, on `points` times even in log-SNR.
+    """Posterior over t from a trained level network.
 
-    `log_prob` is differentiable in x: its gradient is the classifier-based noise-awareness direction. `card` says what
-    the network was trained on, as far as whoever trained it wrote that down.
+    `log_prob` is differentiable in x: its gradient is the classifier-based noise-awareness direction.
+
+    Args:
+        network: the trained network.
+        schedule: the one that it was trained on.
+        card: what it was trained on, as far as whoever trained it wrote that down.
+        points: length of the grid of its posteriors, even in log-SNR.
     """
 
     def __init__(

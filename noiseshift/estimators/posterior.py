@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Posterior:
-    """p(t | x) on a grid: `times` (K,) ascending, `log_prob` (B, K) the log mass at each time, float64.
+    """p(t | x) on a grid.
 
     Masses, not densities: the grid's own spacing is part of them. Use `from_log_density` to weigh a density.
+
+    Attributes:
+        times: (K,) ascending.
+        log_prob: (B, K) the log mass at each time, float64.
     """
 
     times: Tensor
@@ -93,7 +97,17 @@ class Estimator(Protocol):
 
 
 def time_grid(schedule: Schedule, points: int = 400, low: float = 0.002, high: float = 0.998) -> Tensor:
-    """(points,) ascending float64 times from `low` to `high`, even in log-SNR: fine where the level is well resolved."""
+    """Times even in log-SNR: fine where the level is well resolved.
+
+    Args:
+        schedule: gives the log-SNR.
+        points: how many.
+        low: the first time, above 0.
+        high: the last, below 1.
+
+    Returns:
+        (points,) float64, ascending.
+    """
     first, last = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (low, high))
     inside = schedule.time_of_log_snr(torch.linspace(first, last, points, dtype=torch.float64)[1:-1])
     return torch.cat([torch.tensor([low]).double(), inside, torch.tensor([high]).double()])

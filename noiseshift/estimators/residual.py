@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 class Residual:
     """Posterior over t from the rms of the predicted noise, for the conditioning times it was fitted at.
 
-    data (N, …) real samples and cond (N,) their classes or None; times (K,) the conditioning times of the sampler. Noise for
-    the fit comes from `generator`. Calling it needs the `step` (for the conditioning time); a step without a prediction costs
-    one forward. Raises ValueError for a step at a time that was not fitted.
+    Calling it needs the `step`, for its conditioning time; a step without a prediction costs one forward. A step at a time
+    that was not fitted raises ValueError.
+
+    Args:
+        model: the network whose predictions are read.
+        data: (N, …) real samples, for the fit.
+        times: (K,) the conditioning times of the sampler.
+        generator: draws the noise of the fit.
+        cond: (N,) classes of the samples, or None.
     """
 
     def __init__(

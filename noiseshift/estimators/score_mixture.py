@@ -27,13 +27,19 @@ NEWTON = 25  # two or three suffice for a narrow posterior, the rest for one pil
 
 
 class ScoreMixture:
-    """Posterior over t from the noise-unconditional branch and the conditional one on a grid of `times` (G,), coarse to fine.
+    """Posterior over t from the noise-unconditional branch and the conditional one on a grid of times, coarse to fine.
 
     Least squares on the simplex chooses few levels, but their mean and spread are those of the posterior: the first is
     where f(x) lies along the curve f(x | t), the second how far inside its bend. The broadest density in t with these
     two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered. Costs
-    G + 2 × 17 forwards a state, and one of the noise-unconditional branch. Raises ValueError for a model
-    without a noise-unconditional branch.
+    G + 2 × 17 forwards a state, and one of the noise-unconditional branch.
+
+    Args:
+        model: has a noise-unconditional branch.
+        times: (G,) the coarse grid, ascending.
+
+    Raises:
+        ValueError: for a model without that branch.
     """
 
     def __init__(self, model: Model, times: Tensor):

@@ -115,7 +115,16 @@ def _own(x: Tensor) -> Array:
 
 
 def precision_recall(real: Array, fake: Array, *, neighbours: int = NEIGHBOURS) -> tuple[Array, Array]:
-    """((N,) whether each generated sample lies in a real one's ball to its `neighbours`-th neighbour, (M,) the reverse)."""
+    """Improved precision and recall, sample by sample (Kynkäänniemi et al., arXiv 1904.06991).
+
+    Args:
+        real: (M, d) features of real images.
+        fake: (N, d) features of generated ones.
+        neighbours: a point's ball reaches to its neighbour of this rank in its own set.
+
+    Returns:
+        (N,) whether each generated sample lies in a real one's ball, and (M,) the reverse.
+    """
     real_t, fake_t = torch.from_numpy(real), torch.from_numpy(fake)
     return _covered(fake_t, real_t, neighbours), _covered(real_t, fake_t, neighbours)
 

@@ -30,7 +30,13 @@ RESERVED = ("inception", "fashion")
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor saw: values (N, d) float64; probs (N, K) class probabilities, None where it has none."""
+    """What an extractor computed of a set of images.
+
+    Attributes:
+        extractor: its name.
+        values: (N, d) float64.
+        probs: (N, K) class probabilities; None where it has none.
+    """
 
     extractor: str
     values: Array
@@ -71,7 +77,13 @@ class Features:
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (d,) and covariance (d, d) of features, unbiased, of n samples (None where a file does not say)."""
+    """Mean and covariance of features.
+
+    Attributes:
+        mean: (d,).
+        cov: (d, d), unbiased.
+        n: how many samples; None where a file does not say.
+    """
 
     mean: Array
     cov: Array
@@ -85,7 +97,7 @@ class Moments:
 
 
 class Extractor(Protocol):
-    """Looks at uint8 images (N, C, H, W): (features (N, d), class probabilities (N, K) or None)."""
+    """Computes features of uint8 images (N, C, H, W): (features (N, d), class probabilities (N, K) or None)."""
 
     name: str
 
@@ -139,10 +151,15 @@ class InceptionFeatures:
 
 
 class ModuleFeatures:
-    """Any module from floats (N, C, H, W) in [-1, 1] to features (N, d), or a TorchScript file of one.
+    """Features by any module.
 
-    A TorchScript file is code: `trust` runs it, and must be said. Raises ReadingError when it is not, or when the file is
-    missing or damaged.
+    Args:
+        module: from floats (N, C, H, W) in [-1, 1] to features (N, d), or the path of a TorchScript file of one.
+        name: what distances are called by: FD-<name>; by default the class or the file's stem.
+        trust: a TorchScript file is code; True runs it.
+
+    Raises:
+        ReadingError: a file without `trust`, or one that is missing or damaged.
     """
 
     def __init__(self, module: nn.Module | str | Path, name: str | None = None, *, trust: bool = False):
@@ -181,8 +198,17 @@ def extract(
     batch: int = 256,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Features:
-    """Features of uint8 images (N, C, H, W), in batches, on the extractor's device; the numbers do not depend on `batch`
-    but for rounding."""
+    """Features of images, in batches, on the extractor's device; they do not depend on `batch` but for rounding.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        extractor: such as `ClassifierFeatures()`.
+        batch: images at once.
+        progress: called as (done, total) after each batch.
+
+    Returns:
+        The features.
+    """
     values, probs = [], []
     network = getattr(extractor, "network", None)
     weight = None if network is None else next(network.parameters(), None)
@@ -199,8 +225,21 @@ def extract(
 
 
 def load_reference(path: str | Path, extractor: Extractor, *, limits: Range = None) -> Features | Moments:
-    """Real images to compare with: an npz with mu and sigma (ours, ADM's, EDM's or pytorch-fid's: they must be of the
-    same extractor), or pictures (folder or npz), which are looked at now. Raises ValueError or FileNotFoundError."""
+    """Real images to compare with.
+
+    Args:
+        path: an npz with mu and sigma (ours, ADM's, EDM's or pytorch-fid's: they must be of the same extractor), or pictures
+            (folder or npz), whose features are computed now.
+        extractor: what computes them.
+        limits: what black and white are in the pictures, where they do not say.
+
+    Returns:
+        Features, or moments where the file holds no more.
+
+    Raises:
+        ValueError: for anything else.
+        FileNotFoundError: there is nothing.
+    """
     if Path(path).suffix == ".npz" and Path(path).exists():
         what, remedy = "statistics", "give an .npz with mu and sigma, or pictures"
         if {"mu", "sigma"} <= set(names_in_arrays(path, what, remedy)):

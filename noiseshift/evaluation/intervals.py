@@ -39,7 +39,13 @@ GROUPS = 20
 
 @dataclass(frozen=True)
 class Change:
-    """An estimate or a difference, and its 95 % interval; NaN where there is none."""
+    """An estimate or a difference, and its 95 % interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end; NaN where there is no interval.
+        high: upper end.
+    """
 
     value: float
     low: float

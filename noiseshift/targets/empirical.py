@@ -13,12 +13,18 @@ from noiseshift.targets.target import ENTRIES, FLOOR, Levels, Target
 
 
 class Empirical(Target):
-    """A finite data set (N, …), each point as likely as the others: the denoiser that a perfect network would learn.
+    """A finite data set, each point as likely as the others: the denoiser that a perfect network would learn.
 
-    Images stay in their own dtype and memory; float64 copies are made a block at a time. With `labels` (N,) a state
-    given a class sees only that class's points, and the model has unconditional branches; cond=None sees all.
-    Raises ValueError when there is no data, when labels and data differ in number, or when a state asks for a class
-    without points.
+    Images stay in their own dtype and memory; float64 copies are made a block at a time. A state of a class without points
+    raises ValueError.
+
+    Args:
+        data: (N, …) the points.
+        labels: (N,) their classes. A state given a class then sees only that class's points, and the model has unconditional
+            branches; cond=None sees all.
+
+    Raises:
+        ValueError: there is no data, or labels and data differ in number.
     """
 
     def __init__(self, data: Tensor, labels: Tensor | None = None):

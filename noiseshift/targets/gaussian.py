@@ -13,17 +13,27 @@ from noiseshift.targets.target import FLOOR, Levels, Target
 
 
 class LowRank(NamedTuple):
-    """K covariances F Fᵀ + variance I: factors (K, d, r), variance (K,). No d × d matrix is ever formed."""
+    """K covariances F Fᵀ + variance I. No d × d matrix is ever formed.
+
+    Attributes:
+        factors: F, (K, d, r).
+        variance: (K,).
+    """
 
     factors: Tensor
     variance: Tensor
 
 
 class GaussianMixture(Target):
-    """Σ_k weights[k] N(means[k], covs[k]): weights (K,) positive, means (K, d).
+    """Σ_k weights[k] N(means[k], covs[k]). Samples have the dtype of `means`.
 
-    covs: full (K, d, d), diagonal (K, d), isotropic variances (K,), or `LowRank`. Weights are normalised. Samples have
-    the dtype of `means`. Raises ValueError for shapes that do not fit or a covariance that is none.
+    Args:
+        weights: (K,) positive; they are normalised.
+        means: (K, d).
+        covs: full (K, d, d), diagonal (K, d), isotropic variances (K,), or `LowRank`.
+
+    Raises:
+        ValueError: for shapes that do not fit, or a covariance that is none.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covs: Tensor | LowRank):
@@ -136,7 +146,15 @@ class GaussianMixture(Target):
 
 
 class Gaussian(GaussianMixture):
-    """N(mean, cov): mean (d,), cov (d,) variances, (d, d), () isotropic, or `LowRank` with factors (d, r)."""
+    """N(mean, cov).
+
+    Args:
+        mean: (d,).
+        cov: (d,) variances, (d, d), () isotropic, or `LowRank` with factors (d, r).
+
+    Raises:
+        ValueError: for shapes that do not fit, or a covariance that is none.
+    """
 
     def __init__(self, mean: Tensor, cov: Tensor | LowRank):
         covs = LowRank(*(part[None] for part in cov)) if isinstance(cov, LowRank) else cov[None]

@@ -66,15 +66,35 @@ class Target(ABC):
         """Numbers that one state needs in the largest temporary, for so many levels."""
 
     def log_prob(self, x: Tensor, level: Level, cond: Tensor | None = None) -> Tensor:
-        """log density of x_t = alpha x0 + sigma eps at `level` (parts () or (B,)), in nats: float64 (B,).
+        """log density of x_t = alpha x0 + sigma eps.
 
-        Raises ValueError when x does not hold vectors of the target's size or the level fits no row of x.
+        Args:
+            x: states (B, …).
+            level: parts () or (B,).
+            cond: (B,) classes, or None.
+
+        Returns:
+            (B,) float64, in nats.
+
+        Raises:
+            ValueError: x does not hold vectors of the target's size, or the level fits no row of x.
         """
         return self._log_densities(x, Levels.of(level, x), cond)[:, 0]
 
     def model(self, schedule: Schedule, *, blind: Predicts = "velocity", times: Tensor | None = None) -> ExactModel:
-        """The exact model on `schedule`. Its noise-unconditional branch is the average of the target `blind` over p(t | x) on
-        the grid `times` (T,) (ascending; by default fine enough for the target's dimension)."""
+        """The exact model of this distribution.
+
+        Args:
+            schedule: the path between data and noise.
+            blind: the space whose average over p(t | x) is the noise-unconditional branch.
+            times: (T,) the grid of that average, ascending; by default fine enough for the target's dimension.
+
+        Returns:
+            A model without error.
+
+        Raises:
+            ValueError: for an unknown space.
+        """
         return ExactModel(self, schedule, blind, self.estimator(schedule, times))
 
     def estimator(self, schedule: Schedule, times: Tensor | None = None) -> ExactPosterior:
