@@ -104,7 +104,8 @@ def command(
         precision=precision,
         seed=seed,
     )
-    objective = Objective(card.build_schedule(), "velocity" if family == "sit" else "epsilon", time_input(card.time))
+    schedule = card.build_schedule()
+    objective = Objective(schedule, "velocity" if family == "sit" else "epsilon", time_input(card.time, schedule))
     with jointly(claimed(out, "train", adding=True)):
         with progress_bar(progress) as update:
             state = train(

@@ -62,7 +62,7 @@ def write_checkpoint(family: str, latents: Path, path: Path, steps: int) -> None
     schedule, channels = card.build_schedule(), images.pixels.shape[1]
     torch.manual_seed(0)
     config = TransformerConfig(SIDE // 8, channels, 2, 384, 4, 6, 10, 2 * channels, noise_dropout=False)
-    objective = Objective(schedule, card.prediction, time_input(card.time), -1.0 if family == "sit" else 1.0)
+    objective = Objective(schedule, card.prediction, time_input(card.time, schedule), -1.0 if family == "sit" else 1.0)
     training = TrainingConfig(steps, batch=64, ema=0.99, noise_dropout=0.0)
     network = Transformer(config)
     state = train(network, objective, images, training, path.parent / f".{family}-training")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
+from noiseshift.diffusion.conventions import Calling, TimeInput, signature_of
 from noiseshift.reading import ReadingError, read_yaml
 
 if TYPE_CHECKING:
@@ -31,26 +33,6 @@ class HoldsCode(CheckpointError):
 
 
 @dataclass(frozen=True)
-class TimeInput:
-    """How the network counts time: it is handed `scale` * u + `offset`, where u is t, or 1 - t when zero means noise.
-
-    A velocity is read as the slope in the direction that the network counts: zero = noise turns its sign.
-    """
-
-    zero: str = "data"
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.zero not in ("data", "noise"):
-            raise CheckpointError(f"card: time.zero must be data or noise, got {self.zero!r}")
-        for name in ("scale", "offset"):
-            _check(f"time.{name}", getattr(self, name), int | float, "a number")
-            if not _finite(getattr(self, name)):
-                raise CheckpointError(f"card: time.{name} must be a finite number")
-
-
-@dataclass(frozen=True)
 class Card:
     """What the tensors of a checkpoint do not tell.
 
@@ -59,7 +41,9 @@ class Card:
     the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
     network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
     where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
-    held-out set; shape: (C, H, W) of a state, where the model is a callable; latents: center and spread, a number a channel
+    held-out set; shape: of a state, where the model is a callable: (C, H, W), (d,), (C, L), (C, T, H, W), …; range: what black
+    and white are for the network, where not -1 and 1; signature, output, null_class: how a callable is called, see
+    `diffusion.conventions.Calling`; latents: center and spread, a number a channel
     each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says, and
     range, what it takes black and white for where not -1 and 1;
     class_names, provenance: for people.
@@ -78,6 +62,10 @@ class Card:
     estimator: str | None = None
     data: str | None = None
     shape: tuple[int, ...] | None = None
+    range: tuple[float, float] | None = None
+    signature: tuple[str, ...] = ()
+    output: str | int | None = None
+    null_class: int | str | None = None
     latents: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +80,19 @@ class Card:
             raise CheckpointError(
                 "card: latents must be {center: [a number a channel], spread: [as many above 0], range: [0, 1]}"
             )
+        if self.range is not None and not (
+            _numbers(self.range) and len(self.range) == 2 and self.range[0] < self.range[1]
+        ):
+            raise CheckpointError(f"card: range must be what black and white are, such as [0, 1], got {self.range!r}")
+        if self.latents and self.range:
+            raise CheckpointError("card: range is for pixels; that of latents stands in latents")
+        own = [name for name in ("signature", "output", "null_class") if getattr(self, name) not in (None, ())]
+        if own and self.family != "callable":
+            raise CheckpointError(
+                f"card: {own[0]} is for a network of your own code (family: callable), not {self.family}"
+            )
+        if own or self.family == "callable":
+            self._check_calling()
         if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
         for name in ("heads", "head_channels", "size", "classes"):
@@ -103,6 +104,27 @@ class Card:
             _check(name, getattr(self, name), str | None, "a name")
         if self.estimator is not None and (Path(self.estimator).name != self.estimator or self.estimator in ("", "..")):
             raise CheckpointError(f"card: estimator must be the name of a file beside the card, got {self.estimator!r}")
+
+    @property
+    def calling(self) -> Calling:
+        """How its network is called."""
+        return Calling(self.signature, self.output, self.null_class)
+
+    def _check_calling(self) -> None:
+        with said_of_the_card():
+            calling = self.calling
+        null = calling.null_class
+        if isinstance(null, int) and self.classes and 0 <= null < self.classes:
+            raise CheckpointError(
+                f"card: classes are 0 … {self.classes - 1}, so null_class must be another than {null}: where classes start at 1, "
+                "number them from 0 in a function around the network"
+            )
+        if null is not None and not self.classes:
+            raise CheckpointError("card: null_class is for a network of classes: say how many with classes")
+        if self.signature and ("label" in self.signature) != bool(self.classes):
+            raise CheckpointError(
+                "card: signature names a label where there are classes, and only there: correct one of both"
+            )
 
     @property
     def predicts(self) -> Predicts:
@@ -152,7 +174,12 @@ class Card:
             given |= {"heads": None, "head_channels": None}
         given |= values
         if isinstance(given["time"], Mapping):
-            given["time"] = _time(given["time"])
+            given["time"] = _time(given["time"], given["schedule"])
+        if isinstance(given["signature"], str | list | tuple) and given["signature"]:
+            with said_of_the_card():
+                given["signature"] = signature_of(given["signature"])
+        if isinstance(given["range"], list):
+            given["range"] = tuple(given["range"])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
         _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
         if given.get("shape") is not None:
@@ -195,17 +222,32 @@ def _finite(number: float) -> bool:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    whole = isinstance(value, list | tuple) and all(isinstance(n, int) and 0 < n <= 1 << 16 for n in value)
-    if not whole or len(value) != 3 or math.prod(value) > NUMBERS:
-        raise CheckpointError(f"card: shape must be three whole numbers [channels, height, width], got {value!r}")
+    whole = isinstance(value, list | tuple) and all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 1 << 16 for n in value
+    )
+    if not whole or not 1 <= len(value) <= 4 or math.prod(value) > NUMBERS:
+        raise CheckpointError(
+            f"card: shape must be that of one state, such as [channels, height, width], in at most 4 whole numbers, got {value!r}"
+        )
     return tuple(value)
 
 
-def _time(values: Mapping[str, Any]) -> TimeInput:
+def _time(values: Mapping[str, Any], schedule: object) -> TimeInput:
+    steps = None
+    if isinstance(schedule, Mapping) and schedule.get("kind") == "discrete":
+        table = schedule.get("alphas_cumprod")
+        steps = len(table) if isinstance(table, list | tuple) else schedule.get("steps", 1000)
+    with said_of_the_card():
+        return TimeInput.of(values, steps)
+
+
+@contextmanager
+def said_of_the_card() -> Iterator[None]:
+    """What is wrong with a part of a card is said of the card."""
     try:
-        return TimeInput(**values)
-    except TypeError:
-        raise CheckpointError("card: time takes zero (data or noise), scale and offset") from None
+        yield
+    except ReadingError as error:
+        raise CheckpointError(f"card: {error}") from None
 
 
 # What the official code bases mean when there is no card.

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noiseshift.calling import CodeError, called, calling
+from noiseshift.calling import CodeError, calling
 from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.files import read_content
-from noiseshift.checkpoints.formats.rebuilt import time_input
+from noiseshift.checkpoints.formats.rebuilt import model_of
 from noiseshift.checkpoints.unpickling.pickles import names_in
 from noiseshift.checkpoints.weights import AVERAGED
-from noiseshift.diffusion.models import Model
+from noiseshift.diffusion.conventions import Calling, TimeInput
+from noiseshift.diffusion.models import Model, checked
 from noiseshift.diffusion.parts import InParts
-from noiseshift.diffusion.schedules import Discrete, describe
-from noiseshift.networks.model import NetworkModel
+from noiseshift.diffusion.schedules import describe
 
 FAMILY = "callable"
 
@@ -99,15 +99,30 @@ def network_in(content: Any) -> nn.Module | None:
 
 
 class Called(nn.Module):
-    """A callable `fn(x, time)`, with classes `fn(x, time, label)`, called as `NetworkModel` calls its networks."""
+    """Somebody's callable, called as its card says where `NetworkModel` calls its networks: (x, time, label, known).
 
-    def __init__(self, fn: Callable[..., Tensor], classes: int):
+    Label `classes` asks for the unconditional prediction; it becomes the null class that the card names, or None.
+    """
+
+    def __init__(self, fn: Callable[..., Any], classes: int, time: TimeInput, calling: Calling):
         super().__init__()
-        self.fn, self.classes = fn, classes
+        self.fn, self.classes, self.time = fn, classes, time
+        self.calling = calling.completed(labelled=classes > 0)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        answer: Tensor = called(self.fn, x, time, label) if self.classes else called(self.fn, x, time)
+        time, null = self.time.shaped(time), label == self.classes
+        if self.calling.null_class != "none" or not bool(null.any()):
+            answer: Tensor = self.calling(self.fn, x, time, self._named(label, null))
+            return answer
+        answer = torch.empty_like(x)
+        for rows, given in ((null, None), (~null, label[~null])):
+            if bool(rows.any()):
+                answer[rows] = checked(self.calling(self.fn, x[rows], time[rows], given), x[rows], "the network")
         return answer
+
+    def _named(self, label: Tensor, null: Tensor) -> Tensor:
+        number = self.calling.null_class
+        return torch.where(null, number, label) if isinstance(number, int) else label
 
 
 def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
@@ -130,19 +145,9 @@ def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
         raise CheckpointError(
             "a callable needs a card of its schedule, prediction, time and shape: --card, or return (callable, card)"
         )
-    schedule = card.build_schedule()
-    model = NetworkModel(
-        Called(made, card.classes or 0),
-        schedule,
-        card.predicts,
-        time_input(card.time),
-        classes=card.classes or 0,
-        class_dropout=False,
-        noise_dropout=False,
-        shape=card.shape,
-        sign=-1.0 if card.time.zero == "noise" and card.prediction == "velocity" else 1.0,
-        levels=schedule.times if isinstance(schedule, Discrete) else None,
-    )
+    classes = card.classes or 0
+    network = Called(made, classes, card.time, card.calling)
+    model = model_of(network, card, shape=card.shape, classes=classes, class_dropout=card.null_class is not None)
     return model, card
 
 
@@ -158,6 +163,7 @@ def _card_of(model: Model, card: Card | None) -> Card:
         prediction=model.predicts,
         shape=tuple(shape),
         classes=classes,
+        range=(card and card.range) or getattr(model, "range", None),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ class Checkpoint:
         model: predicts, on the schedule that it was trained on.
         card: what the file's tensors do not tell.
         hash: sha256 of the file, of all shards where there are several.
-        shape: (C, H, W) of a state.
+        shape: of a state: (C, H, W); (d,), (C, L), (C, T, H, W), … for networks of other things than pictures.
         classes: 0 for an unconditional model, the number of prompts for one that is conditioned on a text.
         estimator: a level estimator's file, or None.
         decode: states → images in [-1, 1], the identity for models that work on pixels.
@@ -64,11 +65,11 @@ class Checkpoint:
     @property
     def latent(self) -> bool:
         """Whether states are latents, not pixels."""
-        return self.autoencoder is not None or self.shape[0] not in (1, 3)
+        return self.autoencoder is not None or (len(self.shape) == 3 and self.shape[0] not in (1, 3))
 
     def encode(self, images: Images) -> Images:
         """A set of images as states of the model: pictures of a latent model go through its autoencoder; latents, and
-        pixels of a model that works on pixels, stay what they are.
+        pixels of a model that works on pixels, stay what they are, but for its range.
 
         Args:
             images: (N, C, H, W); floats of the model's own shape, or of one that no picture has, are taken for states.
@@ -76,6 +77,8 @@ class Checkpoint:
         Raises:
             ValueError: for pictures of another size than the autoencoder's, or without an autoencoder.
         """
+        if self.card.range is not None:
+            return images.scaled(*self.card.range)
         if not self.latent or _are_states(images.pixels, self.shape):
             return images
         if self.autoencoder is None:
@@ -195,6 +198,8 @@ def _of_custom_code(name: str, made: Any, digest: str, card: Card | None, coder:
 def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: Autoencoder | None) -> Checkpoint:
     shape = card.shape or getattr(model, "shape", None)
     assert shape is not None  # every loader states it
+    if card.range is not None and autoencoder is not None:
+        raise CheckpointError("range is for pixels: with an autoencoder the card has latents: {center, spread, range}")
     if card.size not in (None, shape[-1]):
         raise CheckpointError(f"{path.name} works on {shape[-1]} pixels a side, not {card.size}: leave the size out")
     if autoencoder is not None and autoencoder.channels != shape[0]:
@@ -209,14 +214,25 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
         shape=tuple(shape),
         classes=getattr(model, "classes", 0) or card.classes or 0,
         estimator=None if card.estimator is None else path.parent / card.estimator,
-        decode=_shown if autoencoder is None else autoencoder.decode,
+        decode=_decoder(card, autoencoder),
         autoencoder=autoencoder,
     )
 
 
+def _decoder(card: Card, autoencoder: Autoencoder | None) -> Callable[[Tensor], Tensor]:
+    if autoencoder is not None:
+        return autoencoder.decode
+    return _shown if card.range is None else functools.partial(_unit, *card.range)
+
+
 def _shown(x: Tensor) -> Tensor:
     """Pixels as they are; of latents whose autoencoder is not known, three channels at a third of their scale."""
-    return x if x.shape[1] in (1, 3) else x[:, :3] / 3
+    return x if x.ndim != 4 or x.shape[1] in (1, 3) else x[:, :3] / 3
+
+
+def _unit(low: float, high: float, x: Tensor) -> Tensor:
+    """Pixels of a network for which black is `low` and white `high`, in [-1, 1]."""
+    return (x - low) * (2 / (high - low)) - 1
 
 
 def _resolve(path: str | Path | None) -> Path:

@@ -50,9 +50,10 @@ def load_arrays(path: Path, limits: Range, part: Part) -> Images:
     values, remarks = _states(stored.values, path) if stored.name in STATES else _pixels(stored.values, limits, path)
     about = ", ".join(each for each in (stored.remark, *remarks) if each)
     pixels = torch.from_numpy(np.ascontiguousarray(values))
+    unit = isinstance(limits, tuple) and stored.name not in STATES and pixels.is_floating_point()
     if stored.labels is None:
-        return Images(pixels, about=about)
-    return Images(pixels, *as_labels(stored.labels, len(pixels), str(path)), about=about)
+        return Images(pixels, about=about, unit=unit)
+    return Images(pixels, *as_labels(stored.labels, len(pixels), str(path)), about=about, unit=unit)
 
 
 def _read(path: Path, part: Part) -> _Stored:

@@ -19,12 +19,14 @@ class Images:
         labels: int64 classes (N,), counted from 0, or None where the set has none.
         names: The class folders in the order of their labels, where labels come from folders; else empty.
         about: One line that says what was read and what was assumed.
+        unit: Whether floats are pictures, black at -1 and white at 1, and not in the network's own scale.
     """
 
     pixels: Tensor
     labels: Tensor | None = None
     names: tuple[str, ...] = ()
     about: str = ""
+    unit: bool = False
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -45,6 +47,12 @@ class Images:
     def floats(self) -> Tensor:
         """float32 in [-1, 1], (N, C, H, W); float states as they are."""
         return to_float(self.pixels)
+
+    def scaled(self, low: float, high: float) -> Images:
+        """Pictures as states of a network for which black is `low` and white `high`; states as they are."""
+        if self.pixels.is_floating_point() and not self.unit:
+            return self
+        return replace(self, pixels=(self.floats + 1) * ((high - low) / 2) + low, unit=False)
 
     @property
     def pictures(self) -> Tensor:

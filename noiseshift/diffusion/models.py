@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from noiseshift.calling import called
+from noiseshift.diffusion.conventions import Calling, TimeInput, levels_of, signature_of, takes
 from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.memory import Halving, joined
-from noiseshift.diffusion.schedules import Level, Schedule
+from noiseshift.diffusion.schedules import Discrete, Level, Schedule
 
 Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
 
@@ -210,7 +211,8 @@ def checked(answer: object, x: Tensor, whose: str, shape: Sequence[int] | None =
     """
     wanted = tuple(x.shape if shape is None else shape)
     if not isinstance(answer, Tensor):
-        raise ValueError(f"{whose} returned a {type(answer).__name__}: return one tensor of shape {wanted}")
+        remedy = f"return one tensor of shape {wanted}, or say which part it is with output (first, a place, a name)"
+        raise ValueError(f"{whose} returned a {type(answer).__name__}: {remedy}")
     if tuple(answer.shape) != wanted:
         raise ValueError(f"{whose} returned a tensor of shape {tuple(answer.shape)}: return one of shape {wanted}")
     if not answer.is_floating_point():
@@ -243,20 +245,28 @@ def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
     return torch.where(t - low < high - t, low, high)
 
 
+PLAIN_TIME, PLAIN_CALLING = TimeInput(), Calling(("x", "t", "label"))
+
+
 class CallableModel:
     """See `wrap`."""
 
     def __init__(
         self,
-        fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        fn: Callable[..., Any],
         schedule: Schedule,
         predicts: Predicts,
         blind: Callable[[Tensor, Tensor | None], Tensor] | None,
         levels: Tensor | None,
         unconditional: bool,
+        time: TimeInput = PLAIN_TIME,
+        calling: Calling = PLAIN_CALLING,
+        range: tuple[float, float] | None = None,
     ):
         self.fn, self.schedule, self.blind, self.levels = fn, schedule, blind, levels
         self.predicts, self.read = predicts, READ[predicts]
+        self.time, self.calling, self.range = time, calling, range
+        self.sign = -1.0 if time.zero == "noise" and predicts == "velocity" else 1.0
         noise = [True] if blind is None else [True, False]
         condition = [True, False] if unconditional else [True]
         self.branches = frozenset(Branch(n, c) for n in noise for c in condition)
@@ -274,49 +284,91 @@ class CallableModel:
         level = self.schedule(t).like(x)
         return tuple(self.read(self._value(x, t, cond, branch), x, level) for branch in branches)
 
+    def time_input(self, t: Tensor) -> Tensor:
+        """The number that the network takes at times t, float64."""
+        return self.time(self.schedule, t)
+
+    def raw(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
+        """What the network itself answers to states x (B, …) and the number (B,) that it takes for the time: no sign, no
+        reading."""
+        null = self.calling.null_class
+        if cond is None and isinstance(null, int):
+            cond = torch.full((len(x),), null, device=x.device)
+        answer = self.calling(self.fn, x, self.time.shaped(as_time(time, x).expand(len(x))), cond)
+        return checked(answer, x, f"the model, which predicts {self.predicts},")
+
     def _value(self, x: Tensor, t: Tensor, cond: Tensor | None, branch: Branch) -> Tensor:
         answer = self._with_level if branch.noise else self._without_level
-        parts = self.halving(answer, x, as_time(t, x).expand(len(x)), cond if branch.condition else None)
+        time = as_time(self.time_input(t), x).expand(len(x))
+        parts = self.halving(answer, x, time, cond if branch.condition else None)
         return joined(parts)
 
-    def _with_level(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        return checked(called(self.fn, x, t, cond), x, f"the model, which predicts {self.predicts},")
+    def _with_level(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
+        return self.sign * self.raw(x, time, cond)
 
-    def _without_level(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+    def _without_level(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
         assert self.blind is not None  # `require` saw to it
         return checked(called(self.blind, x, cond), x, "the model's noise-unconditional branch")
 
 
 def wrap(
-    fn: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    fn: Callable[..., Any],
     schedule: Schedule,
     *,
     predicts: Predicts = "velocity",
     blind: Callable[[Tensor, Tensor | None], Tensor] | None = None,
     levels: Tensor | None = None,
     unconditional: bool = False,
+    time: TimeInput | Mapping[str, Any] | None = None,
+    range: Sequence[float] | None = None,
+    null_class: int | str | None = None,
+    signature: str | Sequence[str] = (),
+    output: str | int | None = None,
 ) -> Model:
     """Make a model of any callable.
 
+    A card's words say what a network takes otherwise.
+
     Args:
-        fn: called as fn(x, t, cond) with states x (B, …), times t (B,) in [0, 1], t = 0 data, and classes (B,) or None; it
-            returns a tensor like x.
+        fn: called as fn(x, t, cond), or fn(x, t), with states x (B, …), times t (B,) in [0, 1], t = 0 data, and classes (B,)
+            or None; it returns a tensor like x.
         schedule: the path between data and noise on which it was trained.
         predicts: what comes back: "velocity", "epsilon", "x0", "score" or "v_prediction".
         blind: the noise-unconditional branch, called as blind(x, cond); it answers in the same space.
-        levels: (K,) the only times that the network knows; None for a continuum.
+        levels: (K,) the only times that the network knows; None for a continuum, or for those at which `time` is whole where
+            it is an integer.
         unconditional: whether cond=None stands for the unconditional branch.
+        time: what the network takes in place of t: {"conditioning": "sigma"}, {"integer": True} for the steps of a table from
+            0, {"zero": "noise"}, …; see `diffusion.conventions.TimeInput`.
+        range: what black and white are for the network, where not (-1, 1). States are then in that range.
+        null_class: the class that stands for the unconditional branch; "none" for None.
+        signature: the arguments in their order: "(t, x)", "(x, label, t)".
+        output: "first" of a tuple, a place in it, or a field's name.
 
     Returns:
         A model, for samplers, guidance and estimators.
 
     Raises:
-        ValueError: for an unknown `predicts`.
+        ValueError: for an unknown word, or a wrong value.
     """
     if predicts not in READ:
         raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
-    levels = None if levels is None else torch.as_tensor(levels).sort().values
-    return CallableModel(fn, schedule, predicts, blind, levels, unconditional)
+    convention = TimeInput.of(time or {}, len(schedule.times) if isinstance(schedule, Discrete) else None)
+    calling = Calling(signature_of(signature) if signature else (), output, null_class)
+    if range is not None and not (len(range) == 2 and float(range[0]) < float(range[1])):
+        raise ValueError(f"range must be what black and white are, such as (0, 1), got {range!r}")
+    known = levels_of(schedule, convention) if levels is None and convention.integer else levels
+    return CallableModel(
+        fn,
+        schedule,
+        predicts,
+        blind,
+        None if known is None else torch.as_tensor(known).sort().values,
+        unconditional or null_class is not None,
+        convention,
+        calling.completed(labelled=takes(fn, 3)),
+        None if range is None else (float(range[0]), float(range[1])),
+    )
 
 
 Scale = float | Callable[[Tensor], float]
@@ -442,6 +494,12 @@ class Wrapped:
     @property
     def predicts(self) -> Predicts:
         return self.model.predicts
+
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """What black and white are in its states, where not -1 and 1."""
+        found: tuple[float, float] | None = getattr(self.model, "range", None)
+        return found
 
     def snap(self, t: Tensor) -> Tensor:
         return self.model.snap(t)

@@ -166,8 +166,10 @@ def _range_check(checkpoint: Checkpoint, data: Images) -> Check:
         return Check("range", False, "the data hold numbers that are not finite: repair them")
     if low == high:
         return Check("range", False, f"all values are {low:.3g}: these are no data")
-    if not checkpoint.latent and max(-low, high) > 1.001:
-        return Check("range", False, f"{text}: pictures are floats in [-1, 1], scale these data to that")
+    black, white = checkpoint.card.range or (-1.0, 1.0)
+    slack = 5e-4 * (white - black)
+    if not checkpoint.latent and len(checkpoint.shape) == 3 and (low < black - slack or high > white + slack):
+        return Check("range", False, f"{text}: pictures are floats in [{black:g}, {white:g}], scale these data to that")
     if not data.pixels.is_floating_point() and int(data.pixels.max()) <= 1:
         return Check("range", False, "bytes of 0 and 1 only: pictures are 0 … 255, multiply these by 255")
     return Check("range", True, text)

@@ -168,11 +168,7 @@ def _feeds(model: Model) -> dict[str, Feed]:
 
 def _raw(model: Model) -> Raw | None:
     """The network's own answer to a state, the number that it takes for the time, and classes."""
-    if isinstance(model, NetworkModel):
-        return model.raw
-    if isinstance(model, CallableModel):
-        return lambda x, time, cond: model.fn(x, time.to(x.dtype), cond)
-    return None
+    return model.raw if isinstance(model, NetworkModel | CallableModel) else None
 
 
 def _linear_errors(fitted: Tensor, x0: Tensor) -> Array:

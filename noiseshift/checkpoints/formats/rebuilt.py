@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,8 +10,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
-from noiseshift.diffusion.schedules import Discrete
+from noiseshift.checkpoints.card import Card, CheckpointError, said_of_the_card
+from noiseshift.diffusion.conventions import TimeInput, levels_of
+from noiseshift.diffusion.schedules import Schedule
 from noiseshift.networks.model import NetworkModel
 
 
@@ -52,17 +54,19 @@ def model_of(
 ) -> NetworkModel:
     """The model of a network that is evaluated as its card says, counting t = 0 as data."""
     schedule = card.build_schedule()
+    with said_of_the_card():
+        levels = levels_of(schedule, card.time)
     return NetworkModel(
         network,
         schedule,
         card.predicts,
-        time_input(card.time),
+        time_input(card.time, schedule),
         classes=classes,
         class_dropout=class_dropout,
         noise_dropout=noise_dropout,
         shape=shape,
         sign=-1.0 if card.time.zero == "noise" and card.prediction == "velocity" else 1.0,
-        levels=schedule.times if isinstance(schedule, Discrete) else None,
+        levels=levels,
     )
 
 
@@ -77,6 +81,6 @@ def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
     return channels, size, size
 
 
-def time_input(time: TimeInput) -> Callable[[Tensor], Tensor]:
+def time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
     """t, with 0 = data → the number that the network's time embedding was trained on."""
-    return lambda t: time.scale * (t if time.zero == "data" else 1 - t) + time.offset
+    return functools.partial(time, schedule)
