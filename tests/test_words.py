@@ -51,6 +51,8 @@ ALLOWED = {  # a pattern, and the files where it may stand (all of them where no
     r"\bblind\b": KEYWORD,
     # The method's name in version 0.1, which is still read.
     r"blind-free": ("noiseshift/correction/methods.py", "docs/glossary.md"),
+    # A card's key `told`, which stands for `conditioning`.
+    r"[\"`]told[\"`]": ("noiseshift/diffusion/conventions.py",),
     # Readers who do not see all colours.
     r"colou?r-blind": (),
     # The spectrum k^-a by its usual name, and a relation between quantities: neither is a distribution.

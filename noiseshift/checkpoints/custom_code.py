@@ -99,7 +99,7 @@ def network_in(content: Any) -> nn.Module | None:
 
 
 class Called(nn.Module):
-    """Somebody's callable, called as its card says where `NetworkModel` calls its networks: (x, time, label, known).
+    """A user's callable, called as its card says where `NetworkModel` calls its networks: (x, time, label, known).
 
     Label `classes` asks for the unconditional prediction; it becomes the null class that the card names, or None.
     """
