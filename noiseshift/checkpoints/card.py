@@ -34,20 +34,30 @@ class HoldsCode(CheckpointError):
 
 @dataclass(frozen=True)
 class Card:
-    """What the tensors of a checkpoint do not tell.
+    """What the tensors of a checkpoint do not tell. A value of the wrong kind raises CheckpointError.
 
-    family: one of FAMILIES (or diffusers, for its folders); schedule: as `noiseshift.diffusion.schedules.build` takes it;
-    prediction: velocity, epsilon, x0, score or v_prediction; time: how the network counts; heads: attention heads, where
-    the width is no official one; head_channels: channels of a head, in place of heads; attention_order: new where an ADM
-    network was trained with --use_new_attention_order; size: pixels a side, where the network takes several; classes: only
-    where the network has no null class; estimator: file of a level estimator beside the card; data: name of the matching
-    held-out set; shape: of a state, where the model is a callable: (C, H, W), (d,), (C, L), (C, T, H, W), …; range: what black
-    and white are for the network, where not -1 and 1; signature, output, null_class: how a callable is called, see
-    `diffusion.conventions.Calling`; latents: center and spread, a number a channel
-    each, where states are (z - center) / spread of an autoencoder's latents z in another way than its configuration says, and
-    range, what it takes black and white for where not -1 and 1;
-    class_names, provenance: for people.
-    Raises CheckpointError on a value of the wrong kind.
+    Attributes:
+        family: one of FAMILIES (or diffusers, for its folders).
+        schedule: as `noiseshift.diffusion.schedules.build` takes it.
+        prediction: velocity, epsilon, x0, score or v_prediction.
+        time: how the network counts.
+        heads: attention heads, where the width is no official one.
+        head_channels: channels of a head, in place of heads.
+        attention_order: "new" where an ADM network was trained with --use_new_attention_order.
+        size: pixels a side, where the network takes several.
+        classes: how many; only where the network has no null class.
+        estimator: file of a level estimator beside the card.
+        data: name of the matching held-out set.
+        shape: of a state, where the model is a callable: (C, H, W), (d,), (C, L), (C, T, H, W), …
+        range: what black and white are for the network, where not -1 and 1.
+        signature: how a callable takes its arguments; see `diffusion.conventions.Calling`.
+        output: what it returns; see there.
+        null_class: what it takes for no class; see there.
+        latents: center and spread, a number a channel each, where states are (z - center) / spread of an autoencoder's
+            latents z in another way than its configuration says; and range, what it takes black and white for where not
+            -1 and 1.
+        class_names: for people.
+        provenance: for people.
     """
 
     family: str

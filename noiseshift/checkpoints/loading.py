@@ -125,17 +125,26 @@ def load(
     size: int | None = None,
     trust: bool = False,
 ) -> Checkpoint:
-    """Load a checkpoint: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`), or a `.pt`, `.pth` or
-    `.safetensors` file of one of `formats.FORMATS`, as its authors save it (EMA weights preferred), or a diffusers folder, or what
-    `module:function` returns: a Model, a callable of (x, time), with classes (x, time, label), and its card's values, or
-    a Model and a card that says the shape.
+    """Load a checkpoint.
 
-    family ("sit", "dit", …) or a card (path or mapping; `<stem>.yaml` beside the file is found by itself) says what the
-    file cannot. `vae` is the folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
-    Text pipelines take `prompts`, encoded once, or their `embeddings` (a file or `Conditions`): class i is then prompt i.
-    `size` is pixels a side, where a network takes several. `trust` runs the code in a file, which must be one's
-    own; what will run is logged before. Raises CheckpointError in one line that names the
-    remedy.
+    Args:
+        path: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`); a `.pt`, `.pth` or `.safetensors` file of one
+            of `formats.FORMATS`, as its authors save it (EMA weights preferred); a diffusers folder; or `module:function`,
+            which returns a Model, a callable of (x, time), with classes (x, time, label), and its card's values, or a Model
+            and a card that says the shape.
+        family: "sit", "dit", …, where the file does not say.
+        card: path or mapping of what the file cannot say; `<stem>.yaml` beside the file is found by itself.
+        vae: folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
+        prompts: of text pipelines, encoded once: class i is then prompt i.
+        embeddings: in place of prompts, a file of them or `Conditions`.
+        size: pixels a side, where a network takes several.
+        trust: run the code in a file, which must be one's own; what will run is logged before.
+
+    Returns:
+        The checkpoint: a model and what is known of it.
+
+    Raises:
+        CheckpointError: in one line that names the remedy.
     """
     coder = None if vae is None else Autoencoder.load(vae)
     if path is not None and is_reference(str(path)):

@@ -45,8 +45,15 @@ SCORE_INTERVAL = (0.0, 0.6)
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may need: the bare model, the level estimator's log p(t | x) and its reading of a state's level, a
-    pilot run's report, and another model to guide away from (each None where there is none)."""
+    """What a method may need; each is None where there is none.
+
+    Attributes:
+        model: the bare model.
+        log_prob: a level estimator's log p(t | x).
+        effective_level: its reading of a state's level.
+        pilot: the report of an unguided run.
+        other: another model to guide away from.
+    """
 
     model: Model
     log_prob: LogProb | None = None
@@ -57,7 +64,12 @@ class MethodContext:
 
 @dataclass(frozen=True)
 class Built:
-    """A method made for one context: the model to sample with, and what it does to the update."""
+    """A method made for one context.
+
+    Attributes:
+        model: the model to sample with.
+        update: what it does to the update, or None.
+    """
 
     model: Model
     update: Callable[[Update], Update] | None = None
@@ -65,7 +77,14 @@ class Built:
 
 @dataclass(frozen=True)
 class Method:
-    """A correction as it is named on the command line, and how it is made. `scale` orders methods of one `kind`."""
+    """A correction as it is named on the command line, and how it is made.
+
+    Attributes:
+        name: with its scale, such as "nag=0.5".
+        make: makes it for a context.
+        kind: without its scale.
+        scale: orders methods of one kind.
+    """
 
     name: str
     make: Callable[[MethodContext], Built]
@@ -92,8 +111,20 @@ def guided_method(
     space: Predicts | None = None,
     name: str = "",
 ) -> Method:
-    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up; the last two against the context's other
-    model. `space` mixes the noise-unconditional branch elsewhere than where it was trained, inside t ≤ 0.6."""
+    """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up. Scale 0 = unguided.
+
+    Args:
+        cfg: scale of classifier-free guidance.
+        nag: scale of noise awareness guidance.
+        classifier_nag: scale of its classifier-based form.
+        dog: scale of domain guidance away from the context's other model.
+        autoguidance: scale of autoguidance away from it.
+        space: mixes the noise-unconditional branch elsewhere than where it was trained, inside t ≤ 0.6.
+        name: what the method is called.
+
+    Returns:
+        The method.
+    """
 
     def make(context: MethodContext) -> Built:
         guidance, model = Guidance(), context.model

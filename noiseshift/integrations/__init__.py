@@ -32,19 +32,26 @@ def observe(
     points: int = 8,
     times: Tensor | Literal["accepted"] | None = None,
 ) -> Any:
-    """Watch every run of `target` inside a `with` block: a diffusers pipeline or scheduler, or a model of `ns.adapters`
-    while its library's own sampler calls its network.
-
-    `estimators` read the states as they pass; without any, only the sizes of the predicted noises are kept, which costs
-    nothing and is what the `residual` report needs. `points` times of a run are read.
+    """Watch every run of `target` inside a `with` block.
 
     Of a pipeline the network is watched too: a guided run's residual reads the conditional half of what the network
-    said, not the guided mixture. Its `schedule` is the scheduler's own unless given: Linear for flow matching, else
-    Discrete from its alphas_cumprod.
+    predicted, not the guided mixture. Of an adapted model every call is paired with its conditioning time.
 
-    Of an adapted model every call is paired with the conditioning time. `times`, the sampler's own grid in
-    the library's units (its sigmas, its t), tells states from evaluations inside a step; see `CallObserver`.
-    Raises ValueError for what cannot be followed.
+    Args:
+        target: a diffusers pipeline or scheduler, or a model of `ns.adapters` while its library's own sampler calls its network.
+        estimators: what reads the states as they pass, by name. Without any, only the sizes of the predicted noises are kept,
+            which costs nothing and is what the `residual` report needs.
+        schedule: of a pipeline's or scheduler's states; by default the scheduler's own, Linear for flow matching, else Discrete
+            from its alphas_cumprod.
+        points: how many times of a run are read.
+        times: of an adapted model, the sampler's own grid in the library's units (its sigmas, its t), which distinguishes states
+            from evaluations inside a step; "accepted" for adaptive solvers. See `CallObserver`.
+
+    Returns:
+        An observer, whose `report(real)` gives the shift.
+
+    Raises:
+        ValueError: for what cannot be followed.
     """
     if isinstance(target, Adapted):
         return CallObserver(target, estimators, points=points, times=times)

@@ -25,7 +25,13 @@ from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExp
 
 
 class Call(NamedTuple):
-    """What was in one call of a network: the state, the time as the library counts it, the classes, if any."""
+    """What was in one call of a network.
+
+    Attributes:
+        x: the states (B, …).
+        time: as the library counts it.
+        cond: the classes, if any.
+    """
 
     x: Tensor
     time: Tensor
@@ -33,9 +39,19 @@ class Call(NamedTuple):
 
 
 class Adapted(CallableModel):
-    """A library's `network` as a model. `evaluate(x, time, cond)` calls it with its own time; `call_of(args, kwargs)`
-    is the inverse, what a call was about; `to_time` and `of_time` translate between t in [0, 1] and the library's time;
-    `value` turns what the network returns into what `predicts` names. States are the library's own, unscaled."""
+    """A library's network as a model. States are the library's own, unscaled.
+
+    Args:
+        network: the library's object.
+        schedule: the path between data and noise.
+        predicts: the space of its predictions.
+        evaluate: called as evaluate(x, time, cond); calls the network with its own time.
+        call_of: called as call_of(args, kwargs); the inverse, what a call was about.
+        to_time: t in [0, 1] → the library's time.
+        of_time: the library's time → t.
+        value: turns what the network returns into what `predicts` names.
+        levels: (K,) the only times that it knows; None for a continuum.
+    """
 
     def __init__(
         self,
@@ -73,8 +89,14 @@ def k_diffusion(
 ) -> Adapted:
     """A k-diffusion denoiser D(x, sigma) → x0 with x = x0 + sigma eps: Denoiser, VDenoiser, OpenAIDenoiser, CompVisDenoiser, …
 
-    The sigmas are the denoiser's own where it lists any (a quantizing one is evaluated only there), else 0.002 to 80.
-    `condition` is the keyword that takes classes.
+    Args:
+        denoiser: one that lists sigmas and quantizes is evaluated only there.
+        sigma_min: the least noise; by default its own where it lists sigmas, else 0.002.
+        sigma_max: the largest; by default its own, else 80.
+        condition: the keyword that takes classes.
+
+    Returns:
+        A model, for measurement, calibration, guidance and `observe`.
     """
     sigmas = getattr(denoiser, "sigmas", None)
     low = sigma_min or (0.002 if sigmas is None else float(sigmas[0]))
@@ -97,11 +119,18 @@ def k_diffusion(
 
 
 def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None = None) -> Adapted:
-    """A smalldiffusion model and the Schedule that it was trained on: x = x0 + sigma eps, or (1 - sigma) x0 + sigma eps
-    for PredFlow.
+    """A smalldiffusion model: x = x0 + sigma eps, or (1 - sigma) x0 + sigma eps for PredFlow.
 
-    What the model predicts is known by its class (PredX0, PredV, PredFlow, else epsilon) unless given. Raises ValueError for a
-    schedule without sigmas.
+    Args:
+        model: the network.
+        schedule: the library's Schedule that it was trained on.
+        predicts: what it predicts; by default known by its class (PredX0, PredV, PredFlow, else epsilon).
+
+    Returns:
+        A model.
+
+    Raises:
+        ValueError: for a schedule without sigmas.
     """
     if getattr(schedule, "sigmas", None) is None:
         raise ValueError("a smalldiffusion schedule lists its sigmas: pass the one that the model was trained on")
@@ -134,9 +163,16 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
 def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -> Adapted:
     """A torchcfm network(t, x[, y]) → dx/dt, t = 1 data, times (B,).
 
-    `schedule` is Linear (ConditionalFlowMatcher with independent noise) unless given: Cosine for
-    VariancePreservingConditionalFlowMatcher. Under an optimal-transport coupling the noise depends on the data, and real
-    images noised with fresh noise are not what the network was trained on: calibrate such models with care.
+    Under an optimal-transport coupling the noise depends on the data, and real images noised with fresh noise are not what
+    the network was trained on: calibrate such models with care.
+
+    Args:
+        network: the velocity.
+        schedule: Linear by default (ConditionalFlowMatcher with independent noise); Cosine for
+            VariancePreservingConditionalFlowMatcher.
+
+    Returns:
+        A model.
     """
     return Adapted(
         network,
@@ -152,9 +188,15 @@ def torchcfm(network: Callable[..., Tensor], schedule: Schedule | None = None) -
 
 
 def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, condition: str = "label") -> Adapted:
-    """A velocity model(x=x, t=t, …) of Meta's flow_matching, t = 1 data, and its path's scheduler (CondOT when None).
+    """A velocity model(x=x, t=t, …) of Meta's flow_matching, t = 1 data.
 
-    `condition` is the keyword that takes classes.
+    Args:
+        velocity: the network.
+        scheduler: its path's scheduler; CondOT when None.
+        condition: the keyword that takes classes.
+
+    Returns:
+        A model.
     """
     return Adapted(
         velocity,
@@ -172,7 +214,12 @@ def flow_matching(velocity: Callable[..., Tensor], scheduler: Any = None, *, con
 def azula(denoiser: Any, *, condition: str = "label") -> Adapted:
     """An azula Denoiser with its schedule: denoiser(x_t, t).mean → x0, t = 0 data, times (B,).
 
-    `condition` is the keyword that takes classes.
+    Args:
+        denoiser: the library's object.
+        condition: the keyword that takes classes.
+
+    Returns:
+        A model.
     """
     return Adapted(
         denoiser,
@@ -243,12 +290,21 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int, name
 
 
 def weights(path: str | Path, network: nn.Module) -> nn.Module:
-    """Fill `network`, built by the library that trained it, from that library's checkpoint; averaged weights preferred.
+    """Fill a network, built by the library that trained it, from that library's checkpoint; averaged weights preferred.
 
     Reads k-diffusion's .pth (`model_ema`) and slim .safetensors, torchcfm's (`ema_model`), flow_matching's (`model`, whose
     averages are listed by position, `shadow_params.N`), smalldiffusion's and other bare state dicts; wrappers' prefixes
-    are dropped and nothing in the file is run. Returns the network in evaluation mode. Raises CheckpointError when
-    the file is damaged or its tensors are not the network's.
+    are dropped and nothing in the file is run.
+
+    Args:
+        path: the checkpoint.
+        network: takes its weights.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors are not the network's.
     """
     path = Path(path)
     own = network.state_dict()

@@ -30,6 +30,11 @@ class NoiseShift(Metric):
 
     `compute` gives (K,) float64, NaN where nothing was read or the reading is insensitive; `report` the whole
     `ShiftReport`, with intervals. States are persistent: `state_dict` resumes. Ranks are joined by concatenation.
+
+    Args:
+        instrument: what `calibrate` gives, or a bare estimator.
+        calibration: of a bare estimator.
+        **kwargs: torchmetrics' own, such as sync_on_compute.
     """
 
     full_state_update = False
@@ -45,7 +50,13 @@ class NoiseShift(Metric):
         self.add_state("readings", default=[], dist_reduce_fx="cat", persistent=True)
 
     def update(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> None:
-        """States x (B, …) of conditioning time t, of classes `cond`."""
+        """Read one batch.
+
+        Args:
+            x: states (B, …).
+            t: their conditioning time.
+            cond: (B,) their classes, or None.
+        """
         k = place(self.calibration.times, t)
         if k is None:
             return

@@ -23,7 +23,13 @@ CONTENT = "-content"
 
 
 class FinalSamples(NamedTuple):
-    """Where the observed runs ended: samples (N, …) and their conditions (N,), as `model` takes them."""
+    """Where the observed runs ended.
+
+    Attributes:
+        x: samples (N, …).
+        cond: (N,) their conditions as `model` takes them, or None.
+        model: the observed network.
+    """
 
     x: Tensor
     cond: Tensor | None
@@ -33,7 +39,9 @@ class FinalSamples(NamedTuple):
 class Recorder:
     """Keeps what estimators read off the states that `record` is given, and the size of every predicted noise.
 
-    `estimators` read states as they pass. `points` bounds how many times of a run are read, chosen by whoever feeds it.
+    Args:
+        schedule: of the states.
+        estimators: what reads states as they pass, by name.
     """
 
     def __init__(self, schedule: Schedule, estimators: Mapping[str, Estimator] | None = None):
@@ -46,7 +54,14 @@ class Recorder:
     def record(
         self, x: Tensor, t: Tensor | float, prediction: Prediction | None = None, *, cond: Tensor | None = None
     ) -> None:
-        """A state x (B, …) = alpha x0 + sigma eps, its conditioning time t in [0, 1], and the network's prediction, if any."""
+        """Read one state of a run.
+
+        Args:
+            x: (B, …) = alpha x0 + sigma eps of the schedule.
+            t: its conditioning time, in [0, 1].
+            prediction: the network's, if there is one.
+            cond: (B,) the classes, or None.
+        """
         time = torch.as_tensor(t, dtype=torch.float64).cpu()
         key = self._key(time)
         if not 0 < key < 1:
@@ -88,15 +103,24 @@ class Recorder:
         cond: Tensor | None = None,
         seed: int = 0,
     ) -> ShiftReport:
-        """The shift of what was recorded, calibrated on `real` samples (N, …) in [-1, 1] of classes `cond`.
+        """The shift of what was recorded.
 
-        By the only estimator, the one that is named, or `residual`, which needs the `model` whose predictions were
-        recorded (the observed one by default). Half of `real` fits the residual's curve, the other half calibrates.
+        With `real`, half of it fits the residual's curve and the other half calibrates. Without, the runs' own samples are
+        re-noised and calibrate: the report, named "…-content", says how far states are from the level at which the *same content*
+        would read alike. What is wrong with the content itself does not show in it.
 
-        Without `real` the runs' own samples are re-noised and calibrate: the report, named "…-content", says how far
-        states are from the level at which the *same content* would read alike. What is wrong with the content itself
-        does not show in it. Raises ValueError when nothing was recorded, the estimator is not there, or there is
-        nothing to calibrate on.
+        Args:
+            real: (N, …) real samples in [-1, 1], held out from training; None takes the runs' own.
+            estimator: the name of one that read the run, or "residual"; by default the only one, else "residual".
+            model: the network whose predictions were recorded, for the residual; the observed one by default.
+            cond: (N,) classes of the real samples, or None.
+            seed: of the calibration's noise.
+
+        Returns:
+            A report.
+
+        Raises:
+            ValueError: nothing was recorded, the estimator is not there, or there is nothing to calibrate on.
         """
         if not self._steps:
             raise ValueError("nothing was recorded: run the sampler inside the `with` block first")

@@ -26,8 +26,14 @@ from noiseshift.shift.inference import Ratio, RunTest, divided
 class ShiftReport:
     """The noise shift of one run as one estimator reads it.
 
-    steps (K,) sampler indices; times (K,) the conditioning times; sampled: readings of N sampling states; content: readings of
-    the run's own final samples, re-noised to the same times (None when not asked for).
+    Attributes:
+        estimator: its name.
+        schedule: of the states.
+        steps: (K,) `Step.index` of the states that were read.
+        times: (K,) their conditioning times.
+        sampled: readings of N sampling states.
+        calibration: of the estimator, at these times.
+        content: readings of the run's own final samples, re-noised to the same times; None without that control.
     """
 
     estimator: str
@@ -170,7 +176,12 @@ class ShiftReport:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The difference of two runs' shifts, sample by sample; the calibration's error cancels."""
+    """The difference of two runs' shifts, sample by sample; the calibration's error cancels.
+
+    Attributes:
+        first: the report that is subtracted from.
+        second: the report that is subtracted.
+    """
 
     first: ShiftReport
     second: ShiftReport

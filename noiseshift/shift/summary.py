@@ -187,9 +187,16 @@ def content_rms(report: ShiftReport) -> float:
 
 
 def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:
-    """1 - rms δ / rms δ of `base`, and its 95 % interval over paired resamples of samples and calibration rows.
+    """1 - rms δ / rms δ of `base`, over paired resamples of samples and calibration rows.
 
-    NaN where the shift of `base` is not significant over all of its levels: there is nothing to reduce.
+    Args:
+        report: of the corrected run.
+        base: of the run without a correction.
+        seed: of the resamples.
+
+    Returns:
+        The reduction with its 95 % interval; NaN where the shift of `base` is not significant over all of its levels: there
+        is nothing to reduce.
     """
     draws, whole = [rms_draws(each, seed=seed) for each in (report, base)], rms_shift(base)
     if whole == 0 or np.quantile(draws[1], 0.025) == 0 or not base.test().significant:

@@ -49,8 +49,18 @@ from noiseshift.writing import whole_folder
 class Plan:
     """What a study of Statement 1 does.
 
-    `ratios` are σ_e/σ_t, injected at `times` into `rows` real states (scaled down at a t where the schedule ends before
-    the largest); each of `solvers` runs `samples` paths, and again with `substeps` steps for each of its own.
+    Attributes:
+        solvers: whose real runs are followed.
+        times: where known errors are injected.
+        ratios: σ_e/σ_t of the injected errors, scaled down at a t where the schedule ends before the largest.
+        rows: real states that they are injected into.
+        samples: paths of each real run.
+        substeps: fine steps for each coarse one.
+        points: how many times of a path are read.
+        estimators: names of what reads them.
+        seed: of everything that is drawn.
+        device: where the network computes.
+        precision: of the network, "fp32" or "bf16".
     """
 
     solvers: tuple[Solver, ...]
@@ -90,8 +100,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Study:
-    """What `run` found: an injection report an estimator; a path report for each (solver, model, estimator), where model
-    is `checkpoint` or `exact`."""
+    """What `run` found.
+
+    Attributes:
+        manifest: what decides the numbers, and versions.
+        injected: an injection report an estimator.
+        paths: a path report for each (solver, model, estimator), where model is `checkpoint` or `exact`.
+    """
 
     manifest: dict[str, Any]
     injected: dict[str, ApproximationReport]
@@ -142,10 +157,20 @@ class Study:
 def run(
     checkpoint: Checkpoint, plan: Plan, data: Images, *, progress: Progress = lambda stage, done, total: None
 ) -> Study:
-    """Test Statement 1 on `checkpoint` with held-out real images `data`.
+    """Test Statement 1 on a checkpoint.
 
-    Raises ValueError when the data do not fit, an estimator cannot be had, or an injected error is more noise than the
-    schedule holds.
+    Args:
+        checkpoint: what `load` gives.
+        plan: what is injected and which runs are followed.
+        data: held-out real images.
+        progress: called as (stage, done, total).
+
+    Returns:
+        The study, with its tables.
+
+    Raises:
+        ValueError: the data do not fit, an estimator is not available, or an injected error is more noise than the schedule
+            holds.
     """
     started = time.time()
     checkpoint = checkpoint.to(plan.device, plan.precision)

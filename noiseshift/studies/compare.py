@@ -61,7 +61,14 @@ MANIFEST = "comparison.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid: what it is called, what is sampled and how, and which images it is read against."""
+    """One run of a grid.
+
+    Attributes:
+        name: what it is called; its sub-folder too.
+        checkpoint: what is sampled.
+        protocol: how.
+        data: the real images that it is read against.
+    """
 
     name: str
     checkpoint: Checkpoint
@@ -78,7 +85,18 @@ def run_grid(
 ) -> dict[str, Run]:
     """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made.
 
-    Raises ValueError for two cells of one name, and PlaceError where `folder` or a sub-folder is no place for them.
+    Args:
+        cells: the runs of the grid, each under a name of its own.
+        folder: holds a sub-folder a run.
+        extractor: what computes features, for distances; None for none.
+        progress: called as (stage, done, total).
+
+    Returns:
+        The runs, by name.
+
+    Raises:
+        ValueError: two cells of one name.
+        PlaceError: `folder` or a sub-folder is no place for them.
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise ValueError("two runs of this grid have the same name: name each combination once")
@@ -237,10 +255,20 @@ def _named(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
 def compare(
     runs: Mapping[str, Run], estimator: str, reference: Features | Moments | None = None, *, small: bool = False
 ) -> Comparison:
-    """Compare runs as `estimator` read them; `reference` is what distances are taken to, where runs kept features.
+    """Compare runs as one estimator read them.
 
-    Raises ValueError when a run was not read by that estimator, at no level that all were read at, or has no more samples
-    than features, unless `small`.
+    Args:
+        runs: by name.
+        estimator: one that read all of them.
+        reference: features or moments of real images, which distances are taken to, where runs kept features.
+        small: allow no more samples than features.
+
+    Returns:
+        The comparison: a table of runs, and one of all pairs with Holm's adjustment.
+
+    Raises:
+        ValueError: a run was not read by that estimator, at no level that all were read at, or has no more samples than
+            features, unless `small`.
     """
     if not runs:
         raise ValueError("there is nothing to compare: give at least one run")

@@ -52,9 +52,19 @@ from noiseshift.writing import whole_folder
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one method did: reports by estimator, features of all samples, the quality table, the distance's
-    jackknife, calls of the denoiser and of a level estimator a sample, seconds of sampling, reading and looking (NaN where a
-    resumed run found batches finished), and the first pictures."""
+    """What one method did.
+
+    Attributes:
+        method: which.
+        reports: by estimator.
+        features: of all samples.
+        quality: the table of `evaluate`.
+        distance: its jackknife.
+        nfe: rows that the network computed a sample.
+        level_calls: the same of the level estimator.
+        seconds: of sampling, reading and computing features; NaN where a resumed run found batches finished.
+        pictures: the first samples, uint8.
+    """
 
     method: Method
     reports: dict[str, ShiftReport]
@@ -69,7 +79,13 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """All outcomes, the unguided one first, and what their quality was compared with."""
+    """What corrections do to the shift and to the distance.
+
+    Attributes:
+        manifest: what decides the numbers, and versions.
+        outcomes: one a method, the unguided one first.
+        reference: what their quality was compared with.
+    """
 
     manifest: dict[str, Any]
     outcomes: list[Outcome]
@@ -169,9 +185,25 @@ def run(
 ) -> Correction:
     """Every method on the protocol's samples, the unguided model first (added when it is not there).
 
-    The first `measured` samples are read. `against` is what domain guidance and autoguidance guide away from.
-    `shards(name)` keeps finished batches of a method. Raises ValueError, before anything is sampled, when a method
-    needs what the checkpoint lacks, or when there are no more samples than features, unless `small`.
+    Args:
+        checkpoint: what `load` gives.
+        protocol: solver, samples, estimators, seed; it has no guidance of its own.
+        methods: see `noiseshift.correction.methods`.
+        data: held-out real images.
+        extractor: what computes the features for distances.
+        reference: features or moments of real images.
+        measured: how many of the samples are read.
+        against: what domain guidance and autoguidance guide away from.
+        small: allow no more samples than features.
+        shards: called as shards(name); keeps finished batches of a method.
+        progress: called as (stage, done, total).
+
+    Returns:
+        The correction, with its table and the method to choose.
+
+    Raises:
+        ValueError: before anything is sampled, a method needs what the checkpoint lacks, or there are no more samples than
+            features, unless `small`.
     """
     started = time.time()
     protocol = protocol.bound(checkpoint)

@@ -27,7 +27,13 @@ FORWARD_MODE = 2.0
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a run: `calls` of the network on one state, and what a call costs there in units of a plain one."""
+    """A part of a run.
+
+    Attributes:
+        name: what it does.
+        calls: of the network, on one state.
+        weight: what a call costs there, in units of a plain one.
+    """
 
     name: str
     calls: int
@@ -36,7 +42,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Cost:
-    """The parts of a run, one call's FLOP and its seconds on the protocol's device, in batches as timed."""
+    """What a run will cost.
+
+    Attributes:
+        parts: of the run.
+        flop: of one call.
+        seconds: of one call on the protocol's device, in batches as timed.
+    """
 
     parts: tuple[Part, ...]
     flop: float
@@ -52,10 +64,19 @@ class Cost:
 
 
 def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed: int = 4) -> Cost:
-    """The cost of `protocol.run` on this checkpoint with `held_out` real images, from `timed` states.
+    """The cost of a measurement before it is made.
 
     Not counted: decoding, the estimator networks of g_φ's kind, the exact model of the controls; each is small beside
     the rest, or is no network.
+
+    Args:
+        checkpoint: what would be measured.
+        protocol: how.
+        held_out: how many real images there are.
+        timed: how many states the network is timed on.
+
+    Returns:
+        The cost, part by part.
     """
     protocol = protocol.bound(checkpoint)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)

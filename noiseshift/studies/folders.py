@@ -37,8 +37,16 @@ from noiseshift.writing import whole_folder
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one measurement found. `pictures` (n ≤ 64, C, H, W) are the first final samples, decoded to uint8, of classes
-    `labels`; `features` what an extractor made of all final samples, where there was one."""
+    """Everything one measurement found.
+
+    Attributes:
+        manifest: what decides its numbers, and versions.
+        reports: by estimator.
+        controls: what they found; None where they were not run.
+        pictures: (n ≤ 64, C, H, W) the first final samples, decoded to uint8.
+        labels: (n,) their classes, or None.
+        features: what an extractor computed of all final samples; None without one.
+    """
 
     manifest: dict[str, Any]
     reports: dict[str, ShiftReport]

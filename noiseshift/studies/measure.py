@@ -45,11 +45,22 @@ def run(
     strict: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Run:
-    """Measure the noise shift of `checkpoint` under `protocol` against held-out real images `data`.
+    """Measure the noise shift of a checkpoint.
 
-    Half of `data` calibrates, the other half serves the controls. With an `extractor` the run also keeps the features of
-    its samples, from which distances are taken. Raises ValueError when the data do not fit the
-    checkpoint or an estimator cannot be had.
+    Args:
+        checkpoint: what `load` gives.
+        protocol: what decides the numbers: solver, samples, estimators, seed.
+        data: held-out real images; half of them calibrates, the other half serves the controls.
+        extractor: where given, the run keeps the features of its samples, from which distances are taken.
+        shards: keeps finished batches, so that an interrupted run resumes.
+        strict: stop where a check before the measurement fails.
+        progress: called as (stage, done, total).
+
+    Returns:
+        The run: reports, answer, controls, the first pictures.
+
+    Raises:
+        ValueError: the data do not fit the checkpoint, an estimator is not available, or a check fails under `strict`.
     """
     if protocol.samples < 2:
         raise ValueError("a shift needs at least 2 samples: ask for more")

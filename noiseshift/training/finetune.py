@@ -26,8 +26,15 @@ Part = Literal["all", "null"]
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The new averaged state, and the mean squared error on held-out images before and after, of the noise-conditional
-    branch and of the noise-unconditional one."""
+    """What fine-tuning made, and the mean squared errors on held-out images.
+
+    Attributes:
+        state: the averaged state.
+        conditional_before: error of the noise-conditional branch before.
+        conditional_after: the same after.
+        unconditional_before: error of the noise-unconditional branch before.
+        unconditional_after: the same after.
+    """
 
     state: dict[str, Tensor]
     conditional_before: float
@@ -48,11 +55,27 @@ def finetune(
     restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Finetuned:
-    """Teach `checkpoint` its noise-unconditional branch on labelled `images`; resumes from `folder`, as `train` does.
+    """Teach a checkpoint its noise-unconditional branch (arXiv 2510.12497).
 
-    `part` "null" trains the null embedding alone, on rows that all lack the level. A fresh null embedding starts at the
-    mean of the time embeddings. Raises CheckpointError for a checkpoint that is no DiT/SiT network or predicts neither
-    velocity nor epsilon, ValueError when the images do not fit.
+    A fresh null embedding starts at the mean of the time embeddings.
+
+    Args:
+        checkpoint: a DiT, SiT or REPA network that predicts velocity or epsilon.
+        images: labelled training images.
+        held_out: what the errors are computed on.
+        config: how it is trained.
+        folder: holds the training's state, from which it resumes, as `train` does.
+        part: "all", or "null" for the null embedding alone, on rows that all lack the level.
+        device: where it is trained.
+        restart: start anew; what is there is moved aside.
+        report: called as (step, loss) every step.
+
+    Returns:
+        The averaged state and the errors.
+
+    Raises:
+        CheckpointError: for another network or prediction.
+        ValueError: the images do not fit.
     """
     if tuple(images.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
@@ -77,7 +100,18 @@ def finetune(
 def held_out_loss(
     network: Transformer, objective: Objective, images: Images, *, conditional: bool, seed: int = 0
 ) -> float:
-    """Mean squared error on images at fixed seeded times and noise, with the conditioning level or without it."""
+    """Mean squared error on images at fixed seeded times and noise.
+
+    Args:
+        network: the network.
+        objective: what it learns.
+        images: labelled.
+        conditional: whether it is conditioned on the level.
+        seed: of the times and the noise.
+
+    Returns:
+        The mean over all images.
+    """
     total, was = 0.0, network.training
     network.eval()
     for start in range(0, len(images), 128):

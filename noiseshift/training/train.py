@@ -30,7 +30,23 @@ Target = Literal["velocity", "epsilon"]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. `warmup` and `cooldown` are shares of `steps`: the rate rises, holds, then falls linearly to 0."""
+    """How to train. The learning rate rises, holds, then falls linearly to 0.
+
+    Attributes:
+        steps: gradient steps.
+        batch: images a step.
+        learning_rate: of the plateau.
+        warmup: share of the steps in which the rate rises.
+        cooldown: share in which it falls.
+        weight_decay: of both optimisers, Muon and AdamW.
+        clip: largest norm of the gradient.
+        ema: decay of the averaged weights.
+        noise_dropout: share of rows that lack the noise condition.
+        class_dropout: share of rows that lack the class.
+        precision: "fp32" or "bf16".
+        snapshots: shares of the steps after which averaged weights are kept.
+        seed: of the batches, the times and the noise.
+    """
 
     steps: int = 10_000
     batch: int = 128
@@ -54,8 +70,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Objective:
-    """What the network learns: on which schedule, to predict what, and which number its time embedding is handed;
-    `sign` -1 for velocities that point from noise to data."""
+    """What the network learns.
+
+    Attributes:
+        schedule: the path between data and noise.
+        predicts: the target's space.
+        time_input: t → the number that the time embedding is given.
+        sign: -1 for velocities that point from noise to data.
+    """
 
     schedule: Schedule
     predicts: Target
