@@ -110,7 +110,7 @@ def plot_spectrum(times: np.ndarray, spectrum: np.ndarray, *, ax: Axes | None = 
     shades = shades_of()(np.linspace(0, 1, len(times)))
     for shade, t, power in zip(shades, times, spectrum, strict=True):
         ax.plot(np.arange(len(power)), power, color=shade, label=f"t = {t:.2g}")
-    ax.set(yscale="log", xlabel="radial frequency (cycles a picture)", ylabel="power of e, 1 = white")
+    ax.set(yscale="log", xlabel="radial frequency (cycles per picture)", ylabel="power of e, 1 = white")
     ax.legend(ncols=2)
     return ax
 

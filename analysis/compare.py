@@ -27,7 +27,7 @@ MARKERS = "osD^vP*X"
 
 
 def paper_table(found: Comparison) -> pd.DataFrame:
-    """The comparison as text, a row a run: values with their 95 % intervals, as a paper prints them."""
+    """The comparison as text, a row per run: values with their 95 % intervals, as a paper prints them."""
     table, distance = found.table, found.distance()
     columns: dict[str, list[str]] = {
         "checkpoint": list(table.checkpoint),
@@ -140,7 +140,7 @@ def labels(found: Comparison) -> dict[str, str]:
 
 
 def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """rms δ against NFE with its 95 % interval, a line a checkpoint, sampler and guidance."""
+    """rms δ against NFE with its 95 % interval, a line per checkpoint, sampler and guidance."""
     ax = axes(ax)
     for (label, part), colour, marker in _families(found.table):
         ax.vlines(part.nfe, part["rms low"], part["rms high"], color=colour, linewidth=0.8)
@@ -230,7 +230,7 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
 
 
 def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) -> Axes:
-    """Where the states' readings lie, a ridge a run, at its step nearest to conditioning time `at` (grey: real states)."""
+    """Where the states' readings lie, a ridge per run, at its step nearest to conditioning time `at` (grey: real states)."""
     from scipy import stats
 
     ax = axes(ax)
@@ -342,7 +342,7 @@ def _families(table: pd.DataFrame) -> list[tuple[tuple[str, pd.DataFrame], str, 
 
 def _calls(ax: Axes, found: Comparison) -> None:
     """A logarithmic axis of NFE whose ticks are the runs' own numbers."""
-    ax.set(xscale="log", xlabel="network calls a sample (NFE)")
+    ax.set(xscale="log", xlabel="network calls per sample (NFE)")
     ticks: list[int] = []
     for nfe in sorted({int(nfe) for nfe in found.table.nfe.dropna()}):
         if not ticks or nfe > 1.2 * ticks[-1]:  # closer ones would run into each other

@@ -68,7 +68,7 @@ def plot_scales(
 
 
 def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes | None = None) -> Axes:
-    """Distance against the rms shift that is left, a point a method: is the least shift the best image? Bars: the 95 %
+    """Distance against the rms shift that is left, a point per method: is the least shift the best image? Bars: the 95 %
     interval, where there are enough samples for one.
 
     `table` as `Correction.table()` gives it, or as `methods.csv` holds it.
@@ -143,7 +143,7 @@ def print_correction(found: Correction) -> None:
     )
     console.print(correction_table(found))
     console.print(
-        "δ: rms over steps, its own error taken out; less: reduction against none, with its paired interval; change: "
+        "δ: rms over steps, its own error taken out; reduction: against none, with its paired interval; change: "
         "paired, 95 %; ● resolved; NFE: calls of the denoiser + of the level estimator. Scale 0 = unguided.",
         style="dim",
     )
@@ -152,7 +152,7 @@ def print_correction(found: Correction) -> None:
 
 
 def correction_table(found: Correction) -> Table:
-    """One row a method, by the first estimator."""
+    """One row per method, by the first estimator."""
     from rich import box
     from rich.table import Table
 
@@ -180,7 +180,7 @@ def correction_table(found: Correction) -> Table:
 
 
 def _calls(row: dict[Hashable, Any]) -> str:
-    """The denoiser's calls a sample, and the level estimator's behind a +."""
+    """The denoiser's calls per sample, and the level estimator's behind a +."""
     if pd.isna(row["nfe"]):
         return "·"
     return f"{row['nfe']:.0f}" + (f"+{row['level calls']:.0f}" if row["level calls"] else "")

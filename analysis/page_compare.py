@@ -130,7 +130,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
     low, high = found.span
     yield "run", "run", ""
     yield "guidance", "guidance", "scale 0 = unguided"
-    yield "nfe", "NFE", "network calls a sample"
+    yield "nfe", "NFE", "network calls per sample"
     yield "samples", "read", "samples that the estimator read"
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
     yield "terminal", "last δ", "δ at the last step that can be read, in t"

@@ -65,8 +65,8 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Iterator[Column]:
     yield "method", "method", "what was done; none is the model as it is"
-    yield "nfe", "NFE", "calls of the denoiser a sample"
-    yield "level calls", "level calls", "calls of the level estimator a sample"
+    yield "nfe", "NFE", "calls of the denoiser per sample"
+    yield "level calls", "level calls", "calls of the level estimator per sample"
     for name in estimators:
         yield f"rms {name}", f"rms δ, {name}", f"root mean square of the shift in t, its own error taken out, by {name}"
         yield (

@@ -34,7 +34,7 @@ ON_DARK, ON_LIGHT = "#fefefe", "#101010"
 UNREAD = "#e8e8e8"
 """A cell without a value."""
 
-# Okabe–Ito, safe for colour-blind readers; one colour an estimator, in every figure.
+# Okabe–Ito, safe for colour-blind readers; one colour per estimator, in every figure.
 COLOURS = {
     "network": "#0072B2",
     "residual": "#D55E00",

@@ -37,7 +37,7 @@ def print_heading(console: Console, name: str, rest: str) -> None:
 
 @spared("the table on the terminal")
 def print_run(run: Run) -> None:
-    """What a run found, for people: a line on what ran, a table an estimator, the controls, and the answer in words."""
+    """What a run found, for people: a line on what ran, a table per estimator, the controls, and the answer in words."""
     from rich.text import Text
 
     console = screen()
@@ -65,7 +65,7 @@ def print_run(run: Run) -> None:
 
 
 def shift_table(report: ShiftReport, title: str) -> Table:
-    """One row a step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
+    """One row per step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
     title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}{_share(report)}"
     table = numbers_table(title, ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""))
     for row in report.table().itertuples():

@@ -30,7 +30,7 @@ MATRIX = {
 }
 CHEAP = {"network": None, "residual": None, "constant-pixel": None}
 ALL = {**CHEAP, "fokker-planck": 16, "score-mixture": 16}
-"""All five estimators; the two that ask the network dozens of times a state read 16 samples."""
+"""All five estimators; the two that ask the network dozens of times per state read 16 samples."""
 
 
 def estimators_of(name: str, solver: str) -> dict[str, int | None]:

@@ -6,7 +6,7 @@
 Ten Gaussians of rank `--rank` plus isotropic variance 1e-3. Error: rms over states of (mean - exact mean) / exact sd.
 Ratio: mean of sd / exact sd. Limits: Fokker–Planck 0.3 with one probe and 0.15 with four, score mixture 0.15, ratios
 within 15 %; cells outside are marked. Fokker–Planck is shown bare, with its probes at every level and no more, and as
-it comes, polished by 6 (1 + probes) fresh ones around the posterior; forwards a state stand under each name.
+it comes, polished by 6 (1 + probes) fresh ones around the posterior; forwards per state stand under each name.
 Bare, one probe is off by about sqrt(k / (d - k)) posterior sds, k the dimension of the data, and p probes by 1/√p of it.
 """
 

@@ -74,7 +74,7 @@ def watched(
 
 
 def ratios(table: pd.DataFrame) -> pd.DataFrame:
-    """Effective / conditioning sigma over alpha, and half the interval of its logarithm, a row a step read."""
+    """Effective / conditioning sigma over alpha, and half the interval of its logarithm, a row per step read."""
     return pd.DataFrame(
         {
             "step": (1000 * table["t"]).round().astype(int) - 1,

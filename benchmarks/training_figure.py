@@ -26,7 +26,7 @@ SHOWN = {
 
 
 def shares(folder: Path, trained: float) -> pd.DataFrame:
-    """Change of FD-fashion and its interval in per cent of none, a row a method."""
+    """Change of FD-fashion and its interval in per cent of none, a row per method."""
     table = pd.read_csv(folder / "methods.csv").set_index("method")
     share = 100 * table[["change", "change low", "change high"]] / table.loc["none", "FD-fashion"]
     return share.assign(trained=trained).loc[[name for name in SHOWN if name in share.index]].reset_index()

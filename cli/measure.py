@@ -36,7 +36,7 @@ from noiseshift.cli.options import (
 @click.option(
     "--calibration",
     type=ranges.CALIBRATION,
-    help="Calibrate on at most so many of the real images; by default four a sample, at least 128, of the half that is for it.",
+    help="Calibrate on at most so many of the real images; by default four per sample, at least 128, of the half that is for it.",
 )
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
 @click.option("--strict", is_flag=True, help="Stop, with exit code 1, where a check before the measurement fails.")

@@ -57,7 +57,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Encoded prompts: .safetensors or .npz with prompt_embeds (P, L, D), …",
         ),
         click.option(
-            "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt a line; class i is line i."
+            "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt per line; class i is line i."
         ),
         click.option(
             "--trust", is_flag=True, default=None, help="Run the code in the file: only for one that you made yourself."

@@ -63,7 +63,7 @@ def parse_prompts(path: str) -> list[str]:
     Raises ValueError for a file that cannot be read or has no line."""
     from noiseshift.reading import MB, read_text
 
-    lines = read_text(path, "text of prompts", "write one prompt a line", most=MB).splitlines()
+    lines = read_text(path, "text of prompts", "write one prompt per line", most=MB).splitlines()
     return [line.strip() for line in lines]
 
 

@@ -119,7 +119,7 @@ def warn(message: object) -> None:
 
 
 class _Lines(logging.Handler):
-    """What the library logs, a line a record."""
+    """What the library logs, a line per record."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())

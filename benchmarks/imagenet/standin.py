@@ -2,7 +2,7 @@
 
     python benchmarks/imagenet/standin.py --out runs/standin        # a quarter of an hour; --steps 20 for a try
 
-Everything has the real thing's format: pictures in a folder a class, an AutoencoderKL folder, and SiT and DiT files as
+Everything has the real thing's format: pictures in a folder per class, an AutoencoderKL folder, and SiT and DiT files as
 their authors' trainers save them ({model, ema, opt, args}, patch 2, latents of 4 channels, learned sigma), trained here on
 Fashion-MNIST pictures of 64×64. What is measured means nothing; that it is measured, by these commands, is the point.
 """
@@ -29,7 +29,7 @@ SIDE = 64
 
 
 def write_pictures(folder: Path) -> None:
-    """The bundled images, 64×64 and in colour, in a folder a class; every tenth is held out."""
+    """The bundled images, 64×64 and in colour, in a folder per class; every tenth is held out."""
     data = ns.data.reference()
     assert data.labels is not None
     for k, (pixels, label) in enumerate(zip(data.pixels, data.labels, strict=True)):
@@ -71,7 +71,7 @@ def write_checkpoint(family: str, latents: Path, path: Path, steps: int) -> None
 
 
 def write_extractor(path: Path) -> None:
-    """In Inception's place: 48 numbers a picture."""
+    """In Inception's place: 48 numbers per picture."""
     torch.jit.script(torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())).save(str(path))
 
 

@@ -58,7 +58,7 @@ class PathReport:
     spectrum: Array
 
     def table(self, level: float = 0.95) -> pd.DataFrame:
-        """A row a time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
+        """A row per time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
         measured between coarse and fine run (paired, with its interval), and of the coarse run against real data
         (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
         frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is not within 0.5 … 2."""
@@ -182,7 +182,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 def radial_spectrum(x: Tensor) -> Tensor:
     """(N, F) power of x (N, C, H, W) at radial frequency 0 … F - 1 over its mean power: 1 everywhere for white noise.
 
-    Frequencies in cycles a picture, averaged over rings and channels. Flat states (N, d) have none: (N, 0).
+    Frequencies in cycles per picture, averaged over rings and channels. Flat states (N, d) have none: (N, 0).
     """
     if x.ndim != 4:
         return x.new_zeros(len(x), 0)

@@ -39,7 +39,7 @@ class Spectrum:
     def of(cls, data: Tensor) -> Spectrum:
         """The Gaussian with mean and covariance of data (n, …), float64.
 
-        With fewer rows than numbers a row, the directions that the rows do not span have variance 0.
+        With fewer rows than numbers per row, the directions that the rows do not span have variance 0.
         """
         flat = data.flatten(1).double()
         mean = flat.mean(0)

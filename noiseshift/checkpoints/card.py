@@ -44,7 +44,7 @@ class Card:
         heads: attention heads, where the width is no official one.
         head_channels: channels of a head, in place of heads.
         attention_order: "new" where an ADM network was trained with --use_new_attention_order.
-        size: pixels a side, where the network takes several.
+        size: pixels per side, where the network takes several.
         classes: how many; only where the network has no null class.
         estimator: file of a level estimator beside the card.
         data: name of the matching held-out set.
@@ -53,7 +53,7 @@ class Card:
         signature: how a callable takes its arguments; see `diffusion.conventions.Calling`.
         output: what it returns; see there.
         null_class: what it takes for no class; see there.
-        latents: center and spread, a number a channel each, where states are (z - center) / spread of an autoencoder's
+        latents: center and spread, a number per channel each, where states are (z - center) / spread of an autoencoder's
             latents z in another way than its configuration says; and range, what it takes black and white for where not
             -1 and 1.
         class_names: for people.
@@ -88,7 +88,7 @@ class Card:
         _check("latents", self.latents, Mapping, "a mapping of center and spread")
         if self.latents and not _standard(self.latents):
             raise CheckpointError(
-                "card: latents must be {center: [a number a channel], spread: [as many above 0], range: [0, 1]}"
+                "card: latents must be {center: [a number per channel], spread: [as many above 0], range: [0, 1]}"
             )
         if self.range is not None and not (
             _numbers(self.range) and len(self.range) == 2 and self.range[0] < self.range[1]

@@ -137,7 +137,7 @@ def load(
         vae: folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
         prompts: of text pipelines, encoded once: class i is then prompt i.
         embeddings: in place of prompts, a file of them or `Conditions`.
-        size: pixels a side, where a network takes several.
+        size: pixels per side, where a network takes several.
         trust: run the code in a file, which must be one's own; what will run is logged before.
 
     Returns:
@@ -210,7 +210,7 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
     if card.range is not None and autoencoder is not None:
         raise CheckpointError("range is for pixels: with an autoencoder the card has latents: {center, spread, range}")
     if card.size not in (None, shape[-1]):
-        raise CheckpointError(f"{path.name} works on {shape[-1]} pixels a side, not {card.size}: leave the size out")
+        raise CheckpointError(f"{path.name} works on {shape[-1]} pixels per side, not {card.size}: leave the size out")
     if autoencoder is not None and autoencoder.channels != shape[0]:
         raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {shape[0]}")
     if autoencoder is not None and card.latents:

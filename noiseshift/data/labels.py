@@ -30,7 +30,7 @@ def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str,
     if values.ndim == 2 and values.shape[1] > 1 and len(values) == count:
         values = _places(values, where)
     if values.size != count:
-        raise ValueError(f"{where} has {count} images but {values.size} labels: give one label an image, or none")
+        raise ValueError(f"{where} has {count} images but {values.size} labels: give one label per image, or none")
     flat = values.reshape(-1)
     if flat.dtype.kind in "US":
         names = sorted({str(word) for word in flat}, key=natural)
@@ -50,7 +50,7 @@ def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str,
 def _places(rows: Array, where: str) -> Array:
     if rows.dtype.kind not in "uifb" or not np.all((rows == 0) | (rows == 1)) or not np.all(rows.sum(1) == 1):
         raise ValueError(
-            f"{where} has labels of shape {rows.shape} that are not one-hot: give one label an image, or none"
+            f"{where} has labels of shape {rows.shape} that are not one-hot: give one label per image, or none"
         )
     return rows.argmax(1)
 
@@ -58,7 +58,7 @@ def _places(rows: Array, where: str) -> Array:
 def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> Images:
     """The set with its labels as a checkpoint of `classes` classes counts them, `names` in its order where its card says.
 
-    Class folders are matched by name where the card names classes. Otherwise there must be a folder a class, or folders
+    Class folders are matched by name where the card names classes. Otherwise there must be a folder per class, or folders
     that are called by numbers whose order and value agree. ImageNet's own folders (n01440764) have a known order. For a
     checkpoint without classes the set stays as it is.
 
@@ -101,7 +101,7 @@ def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
     if len(images.names) > classes or (len(images.names) < classes and not counted):
         raise ValueError(
             f"--data has {len(images.names)} class folders ({_few(images.names)}), the checkpoint {classes} classes or "
-            "prompts: which is which is not known; give a folder a class, or an .npz with labels"
+            "prompts: which is which is not known; give a folder per class, or an .npz with labels"
         )
     return images
 

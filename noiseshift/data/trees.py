@@ -189,7 +189,7 @@ def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequ
     inner = {name for file in pictures for name in file.place[depth + 1 : -1] if name.casefold() in PARTS}
     if len({name.casefold() for name in inner}) > 1:
         raise ValueError(
-            f"the classes of {where} come in parts ({_few(inner)}): give a folder of one part, a folder a class"
+            f"the classes of {where} come in parts ({_few(inner)}): give a folder of one part, a folder per class"
         )
     beside = {place[depth] for place in tree.folders if place[:depth] == root and len(place) > depth} - set(tops)
     if beside:

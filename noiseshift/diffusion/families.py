@@ -37,7 +37,7 @@ class Family(ABC):
 
     @abstractmethod
     def states(self, scheduler: Any) -> list[Pair]:
-        """The level that the scheduler's own arithmetic takes each state to have, one a timestep."""
+        """The level that the scheduler's own arithmetic takes each state to have, one per timestep."""
 
     @abstractmethod
     def labelled(self, scheduler: Any) -> Tensor:
@@ -216,7 +216,7 @@ def _unknown_signature(scheduler: Any) -> str | None:
 
 def _unknown_levels(scheduler: Any, config: dict[str, Any]) -> str | None:
     if hasattr(scheduler, "noise_sampler"):
-        return "it draws noise of its own, which cannot be seeded a sample"
+        return "it draws noise of its own, which cannot be seeded per sample"
     if config.get("scale_factors"):
         return "scale_factors change the size of its states"
     if config.get("invert_sigmas"):

@@ -177,7 +177,7 @@ class Model(Protocol):
             branches: some of `branches`.
 
         Returns:
-            A prediction a branch, in their order.
+            A prediction per branch, in their order.
         """
         ...
 
@@ -223,11 +223,11 @@ def checked(answer: object, x: Tensor, whose: str, shape: Sequence[int] | None =
 
 
 def require_states(x: Tensor, cond: Tensor | None) -> None:
-    """Raise ValueError unless x (B, …) is a batch of floating-point states and `cond` has one entry a row, or is None."""
+    """Raise ValueError unless x (B, …) is a batch of floating-point states and `cond` has one entry per row, or is None."""
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"states must be a floating-point batch (B, …), got {x.dtype} of shape {tuple(x.shape)}")
     if isinstance(cond, Tensor) and cond.shape[:1] != x.shape[:1]:
-        raise ValueError(f"cond must have one entry a state, ({len(x)},), got {tuple(cond.shape)}")
+        raise ValueError(f"cond must have one entry per state, ({len(x)},), got {tuple(cond.shape)}")
 
 
 def as_time(t: Tensor, x: Tensor) -> Tensor:
@@ -548,7 +548,7 @@ class Guided(Wrapped):
     def _parts(
         self, x: Tensor, t: Tensor, cond: Tensor | None, branches: tuple[Branch, ...]
     ) -> dict[Branch, Prediction]:
-        """Every branch's prediction, one call a model."""
+        """Every branch's prediction, one call per model."""
         parts: dict[Branch, Prediction] = {}
         for k, model in enumerate((self.model, *self.guidance.models)):
             if wanted := [branch for branch in branches if branch.model == k]:

@@ -192,7 +192,7 @@ class Scheduled:
         return _internal(self.scheduler)
 
     def levels(self) -> list[Pair]:
-        """(alpha, sigma) that the scheduler's arithmetic takes its states to have, in its own scaling, one a timestep."""
+        """(alpha, sigma) that the scheduler's arithmetic takes its states to have, in its own scaling, one per timestep."""
         return self.family.states(self.scheduler)
 
     def labels(self) -> Tensor:
@@ -208,7 +208,7 @@ class Scheduled:
         return self.conditioning_times(schedule)[~torch.tensor(self.internal())]
 
     def factors(self, schedule: Schedule) -> list[float]:
-        """What turns the scheduler's own states into those of a model's schedule, one a timestep."""
+        """What turns the scheduler's own states into those of a model's schedule, one per timestep."""
         levels = self.levels()
         return [size / math.hypot(*own) for size, own in zip(_sizes(schedule, levels), levels, strict=True)]
 
@@ -339,7 +339,7 @@ def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor,
 
 
 def rehearse(update: Scheduled, width: int) -> list[Pair]:
-    """(alpha, sigma) that each step of a scheduler makes of an exact state and an exact prediction, `width` numbers a row.
+    """(alpha, sigma) that each step of a scheduler makes of an exact state and an exact prediction, `width` numbers per row.
 
     Raises ValueError when a step fails, is not finite, or draws from torch's global generator.
     """
@@ -436,7 +436,7 @@ class _NoGenerator:
 
 
 def _generators(noise: Noise, x: Tensor) -> Any:
-    """Schedulers draw their own noise: what they are handed for it, one generator a row."""
+    """Schedulers draw their own noise: what they are handed for it, one generator per row."""
     if not isinstance(noise, PerSampleNoise):
         return _NoGenerator()
     noise.check(x)

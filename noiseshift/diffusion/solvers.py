@@ -109,7 +109,7 @@ class Euler(Solver):
 
 
 class Heun(Solver):
-    """Second order (trapezoid), two evaluations a step: `heun:N`."""
+    """Second order (trapezoid), two evaluations per step: `heun:N`."""
 
     @property
     def order(self) -> int | None:

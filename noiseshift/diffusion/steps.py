@@ -48,13 +48,13 @@ class PerSampleNoise:
         return normal(self.generators, x.shape[1:]).to(x)
 
     def check(self, x: Tensor) -> None:
-        """Raise ValueError unless there is one generator a row: a single one would give all rows the same noise."""
+        """Raise ValueError unless there is one generator per row: a single one would give all rows the same noise."""
         if len(self.generators) != len(x):
-            raise ValueError(f"noise needs one generator a sample: got {len(self.generators)} for {len(x)} samples")
+            raise ValueError(f"noise needs one generator per sample: got {len(self.generators)} for {len(x)} samples")
 
     @functools.cached_property
     def torch_generators(self) -> list[torch.Generator]:
-        """One a row, for code that draws by torch alone; made once, so that every step goes on where the last ended."""
+        """One per row, for code that draws by torch alone; made once, so that every step goes on where the last ended."""
         return [torch_generator(source) for source in self.generators]
 
 
@@ -64,7 +64,7 @@ def per_sample_noise(generators: Sequence[Source]) -> Noise:
 
 
 NEEDS_NOISE = (
-    "this sampler is stochastic: pass noise=torch.Generator(), or samplers.per_sample_noise(generators), one a sample"
+    "this sampler is stochastic: pass noise=torch.Generator(), or samplers.per_sample_noise(generators), one per sample"
 )
 
 

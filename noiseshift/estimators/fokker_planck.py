@@ -1,7 +1,7 @@
 """The level from the model alone: integrate the continuity equation over t at a fixed state.
 
 At fixed x, as a function of t, d/dt log p_t(x) = -div v_t(x) - v_t(x)·s_t(x) with v the probability-flow velocity and s
-the score. One divergence a level, by Hutchinson's estimator with the same probes at every level, so that their error is
+the score. One divergence per level, by Hutchinson's estimator with the same probes at every level, so that their error is
 smooth in t; the integral is p(x | t) up to a constant, and so p(t | x) under a flat prior. It needs no training and no
 noise-unconditional branch.
 """
@@ -35,7 +35,7 @@ class FokkerPlanck:
     A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
     the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
     (its 10, 50 and 90 % points) correct the slopes, three times. Costs probes × (G + 9) + polish × 9 forwards and as many
-    forward-mode derivatives a state; the unguided, class-conditional branch is evaluated. The posterior comes on a finer grid
+    forward-mode derivatives per state; the unguided, class-conditional branch is evaluated. The posterior comes on a finer grid
     between the first and the last of `times`.
 
     Args:
@@ -94,8 +94,8 @@ class FokkerPlanckMode:
 
     Args:
         model: predicts at every level.
-        calls: evaluations a state.
-        probes: random directions an evaluation.
+        calls: evaluations per state.
+        probes: random directions per evaluation.
         seed: of the probes.
         times: (K,) the grid of its posteriors; by default `time_grid` of the schedule.
     """
@@ -170,7 +170,7 @@ def log_density_slope(
 ) -> Tensor:
     """d log p_t(x) / d log-SNR at fixed x: (B, G) float64, for states x (B, …) at times (B, G).
 
-    The divergence is Hutchinson's with `probes` Rademacher vectors a state. Row i draws those of sample `first` + i (see
+    The divergence is Hutchinson's with `probes` Rademacher vectors per state. Row i draws those of sample `first` + i (see
     `noise.generator`), so that a sample reads the same in a batch of any size.
     """
     total = torch.zeros(times.shape, dtype=torch.float64)

@@ -189,7 +189,9 @@ def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Re
     log_snr = estimator.schedule.log_snr(posterior.times.double().cpu())
     mean = posterior.mean.double().cpu()
     if mean.shape != x.shape[:1]:
-        raise ValueError(f"an estimator read {tuple(mean.shape)} levels off {len(x)} states: it must read one a state")
+        raise ValueError(
+            f"an estimator read {tuple(mean.shape)} levels off {len(x)} states: it must read one per state"
+        )
     if not bool(torch.isfinite(mean).all()):
         raise ValueError(
             f"an estimator returned NaN at t = {float(step.t):.4f}: are the states finite and of its shape?"

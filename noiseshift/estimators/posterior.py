@@ -1,4 +1,4 @@
-"""What every estimator returns: a posterior over t on a grid, one row a state."""
+"""What every estimator returns: a posterior over t on a grid, one row per state."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ScoreMixture:
     Least squares on the simplex chooses few levels, but their mean and spread are those of the posterior: the first is
     where f(x) lies along the curve f(x | t), the second how far inside its bend. The broadest density in t with these
     two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered. Costs
-    G + 2 × 17 forwards a state, and one of the noise-unconditional branch.
+    G + 2 × 17 forwards per state, and one of the noise-unconditional branch.
 
     Args:
         model: has a noise-unconditional branch.
@@ -91,7 +91,7 @@ def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
 def broadest(times: Tensor, mean: Tensor, std: Tensor) -> Posterior:
     """The posterior of greatest entropy on `times` (K,) with this mean and standard deviation of t, (B,) each.
 
-    Its log density is a parabola in t; two natural parameters a state are found by Newton's method on the convex dual.
+    Its log density is a parabola in t; two natural parameters per state are found by Newton's method on the convex dual.
     A width that the grid cannot hold is widened to half its spacing there.
     """
     cell = torch.gradient(times)[0]
@@ -118,7 +118,7 @@ def _simplex(levels: Tensor, mixed: Tensor) -> Tensor:
     offset = (levels - mixed[:, None]).cpu()
     scale = offset.square().sum(-1).mean(-1).sqrt().clamp_min(1e-300)[:, None, None]
     matrix = torch.cat([offset.mT / scale, torch.ones_like(offset[:, None, :, 0])], dim=1)
-    # Thin QR first: G numbers a column instead of d.
+    # Thin QR first: G numbers per column instead of d.
     q, r = torch.linalg.qr(matrix)
     rows = [_nonnegative(part.numpy(), target.numpy()) for part, target in zip(r, q[:, -1], strict=True)]
     weights = torch.from_numpy(np.stack(rows)).clamp_min(1e-300)

@@ -249,7 +249,7 @@ def _left_out(points: Tensor, centres: Tensor, neighbours: int, seed: int) -> Ar
         raise ValueError(f"{len(centres)} samples are too few for their {neighbours}rd neighbours: give at least 10")
     count = min(GROUPS, len(centres) // 2)
     group = torch.from_numpy(np.random.default_rng(seed).permutation(len(centres)) % count)
-    # Row 0 with all centres, then one row a group: a centre that is left out reaches nowhere.
+    # Row 0 with all centres, then one row per group: a centre that is left out reaches nowhere.
     radii = torch.cat([_radii(part, rows, centres, group, neighbours, count) for part, rows in _parts(centres)], 1)
     widest = radii.amax(0)
     inside = torch.zeros(count + 1, len(points), dtype=torch.bool)

@@ -41,7 +41,7 @@ def evaluate(
     allow_small: bool = False,
     distance: Jackknife | None = None,
 ) -> pd.DataFrame:
-    """A row a metric: FD, and with a reference of `Features` KID, precision and recall; IS where there are probabilities.
+    """A row per metric: FD, and with a reference of `Features` KID, precision and recall; IS where there are probabilities.
 
     Args:
         features: Of the samples.

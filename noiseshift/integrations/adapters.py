@@ -141,7 +141,7 @@ def smalldiffusion(model: nn.Module, schedule: Any, *, predicts: Predicts | None
     space = predicts or (named[0] if named else usual)
 
     def evaluate(x: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
-        # As in its training loop: one sigma a row, with the state's axes.
+        # As in its training loop: one sigma per row, with the state's axes.
         answer: Tensor = model(x, sigma.reshape(-1, *[1] * (x.ndim - 1)), cond=cond)
         return answer
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALLEST = 4  # pixels a side: a 3×3 filter and one halving must fit
+SMALLEST = 4  # pixels per side: a 3×3 filter and one halving must fit
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Does a model denoise these data? Its noise error by level, beside two denoisers that know nothing of the network.
 
-The error is the mean squared difference between the noise in a state and the noise that is predicted, a coordinate. Predicting
+The error is the mean squared difference between the noise in a state and the noise that is predicted, per coordinate. Predicting
 no noise at all has error 1. The linear denoiser is the exact one of a Gaussian fitted to other rows of the data: a network that was
 trained on them does better at most levels, since images are not Gaussian.
 """
@@ -56,7 +56,7 @@ def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = 
         cond: (N,) their classes, or None.
 
     Returns:
-        A row a level: t; `error` of the model, `linear` of the linear denoiser; `worse`, whether the model's is the larger
+        A row per level: t; `error` of the model, `linear` of the linear denoiser; `worse`, whether the model's is the larger
         one, by more than two standard errors of the paired difference, or is not finite.
     """
     spread = float(fitted.flatten(1).double().std(0).square().mean().sqrt())

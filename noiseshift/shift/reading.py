@@ -29,7 +29,7 @@ from noiseshift.estimators.posterior import Estimator
 from noiseshift.shift.report import ShiftReport
 
 Readout = dict[str, list[Readings]]
-"""Readings (n, 1) by instrument, one a time."""
+"""Readings (n, 1) by instrument, one per time."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Refinement:
             level: of the intervals.
 
         Returns:
-            A row a time: t, total; solver, network, each with its interval; `reached`, whether the differences agree with
+            A row per time: t, total; solver, network, each with its interval; `reached`, whether the differences agree with
             the solver's order. Where they do not, no limit is taken: the intervals also hold what the finest run shows.
 
         Raises:

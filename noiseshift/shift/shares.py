@@ -26,9 +26,9 @@ def shares(report: ShiftReport, refinement: Refinement | None, exact: ShiftRepor
         exact: of an exact model through the same solver, calibrated on that model's own data; or None.
 
     Returns:
-        A row a time: estimator, t, total; by refinement solver and network with their intervals, and `reached`; by the exact model
-        the same as `exact_solver`, `exact_network`; all NaN where there was no such experiment. `whose`: "network" or "solver"
-        where both experiments find that part with one sign, "both", or "open".
+        A row per time: estimator, t, total; by refinement solver and network with their intervals, and `reached`; by the
+        exact model the same as `exact_solver`, `exact_network`; all NaN where there was no such experiment. `whose`:
+        "network" or "solver" where both experiments find that part with one sign, "both", or "open".
     """
     frame = pd.DataFrame(
         {"estimator": report.estimator, "t": report.times, "total": report.table()["shift"].to_numpy()}

@@ -1,4 +1,4 @@
-"""One answer and one number a run: whether there is any shift, the rms shift over the levels that can be read, and what
+"""One answer and one number per run: whether there is any shift, the rms shift over the levels that can be read, and what
 another run reduces it.
 
 A square counts its own error; the error's variance is taken out, so that noise is not read as shift.

@@ -104,7 +104,7 @@ class Study:
 
     Attributes:
         manifest: what decides the numbers, and versions.
-        injected: an injection report an estimator.
+        injected: an injection report per estimator.
         paths: a path report for each (solver, model, estimator), where model is `checkpoint` or `exact`.
     """
 

@@ -87,7 +87,7 @@ def run_grid(
 
     Args:
         cells: the runs of the grid, each under a name of its own.
-        folder: holds a sub-folder a run.
+        folder: holds a sub-folder per run.
         extractor: what computes features, for distances; None for none.
         progress: called as (stage, done, total).
 
@@ -160,7 +160,7 @@ def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 class Comparison:
     """Runs by name, as one estimator reads them between the levels of `span`.
 
-    table: a row a run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
+    table: a row per run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
     can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
     features, the distance and whatever else the extractor gives, without their bias and with intervals, and beside them
     `plain`, as everybody prints them; seconds.

@@ -60,7 +60,7 @@ class Outcome:
         features: of all samples.
         quality: the table of `evaluate`.
         distance: its jackknife.
-        nfe: rows that the network computed a sample.
+        nfe: rows that the network computed per sample.
         level_calls: the same of the level estimator.
         seconds: of sampling, reading and computing features; NaN where a resumed run found batches finished.
         pictures: the first samples, uint8.
@@ -83,7 +83,7 @@ class Correction:
 
     Attributes:
         manifest: what decides the numbers, and versions.
-        outcomes: one a method, the unguided one first.
+        outcomes: one per method, the unguided one first.
         reference: what their quality was compared with.
     """
 
@@ -92,7 +92,7 @@ class Correction:
     reference: Features | Moments
 
     def table(self) -> pd.DataFrame:
-        """A row a method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
+        """A row per method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
         `rms <e>` (noise taken out), the terminal one, the content-controlled rms, and the reduction against `none` in %
         with its paired interval; the distance with its interval, its paired change against `none` (without what few samples
         add to it), and whatever else the extractor gives."""

@@ -86,7 +86,7 @@ def correct_exact(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> pd.DataFrame:
-    """A row a method: δ at five times (NaN where the reading is insensitive), its rms, and the exact Fréchet distance `fd`.
+    """A row per method: δ at five times (NaN where the reading is insensitive), its rms, and the exact Fréchet distance `fd`.
 
     `blind` is the space in which the exact noise-unconditional branch answers; the first method's run is the pilot of a
     closed loop. A method that fails or diverges has NaN or a large fd.

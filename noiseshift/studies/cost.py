@@ -1,7 +1,7 @@
 """What a measurement will cost before it is made: network calls, FLOP and hours, part by part.
 
 Calls are counted as `protocol.run` makes them; a call's FLOP are counted by torch on one state, its seconds timed on a
-few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP a call.
+few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP per call.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from noiseshift.evaluation import Extractor
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
 
 EXPENSIVE = {"fokker-planck": 32, "score-mixture": 32}
-"""Estimators that evaluate the network many times a state, and how many samples they read unless another is given."""
+"""Estimators that evaluate the network many times per state, and how many samples they read unless another is given."""
 
 
 class Word:
@@ -50,7 +50,7 @@ class Protocol:
         estimators: names, and how many samples each reads (None: all).
         guidance: how the model is guided, or None.
         points: how many of the sampler's steps are read, even in step index.
-        calibration_rows: how many real images each estimator is calibrated on at most; None: four a sample, at least 128.
+        calibration_rows: how many real images each estimator is calibrated on at most; None: four per sample, at least 128.
             Their error does not shrink with more samples.
         controls: whether the controls are run too.
         batch: samples at once.
@@ -86,7 +86,7 @@ class Protocol:
 
     @property
     def rows(self) -> int:
-        """How many real images calibrate each estimator at most: where `calibration_rows` does not say, four a sample (a fifth of
+        """How many real images calibrate each estimator at most: where `calibration_rows` does not say, four per sample (a fifth of
         the variance is then the calibration's), at least 128."""
         return self.calibration_rows or max(128, 4 * self.samples)
 

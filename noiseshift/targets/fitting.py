@@ -31,7 +31,7 @@ def fitted_gaussian(x0: Tensor, rank: int = 64) -> Gaussian:
 
 
 def fitted_mixture(x0: Tensor, labels: Tensor, rank: int) -> GaussianMixture:
-    """A component a class, each as `fitted_gaussian`, weighted by its rows.
+    """A component per class, each as `fitted_gaussian`, weighted by its rows.
 
     Args:
         x0: (N, …) data.

@@ -152,7 +152,7 @@ class Levels:
 
     @classmethod
     def of(cls, level: Level, x: Tensor) -> Levels:
-        """One level for all of x, or one a row. Raises ValueError (from `Level.like`) for anything else."""
+        """One level for all of x, or one per row. Raises ValueError (from `Level.like`) for anything else."""
         level.like(x)
         alpha, sigma = (part.to(x.device, torch.float64).reshape(-1) for part in level[:2])
         return cls(alpha, sigma, paired=len(alpha) > 1)

@@ -34,7 +34,7 @@ class TrainingConfig:
 
     Attributes:
         steps: gradient steps.
-        batch: images a step.
+        batch: images per step.
         learning_rate: of the plateau.
         warmup: share of the steps in which the rate rises.
         cooldown: share in which it falls.
@@ -159,7 +159,7 @@ def train(
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):
-        # One generator a step: a resumed run draws what an uninterrupted one would have drawn.
+        # One generator per step: a resumed run draws what an uninterrupted one would have drawn.
         source = torch_generator(generator(step, seed=config.seed, stream=TRAINING))
         index = torch.randint(len(images), (config.batch,), generator=source)
         rows = _rows(objective, images[index], config, network.config.classes, source, device, share)

@@ -15,7 +15,7 @@ WRONG = {
     "one row for the batch": (lambda x: x[:1], r"shape \(1, 3, 2, 2\): return one of shape \(4, 3, 2, 2\)"),
     "one channel for all": (lambda x: x[:, :1], r"\(4, 1, 2, 2\)"),
     "one number": (lambda x: x.mean(), r"shape \(\)"),
-    "one number a row": (lambda x: x.flatten(1).mean(1), r"\(4,\)"),
+    "one number per row": (lambda x: x.flatten(1).mean(1), r"\(4,\)"),
     "flattened": (lambda x: x.flatten(1), r"\(4, 12\)"),
     "a larger picture": (lambda x: x.repeat(1, 1, 2, 2), r"\(4, 3, 4, 4\)"),
     "whole numbers": (lambda x: x.long(), "torch.int64"),
@@ -99,7 +99,7 @@ def test_states_that_are_no_batch_of_numbers_are_refused(x):
 
 @pytest.mark.parametrize("cond", [torch.tensor([1]), torch.tensor(1), torch.arange(5)])
 def test_conditions_of_another_number_than_the_states_are_refused(cond):
-    with pytest.raises(ValueError, match=r"one entry a state, \(4,\)"):
+    with pytest.raises(ValueError, match=r"one entry per state, \(4,\)"):
         ns.wrap(lambda x, t, c: x, ns.Linear())(X, T, cond)
 
 

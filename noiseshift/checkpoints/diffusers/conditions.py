@@ -125,7 +125,7 @@ class Bank(nn.Module):
         """Raises ValueError while there are no prompts."""
         if self.hidden is None:
             raise ValueError(
-                "this network is conditioned on a text: give --prompts FILE, one prompt a line, or --embeddings FILE"
+                "this network is conditioned on a text: give --prompts FILE, one prompt per line, or --embeddings FILE"
             )
         return self.hidden[label], None if self.pooled is None else self.pooled[label]
 

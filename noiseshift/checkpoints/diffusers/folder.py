@@ -153,7 +153,7 @@ def _conditions(
 
 
 def _shape(found: Found, network: Any, coder: Autoencoder | None, size: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of a state, for pictures of `size` pixels a side, or those that the pipeline draws."""
+    """(C, H, W) of a state, for pictures of `size` pixels per side, or those that the pipeline draws."""
     channels = int(network.config["in_channels"])
     side = network.config.get("sample_size")
     if found.network == "FluxTransformer2DModel":
@@ -162,7 +162,9 @@ def _shape(found: Found, network: Any, coder: Autoencoder | None, size: int | No
         factor = 1 if coder is None else coder.factor
         step = factor * (2 if found.network in ("FluxTransformer2DModel", "SD3Transformer2DModel") else 1)
         if size < step or size % step:
-            raise CheckpointError(f"{found.path.name} draws pictures of multiples of {step} pixels a side, not {size}")
+            raise CheckpointError(
+                f"{found.path.name} draws pictures of multiples of {step} pixels per side, not {size}"
+            )
         side = size // factor
     if side is None:
         raise CheckpointError(f"{found.path.name}: the network's configuration names no sample_size: give --size")

@@ -76,7 +76,7 @@ def _network(record: Record) -> Record:
 
 
 def _latents(content: Mapping[Any, Any]) -> dict[str, list[float]]:
-    """How EDM2's encoder standardises: x = z scale + bias, a number a channel, of pictures from 0 to 1, not from -1 as their
+    """How EDM2's encoder standardises: x = z scale + bias, a number per channel, of pictures from 0 to 1, not from -1 as their
     autoencoder's training had them; nothing for a model of pixels."""
     encoder = content.get("encoder")
     state = encoder.state if isinstance(encoder, Record) else {}
