@@ -199,11 +199,11 @@ def test_floats_are_pictures_where_their_range_is_said(load, tmp_path, limits):
 @pytest.mark.parametrize("null", [10, -1, "none"])
 def test_the_null_class_is_the_unconditional_branch(load, null):
     checkpoint = load(Asked(), schedule={"kind": "linear"}, prediction="epsilon", classes=10, null_class=null)
-    blind = ns.models.CLASS_BLIND
-    assert blind in checkpoint.model.branches
+    unconditional = ns.models.UNCONDITIONAL
+    assert unconditional in checkpoint.model.branches
     net, y = checkpoint.model.network.fn, torch.tensor([3, 9, 0])
     net.answer = lambda x: torch.zeros_like(x)
-    checkpoint.model.predict(X0, torch.tensor(0.5), y, (ns.models.FULL, blind))
+    checkpoint.model.predict(X0, torch.tensor(0.5), y, (ns.models.FULL, unconditional))
     given = [label for _, _, label in net.calls]
     if null == "none":
         assert given[0] is None
@@ -211,7 +211,7 @@ def test_the_null_class_is_the_unconditional_branch(load, null):
     else:
         assert given[0].tolist() == [3, 9, 0, null, null, null]
     model = ns.wrap(net, ns.Linear(), predicts="epsilon", null_class=null)
-    model.predict(X0, torch.tensor(0.5), y, (blind,))
+    model.predict(X0, torch.tensor(0.5), y, (unconditional,))
     assert net.calls[-1][2] is None if null == "none" else net.calls[-1][2].tolist() == [null] * 3
 
 
