@@ -37,7 +37,7 @@ def plot_injected(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ratio = np.linspace(0, table.ratio.max(), 100)
     ax.plot(ratio, np.sqrt(1 + ratio**2) - 1, color="black", linewidth=1.4, label="Statement 1")
     ax.plot([], [], linestyle="--", linewidth=0.9, color="#555555", label="snr root")
-    ax.set(xlabel="injected σ_e / σ_t", ylabel="shift δ · σ̇_t / σ_t")
+    ax.set(xlabel="injected noise over the state's, σ_e / σ_t", ylabel="relative shift, δ · σ̇_t / σ_t")
     ax.legend(loc="upper left", ncols=2)
     return ax
 
@@ -51,7 +51,7 @@ def plot_predicted(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for colour, (t, part) in zip(COLOURS, shown.groupby("t", sort=False), strict=False):
         spread = np.abs(np.stack([part.measured - part.low, part.high - part.measured]))
         ax.errorbar(part.first_order, part.measured, spread, fmt="o", markersize=4, color=colour, label=f"t = {t:.2g}")
-    ax.set(xscale="log", yscale="log", xlabel="first order, Statement 1", ylabel="measured δ")
+    ax.set(xscale="log", yscale="log", xlabel="δ by Statement 1 (in t)", ylabel="measured δ (in t)")
     ax.legend()
     return ax
 
@@ -84,7 +84,7 @@ def plot_error_map(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ratios = table.ratio.to_numpy().reshape(rows, columns)
     ax.set_xticks(range(columns), [f"{r:.2g}" for r in ratios[-1]])
     ax.set_yticks(range(rows), [f"{t:.2g}" for t in times])
-    ax.set(xlabel="injected σ_e / σ_t", ylabel="t")
+    ax.set(xlabel="injected noise over the state's, σ_e / σ_t", ylabel="conditioning time t")
     ax.grid(False)
     return ax
 
@@ -110,7 +110,7 @@ def plot_spectrum(times: np.ndarray, spectrum: np.ndarray, *, ax: Axes | None = 
     shades = shades_of()(np.linspace(0, 1, len(times)))
     for shade, t, power in zip(shades, times, spectrum, strict=True):
         ax.plot(np.arange(len(power)), power, color=shade, label=f"t = {t:.2g}")
-    ax.set(yscale="log", xlabel="radial frequency (cycles per picture)", ylabel="power of e, 1 = white")
+    ax.set(yscale="log", xlabel="radial frequency (cycles per picture)", ylabel="power of the error e, 1 = white")
     ax.legend(ncols=2)
     return ax
 

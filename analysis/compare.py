@@ -248,7 +248,7 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
         ax.text(1.01, height + 0.08, f"t = {t:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
     ax.set_yticks(range(len(ridges)), list(figure_labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
-    ax.set(xlabel="reading − real mean, in real sds", xlim=(low, high))
+    ax.set(xlabel="level read minus that of real states (in sd)", xlim=(low, high))
     ax.grid(False)
     return ax
 
@@ -268,7 +268,11 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
-    ax.set(xlabel="conditioning time t: noise 1 → 0 data", ylabel="(t + δ) / t", xlim=(1, 0))
+    ax.set(
+        xlabel="conditioning time t: noise 1 → 0 data",
+        ylabel="effective / conditioning level, (t + δ) / t",
+        xlim=(1, 0),
+    )
     ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, figure_labels(found).values())) > 12 else 3)
     return ax
 

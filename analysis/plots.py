@@ -90,7 +90,7 @@ def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
             sns.kdeplot(x=states[:, k], ax=ax, color=colour, fill=True, alpha=0.25, linewidth=1.2, label=label)
         ax.axvline(report.times[k], color="black", linewidth=0.8, linestyle=":")
         ax.set_title(f"conditioning time t = {report.times[k]:.2f}")
-        ax.set(xlabel="reading of t", ylabel="", yticks=[])
+        ax.set(xlabel="level read, in t", ylabel="", yticks=[])
         ax.spines["left"].set_visible(False)
     axes[0, 0].set_ylabel("density of states")
     axes[0, 0].figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -22,7 +22,7 @@ def save_pictures(pictures: Tensor, labels: Tensor | None, folder: Path) -> None
     with style():
         figure, ax = plt.subplots()
         ax.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="o", markersize=3)
-        ax.set(xlabel="step", ylabel="mean squared error")
+        ax.set(xlabel="training step", ylabel="mean squared error")
         with whole_file(folder / "loss.png") as fresh:
             figure.savefig(fresh)
         plt.close(figure)

@@ -117,7 +117,7 @@ def figures(frame: pd.DataFrame, out: Path, into: Path) -> None:
                 ax.fill_between(part.t, part.low, part.high, color=colour, alpha=0.15, linewidth=0)
                 ax.plot(part.t, part["shift"], marker="o", markersize=3, color=colour, label=solver)
                 ax.plot(part.t, part.solver_shift, linestyle="--", linewidth=1, color=colour)
-            ax.set(title=title, xlim=(1, 0), xlabel="conditioning t")
+            ax.set(title=title, xlim=(1, 0), xlabel="conditioning time t")
             ax.legend()
         axes[0].set_ylabel("δ by the network estimator\n(dashed: exact model)")
         figure.savefig(into / "findings-solvers.png", dpi=130)

@@ -50,8 +50,8 @@ def main(out: Path, runs: tuple[str, ...]) -> None:
         ticks = sorted(table.trained.unique())
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-        ax.set_xlabel("trained, %")
-        ax.set_ylabel("change of FD-fashion, % of unguided")
+        ax.set_xlabel("share of the training (%)")
+        ax.set_ylabel("change of FD-fashion (% of unguided)")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(out, dpi=130)
 

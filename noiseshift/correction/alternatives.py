@@ -133,8 +133,8 @@ class LevelGuidance(Wrapped):
         low, high = self.interval
         if not self.scale or not low <= float(t.flatten()[0]) <= high:
             return self.model(x, t, cond)
-        carried = self.model.snap(self.effective_level(x, t, cond))
-        full, other = _two_times(self.model, x, t, carried, cond)
+        effective = self.model.snap(self.effective_level(x, t, cond))
+        full, other = _two_times(self.model, x, t, effective, cond)
         return _mix_scores(x, full, other, self.scale)
 
 
@@ -199,8 +199,8 @@ def level_projection(
         if not low <= float(t) <= high:
             return update(transition)
         x, prediction, level = transition.step.x, transition.prediction, transition.level
-        carried = transition.model.schedule(effective_level(x, t, transition.cond).double()).like(x)
-        eps = prediction.eps * (level.sigma / carried.sigma)
+        effective = transition.model.schedule(effective_level(x, t, transition.cond).double()).like(x)
+        eps = prediction.eps * (level.sigma / effective.sigma)
         right = Prediction(prediction.x0, eps, level)
         step = replace(transition.step, x=level.mix(right.x0, eps))
         return update(replace(transition, step=step, prediction=right))

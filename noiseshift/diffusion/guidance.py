@@ -198,8 +198,8 @@ class BranchSpace(Wrapped):
 
     def _reread(self, answer: Prediction, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
         effective_level = checked(self.effective_level(x, t, cond), x, "the reading of the states' levels", x.shape[:1])
-        carried = self.schedule(effective_level.double()).like(x)
-        there = READ[self.model.predicts](in_space(answer, self.model.predicts), x, carried)
+        effective = self.schedule(effective_level.double()).like(x)
+        there = READ[self.model.predicts](in_space(answer, self.model.predicts), x, effective)
         return READ[self.space](in_space(there, self.space), x, answer.level)
 
 

@@ -1,4 +1,4 @@
-"""The measurement: the noise level that sampling states carry, against the one the network is conditioned on."""
+"""The measurement: the effective noise level of sampling states, against the conditioning level."""
 
 from noiseshift.shift.inference import RunTest
 from noiseshift.shift.reading import BatchReadings, assemble, measure, read_run, runs_of

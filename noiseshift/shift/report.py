@@ -1,4 +1,4 @@
-"""The measurement: the noise level that sampling states carry, against the conditioning level.
+"""The measurement: the effective noise level of sampling states, against the conditioning level.
 
 delta(t) = (E[t_hat | sampled] - E[t_hat | real]) / slope: positive when states are noisier than the
 conditioning level. Readings on held-out real states at the same t (the calibration) take the estimator's bias out;

@@ -239,13 +239,13 @@ def test_the_time_shift_sampler_tells_the_time_of_a_states_variance():
 def test_level_guidance_is_the_difference_of_two_scores():
     target = gaussian()
     model, x = target.model(LINEAR), states()
-    carried = torch.linspace(0.35, 0.5, 6, dtype=torch.float64)
-    guided = LevelGuidance(model, 0.8, lambda x, t, cond: carried)(x, T)
-    here, there = model(x, T), model(x, carried)
+    effective = torch.linspace(0.35, 0.5, 6, dtype=torch.float64)
+    guided = LevelGuidance(model, 0.8, lambda x, t, cond: effective)(x, T)
+    here, there = model(x, T), model(x, effective)
     torch.testing.assert_close(guided.score, here.score + 0.8 * (here.score - there.score))
     torch.testing.assert_close(0.6 * guided.x0 + 0.4 * guided.eps, x)
     late = torch.tensor(0.8, dtype=torch.float64)
-    assert LevelGuidance(model, 0.8, lambda x, t, cond: carried)(x, late).eps.equal(model(x, late).eps)
+    assert LevelGuidance(model, 0.8, lambda x, t, cond: effective)(x, late).eps.equal(model(x, late).eps)
 
 
 def test_time_step_guidance_repeats_itself_and_pushes_away_from_other_times():

@@ -269,8 +269,8 @@ def test_positive_control_ddims_level_and_label_part_ways(spacing, off):
     update = ns.from_diffusers(theirs, 13)
     x = torch.randn(2, 4096, generator=torch.Generator().manual_seed(0))
     steps = list(sample(model, x, None, update=update))[:-1]
-    carried = [float(s.x.double().square().mean().sqrt()) / float(schedule(s.t).sigma) for s in steps]
-    read = np.log(np.array(carried[1:]) / carried[:-1])
+    effective = [float(s.x.double().square().mean().sqrt()) / float(schedule(s.t).sigma) for s in steps]
+    read = np.log(np.array(effective[1:]) / effective[:-1])
     labels = [int(label) for label in update.scheduler.timesteps]
     abar = schedule.alphas_cumprod
     reached = [abar[max(label - 1000 // 13, 0)] for label in labels[:-1]]

@@ -59,7 +59,7 @@ def test_a_run_that_starts_in_the_middle_is_paired_and_its_end_is_seen(name):
         image_to_image(scheduler)
         image_to_image(scheduler)
     assert len(seen.pairs) == 2 * 6
-    assert all(abs(t_cond - carried) < 0.4 for t_cond, carried in seen.pairs)
+    assert all(abs(t_cond - effective) < 0.4 for t_cond, effective in seen.pairs)
     assert len(seen._ends) == 2
 
 
@@ -76,7 +76,7 @@ def test_runs_that_stop_early_begin_anew(reset):
                 x = exact(scheduler, x, label)
     first, second = seen.pairs[:10], seen.pairs[10:]
     assert [t_cond for t_cond, _ in first] == [t_cond for t_cond, _ in second]
-    assert all(abs(carried - t_cond) < 0.6 for t_cond, carried in seen.pairs if t_cond > -6)
+    assert all(abs(effective - t_cond) < 0.6 for t_cond, effective in seen.pairs if t_cond > -6)
     assert seen.final_samples() is None
 
 
