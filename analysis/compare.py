@@ -16,7 +16,8 @@ from noiseshift.analysis.tables import numbers_table
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
-from noiseshift.writing import adopt, write_text
+from noiseshift.writing import adopt, replaced_file
+from noiseshift.writing.signatures import SIGNATURE, signed_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -314,9 +315,10 @@ def save_comparison(found: Comparison, folder: str | Path, *, paper: str | None 
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     tables = [folder / "table.tex", folder / "table.md"]
-    for path, words in zip(tables, (latex_table, markdown_table), strict=True):
-        with spared(path.name):
-            write_text(path, words(found))
+    signed = (f"% {SIGNATURE} compare\n{{}}", f"<!-- {SIGNATURE} compare -->\n\n{{}}")
+    for path, words, text in zip(tables, (latex_table, markdown_table), signed, strict=True):
+        with spared(path.name), replaced_file(path, signed_table) as fresh:
+            fresh.write_text(text.format(words(found)), encoding="utf-8")
     with style(paper):
         drawn = save_each(figures(found), folder / "figures")
     adopt(folder, [path for path in (*tables, *drawn) if path.exists()])

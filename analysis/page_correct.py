@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from noiseshift.analysis.correct import figures
 from noiseshift.analysis.page_parts import (
     UNCHECKED,
@@ -19,6 +19,12 @@ from noiseshift.analysis.page_parts import (
 )
 
 from noiseshift.correction.methods import current_name
+from noiseshift.reading import read_csv
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PART = ("part of a correction", "run `noiseshift correct` again")
 
 
 def corrected(anchor: str, name: str, folder: Path) -> Section:
@@ -58,7 +64,7 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
 
 def _read(path: Path) -> pd.DataFrame:
     """A table by method. Folders of version 0.1 have some methods under former names."""
-    frame = pd.read_csv(path)
+    frame = read_csv(path, *PART)
     named = [column for column in ("method", "kind") if column in frame]
     return frame.assign(**{column: frame[column].map(current_name) for column in named})
 

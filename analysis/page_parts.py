@@ -74,7 +74,7 @@ def drawings(anchor: str, figures: Iterable[plots.Figure]) -> Iterator[Drawing]:
 
 def picture(path: Path, caption: str) -> Iterator[Drawing]:
     """A grid of samples as it was saved; nothing where there is none."""
-    if path.exists():
+    if path.is_file():
         yield Drawing(
             f'<img class="plate" src="{svg.data_address(path.read_bytes())}" alt="{html.escape(caption)}">', caption
         )

@@ -16,8 +16,8 @@ from noiseshift.analysis.names import in_figure
 
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
-from noiseshift.writing import adopt, whole_file
-from noiseshift.writing.signatures import SIGNATURE, sign_arrays
+from noiseshift.writing import adopt, check_file, replaced_file
+from noiseshift.writing.signatures import SIGNATURE, sign_arrays, signed_figure, signed_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,10 +136,11 @@ def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None)
     return ax
 
 
-def save_samples(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
-    """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as fresh:
+def save_samples(pictures: Tensor, labels: Tensor | None, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels. Raises
+    PlaceError (a ValueError) where a file that noiseshift did not make is there, unless `overwrite`."""
+    path = Path(path)
+    with replaced_file(path, signed_samples, overwrite=overwrite) as fresh:
         (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)
 
 
@@ -203,17 +204,26 @@ def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
 
 
 def save_figure(ax: Axes, path: Path) -> list[Path]:
-    """Write the Axes' figure as PNG and PDF and close it; returns the files."""
+    """Write the Axes' figure as PNG and PDF and close it; returns the files. Raises PlaceError (a ValueError) where a file
+    of one of these names is there that noiseshift did not make."""
     import matplotlib.pyplot as plt
 
     written = [path.parent / f"{path.name}.{suffix}" for suffix in ("png", "pdf")]
     figure = ax.get_figure(root=True)
     assert figure is not None
     for file in written:
-        with whole_file(file) as fresh:
-            figure.savefig(fresh)
+        check_file(file, signed_figure)
+    for file in written:
+        write_figure(figure, file)
     plt.close(figure)
     return written
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as .png or .pdf, signed; as `save_figure` does each of its files."""
+    name = "Software" if path.suffix == ".png" else "Creator"
+    with replaced_file(path, signed_figure) as fresh:
+        figure.savefig(fresh, metadata={name: f"{SIGNATURE} figure"})
 
 
 PAPERS = {

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noiseshift.analysis.plots import save_samples, style
-
-from noiseshift.writing import whole_file
+from noiseshift.analysis.plots import save_samples, style, write_figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,12 +15,13 @@ def save_pictures(pictures: Tensor, labels: Tensor | None, folder: Path) -> None
     """`loss.png` from the log in `folder`, and `samples.png` of uint8 `pictures` (N, C, H, W), into it."""
     import matplotlib.pyplot as plt
 
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    from noiseshift.training.states import read_log
+
+    rows = read_log(folder)
     with style():
         figure, ax = plt.subplots()
         ax.plot([row["step"] for row in rows], [row["loss"] for row in rows], marker="o", markersize=3)
         ax.set(xlabel="training step", ylabel="mean squared error")
-        with whole_file(folder / "loss.png") as fresh:
-            figure.savefig(fresh)
+        write_figure(figure, folder / "loss.png")
         plt.close(figure)
     save_samples(pictures, labels, folder / "samples.png")

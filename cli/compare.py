@@ -99,8 +99,10 @@ def command(
     from noiseshift import distributed
     from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
+    from noiseshift.reading import as_text
     from noiseshift.studies.compare import MANIFEST, compare, run_grid
     from noiseshift.studies.folders import Run
+    from noiseshift.studies.room import require_reference
     from noiseshift.writing import merged_folder, write_text
 
     if runs and (checkpoints or samplers or guidances):
@@ -108,8 +110,10 @@ def command(
     if extractor and reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
+    statistics = reference or ASSETS / "fashion-statistics.npz"
+    real = load_reference(statistics, features_by) if features_by else None
     if runs:
-        found = {Path(path).name: Run.load(path) for path in runs}
+        found = {as_text(Path(path).name): Run.load(path) for path in runs}
         if len(found) < len(runs):
             raise click.UsageError("two of these runs have the same folder name: rename one")
     else:
@@ -127,16 +131,20 @@ def command(
             estimators,
             settings,
         )
+        if features_by is not None and real is not None:
+            for cell in cells:
+                require_reference(cell.checkpoint, features_by, real, samples, small=small)
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=features_by, progress=update)
     if distributed.joined()[0]:
         return  # the first process writes
     kept = {run.features.extractor for run in found.values() if run.features is not None}
-    if kept == {"fashion"} and features_by is None:
-        features_by = parse.parse_extractor("fashion", None)
-    real = load_reference(reference or ASSETS / "fashion-statistics.npz", features_by) if features_by and kept else None
-    comparison = replace(compare(found, by or _common(found), real, small=small), command=command_line())
-    where = {Path(path).name: os.path.relpath(path, out) for path in runs} or {name: name for name in found}
+    if kept == {"fashion"} and real is None:
+        real = load_reference(statistics, parse.parse_extractor("fashion", None))
+    comparison = replace(
+        compare(found, by or _common(found), real if kept else None, small=small), command=command_line()
+    )
+    where = {as_text(Path(path).name): os.path.relpath(path, out) for path in runs} or {name: name for name in found}
     with merged_folder(out, "compare", MANIFEST) as fresh:
         comparison.write(fresh, where)
         figures = save_comparison(comparison, fresh, paper=paper)

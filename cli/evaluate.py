@@ -51,18 +51,22 @@ def command(
     noiseshift evaluate samples.npz --extractor inception --reference VIRTUAL_imagenet256_labeled.npz
     """
     from noiseshift import data as sets
-    from noiseshift.evaluation import evaluate, extract, load_reference
+    from noiseshift.evaluation import evaluate, extract, load_reference, require_enough, require_width
 
     if reference is None and extractor != "fashion":
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust)
     pictures = read_images(samples, limits).pictures
+    first = extract(pictures[:1], features_by)
     with progress_bar(progress) as update:
         real = (
             load_reference(reference, features_by, limits=limits)
             if reference
             else extract(sets.reference().pixels, features_by)
         )
+        require_width(first, real)
+        if not small:
+            require_enough(len(pictures), real)
         features = extract(
             pictures, features_by, batch=batch, progress=lambda done, total: update("features", done, total)
         )

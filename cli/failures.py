@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import errno
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +20,8 @@ from typing import Any
 
 import click
 from noiseshift.analysis.names import plain, shortened
+
+from noiseshift.calling import by_statement, last_place
 
 REMEDIES = {
     errno.ENOSPC: "free some space, or write to another disk",
@@ -153,12 +155,16 @@ def in_one_line(error: BaseException) -> str:
 
 
 def _memory(error: BaseException) -> str | None:
-    name, words = type(error).__name__, str(error)
-    if name == "OutOfMemoryError" or ("out of memory" in words and ("CUDA" in words or "MPS" in words)):
-        return ACCELERATOR
-    if isinstance(error, MemoryError) and raised_here(error):
-        return plain(error)
-    return MEMORY if isinstance(error, MemoryError) or "can't allocate memory" in words else None
+    if isinstance(error, MemoryError):
+        return plain(error) if raised_here(error) else MEMORY
+    if "torch" not in sys.modules:
+        return None
+    from noiseshift.diffusion.memory import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return None
+    accelerator = type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in ("CUDA", "MPS"))
+    return ACCELERATOR if accelerator else MEMORY
 
 
 def _ours(error: BaseException) -> str | None:
@@ -223,20 +229,12 @@ def _bug(error: BaseException) -> str:
 
 def raised_here(error: BaseException) -> bool:
     """Whether a `raise` of our own code raised it: not Python, numpy or torch while our code ran."""
-    place = _last(error.__traceback__)
-    if place is None or not _is_ours(place):
-        return False
-    return place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    place = last_place(error)
+    return place is not None and _is_ours(place) and by_statement(error)
 
 
 def _is_ours(place: TracebackType) -> bool:
     return str(place.tb_frame.f_globals.get("__name__", "")).partition(".")[0] == "noiseshift"
-
-
-def _last(place: TracebackType | None) -> TracebackType | None:
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place
 
 
 def _last_of_ours(place: TracebackType | None) -> TracebackType | None:

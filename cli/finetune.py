@@ -55,12 +55,12 @@ def command(
     noiseshift finetune model.pt --family sit --data train/ --out runs/aware
     noiseshift correct runs/aware/model.safetensors --data heldout/ --nag 0.5,1
     """
-    places.folder(out, "finetune", adding=True)
+    places.training(out, "finetune", restart=restart)
     from noiseshift.analysis.after import spared
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints.saving import save
+    from noiseshift.checkpoints.saving import save_trained
     from noiseshift.data import for_checkpoint
     from noiseshift.studies.sampling import preview
     from noiseshift.training.finetune import finetune
@@ -96,7 +96,7 @@ def command(
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
+        path = save_trained(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
     click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")

@@ -27,6 +27,19 @@ def folder(out: str | Path | None, kind: str, *, adding: bool = False) -> None:
         raise click.UsageError(f"--out {error}") from None
 
 
+def training(out: Path, kind: str, *, restart: bool) -> None:
+    """Refuse a folder that the training `kind` may not write, or whose model another program made."""
+    from noiseshift.writing.signatures import signed_checkpoint
+
+    folder(out, kind, adding=True)
+    try:
+        check_file(out / "model.safetensors", signed_checkpoint, overwrite=restart)
+    except PlaceError:
+        raise click.UsageError(
+            f"--out {out / 'model.safetensors'} was not made by this version's {kind}: move it away, or start anew with --restart"
+        ) from None
+
+
 def file(
     out: str | Path | None, ours: Callable[[Path], bool], *, overwrite: bool, suffixes: tuple[str, ...] = ()
 ) -> None:

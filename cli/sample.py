@@ -68,6 +68,6 @@ def command(
             pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
-        save_samples(pictures, labels, out)
+        save_samples(pictures, labels, out, overwrite=overwrite)
         shards.clear()
     click.echo(f"written: {out} ({len(pictures)} samples)")

@@ -50,7 +50,7 @@ def command(
     noiseshift train pictures/ --out runs/mine --steps 20000 --device cuda --precision bf16
     noiseshift measure runs/mine/model.safetensors --data heldout/ --estimator residual
     """
-    places.folder(out, "train", adding=True)
+    places.training(out, "train", restart=restart)
     import torch
     from noiseshift.analysis.after import spared
     from noiseshift.analysis.training import save_pictures
@@ -58,9 +58,10 @@ def command(
     from noiseshift import distributed
     from noiseshift.checkpoints import Card
     from noiseshift.checkpoints.formats.rebuilt import time_input
-    from noiseshift.checkpoints.saving import save
+    from noiseshift.checkpoints.saving import save_trained
     from noiseshift.networks.transformer import Transformer, TransformerConfig
     from noiseshift.studies.sampling import preview
+    from noiseshift.training.room import require_room
     from noiseshift.training.train import Objective, TrainingConfig, train
     from noiseshift.writing import claimed, jointly
 
@@ -79,21 +80,21 @@ def command(
             "classes": None if class_dropout else int(images.labels.max()) + 1,
         }
     )
-    torch.manual_seed(seed)
-    network = Transformer(
-        TransformerConfig(
-            side,
-            channels,
-            patch,
-            width,
-            depth,
-            heads,
-            int(images.labels.max()) + 1,
-            channels,
-            class_dropout=class_dropout > 0,
-            noise_dropout=noise_dropout > 0,
-        )
+    shape = TransformerConfig(
+        side,
+        channels,
+        patch,
+        width,
+        depth,
+        heads,
+        int(images.labels.max()) + 1,
+        channels,
+        class_dropout=class_dropout > 0,
+        noise_dropout=noise_dropout > 0,
     )
+    require_room(shape, images, batch, device)
+    torch.manual_seed(seed)
+    network = Transformer(shape)
     config = TrainingConfig(
         steps,
         batch,
@@ -120,7 +121,7 @@ def command(
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save(out / "model.safetensors", state, card)
+        path = save_trained(out / "model.safetensors", state, card)
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
     click.echo(f"written: {path} and its card, loss.png, samples.png")

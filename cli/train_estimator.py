@@ -77,5 +77,5 @@ def command(
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        network.save(path)
+        network.save(path, overwrite=overwrite)
     click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from noiseshift.reading import ReadingError
@@ -41,6 +43,20 @@ def error_in_words(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"it called sys.exit({words})"
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def by_statement(error: BaseException) -> bool:
+    """Whether a `raise` statement raised it, not Python, numpy or torch themselves."""
+    place = last_place(error)
+    return place is not None and place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
+def last_place(error: BaseException) -> TracebackType | None:
+    """Where an error was raised."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place
 
 
 def _where(error: BaseException) -> str:

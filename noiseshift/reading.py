@@ -21,13 +21,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+Name = str | os.PathLike[str]
+
+
+def as_text(name: Name) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as `\\xff`."""
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def named_in_text(path: Name) -> Iterator[str]:
+    """The path or, where it is no text, another name of the same file while it is open: some libraries take text alone."""
+    words = os.fspath(path)
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as opened:
+            yield f"/proc/self/fd/{opened.fileno()}"
+    else:
+        yield words
+
+
 class Stream(Protocol):
     """What bytes are read from."""
 
     def read(self, size: int, /) -> bytes: ...
 
 
-Name = str | os.PathLike[str]
 MB = 1 << 20
 LARGE = 512 * MB
 """What a compressed file may always unpack to; beyond it, to no more than RATIO times its own size."""
@@ -265,6 +285,24 @@ def read_arrays(
         return found
 
 
+def read_array(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> np.ndarray:
+    """The array of an .npy, by the rules of `read_arrays`. Raises `error`."""
+    file = regular(path, what, remedy, error)
+    with reading(path, what, remedy, error), file.open("rb") as stream:
+        return _array(stream, file.stat().st_size)
+
+
+def read_csv(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError, **how: Any) -> pd.DataFrame:
+    """A CSV file of ordinary size; `how` as pandas' own. Raises `error`."""
+    import io
+
+    import pandas as pd
+
+    text = read_text(path, what, remedy, error)
+    with reading(path, what, remedy, error):
+        return pd.read_csv(io.StringIO(text), **how)
+
+
 def names_in_arrays(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> list[str]:
     """The names of an .npz's arrays, none of which is read."""
     file = regular(path, what, remedy, error)
@@ -309,11 +347,12 @@ def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = R
     import pyarrow.parquet as parquet
 
     file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error):
-        about = parquet.read_metadata(file)
+    with reading(path, what, remedy, error), file.open("rb") as opened:  # pyarrow opens no name that is not text
+        about = parquet.read_metadata(opened)
+        opened.seek(0)
         if about.num_rows * about.num_columns > ROWS + 64 * file.stat().st_size:
             raise ReadingError(f"{path} claims {about.num_rows:,} rows, too many for its size: {remedy}")
-        return pd.read_parquet(file)
+        return pd.read_parquet(opened)
 
 
 def read_safetensors(
@@ -323,7 +362,7 @@ def read_safetensors(
     from safetensors import safe_open
 
     file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), safe_open(file, "pt") as opened:
+    with reading(path, what, remedy, error), named_in_text(file) as name, safe_open(name, "pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
 
 

@@ -4,7 +4,8 @@
 
 makes a sound file of every kind in a temporary folder (a minute: one is a small measurement), then NOISESHIFT_FUZZ mutations
 (1,000 by default), spread over the kinds: bits flipped, ends cut off, pieces doubled, moved or taken from another file, members of
-archives and headers changed under sums that fit again, numbers and words replaced by hostile ones. Every file is read in a
+archives and headers changed under sums that fit again, numbers and words replaced by hostile ones, values of another type in
+sound JSON, YAML, CSV, parquet and npz (`retyping.py`). Every file is read in a
 process of its own with 20 s and 6 GB. It prints a row a kind, and one of all: read, refused in a line, refused without the
 file's name, tracebacks, hangs, crashes; and every file that ended badly, by seed. It exits 1
 if one did.
@@ -53,6 +54,10 @@ from noiseshift.networks.level import LevelConfig, LevelNetwork
 from noiseshift.networks.lucidrains import AttentionConfig, Unet
 from noiseshift.networks.lucidrains import UnetConfig as LucidConfig
 from noiseshift.networks.transformer import Transformer, TransformerConfig
+from noiseshift.studies.shards import Shards
+
+sys.path.insert(0, str(Path(__file__).parent))
+import retyping
 
 SECONDS, BYTES = 20, 6 << 30
 EXPECTED = (ValueError, OSError, ImportError, MemoryError)
@@ -210,33 +215,100 @@ def pipeline_folder(folder: Path) -> None:
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder / "pipeline")
 
 
+MADE_BY = {
+    "run": "measure --sampler euler:4 --samples 16 --batch 16 --estimator constant-pixel --controls",
+    "compare": "compare run",
+    "approx": "approx --sampler euler:3 --times 0.3 --ratios 0.5 --rows 8 --samples 4 --substeps 2 --estimator constant-pixel",
+    "correct": "correct --sampler euler:3 --samples 12 --measured 8 --nag 0.5 --small --estimator constant-pixel",
+    "train": "train --width 16 --depth 1 --heads 2 --patch 14 --batch 4 --steps 2",
+    "level.safetensors": "train-estimator --data few.npz --batch 4 --steps 2",
+}
+"""Folders of our own commands, at their smallest."""
+
+
 def run_folder(folder: Path) -> None:
-    words = [
-        "--sampler",
-        "euler:4",
-        "--samples",
-        "16",
-        "--batch",
-        "16",
-        "--estimator",
-        "constant-pixel",
-        "--no-progress",
-    ]
-    command = [sys.executable, "-m", "noiseshift", "measure", *words, "--out", str(folder / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    if done.returncode:
-        raise SystemExit(f"the measurement that makes a run folder failed: {done.stderr.strip()}")
+    few = sets.reference()[:64]
+    np.savez(folder / "few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())  # type: ignore[union-attr]
+    for name, words in MADE_BY.items():
+        command = [sys.executable, "-m", "noiseshift", *words.split()]
+        command += (
+            [] if name.startswith(("compare", "level")) else ["few.npz"] if name == "train" else ["--data", "few.npz"]
+        )
+        command += ["--no-progress", "--out", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(words[:1])} failed: {done.stderr.strip()}")
+    (folder / ".level.safetensors.training").rename(folder / "level")
+    shard(folder / "shard" / "x")
+
+
+def shard(place: Path) -> Shards:
+    """A batch of a run that goes on."""
+    from noiseshift.estimators.instrument import Readings
+    from noiseshift.shift.reading import BatchReadings
+
+    found = Shards(place, {"seed": 0})
+    if not found.begun:
+        readings = {"a": Readings(np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((3, 4)))}
+        batch = BatchReadings(
+            2, torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64), np.arange(3), readings, readings
+        )
+        found.save(0, batch)
+        (found.folder / "00000000.npz").rename(place.parent / "00000000.npz")
+        shutil.rmtree(found.root)
+    return found
 
 
 def report(path: Path) -> None:
     from noiseshift.analysis.report import page, read_folder
 
-    folder = next(p for p in path.parents if (p / "run.json").exists() or p.name == "run")
+    folder = next(p for p in path.parents if p.name in MADE_BY)
     found = read_folder(folder)
     for part in getattr(found, "reports", {}).values():
         part.table()
-    if path.name == "run.json":  # the page is drawn, which takes seconds, only for what says most of it
-        page({"run": found})
+    if path.name in ("run.json", "comparison.json", "methods.csv", "injected.parquet"):  # drawing takes seconds
+        page({str(folder): found})
+
+
+def kept_batch(path: Path) -> None:
+    place = path.parent / "x"
+    found = Shards(place, {"seed": 0})
+    found.folder.mkdir()
+    path.rename(found.folder / path.name)
+    batch = found.load(0)
+    assert batch is None or isinstance(batch.size, int)
+
+
+def training(path: Path) -> None:
+    """A training that goes on from its state: the same command again."""
+    from click.testing import CliRunner
+    from noiseshift.cli import main
+
+    os.chdir(path.parents[1])
+    done = CliRunner().invoke(main, [*MADE_BY["train"].split(), "few.npz", "--no-progress", "--out", "train"])
+    _exited(done)
+
+
+def level_training(path: Path) -> None:
+    from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
+
+    train_estimator(sets.reference()[:64], ns.load().model.schedule, EstimatorTraining(2, 4), folder=path.parent)
+
+
+def marked(path: Path) -> None:
+    """A run folder that would be replaced."""
+    from noiseshift.writing import check_folder
+
+    check_folder(path.parent, "measure")
+
+
+def _exited(done: Any) -> None:
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("warning:", "data:"))]
+    if done.exit_code == 0:
+        return
+    if done.exit_code not in (1, 2) or len(lines) != 1 or "bug of noiseshift" in done.stderr:
+        raise AssertionError(done.stderr[-500:] or repr(done.exception))
+    raise ValueError(lines[0])
 
 
 def options(path: Path) -> None:
@@ -290,6 +362,13 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "prompts.txt": prompts,
     **{f"run/{name}": report for name in ("run.json", "report.json", "shift.parquet", "posteriors.npz", "samples.npz")},
     **{f"run/controls/{name}": report for name in ("checks.json", "null.parquet", "level.parquet")},
+    "run/noiseshift.json": marked,
+    **{f"compare/{name}": report for name in ("comparison.json", "table.csv", "pairs.csv")},
+    **{f"approx/{name}": report for name in ("run.json", "injected.parquet", "paths.parquet", "spectra.npz")},
+    **{f"correct/{name}": report for name in ("run.json", "methods.csv", "shift-constant-pixel.csv")},
+    **{f"train/{name}": training for name in ("state.pt", "log.jsonl", "model.yaml")},
+    "level/state.pt": level_training,
+    "shard/00000000.npz": kept_batch,
 }
 
 
@@ -341,8 +420,12 @@ def hostile(data: bytearray, source: random.Random) -> None:
 MUTATIONS = (flipped, cut, doubled, shortened, noised, hostile)
 
 
-def mutated(content: bytes, source: random.Random, other: bytes) -> bytes:
+def mutated(content: bytes, source: random.Random, other: bytes, name: str = "") -> bytes:
     """The bytes with one to four changes; those of an archive or a header mostly within, so that its sums fit again."""
+    if source.random() < 0.3:
+        other_types = retyping.retyped(content, name, source)
+        if other_types is not None:
+            return other_types
     if source.random() < 0.6:
         inner = _within(content, source, other)
         if inner is not None:
@@ -441,14 +524,18 @@ def run(count: int, seed: int, *, quick: bool = False) -> dict[str, collections.
     with tempfile.TemporaryDirectory() as name:
         sound, work = Path(name, "sound"), Path(name, "work")
         sound.mkdir()
-        names = samples(sound, quick=quick)
+        names, here = samples(sound, quick=quick), os.getcwd()
         for kind in names:
             # Here, so that every process that follows has imported what it takes.
             try:
-                READERS[kind](sound / kind)
+                shutil.rmtree(work, ignore_errors=True)
+                shutil.copytree(sound, work)
+                READERS[kind](work / kind)
             except ValueError as error:
                 if kind != "slim.safetensors":  # k-diffusion's files need its library
                     raise SystemExit(f"the sound {kind} is not read: {error}") from None
+            finally:
+                os.chdir(here)
         try:
             for number in range(count):
                 kind = names[number % len(names)]
@@ -456,6 +543,8 @@ def run(count: int, seed: int, *, quick: bool = False) -> dict[str, collections.
                 found.setdefault(kind, collections.Counter())[said.partition(":")[0]] += 1
                 if said.startswith(("traceback", "hang", "crash", "unnamed")):
                     print(f"{seed}-{number} {kind}: {said}", flush=True)
+                if (number + 1) % 250 == 0:
+                    print(f"{number + 1} files", flush=True)
         except KeyboardInterrupt:  # what was found until then is shown
             pass
     return found
@@ -467,12 +556,15 @@ def _one(kind: str, sound: Path, work: Path, names: list[str], seed: str) -> str
     top = kind.split("/")[0]
     if (sound / top).is_dir():
         shutil.copytree(sound / top, work / top)
+        for beside in {"compare": ["run"], "train": ["few.npz"]}.get(top, []):  # what it refers to
+            place = sound / beside
+            shutil.copytree(place, work / beside) if place.is_dir() else shutil.copy(place, work)
     else:
         work.mkdir()
         for path in sound.glob(f"{Path(top).stem}.*"):
             shutil.copy(path, work)
     other = (sound / source.choice(names)).read_bytes()
-    (work / kind).write_bytes(mutated((sound / kind).read_bytes(), source, other))
+    (work / kind).write_bytes(mutated((sound / kind).read_bytes(), source, other, kind))
     return outcome(READERS[kind], work / kind)
 
 
@@ -482,18 +574,20 @@ COLUMNS = ("read", "line", "unnamed", "traceback", "hang", "crash")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=int(os.environ.get("NOISESHIFT_FUZZ", "1000")), help="files")
     parser.add_argument("--quick", action="store_true", help="without run folders, which take a measurement to make")
     given = parser.parse_args()
     seed = given.seed
-    count, began = int(os.environ.get("NOISESHIFT_FUZZ", "1000")), time.time()
+    count, began = given.count, time.time()
     torch.set_num_threads(1)
     found = run(count, seed, quick=given.quick)
     print(f"{'':52s}" + "".join(f"{column:>10s}" for column in COLUMNS))
     for kind, counts in {**found, "all": sum(found.values(), collections.Counter())}.items():
         print(f"{kind:52s}" + "".join(f"{counts[column]:10d}" for column in COLUMNS))
     done = sum(counts.total() for counts in found.values())
-    print(f"{done} of {count} files, seed {seed}, {time.time() - began:.0f} s")
-    sys.exit(any(counts[bad] for counts in found.values() for bad in ("traceback", "hang", "crash")))
+    faults = sum(counts[bad] for counts in found.values() for bad in ("traceback", "hang", "crash"))
+    print(f"{done} of {count} files, {faults} at fault, seed {seed}, {time.time() - began:.0f} s")
+    sys.exit(faults > 0)
 
 
 if __name__ == "__main__":

@@ -126,10 +126,11 @@ def run(command: str, out: str, *more: str, stop: Callable[[], None] = lambda: N
 
 
 def _in_child(words: list[str], stop: Callable[[], None], log: Path) -> None:
+    from noiseshift.training.finetune import finetune
     from noiseshift.training.level_estimator import train_estimator
     from noiseshift.training.train import train
 
-    for trains in (train, train_estimator):
+    for trains in (train, finetune, train_estimator):
         kept: Any = trains.__kwdefaults__
         kept["every"] = 2  # states to be killed between
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -1,6 +1,7 @@
 """Random combinations of options over all commands: every one ends with exit code 0, 1 or 2 and at most one line of error.
 
     python benchmarks/robustness/options.py --runs 1500 --seed 0
+    python benchmarks/robustness/options.py --runs 200 --seed 0 --working      only such values, so that most run to the end
 
 Each option is left out, given a small value that works, or a hostile one; files are good, damaged, missing, folders or empty.
 Prints how many combinations ended with which exit code, how many showed a traceback, called themselves a bug of ours, or had
@@ -175,10 +176,13 @@ def scratch(folder: Path) -> None:
     (folder / "mine.py").write_text("def make():\n    raise SystemExit(3)\n")
 
 
-def words(draws: random.Random, command: str) -> list[str]:
-    """A command line: each option left out or small; of every second line one or two are hostile."""
+def words(draws: random.Random, command: str, *, working: bool = False) -> list[str]:
+    """A command line: each option left out or small; of every second line one or two are hostile, unless all are `working`."""
     params = main.get_command(click.Context(main), command).params
-    hostile = draws.sample(params, draws.choice((0, 0, 1, 2)))
+    params = [
+        p for p in params if not working or p.name in {name.replace("-", "_") for name in ENDING} | {"checkpoint"}
+    ]
+    hostile = draws.sample(params, 0 if working else draws.choice((0, 0, 1, 2)))
     found = [command]
     for param in params:
         name = max(param.opts, key=len).lstrip("-")
@@ -188,7 +192,8 @@ def words(draws: random.Random, command: str) -> list[str]:
         if getattr(param, "is_flag", False):
             found.append(param.opts[0])
             continue
-        value = draws.choice(HOSTILE if param in hostile else _known(command, name, param, odd=draws.random() < 0.1))
+        odd = not working and draws.random() < 0.1
+        value = draws.choice(HOSTILE if param in hostile else _known(command, name, param, odd=odd))
         found += [value] if isinstance(param, click.Argument) else [max(param.opts, key=len), value]
     return found
 
@@ -203,6 +208,66 @@ def _known(command: str, name: str, param: click.Parameter, *, odd: bool) -> lis
     if odd or name not in WORKING:
         return ODD.get(name, ["text.txt", "missing", "few.npz"])
     return WORKING[name]
+
+
+ENDING = {
+    *(
+        "samples",
+        "measured",
+        "rows",
+        "substeps",
+        "points",
+        "batch",
+        "steps",
+        "width",
+        "depth",
+        "heads",
+        "patch",
+        "seed",
+    ),
+    *(
+        "device",
+        "precision",
+        "sampler",
+        "samplers",
+        "estimator",
+        "estimators",
+        "guidance",
+        "guidances",
+        "nag",
+        "cfg",
+        "method",
+    ),
+    *(
+        "methods",
+        "times",
+        "ratios",
+        "data",
+        "reference",
+        "rate",
+        "out",
+        "family",
+        "controls",
+        "strict",
+        "dry_run",
+        "small",
+        "json",
+    ),
+    *(
+        "as_json",
+        "restart",
+        "overwrite",
+        "part",
+        "ema",
+        "noise_dropout",
+        "class_dropout",
+        "progress",
+        "title",
+        "runs",
+        "limits",
+    ),
+}
+"""Options, by name, whose small values do not keep a command from its end."""
 
 
 @dataclass
@@ -237,6 +302,7 @@ class Tally:
             "too slow",
         )
         rows += [(kind, len(self.faults[kind])) for kind in kinds]
+        rows.append(("faults", sum(map(len, self.faults.values()))))
         return "\n".join(f"{name:24s} {count:6d}" for name, count in rows)
 
 
@@ -258,7 +324,9 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def tried(runs: int, number: int, *, commands: list[str] | None = None, seconds: int = 90) -> Tally:
+def tried(
+    runs: int, number: int, *, commands: list[str] | None = None, seconds: int = 90, working: bool = False
+) -> Tally:
     """Run `runs` combinations of seed `number`, each in a scratch folder of its own kind of files."""
     tally, here = Tally(), os.getcwd()
 
@@ -273,7 +341,7 @@ def tried(runs: int, number: int, *, commands: list[str] | None = None, seconds:
     @given(st.randoms(use_true_random=False))
     def attempt(draws: random.Random) -> None:
         draws = random.Random(draws.getrandbits(64))  # hypothesis' own prefer ends of a range
-        line = words(draws, draws.choice(commands or list(COMMANDS)))
+        line = words(draws, draws.choice(commands or list(COMMANDS)), working=working)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             scratch(Path(folder))
             os.chdir(folder)
@@ -285,6 +353,8 @@ def tried(runs: int, number: int, *, commands: list[str] | None = None, seconds:
                 tally.faults["too slow"].append((" ".join(map(repr, line)), ""))
             finally:
                 os.chdir(here)
+        if sum(tally.codes.values()) % 100 == 0:
+            print(dict(tally.codes), {fault: len(found) for fault, found in tally.faults.items()}, flush=True)
 
     attempt()
     return tally
@@ -293,14 +363,16 @@ def tried(runs: int, number: int, *, commands: list[str] | None = None, seconds:
 @click.command()
 @click.option("--runs", default=1500, show_default=True)
 @click.option("--seed", "number", default=0, show_default=True)
+@click.option("--working", is_flag=True, help="Only values that work.")
 @click.option("--command", "commands", type=click.Choice(list(COMMANDS)), multiple=True, help="Only these.")
-def cli(runs: int, number: int, commands: tuple[str, ...]) -> None:
-    """Print the table, then what was at fault."""
-    tally = tried(runs, number, commands=list(commands) or None)
+def cli(runs: int, number: int, working: bool, commands: tuple[str, ...]) -> None:
+    """Print the table, then what was at fault; exit 1 where anything was."""
+    tally = tried(runs, number, commands=list(commands) or None, working=working)
     click.echo(tally.table())
     for fault, cases in tally.faults.items():
         for line, errors in cases:
             click.echo(f"\n{fault}: noiseshift {line}\n{errors}")
+    raise SystemExit(any(tally.faults.values()))
 
 
 if __name__ == "__main__":

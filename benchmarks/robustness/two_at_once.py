@@ -42,7 +42,7 @@ def main(rounds: int, only: str, seed: int) -> None:
         os.chdir("/")
     for fault in faults:
         print(fault)
-    print(f"{len(faults)} faults")
+    print(f"{rounds * len(only.split(','))} pairs, {len(faults)} faults")
     sys.exit(bool(faults))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import logging
 import os
@@ -39,9 +40,22 @@ def is_reference(name: str) -> bool:
 
 
 def see_working_directory() -> None:
-    """Let modules in the working directory be imported, as `python -m` does and an installed command does not."""
+    """Let modules in the working directory be imported, last: none of them takes the place of a library."""
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())
+
+
+def _refuse_other(where: str) -> None:
+    """Raise CheckpointError where a module of the working directory is meant, and a library of its name would be imported."""
+    name = where.partition(".")[0]
+    here = [path for path in (Path(f"{name}.py"), Path(name, "__init__.py")) if path.exists()]
+    found = importlib.util.find_spec(name) if here else None
+    if found is not None and found.origin is not None and not any(_same(found.origin, path) for path in here):
+        raise CheckpointError(f"{where}: an installed module is called {name} too ({found.origin}): rename {here[0]}")
+
+
+def _same(a: str | Path, b: Path) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def call(reference: str) -> Any:
@@ -51,6 +65,7 @@ def call(reference: str) -> Any:
     """
     where, _, name = reference.partition(":")
     see_working_directory()
+    _refuse_other(where)
     with _reported(), calling(f"importing {where}"):
         try:
             module = importlib.import_module(where)

@@ -24,7 +24,7 @@ from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.networks.model import NetworkModel
-from noiseshift.reading import reading
+from noiseshift.reading import as_text, reading
 
 if TYPE_CHECKING:
     from noiseshift.estimators.network import Network
@@ -216,7 +216,7 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
     if autoencoder is not None and card.latents:
         autoencoder.standardise(**card.latents)
     return Checkpoint(
-        name=path.stem,
+        name=as_text(path.stem),
         model=model,
         card=card,
         hash=digest,

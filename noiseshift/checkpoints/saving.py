@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import yaml
 from torch import Tensor
 
 from noiseshift.checkpoints.card import Card
-from noiseshift.writing import whole_file, write_text
+from noiseshift.writing import check_file, replaced_file, write_tensors
+from noiseshift.writing.signatures import CHECKPOINT, signed_checkpoint
 
 
-def save(path: str | Path, state: Mapping[str, Tensor], card: Card) -> Path:
-    """Write `state` to `path` (.safetensors) and `card` to `<stem>.yaml` beside it; returns the path."""
-    from safetensors.torch import save_file
+def save(path: str | Path, state: Mapping[str, Tensor], card: Card, *, overwrite: bool = False) -> Path:
+    """Write `state` to `path` (.safetensors) and `card` to `<stem>.yaml` beside it; returns the path.
 
+    Raises PlaceError (a ValueError), before anything is written, where weights that noiseshift did not make or a card of
+    other words are there, unless `overwrite`.
+    """
     path = Path(path).with_suffix(".safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as fresh:
-        save_file({k: v.detach().half().cpu().contiguous() for k, v in state.items()}, fresh)
-    write_card(path, card)
+    check_file(path.with_suffix(".yaml"), lambda there: _says(there, card), overwrite=overwrite)
+    _save_weights(path, state, overwrite=overwrite)
+    write_card(path, card, overwrite=overwrite)
     return path
 
 
-def write_card(path: str | Path, card: Card) -> Path:
-    """Write `card` to `<stem>.yaml` beside the checkpoint `path`, where `load` finds it; returns the card's path."""
+def save_trained(path: Path, state: Mapping[str, Tensor], card: Card) -> Path:
+    """As `save`, for what a training makes again: a card that is there was corrected by hand, and stays."""
+    written = path.with_suffix(".yaml")
+    if not written.exists():
+        return save(path, state, card)
+    if not _says(written, card):
+        logging.getLogger("noiseshift").warning("%s was changed since it was written: it stays as it is", written)
+    return _save_weights(path, state)
+
+
+def _save_weights(path: Path, state: Mapping[str, Tensor], *, overwrite: bool = False) -> Path:
+    with replaced_file(path, signed_checkpoint, overwrite=overwrite) as fresh:
+        weights = {k: v.detach().half().cpu().contiguous() for k, v in state.items()}
+        write_tensors(fresh, weights, {CHECKPOINT: metadata.version("noiseshift")})
+    return path
+
+
+def write_card(path: str | Path, card: Card, *, overwrite: bool = False) -> Path:
+    """Write `card` to `<stem>.yaml` beside the checkpoint `path`, where `load` finds it; returns the card's path.
+
+    Raises PlaceError (a ValueError) where a card of other words is there, unless `overwrite`.
+    """
+    written = Path(path).with_suffix(".yaml")
+    with replaced_file(written, lambda there: _says(there, card), overwrite=overwrite) as fresh:
+        fresh.write_text(_text(card), encoding="utf-8")
+    return written
+
+
+def _text(card: Card) -> str:
     values = {key: value for key, value in asdict(card).items() if value not in (None, (), {})}
     values["schedule"], values["class_names"] = dict(card.schedule), list(card.class_names)
-    written = Path(path).with_suffix(".yaml")
-    write_text(written, yaml.safe_dump(values, sort_keys=False, width=110))
-    return written
+    return yaml.safe_dump(values, sort_keys=False, width=110)
+
+
+def _says(path: Path, card: Card) -> bool:
+    """Whether a card's file says this, and nothing else."""
+    return path.read_text(encoding="utf-8") == _text(card)

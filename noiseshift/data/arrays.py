@@ -13,7 +13,7 @@ from noiseshift.data.images import Images
 from noiseshift.data.labels import as_labels
 from noiseshift.data.ranges import DARK, Range, dark, refuse_dim, to_bytes, to_unit, unsaid
 from noiseshift.data.trees import Part
-from noiseshift.reading import ReadingError, names_in_arrays, read_arrays, reading, regular
+from noiseshift.reading import ReadingError, names_in_arrays, read_array, read_arrays
 
 Array = np.ndarray
 
@@ -58,8 +58,7 @@ def load_arrays(path: Path, limits: Range, part: Part) -> Images:
 
 def _read(path: Path, part: Part) -> _Stored:
     if path.suffix.lower() == ".npy":
-        with reading(regular(path, WHAT, REMEDY), WHAT, REMEDY), path.open("rb") as opened:
-            return _Stored("arr_0", np.load(opened, allow_pickle=False), None)
+        return _Stored("arr_0", read_array(path, WHAT, REMEDY), None)
     images, labels, remark = _names(names_in_arrays(path, WHAT, REMEDY), part, path)
     arrays = read_arrays(path, WHAT, REMEDY, only=(images, labels))
     return _Stored(images, arrays[images], arrays.get(labels), remark)

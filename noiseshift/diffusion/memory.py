@@ -7,25 +7,47 @@ no number but for rounding.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from noiseshift.calling import by_statement
+
 Answer = TypeVar("Answer")
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "unable to allocate", "ALLOC_FAILED")
-"""What torch's allocators, numpy, CUDA, HIP, MPS, cuBLAS and cuDNN say. A RuntimeError is all that some of them raise."""
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+"""What the allocators of torch's CPU and MPS parts, CUDA, cuBLAS and cuDNN say in a RuntimeError, which is all they raise."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it was raised from, says that memory is full."""
+    """Whether an error, or the one that it was raised from, is that of a full memory: by its type, or a RuntimeError of
+    torch's own parts with their words. What Python code raises by itself is not, whatever its text says."""
     if error is None:
         return False
     by_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    by_message = isinstance(error, RuntimeError) and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+    inside = isinstance(error, RuntimeError) and not by_statement(error)
+    by_message = inside and any(sign.lower() in str(error).lower() for sign in _SIGNS)
     return by_class or by_message or is_out_of_memory(error.__cause__)
+
+
+def memory_of(device: str | torch.device) -> int:
+    """Bytes of memory that a device has in all: an accelerator's own, or this machine's."""
+    device = torch.device(device)
+    if device.type == "cuda" and torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if not hasattr(os, "sysconf"):
+        return 1 << 62  # not known here: nothing is refused
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(size: float, what: str, remedy: str, device: str | torch.device = "cpu") -> None:
+    """Raise ValueError where `what` takes more bytes than a device has."""
+    there = memory_of(device)
+    if size > there:
+        raise ValueError(f"{what} takes at least {size / 2**30:,.0f} GB, {device} has {there / 2**30:,.0f}: {remedy}")
 
 
 def joined(parts: list[Tensor]) -> Tensor:

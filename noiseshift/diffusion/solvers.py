@@ -32,6 +32,10 @@ WORDS = (
 )
 
 
+MOST = 100_000
+"""Most steps of a sampler: a hundred times the finest table of levels."""
+
+
 class Sampled(Protocol):
     """What a solver may be bound to: a checkpoint, whose folder may bring a sampler of its own.
 
@@ -53,7 +57,9 @@ class Sampled(Protocol):
 
 @dataclass(frozen=True)
 class Solver:
-    """An update and the times it is run at; see the constructors below. Raises ValueError for fewer than 2 steps.
+    """An update and the times it is run at; see the constructors below.
+
+    Raises ValueError for fewer than 2 steps or more than `MOST`.
 
     Attributes:
         steps: how many steps it takes from noise to data, at least 2: else there is no state between the two.
@@ -66,6 +72,8 @@ class Solver:
             raise ValueError(
                 f"{self.name!r}: take at least 2 steps, or there is no state between noise and data to read"
             )
+        if self.steps > MOST:
+            raise ValueError(f"{self.steps:g} steps are more than any sampler takes: give at most {MOST:,}")
 
     @property
     def name(self) -> str:
@@ -446,7 +454,7 @@ def _value(text: str) -> Any:
         return _PYTHON[text]
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, or too deep
         return text
 
 

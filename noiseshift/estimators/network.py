@@ -22,7 +22,8 @@ from noiseshift.networks.level import (
     mixture_log_density,
 )
 from noiseshift.reading import ReadingError, read_safetensors, read_words, reading
-from noiseshift.writing import whole_file
+from noiseshift.writing import replaced_file, write_tensors
+from noiseshift.writing.signatures import ESTIMATOR, signed_estimator
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
@@ -78,21 +79,20 @@ class Network:
         log_weight, mean, log_sd = (joined(list(part)) for part in zip(*parts, strict=True))
         return log_weight, mean, log_sd
 
-    def save(self, path: str | Path) -> None:
-        """Write float16 weights with the schedule, shape and card in the safetensors header."""
-        from safetensors.torch import save_file
-
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write float16 weights with the schedule, shape and card in the safetensors header. Raises PlaceError (a ValueError)
+        where something else than a level estimator is there, unless `overwrite`."""
         state = {k: v.half().contiguous() for k, v in self.network.state_dict().items()}
         about = {"schedule": describe(self.schedule), "config": self.network.config.as_dict(), "card": self.card}
-        with whole_file(path) as fresh:
-            save_file(state, fresh, metadata={"noiseshift.level": json.dumps(about)})
+        with replaced_file(path, signed_estimator, overwrite=overwrite) as fresh:
+            write_tensors(fresh, state, {ESTIMATOR: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | Path) -> Network:
         """Read what `save` wrote. Raises FileNotFoundError or ValueError naming the remedy."""
         kind_and_remedy = ("level estimator", "train one with train_estimator")
         state, words = read_safetensors(path, *kind_and_remedy)
-        about = read_words(words.get("noiseshift.level"), path, *kind_and_remedy)
+        about = read_words(words.get(ESTIMATOR), path, *kind_and_remedy)
         with reading(path, *kind_and_remedy):
             # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
             with torch.device("meta"):

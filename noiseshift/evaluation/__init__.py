@@ -27,7 +27,7 @@ from noiseshift.evaluation.intervals import (
     score_change,
     student,
 )
-from noiseshift.evaluation.table import evaluate, require_enough
+from noiseshift.evaluation.table import evaluate, require_enough, require_width
 
 __all__ = [
     "ENOUGH",
@@ -55,6 +55,7 @@ __all__ = [
     "paired_change",
     "precision_recall",
     "require_enough",
+    "require_width",
     "score_change",
     "score_name",
     "student",

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from noiseshift.checkpoints.files import read_content
 from noiseshift.data import Range, load_images, to_float
 from noiseshift.diffusion.memory import Halving
-from noiseshift.reading import ReadingError, check_zip, names_in_arrays, read_arrays, reading, regular
-from noiseshift.writing import whole_file
+from noiseshift.reading import ReadingError, check_zip, named_in_text, names_in_arrays, read_arrays, reading, regular
+from noiseshift.writing import replaced_file
+from noiseshift.writing.signatures import FEATURES, sign_arrays, signed_features
 
 Array = np.ndarray
 
@@ -49,13 +50,16 @@ class Features:
     def moments(self) -> Moments:
         return moments_of(self.values)
 
-    def save(self, path: str | Path) -> None:
-        """Write an npz: extractor, values and, where there are any, probs."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write an npz: extractor, values and, where there are any, probs. Raises PlaceError (a ValueError) where a file that
+        noiseshift did not make is there, unless `overwrite`."""
         arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
         if self.probs is not None:
             arrays["probs"] = self.probs.astype("f4")
-        with whole_file(path) as fresh, fresh.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        with replaced_file(path, signed_features, overwrite=overwrite) as fresh:
+            with fresh.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+            sign_arrays(fresh, FEATURES)
 
     @classmethod
     def load(cls, path: str | Path) -> Features:
@@ -184,9 +188,9 @@ def _script(path: str | Path, trust: bool) -> nn.Module:
     file = regular(path, "TorchScript file", remedy)
     if not trust:
         raise ReadingError(f"{path} would be run, as TorchScript is code: --trust it if you made it")
-    with reading(path, "TorchScript file", remedy), zipfile.ZipFile(file) as archive:
+    with reading(path, "TorchScript file", remedy), zipfile.ZipFile(file) as archive, named_in_text(file) as name:
         check_zip(archive, file.stat().st_size)
-        module: nn.Module = torch.jit.load(str(file), map_location="cpu")
+        module: nn.Module = torch.jit.load(name, map_location="cpu")
         return module
 
 

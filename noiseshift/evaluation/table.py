@@ -90,6 +90,15 @@ def require_enough(n: int, reference: Features | Moments) -> None:
         raise ValueError(f"{n} samples under {width} features: FD would measure the count; give more, or say --small")
 
 
+def require_width(features: Features, reference: Features | Moments) -> None:
+    """Raise ValueError where a reference is not of as many features."""
+    seen, there = features.values.shape[1], _width(reference)
+    if seen != there:
+        raise ValueError(
+            f"{features.extractor} gives {seen:,} features, the reference has {there:,}: give one of the same extractor"
+        )
+
+
 def _width(reference: Features | Moments) -> int:
     return reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
 

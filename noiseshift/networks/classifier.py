@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from noiseshift.data import ASSETS
 from noiseshift.reading import read_safetensors, read_words, reading
-from noiseshift.writing import whole_file
-
-_HEADER = "noiseshift.classifier"
+from noiseshift.writing import replaced_file, write_tensors
+from noiseshift.writing.signatures import CLASSIFIER, signed_classifier
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,13 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
 
-    def save(self, path: str | Path) -> None:
-        """Write float16 weights, with the shape and card in the safetensors header."""
-        from safetensors.torch import save_file
-
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write float16 weights, with the shape and card in the safetensors header. Raises PlaceError (a ValueError) where
+        something else than a saved classifier is there, unless `overwrite`."""
         state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()}
         about = {"config": self.config.as_dict(), "card": self.card}
-        with whole_file(path) as fresh:
-            save_file(state, fresh, metadata={_HEADER: json.dumps(about)})
+        with replaced_file(path, signed_classifier, overwrite=overwrite) as fresh:
+            write_tensors(fresh, state, {CLASSIFIER: json.dumps(about)})
 
 
 def load_classifier(path: str | Path | None = None) -> Classifier:
@@ -84,7 +82,7 @@ def load_classifier(path: str | Path | None = None) -> Classifier:
     path = Path(ASSETS / "fashion-classifier.safetensors" if path is None else path)
     kind_and_remedy = ("classifier", "give a file that Classifier.save wrote")
     state, words = read_safetensors(path, *kind_and_remedy)
-    about = read_words(words.get(_HEADER), path, *kind_and_remedy)
+    about = read_words(words.get(CLASSIFIER), path, *kind_and_remedy)
     with reading(path, *kind_and_remedy):
         # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
         with torch.device("meta"):

@@ -20,6 +20,7 @@ import torch
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import SAME_TIME, Array, Calibration, Readings
 from noiseshift.shift.inference import Ratio, RunTest, divided
+from noiseshift.writing import whole_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +153,14 @@ class ShiftReport:
         return PairedDifference(self, other)
 
     def save(self, folder: str | Path) -> None:
-        """Write `shift.parquet` (one row a state and step), `posteriors.npz` and `report.json`."""
+        """Write `shift.parquet` (one row a state and step), `posteriors.npz` and `report.json`, whole or not at all.
+
+        Raises PlaceError (a ValueError) where something else than an earlier report is there.
+        """
         from noiseshift.shift.storage import write_reports
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_reports({self.estimator: self}, folder)
+        with whole_folder(folder, "report") as fresh:
+            write_reports({self.estimator: self}, fresh)
 
     @classmethod
     def load(cls, folder: str | Path) -> ShiftReport:

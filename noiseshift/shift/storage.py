@@ -14,6 +14,7 @@ from noiseshift.diffusion.schedules import Schedule, build, describe
 from noiseshift.estimators.instrument import Array, Calibration, Readings
 from noiseshift.reading import read_arrays, read_json, read_table, reading
 from noiseshift.shift.report import ShiftReport
+from noiseshift.writing import write_table
 
 RUN = ("part of a run", "measure it again")
 """What a file of a run folder is, and what to do about a damaged one."""
@@ -23,7 +24,7 @@ def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
     """`shift.parquet`: estimator, states (sampled, real, slope, content), row, step, t, t_hat, log_snr_hat; with
     `posteriors.npz` (mean posteriors) and `report.json` (schedule)."""
     frames = [_long(report, states, part) for report in reports.values() for states, part in _parts(report)]
-    pd.concat(frames, ignore_index=True).to_parquet(folder / "shift.parquet")
+    write_table(folder / "shift.parquet", pd.concat(frames, ignore_index=True))
     arrays: dict[str, Any] = {f"{name}/grid": report.calibration.grid for name, report in reports.items()}
     for report in reports.values():
         arrays |= {f"{report.estimator}/{states}": part.density for states, part in _parts(report) if states != "slope"}

@@ -42,7 +42,7 @@ from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import build, on_device, read_times, split
 from noiseshift.studies.sampling import Progress, initial_noise, labels
 from noiseshift.targets import Empirical
-from noiseshift.writing import whole_folder
+from noiseshift.writing import whole_folder, write_table
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class Study:
         """Write the study's files into a fresh folder."""
         (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
         (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
-        self.injection_table().to_parquet(folder / "injected.parquet")
-        self.limits_table().to_parquet(folder / "limits.parquet")
-        self.path_table().to_parquet(folder / "paths.parquet")
+        write_table(folder / "injected.parquet", self.injection_table())
+        write_table(folder / "limits.parquet", self.limits_table())
+        write_table(folder / "paths.parquet", self.path_table())
         arrays: dict[str, Any] = self.spectra()
         np.savez_compressed(folder / "spectra.npz", **arrays)
 

@@ -37,7 +37,7 @@ from noiseshift.evaluation import (
     jackknife,
     require_enough,
 )
-from noiseshift.reading import read_json, reading
+from noiseshift.reading import read_csv, read_json, reading
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import (
     Span,
@@ -225,7 +225,7 @@ class Comparison:
         with reading(folder, *kind_and_remedy):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
-                _named(pd.read_csv(folder / f"{stem}.csv", keep_default_na=False, na_values=[""]), from_text)
+                _named(read_csv(folder / f"{stem}.csv", *said, keep_default_na=False, na_values=[""]), from_text)
                 for stem in ("table", "pairs")
             )
             return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])

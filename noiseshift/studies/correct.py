@@ -36,7 +36,6 @@ from noiseshift.evaluation import (
     evaluate,
     extract,
     jackknife,
-    require_enough,
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
@@ -45,6 +44,7 @@ from noiseshift.studies import protocol as protocols
 from noiseshift.studies.folders import pictures_of, versions
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
+from noiseshift.studies.room import require_reference, require_room
 from noiseshift.studies.sampling import Progress, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 from noiseshift.writing import whole_folder
@@ -207,8 +207,8 @@ def run(
     """
     started = time.time()
     protocol = protocol.bound(checkpoint)
-    if not small:
-        require_enough(protocol.samples, reference)
+    require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
+    require_room(checkpoint, protocol, None, finals=0)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")
     methods = [unguided(), *(m for m in methods if m.name != "none")]
@@ -292,6 +292,7 @@ def _one(
     built = method.make(replace(context, model=counted, other=other, log_prob=gradient, effective_level=level))
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
+    require_room(checkpoint, protocol, shards, finals=protocol.samples)
     sampled, started = 0, time.perf_counter()
 
     def make(indices: range) -> BatchReadings:

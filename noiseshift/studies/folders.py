@@ -32,7 +32,7 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
 from noiseshift.studies.shards import short_hash
-from noiseshift.writing import whole_folder
+from noiseshift.writing import whole_folder, write_table
 
 
 @dataclass(frozen=True)
@@ -156,10 +156,10 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 def _write_controls(controls: Controls, folder: Path) -> None:
     folder.mkdir()
     (folder / "checks.json").write_text(json.dumps([asdict(check) for check in controls.checks], indent=2) + "\n")
-    controls.null.to_parquet(folder / "null.parquet")
-    controls.level.to_parquet(folder / "level.parquet")
+    write_table(folder / "null.parquet", controls.null)
+    write_table(folder / "level.parquet", controls.level)
     if not controls.shares.empty:
-        controls.shares.to_parquet(folder / "shares.parquet")
+        write_table(folder / "shares.parquet", controls.shares)
     if controls.solver:
         (folder / "solver").mkdir()
         write_reports(controls.solver, folder / "solver")

@@ -24,6 +24,7 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import calibrated, on_device, read_times, split, warn_of_absent_classes
+from noiseshift.studies.room import require_room
 from noiseshift.studies.sampling import Progress, all_labels, calls_a_sample, guided, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 from noiseshift.studies.solver_share import shares_of
@@ -66,6 +67,7 @@ def run(
         raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.time()
     protocol = protocol.bound(checkpoint)
+    require_room(checkpoint, protocol, shards, finals=protocol.samples if extractor else PICTURES)
     about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)

@@ -76,6 +76,10 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise ValueError(f"there is nothing to do for {self.samples} samples: ask for at least 1")
+        if self.batch < 1 or self.points < 1:
+            raise ValueError(f"batches of {self.batch} and {self.points} points: give at least 1 of each")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"the seed {self.seed} is out of range: give one from 0 to 2^64 - 1")
         if self.calibration_rows is not None and self.calibration_rows < 2:
             raise ValueError(f"nothing can be calibrated on {self.calibration_rows} images: give at least 2")
         unknown = set(self.estimators) - set(ESTIMATORS)

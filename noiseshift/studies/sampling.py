@@ -17,6 +17,7 @@ from noiseshift.diffusion.samplers import Noise, Scheduled, Step, Update, per_sa
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.studies.folders import pictures_of
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.room import require_room
 from noiseshift.studies.shards import Shards
 
 Progress = Callable[[str, int, int], None]
@@ -32,6 +33,7 @@ def draw(
 ) -> tuple[Tensor, Tensor | None]:
     """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
     protocol = protocol.bound(checkpoint)
+    require_room(checkpoint, protocol, shards, finals=protocol.samples)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
 

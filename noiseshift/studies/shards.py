@@ -24,6 +24,7 @@ import torch
 from noiseshift import distributed
 from noiseshift.diffusion.identity import differences
 from noiseshift.estimators.instrument import Readings
+from noiseshift.reading import read_arrays, read_json
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.writing.whole import is_temporary, whole_file, write_text
 
@@ -106,8 +107,7 @@ def short_hash(fingerprint: Mapping[str, Any], digits: int = 16) -> str:
 
 
 def _read(path: Path) -> BatchReadings:
-    with path.open("rb") as opened, np.load(opened) as file:
-        arrays = {name: file[name] for name in file.files}
+    arrays = read_arrays(path, "batch of a run", "remove it")
     parts: dict[str, dict[str, Readings]] = {"sampled": {}, "content": {}}
     for kind, name in sorted({tuple(key.split("/")[:2]) for key in arrays if "/" in key}):
         parts[kind][name] = Readings(*(arrays[f"{kind}/{name}/{key}"] for key in ("t", "log_snr", "density")))
@@ -160,7 +160,7 @@ def _look_around(place: Path, mine: Path, about: Mapping[str, Any]) -> None:
 def _difference(other: Path, about: Mapping[str, Any]) -> str:
     theirs: Any = None
     with suppress(OSError, ValueError):
-        theirs = json.loads((other / "fingerprint.json").read_text())
+        theirs = read_json(other / "fingerprint.json", "fingerprint", "remove it")
     if not isinstance(theirs, dict):
         return "of an unknown protocol"
     return differences(theirs, about) or "of another version"

@@ -19,7 +19,8 @@ from noiseshift.data import Images, to_float
 from noiseshift.diffusion.noise import HELD_OUT, generator, torch_generator
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer
-from noiseshift.training.train import Objective, TrainingConfig, train
+from noiseshift.training.train import Objective, TrainingConfig, train_in
+from noiseshift.writing import claimed, jointly
 
 Part = Literal["all", "null"]
 
@@ -52,6 +53,7 @@ def finetune(
     *,
     part: Part = "all",
     device: str | torch.device = "cpu",
+    every: int = 500,
     restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Finetuned:
@@ -67,6 +69,7 @@ def finetune(
         folder: holds the training's state, from which it resumes, as `train` does.
         part: "all", or "null" for the null embedding alone, on rows that all lack the level.
         device: where it is trained.
+        every: steps between two states.
         restart: start anew; what is there is moved aside.
         report: called as (step, loss) every step.
 
@@ -75,7 +78,7 @@ def finetune(
 
     Raises:
         CheckpointError: for another network or prediction.
-        ValueError: the images do not fit.
+        ValueError: the images do not fit, the folder holds something else, or another process trains there.
     """
     if tuple(images.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
@@ -89,7 +92,10 @@ def finetune(
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name == "t_embedder.null")
         config = replace(config, noise_dropout=1.0, weight_decay=0.0)
-    state = train(network, objective, images, config, folder, device=device, restart=restart, report=report)
+    with jointly(claimed(folder, "finetune", adding=True)):
+        state = train_in(
+            Path(folder), network, objective, images, config, device=device, every=every, restart=restart, report=report
+        )
     network.load_state_dict(state)
     network.cpu().eval()
     after = [held_out_loss(network, objective, held_out, conditional=conditional) for conditional in (True, False)]

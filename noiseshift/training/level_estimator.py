@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +20,11 @@ from noiseshift.diffusion.noise import LEVEL_TRAINING, generator, torch_generato
 from noiseshift.diffusion.schedules import Schedule, describe
 from noiseshift.estimators.network import Network
 from noiseshift.networks.level import LevelConfig, LevelNetwork, check_images, negative_log_likelihood
-from noiseshift.training.resuming import as_text, kept_state
-from noiseshift.writing.states import Log, keep_state
+from noiseshift.training.accumulating import Gradients
+from noiseshift.training.resuming import as_text, kept_state, resumable
+from noiseshift.training.room import require_batch
+from noiseshift.training.states import Log, keep_state
+from noiseshift.writing import claimed, jointly
 
 
 @dataclass(frozen=True)
@@ -84,34 +89,37 @@ def train_estimator(
 
     Raises:
         ValueError: for smaller images, a batch that the ranks cannot share, a loss that is not finite, or a folder that
-            holds a training of other settings, images or schedule.
+            holds a training of other settings, images or schedule, or what is no training's (PlaceError), or where another
+            process trains (BusyError).
+        MemoryError: a single row does not fit.
     """
     config = config or EstimatorTraining()
     check_images(images.pixels[:1], images.pixels.shape[1])
+    require_batch(images, config.batch)
     network = _fresh(LevelConfig(images.pixels.shape[1], config.width), config.seed).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=0.01)
     about = _describe(images, schedule, config)
     place = None if folder is None else Path(folder)
-    kept = None if place is None else kept_state(place, about, restart=restart)
-    first, log = (0, []) if kept is None else _resume(kept, network, optimizer)
-    losses: list[float] = []
-    rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
-    for step in range(first, config.steps):
-        loss = _loss(parallel, images, schedule, config, step, device, share)
-        losses.append(float(distributed.mean(loss)))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
-        optimizer.zero_grad()
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        report(step, losses[-1])
-        if place is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
-            log.append({"step": step + 1, "loss": sum(losses) / len(losses)})
-            _keep(place, about, network, optimizer, step + 1, log)
-            losses = []
+    with nullcontext() if place is None else jointly(claimed(place, "train-estimator", adding=True)):
+        kept = None if place is None else kept_state(place, about, restart=restart)
+        first, log = 0, Log()
+        if place is not None and kept is not None:
+            with resumable(place):
+                first, log = _resume(kept, network, optimizer)
+        losses: list[float] = []
+        rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
+        gradients, loss_of = Gradients(network), partial(_loss, parallel, config)
+        for step in range(first, config.steps):
+            loss = gradients(loss_of, _rows(images, schedule, config, step, device, share))
+            losses.append(float(distributed.mean(loss)))
+            if not math.isfinite(losses[-1]):
+                raise ValueError(f"the level network's loss is {losses[-1]} at step {step}: lower the learning rate")
+            _descend(network, optimizer, config.rate(step))
+            report(step, losses[-1])
+            if place is not None and rank == 0 and ((step + 1) % every == 0 or step + 1 == config.steps):
+                log.append({"step": step + 1, "loss": sum(losses) / len(losses)})
+                _keep(place, about, network, optimizer, step + 1, log)
+                losses = []
     return Network(network.cpu(), schedule, card={"training": asdict(config), "images": len(images)})
 
 
@@ -121,23 +129,34 @@ def _fresh(config: LevelConfig, seed: int) -> LevelNetwork:
         return LevelNetwork(config)
 
 
-def _loss(
-    network: nn.Module,
+def _rows(
     images: Images,
     schedule: Schedule,
     config: EstimatorTraining,
     step: int,
     device: str | torch.device,
     share: slice,
-) -> Tensor:
+) -> list[Tensor]:
+    """A share of a step's states, and their log-SNR."""
     source = torch_generator(generator(step, seed=config.seed, stream=LEVEL_TRAINING))
     x0 = to_float(images.pixels[torch.randint(len(images), (config.batch,), generator=source)])
     # Not closer to the ends than a reading can resolve: log-SNR runs off to infinity there.
     t = torch.rand(config.batch, generator=source).clamp(1e-3, 1 - 1e-3)
     x = schedule(t).mix(x0, torch.randn(x0.shape, generator=source))
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
-        parts = network(x[share].to(device))
-    return negative_log_likelihood(parts, schedule.log_snr(t[share]).to(device))
+    return [part[share].to(device) for part in (x, schedule.log_snr(t))]
+
+
+def _loss(network: nn.Module, config: EstimatorTraining, x: Tensor, log_snr: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        parts = network(x)
+    return negative_log_likelihood(parts, log_snr)
+
+
+def _descend(network: nn.Module, optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
 
 
 def _describe(images: Images, schedule: Schedule, config: EstimatorTraining) -> dict[str, Any]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from noiseshift import distributed
 from noiseshift.diffusion.identity import differences
-from noiseshift.writing import states
+from noiseshift.reading import reading
+from noiseshift.training import states
 
 STATE = "state.pt"
+MADE = (STATE, "log.jsonl", "ema-*.pt", "model.safetensors", "model.yaml", "loss.png", "samples.png")
+"""What a training and its command write."""
 
 
 def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False) -> dict[str, Any] | None:
@@ -34,8 +38,16 @@ def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False)
         return None
     if "about" not in state:
         raise ValueError(f"{folder} holds a training that does not say what it was made of: {REMEDY}")
-    _require_same(folder, json.loads(state["about"]), json.loads(as_text(about)), int(state["step"]))
+    with resumable(folder):
+        before = json.loads(state["about"])
+        planned, step = int(before["settings"]["steps"]), int(state["step"])
+    _require_same(folder, before, json.loads(as_text(about)), planned, step)
     return state
+
+
+def resumable(folder: Path) -> AbstractContextManager[None]:
+    """Around code that takes a state up: one that cannot be is an error in a line."""
+    return reading(folder / STATE, "state of this training", "start anew with --restart")
 
 
 REMEDY = "give another folder, or start anew with --restart"
@@ -46,8 +58,8 @@ def as_text(about: Mapping[str, Any]) -> str:
     return json.dumps(about, sort_keys=True)
 
 
-def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
-    planned, wanted = (about["settings"]["steps"] for about in (before, now))
+def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], planned: int, step: int) -> None:
+    wanted = now["settings"]["steps"]
     if step == planned <= wanted:
         now = {**now, "settings": {**now["settings"], "steps": planned}}
     if other := differences(before, now):
@@ -57,7 +69,7 @@ def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
 
 def _move_aside(folder: Path) -> None:
     """What a training left in its folder goes to a sub-folder of its own; what is not a training's stays."""
-    left = [path for name in (STATE, "log.jsonl", "ema-*.pt") for path in sorted(folder.glob(name))]
+    left = [path for name in MADE for path in sorted(folder.glob(name))]
     if left and distributed.joined()[0] == 0:
         place = next(path for k in range(1, len(left) + 10**6) if not (path := folder / f"previous-{k}").exists())
         place.mkdir()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +23,11 @@ from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.noise import TRAINING, generator, torch_generator
 from noiseshift.diffusion.schedules import Discrete, Schedule, describe
 from noiseshift.networks.transformer import Transformer
-from noiseshift.training.resuming import as_text, kept_state
-from noiseshift.writing.states import Log, keep_state, save_tensors
+from noiseshift.training.accumulating import Gradients
+from noiseshift.training.resuming import as_text, kept_state, resumable
+from noiseshift.training.room import require_room
+from noiseshift.training.states import Log, keep_state, save_tensors
+from noiseshift.writing import claimed, jointly
 
 Target = Literal["velocity", "epsilon"]
 
@@ -142,20 +146,43 @@ def train(
 
     Raises:
         ValueError: for a set without labels, a batch that the ranks cannot share, a loss that is not finite, or a folder
-            that holds a training of other settings, data, network or objective.
+            that holds a training of other settings, data, network or objective, or what is no training's (PlaceError), or
+            where another process trains (BusyError).
+        MemoryError: a single row does not fit.
     """
+    with jointly(claimed(folder, "train", adding=True)):
+        return train_in(
+            Path(folder), network, objective, images, config, device=device, every=every, restart=restart, report=report
+        )
+
+
+def train_in(
+    folder: Path,
+    network: Transformer,
+    objective: Objective,
+    images: Images,
+    config: TrainingConfig,
+    *,
+    device: str | torch.device = "cpu",
+    every: int = 500,
+    restart: bool = False,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> dict[str, Tensor]:
+    """As `train`, in a folder that is held already."""
     if images.labels is None:
         raise ValueError("training is class-conditional: give labelled images")
+    require_room(network.config, images, config.batch, device)
     rank, share = distributed.joined()[0], distributed.share(config.batch)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     about = describe_training(network, objective, images, config)
     kept = kept_state(folder, about, restart=restart)
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
-    first, log = (0, []) if kept is None else _resume(kept, network, optimizers, average)
-    parallel = distributed.parallel(network)
+    first, log = 0, Log()
+    if kept is not None:
+        with resumable(folder):
+            first, log = _resume(kept, network, optimizers, average)
+    parallel, gradients = distributed.parallel(network), Gradients(network)
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):
@@ -163,11 +190,11 @@ def train(
         source = torch_generator(generator(step, seed=config.seed, stream=TRAINING))
         index = torch.randint(len(images), (config.batch,), generator=source)
         rows = _rows(objective, images[index], config, network.config.classes, source, device, share)
-        loss = _loss(parallel, rows, config, device)
+        loss = gradients(partial(_loss, parallel, config), rows)
         losses.append(float(distributed.mean(loss)))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
-        _descend(network, optimizers, loss, config, step)
+        _descend(network, optimizers, config, step)
         average.update(network, step)
         report(step, losses[-1])
         if rank:
@@ -199,9 +226,10 @@ def _rows(
     return [part[share].to(device) for part in (x, target, time, labels, known)]
 
 
-def _loss(network: nn.Module, rows: list[Tensor], config: TrainingConfig, device: str | torch.device) -> Tensor:
-    x, target, time, labels, known = rows
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
+def _loss(
+    network: nn.Module, config: TrainingConfig, x: Tensor, target: Tensor, time: Tensor, labels: Tensor, known: Tensor
+) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         output = network(x, time, labels, known)
     # A learned variance, as DiT's second half of channels, is left as it is.
     return (output[:, : x.shape[1]].float() - target).square().mean()
@@ -224,13 +252,11 @@ def _optimizers(network: nn.Module, config: TrainingConfig) -> Sequence[torch.op
 
 
 def _descend(
-    network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor, config: TrainingConfig, step: int
+    network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: TrainingConfig, step: int
 ) -> None:
     for optimizer in optimizers:
-        optimizer.zero_grad()
         for group in optimizer.param_groups:
             group["lr"] = config.rate(step)
-    loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), config.clip)
     for optimizer in optimizers:
         optimizer.step()

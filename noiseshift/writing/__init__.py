@@ -3,8 +3,8 @@
 from noiseshift.writing.locks import BusyError
 from noiseshift.writing.marks import adopt
 from noiseshift.writing.places import PlaceError, check_file, check_folder
-from noiseshift.writing.replacing import claimed, claimed_file, jointly, merged_folder, whole_folder
-from noiseshift.writing.whole import whole_file, write_text
+from noiseshift.writing.replacing import claimed, claimed_file, jointly, merged_folder, replaced_file, whole_folder
+from noiseshift.writing.whole import whole_file, write_table, write_tensors, write_text
 
 __all__ = [
     "BusyError",
@@ -16,7 +16,10 @@ __all__ = [
     "claimed_file",
     "jointly",
     "merged_folder",
+    "replaced_file",
     "whole_file",
     "whole_folder",
+    "write_table",
+    "write_tensors",
     "write_text",
 ]

@@ -155,10 +155,10 @@ def _started(pid: int) -> str | None:
 
 def _busy(place: Path, lock: Path, holder: dict[str, Any]) -> str:
     if not holder:
-        return f"another process writes to {place}: wait for it, or give another --out"
+        return f"another process writes to {place}: wait for it, or give another place (--out)"
     who = f"process {holder.get('pid')} on {holder.get('host')} ({holder.get('command')}, since {holder.get('since')})"
     gone = "" if holder.get("host") == socket.gethostname() else f"; if that process is gone, remove {lock}"
-    return f"{place} is being written by {who}: wait for it, or give another --out{gone}"
+    return f"{place} is being written by {who}: wait for it, or give another place (--out){gone}"
 
 
 def _say_taken_over(place: Path, holder: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from noiseshift.reading import ReadingError, read_json, regular
 from noiseshift.writing.whole import is_temporary, write_text
 
 MARK = "noiseshift.json"
@@ -131,8 +132,8 @@ def _refuse(error: OSError) -> None:
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        about = read_json(path, "mark", "remove it")
+    except ReadingError:
         return None
     return about if isinstance(about, dict) else None
 
@@ -158,12 +159,14 @@ def _old_comparison(folder: Path) -> Mark | None:
 
 
 def _old_training(folder: Path) -> Mark | None:
-    """A folder of `train` or `finetune`: their log has the settings of the training in each line."""
+    """A folder of `train` or `finetune`, whose log has the settings of the training in each line, or of `train_estimator`."""
     try:
-        with (folder / "log.jsonl").open(encoding="utf-8") as log:
+        with regular(folder / "log.jsonl", "log", "remove it").open(encoding="utf-8") as log:
             about = json.loads(log.readline(100_000))
     except (OSError, ValueError, RecursionError):
         return None
+    if isinstance(about, dict) and set(about) == {"step", "loss"} and (folder / "state.pt").exists():
+        return Mark("train-estimator", _matching(folder, ("state.pt", "log.jsonl")), old=True)
     if not isinstance(about, dict) or not {"step", "loss", "noise_dropout", "learning_rate"} <= set(about):
         return None
     files = ("state.pt", "log.jsonl", "ema-*.pt", "model.safetensors", "model.yaml", "loss.png", "samples.png")

@@ -65,7 +65,7 @@ def check_file(
         raise PlaceError(f"{path} is a device or a pipe: name a file")
     if not overwrite and not _says(ours, place):
         raise PlaceError(
-            f"{path} is there, and noiseshift did not make it: give another --out, or --overwrite to replace it"
+            f"{path} is there, and noiseshift did not make it: give another name, or overwrite it (--overwrite, overwrite=True)"
         )
     return place
 

@@ -15,7 +15,7 @@ from noiseshift import distributed
 from noiseshift.writing.locks import BusyError, locked
 from noiseshift.writing.marks import MARK, Mark, contents, read_mark, remove_run, write_mark
 from noiseshift.writing.places import PlaceError, check_file, check_folder
-from noiseshift.writing.whole import remove_temporaries, temporary
+from noiseshift.writing.whole import remove_temporaries, temporary, whole_file
 
 _NOTHING = Mark("", frozenset())
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?:(?:new|old)-[0-9a-f]{8}(?:\.[A-Za-z0-9]+)?|lock)")
@@ -55,6 +55,16 @@ def claimed_file(
         if first:
             remove_temporaries(place)
         yield place
+
+
+@contextmanager
+def replaced_file(path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False) -> Iterator[Path]:
+    """A file to write to, which takes the name `path` once all is written; arguments as in `check_file`.
+
+    Raises PlaceError where a file that is not ours is there, and leaves it as it is.
+    """
+    with claimed_file(path, ours, overwrite=overwrite) as place, whole_file(place) as fresh:
+        yield fresh
 
 
 @contextmanager

@@ -5,7 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from noiseshift.reading import named_in_text
+
 SIGNATURE = "noiseshift"
+CHECKPOINT, ESTIMATOR, CLASSIFIER, PROMPTS = (
+    f"{SIGNATURE}.{kind}" for kind in ("checkpoint", "level", "classifier", "prompts")
+)
+"""Keys of a .safetensors header, by what the file holds: one kind never replaces another."""
 GENERATOR = f'<meta name="generator" content="{SIGNATURE}'
 
 
@@ -17,16 +23,24 @@ def signed_picture(path: Path) -> bool:
         return str(picture.info.get("Software", "")).startswith(SIGNATURE)
 
 
-def signed_arrays(path: Path) -> bool:
-    """An .npz whose zip comment is ours."""
+def signed_arrays(path: Path, words: str = SIGNATURE) -> bool:
+    """An .npz with our zip comment."""
     with zipfile.ZipFile(path) as file:
-        return file.comment.startswith(SIGNATURE.encode())
+        return file.comment == words.encode()
 
 
-def sign_arrays(path: Path) -> None:
+def sign_arrays(path: Path, words: str = SIGNATURE) -> None:
     """Put our comment into an .npz."""
     with zipfile.ZipFile(path, "a") as file:
-        file.comment = SIGNATURE.encode()
+        file.comment = words.encode()
+
+
+FEATURES = f"{SIGNATURE} features"
+
+
+def signed_features(path: Path) -> bool:
+    """An .npz of features of ours."""
+    return signed_arrays(path, FEATURES)
 
 
 def signed_samples(path: Path) -> bool:
@@ -40,9 +54,39 @@ def signed_page(path: Path) -> bool:
         return GENERATOR in file.read(4096)
 
 
+def signed_figure(path: Path) -> bool:
+    """A .png or .pdf of ours."""
+    return signed_picture(path) if path.suffix == ".png" else f"/Creator ({SIGNATURE}".encode() in path.read_bytes()
+
+
+def signed_table(path: Path) -> bool:
+    """A .tex or .md whose first line names us."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return SIGNATURE in file.readline(200)
+
+
+def signed_checkpoint(path: Path) -> bool:
+    """A .safetensors file that `checkpoints.saving.save` wrote."""
+    return _in_header(path, CHECKPOINT)
+
+
 def signed_estimator(path: Path) -> bool:
     """A .safetensors file with the header of a level estimator."""
+    return _in_header(path, ESTIMATOR)
+
+
+def signed_classifier(path: Path) -> bool:
+    """A .safetensors file with the header of an image classifier."""
+    return _in_header(path, CLASSIFIER)
+
+
+def signed_prompts(path: Path) -> bool:
+    """A .safetensors file of encoded prompts that we wrote."""
+    return _in_header(path, PROMPTS)
+
+
+def _in_header(path: Path, word: str) -> bool:
     from safetensors import safe_open
 
-    with safe_open(path, "np") as file:
-        return "noiseshift.level" in (file.metadata() or {})
+    with named_in_text(path) as name, safe_open(name, "np") as file:
+        return word in (file.metadata() or {})

@@ -9,9 +9,14 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.new-[0-9a-f]{8}(\.[A-Za-z0-9]+)?")
 
@@ -61,6 +66,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
+    """Write a .safetensors file with `words` in its header; the library itself opens no name that is not text."""
+    from safetensors.torch import save
+
+    path.write_bytes(save(dict(tensors), dict(words)))
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet, whole or not at all, wherever it lies: pyarrow itself opens no name that is not text."""
+    with whole_file(path) as fresh, fresh.open("wb") as file:
+        table.to_parquet(file)
 
 
 def _like_new(path: Path) -> None:

@@ -27,6 +27,11 @@ FULL_MEMORY = {
 }
 
 
+def raised_inside(error):
+    """As torch's own parts raise: not by a statement of Python's."""
+    (_ for _ in ()).throw(error)
+
+
 class Small:
     """Room for so many rows; `seen` are the sizes of the calls that went through."""
 
@@ -35,7 +40,7 @@ class Small:
 
     def __call__(self, x, *rest):
         if len(x) > self.room:
-            raise self.error
+            raised_inside(self.error)
         self.seen.append(len(x))
         return torch.tanh(x) * (1 if not rest or rest[0] is None else rest[0].reshape(-1, *[1] * (x.ndim - 1)))
 
@@ -61,6 +66,14 @@ def test_other_errors_are_not_taken_for_it(error):
     with pytest.raises(type(error)):
         Halving("it")(small, X)
     assert not small.seen
+
+
+def test_what_a_users_code_says_of_memory_is_the_users():
+    def own(x):
+        raise RuntimeError("CUDA out of memory: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        Halving("it")(own, X)
 
 
 def test_an_error_that_was_raised_from_it_is_one():
@@ -174,7 +187,7 @@ def test_a_measurement_goes_on_with_the_rows_that_fit(reported):
 
     def full(network, args):
         if len(args[0]) > 9:
-            raise FULL_MEMORY["cpu"]
+            raised_inside(FULL_MEMORY["cpu"])
 
     checkpoint.model.network.register_forward_pre_hook(full)
     runs.append(ns.run(checkpoint, protocol, data))

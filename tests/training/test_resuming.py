@@ -130,6 +130,7 @@ def test_restart_moves_the_old_training_aside(tmp_path):
         "previous-2",
         "state.pt",
         "log.jsonl",
+        "noiseshift.json",
         "notes.txt",
     }
 

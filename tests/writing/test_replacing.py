@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from noiseshift.training.states import keep_state, kept_state
 from noiseshift.writing import BusyError, claimed, claimed_file, merged_folder, whole_file, whole_folder
 from noiseshift.writing.locks import lock_of, locked
 from noiseshift.writing.marks import MARK, read_mark
-from noiseshift.writing.states import keep_state, kept_state
 
 FORK = multiprocessing.get_context("fork")
 CALLS = ("rename", "replace", "unlink", "rmdir", "mkdir", "open", "remove")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.reading import read_arrays, read_safetensors, reading
-from noiseshift.writing import whole_file
+from noiseshift.writing import replaced_file, write_tensors
+from noiseshift.writing.signatures import PROMPTS, signed_prompts
 
 # From transformers, by name: nothing else in a folder's index is imported.
 ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -79,12 +80,12 @@ class Conditions:
             except CheckpointError as error:
                 raise CheckpointError(f"{path}: {error}") from None
 
-    def save(self, path: str | Path) -> None:
-        """Write the embeddings to a .safetensors file that `read`, and --embeddings, take."""
-        from safetensors.torch import save_file
-
-        with whole_file(path) as fresh:
-            save_file({name: part.contiguous() for name, part in self._named().items()}, fresh)
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the embeddings to a .safetensors file that `read`, and --embeddings, take. Raises PlaceError (a ValueError)
+        where something else than encoded prompts of ours is there, unless `overwrite`."""
+        with replaced_file(path, signed_prompts, overwrite=overwrite) as fresh:
+            parts = {name: part.contiguous() for name, part in self._named().items()}
+            write_tensors(fresh, parts, {PROMPTS: ""})
 
     def _named(self) -> dict[str, Tensor]:
         named = {"prompt_embeds": self.hidden[: self.count]}

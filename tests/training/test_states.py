@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from noiseshift.writing.states import keep_state, kept_state, save_tensors, write_tensors
+from noiseshift.training.states import keep_state, kept_state, save_tensors, write_tensors
 
 ROWS = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
 
@@ -33,8 +33,10 @@ def test_a_log_that_was_not_written_any_more_is_made_of_the_state(tmp_path):
 
 def test_an_older_state_takes_the_log_up_to_its_step(tmp_path):
     save_tensors({"step": 2}, tmp_path / "state.pt")
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps({"step": n}) + "\n" for n in (1, 2, 3)) + '{"st')
-    assert kept_state(tmp_path)["log"] == [{"step": 1}, {"step": 2}]
+    (tmp_path / "log.jsonl").write_text(
+        "".join(json.dumps({"step": n, "loss": 1.5}) + "\n" for n in (1, 2, 3)) + '[]\n{"st'
+    )
+    assert kept_state(tmp_path)["log"] == [{"step": 1, "loss": 1.5}, {"step": 2, "loss": 1.5}]
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from noiseshift import distributed
+from noiseshift.checkpoints.files import read_content
+from noiseshift.diffusion.memory import is_out_of_memory
+from noiseshift.reading import read_text
 from noiseshift.writing.whole import remove_temporaries, whole_file, write_text
 
 Log = list[dict[str, Any]]
@@ -48,8 +51,6 @@ def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:
 def kept_state(folder: Path) -> dict[str, Any] | None:
     """What `keep_state` wrote, with the log's rows under `log`; None where nothing is, or nothing that can be read.
     What a killed process was writing there is removed."""
-    import torch
-
     path = folder / "state.pt"
     first = distributed.joined()[0] == 0
     for name in (path, folder / "log.jsonl") if first else ():
@@ -57,16 +58,17 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(read_content(path))
         step = int(state["step"])
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        if "out of memory" in str(error) or "can't allocate" in str(error):
-            raise
+    except (ValueError, KeyError, TypeError) as error:
+        if is_out_of_memory(error) or is_out_of_memory(error.__context__):
+            raise  # it may be sound
         logging.getLogger("noiseshift").warning(
             "%s cannot be read: it is now %s, and the training begins anew", path, _put_aside(path).name
         )
         return None
-    state = state if "log" in state else state | {"log": _read_log(folder, step)}
+    if not isinstance(state.get("log"), list):
+        state["log"] = [row for row in read_log(folder) if row["step"] <= step]
     if first:
         _write_log(folder, state["log"])  # a process may have been killed between its two files
     return state
@@ -82,14 +84,13 @@ def _write_log(folder: Path, rows: Log) -> None:
     write_text(folder / "log.jsonl", "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
 
-def _read_log(folder: Path, step: int) -> Log:
-    """The log up to `step`, of a state of version 0.1, which does not hold it."""
-    rows: Log = []
+def read_log(folder: Path) -> Log:
+    """The rows of `log.jsonl`, those that can be read: a line may have been cut off."""
     path = folder / "log.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
+    rows: Log = []
+    for line in read_text(path, "log", "remove it").splitlines() if path.exists() and path.stat().st_size else ():
+        with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            rows += [row] if row["step"] <= step else []
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that was cut off
+            if isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in ("step", "loss")):
+                rows.append(row)
     return rows
