@@ -65,4 +65,4 @@ def _text(card: Card) -> str:
 
 def _says(path: Path, card: Card) -> bool:
     """Whether a card's file says this, and nothing else."""
-    return path.read_text(encoding="utf-8") == _text(card)
+    return path.read_bytes() == _text(card).encode()

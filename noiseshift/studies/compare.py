@@ -225,7 +225,9 @@ class Comparison:
         with reading(folder, *kind_and_remedy):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
-                _named(read_csv(folder / f"{stem}.csv", *said, keep_default_na=False, na_values=[""]), from_text)
+                _named(
+                    read_csv(folder / f"{stem}.csv", *kind_and_remedy, keep_default_na=False, na_values=[""]), from_text
+                )
                 for stem in ("table", "pairs")
             )
             return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])

@@ -166,7 +166,7 @@ def test_files_that_are_no_estimator_are_refused(tmp_path):
         Network.load(ASSETS / "fashion-classifier.safetensors")
     estimator = untrained()
     estimator.network.config = LevelConfig(width=5)
-    estimator.save(path)
+    estimator.save(path, overwrite=True)
     with pytest.raises(ValueError, match="of another shape than its card says"):
         Network.load(path)
 
