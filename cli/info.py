@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli.options import Source, checkpoint_options
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints.inspection import Contents
 
 # What a branch knows: (noise level, condition).
 BRANCHES = {
@@ -24,8 +28,15 @@ BRANCHES = {
 @click.command()
 @checkpoint_options
 @click.option("--write-card", is_flag=True, help="Also write the card beside the file, to be corrected by hand.")
+@click.option(
+    "--write-wrapper",
+    "module",
+    type=click.Path(path_type=Path),
+    metavar="FILE.py",
+    help="Of a file that is not built here: also write the Python that builds it, to be filled in.",
+)
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(source: Source, write_card: bool, as_json: bool) -> None:
+def command(source: Source, write_card: bool, module: Path | None, as_json: bool) -> None:
     """Say what CHECKPOINT is, how it was recognised and what it lacks: family, schedule, what it
     predicts, which branches it has, where it came from.
 
@@ -33,9 +44,20 @@ def command(source: Source, write_card: bool, as_json: bool) -> None:
     noiseshift info
     noiseshift info fashion-ddpm
     noiseshift info DiT-XL-2-256x256.pt --family dit --write-card
+    noiseshift info strangers.pt --write-wrapper mine.py
     """
+    from noiseshift.checkpoints import CheckpointError
 
-    loaded = source.load()
+    try:
+        loaded = source.load()
+    except CheckpointError as error:
+        contents = _contents(source)
+        if contents is None:
+            raise
+        _print_contents(contents, str(error), module, as_json)
+        return
+    if module is not None:
+        raise ValueError(f"{loaded.name} is built as it is: measure it, no wrapper is needed")
     found: dict[str, Any] = {
         "name": loaded.name,
         "recognised": loaded.recognised,
@@ -61,6 +83,39 @@ def command(source: Source, write_card: bool, as_json: bool) -> None:
         click.echo(f"{key:12s} " + f"\n{'':12s} ".join(_lines(key, value)))
 
 
+def _contents(source: Source) -> Contents | None:
+    """What a file that could not be built says by itself; None where it cannot even be read."""
+    from noiseshift.checkpoints import CheckpointError
+    from noiseshift.checkpoints.inspection import contents_of
+
+    path = Path(source.checkpoint or "")
+    if not path.is_file():
+        return None
+    try:
+        return contents_of(path)
+    except CheckpointError:
+        return None
+
+
+def _print_contents(contents: Contents, reason: str, module: Path | None, as_json: bool) -> None:
+    """What a file says by itself, why it is not built, and what to do."""
+    from noiseshift.checkpoints.wrapper import FILL, write_wrapper
+
+    found = {"name": contents.path.stem, "not built": reason, **contents.facts()}
+    if module is None:
+        found["next"] = f"noiseshift info {shlex.quote(str(contents.path))} --write-wrapper mine.py"
+    else:
+        written = write_wrapper(module, contents)
+        found["next"] = (
+            f"complete the lines of {written} that are marked {FILL!r}, then noiseshift info {written.stem}:model"
+        )
+    if as_json:
+        click.echo(json.dumps({**found, "built": False, "prefix": contents.prefix}))
+        return
+    for key, value in found.items():
+        click.echo(f"{key:12s} {plain(value)}")
+
+
 def _lines(key: str, value: Any) -> list[str]:
     if key == "provenance":
         return [f"{plain(name)}: {_words(part)}" for name, part in value.items()]
@@ -82,8 +137,11 @@ def _shortened(value: Any) -> Any:
 
 
 def _parameters(loaded: Any) -> int | str:
-    network = getattr(loaded.model, "network", None)
-    return "unknown" if network is None else sum(p.numel() for p in network.parameters())
+    """Of all networks that the model calls, in closures too."""
+    from noiseshift.checkpoints.custom_code import networks_in
+
+    networks = networks_in(loaded.model)
+    return sum(p.numel() for network in networks for p in network.parameters()) if networks else "unknown"
 
 
 def _missing(loaded: Any) -> list[str]:

@@ -208,6 +208,9 @@ def _networks(made: Any, seen: set[int]) -> Iterator[nn.Module]:
     if id(made) in seen:
         return
     seen.add(id(made))
+    if isinstance(made, Called) and not isinstance(made.fn, nn.Module):
+        yield from _networks(made.fn, seen)
+        return
     if isinstance(made, nn.Module):
         yield made
         return

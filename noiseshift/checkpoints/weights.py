@@ -71,7 +71,10 @@ def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order
         raw = _one([part for part in sets if not part.averaged])
         return Weights(where, _by_position(rows, raw.state if raw else {}, order), averaged=True)
     if not sets:
-        raise CheckpointError("it holds no tensors: give a file with a model's state dict")
+        keys = ", ".join(str(key)[:40] for key in list(content)[:6]) or "none"
+        raise CheckpointError(
+            f"it holds no tensors of a network (its keys: {keys}): give a file with a model's state dict"
+        )
     averaged = [part for part in sets if part.averaged]
     found = _one(averaged or sets)
     if found is None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.files import read_content
+from noiseshift.checkpoints.inspection import contents_of
 from noiseshift.checkpoints.weights import chosen
 from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts, checked
 from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
@@ -294,7 +295,8 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
 
     Reads k-diffusion's .pth (`model_ema`) and slim .safetensors, torchcfm's (`ema_model`), flow_matching's (`model`, whose
     averages are listed by position, `shadow_params.N`), smalldiffusion's and other bare state dicts; wrappers' prefixes
-    are dropped and nothing in the file is run.
+    are dropped, that of what the training kept the network in too (`denoise_fn.`, `eps_model.`), and nothing in the file is
+    run.
 
     Args:
         path: the checkpoint.
@@ -313,6 +315,7 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
         state = chosen(read_content(path), own, trained).state
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(error).startswith(path.name) else f"{path.name}: {error}") from None
+    state = _inside(state, own)
     wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
         raise CheckpointError(
@@ -321,3 +324,22 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
         )
     network.load_state_dict(state)
     return network.eval()
+
+
+def _inside(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The network's own part of a state dict, where it lies under one prefix; else the state dict as it is."""
+    first = next(iter(own), "")
+    prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    fitting = [p for p in prefixes if all(p + k in state and state[p + k].shape == v.shape for k, v in own.items())]
+    return {key: state[fitting[0] + key] for key in own} if len(fitting) == 1 else state
+
+
+def schedule(path: str | Path) -> dict[str, Any]:
+    """The schedule that lies in a checkpoint file as buffers (betas, alphas_cumprod, alphabar_t, …), as a card describes it.
+
+    Raises CheckpointError where the file is damaged, or holds none.
+    """
+    found = contents_of(path).schedule
+    if found is None:
+        raise CheckpointError(f"{Path(path).name} holds no schedule: write the training's own into the card")
+    return found.card

@@ -75,5 +75,6 @@ def recognised(content: Content) -> tuple[Format, str]:
             return form, shown
     keys = ", ".join(str(key)[:60] for key in list(state_of(content))[:3])
     raise CheckpointError(
-        f"its keys ({keys}, …) are of no network known here: give module:function, which builds the model, instead"
+        f"its keys ({keys}, …) are of no network known here: give module:function, which builds the model "
+        "(noiseshift info FILE --write-wrapper mine.py begins it)"
     )

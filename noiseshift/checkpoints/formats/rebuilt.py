@@ -30,7 +30,8 @@ def fitting(card: Card) -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()[:200]
         raise CheckpointError(
-            f"the tensors do not fit a {card.family} network, use another --family: {reason}"
+            f"the tensors do not fit the {card.family} network that is built here ({reason}): noiseshift info says what they are, "
+            "--write-wrapper mine.py begins the code that builds theirs"
         ) from None
 
 
