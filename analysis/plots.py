@@ -79,7 +79,15 @@ def plot_effective_level(reports: Reports, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_posteriors(report: ShiftReport, *, panels: int = 4) -> np.ndarray:
-    """Where the states' readings lie, sampled against forward-noised real states, at `panels` of the steps read."""
+    """Where the readings of single states lie, sampled ones against real ones at the same conditioning level.
+
+    Args:
+        report: of one estimator.
+        panels: how many of the steps are shown.
+
+    Returns:
+        The axes, one per panel.
+    """
     import matplotlib.pyplot as plt
     import seaborn as sns
 
@@ -101,7 +109,16 @@ def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = Non
     """The whole shift, its solver's and network's parts by step refinement, and an exact model's shift, as one estimator reads
     them.
 
-    Raises ValueError for a run without that control.
+    Args:
+        run: measured with controls.
+        estimator: which one; the first by default.
+        ax: drawn on; new ones by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: for a run without that control.
     """
     if run.controls is None or run.controls.shares.empty:
         raise ValueError("whose the shift is was not measured in this run: measure with --controls")
@@ -137,8 +154,17 @@ def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None)
 
 
 def save_samples(pictures: Tensor, labels: Tensor | None, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write pictures as a grid (.png) or, for other suffixes, an npz: arr_0 uint8 (N, H, W, C), arr_1 labels. Raises
-    PlaceError (a ValueError) where a file that noiseshift did not make is there, unless `overwrite`."""
+    """Write pictures.
+
+    Args:
+        pictures: uint8 (N, C, H, W).
+        labels: (N,), or None.
+        path: a grid for .png; for other suffixes an npz with arr_0 uint8 (N, H, W, C) and arr_1 labels.
+        overwrite: replace a file that noiseshift did not make.
+
+    Raises:
+        PlaceError: a ValueError, where such a file is there.
+    """
     path = Path(path)
     with replaced_file(path, signed_samples, overwrite=overwrite) as fresh:
         (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)

@@ -87,7 +87,18 @@ def exact_shift(
 def possible_shift(
     schedule: Schedule, t: Number, sigma_e: Number, match: Match = "sigma", *, data: Spectrum | None = None
 ) -> Tensor:
-    """`exact_shift`, with NaN where the root leaves [0, 1]."""
+    """`exact_shift`, with NaN where the root leaves [0, 1].
+
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `sigma_e`.
+        sigma_e: standard deviation of the added noise, at least 0.
+        match: "sigma", "snr" or "posterior".
+        data: the spectrum of the data, for "posterior".
+
+    Returns:
+        δ in t, float64.
+    """
     t, sigma_e = _pair(t, sigma_e)
     return _roots(schedule, t, sigma_e, match, data) - t
 
@@ -153,16 +164,31 @@ def implied_sigma_e2(
 
 
 def error_map(schedule: Schedule, times: Tensor, ratios: Tensor) -> Tensor:
-    """(K, R) relative error of first order against the `sigma` root, for σ_e = ratio · σ_t; NaN where the root leaves."""
+    """Relative error of first order against the `sigma` root, for σ_e = ratio · σ_t.
+
+    Args:
+        schedule: the path between data and noise.
+        times: (K,).
+        ratios: (R,) σ_e/σ_t.
+
+    Returns:
+        (K, R); NaN where the root leaves [0, 1].
+    """
     t, ratios = times.double()[:, None], ratios.double()[None]
     sigma_e = ratios * schedule(t).sigma
     return first_order_shift(schedule, t, sigma_e) / possible_shift(schedule, t, sigma_e) - 1
 
 
 def first_order_limit(schedule: Schedule, times: Tensor, tolerance: float) -> Tensor:
-    """(K,) the largest σ_e/σ_t up to which first order stays within `tolerance` of the `sigma` root.
+    """The largest σ_e/σ_t up to which first order stays near the `sigma` root.
 
-    Infinite where no added noise breaks it before the root leaves [0, 1].
+    Args:
+        schedule: the path between data and noise.
+        times: (K,).
+        tolerance: relative error that is allowed.
+
+    Returns:
+        (K,); infinite where no added noise breaks it before the root leaves [0, 1].
     """
     ratios = torch.logspace(-3, 3, 2401, dtype=torch.float64)
     error = error_map(schedule, times, ratios)

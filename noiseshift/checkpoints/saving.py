@@ -17,10 +17,19 @@ from noiseshift.writing.signatures import CHECKPOINT, signed_checkpoint
 
 
 def save(path: str | Path, state: Mapping[str, Tensor], card: Card, *, overwrite: bool = False) -> Path:
-    """Write `state` to `path` (.safetensors) and `card` to `<stem>.yaml` beside it; returns the path.
+    """Write a checkpoint that `load` reads.
 
-    Raises PlaceError (a ValueError), before anything is written, where weights that noiseshift did not make or a card of
-    other words are there, unless `overwrite`.
+    Args:
+        path: a .safetensors file; the card goes to `<stem>.yaml` beside it.
+        state: the network's.
+        card: what the tensors do not tell.
+        overwrite: replace weights that noiseshift did not make, and a card of other words.
+
+    Returns:
+        The path.
+
+    Raises:
+        PlaceError: a ValueError, before anything is written, where such files are there.
     """
     path = Path(path).with_suffix(".safetensors")
     check_file(path.with_suffix(".yaml"), lambda there: _says(there, card), overwrite=overwrite)

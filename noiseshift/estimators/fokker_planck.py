@@ -168,10 +168,23 @@ def log_density_slope(
     first: int = 0,
     stream: int = PROBING,
 ) -> Tensor:
-    """d log p_t(x) / d log-SNR at fixed x: (B, G) float64, for states x (B, …) at times (B, G).
+    """d log p_t(x) / d log-SNR at fixed x.
 
-    The divergence is Hutchinson's with `probes` Rademacher vectors per state. Row i draws those of sample `first` + i (see
-    `noise.generator`), so that a sample reads the same in a batch of any size.
+    The divergence is Hutchinson's with Rademacher vectors. Row i draws those of sample `first` + i (see `noise.generator`), so
+    that a sample reads the same in a batch of any size.
+
+    Args:
+        model: predicts at every level.
+        x: states (B, …).
+        times: (B, G).
+        cond: (B,) classes, or None.
+        probes: vectors per state and time.
+        seed: of the vectors.
+        first: the sample index of row 0.
+        stream: keeps the vectors apart from other noise.
+
+    Returns:
+        (B, G) float64.
     """
     total = torch.zeros(times.shape, dtype=torch.float64)
     sources = generators(range(first, first + len(x)), seed=seed, stream=stream)

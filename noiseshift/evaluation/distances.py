@@ -72,8 +72,14 @@ def entropy(probs: Array) -> Array:
 
 @dataclass(frozen=True)
 class KernelSums:
-    """Sums of the kernel (x·y/d + 1)³: of each row of `a` with the other rows of `a` (n,) and with `b` (n,), and of each
-    row of `b` with the other rows of `b` (m,) and with `a` (m,)."""
+    """Sums of the kernel (x·y/d + 1)³.
+
+    Attributes:
+        a_a: (n,) of each row of `a` with the other rows of `a`.
+        a_b: (n,) of each row of `a` with `b`.
+        b_b: (m,) of each row of `b` with the other rows of `b`.
+        b_a: (m,) of each row of `b` with `a`.
+    """
 
     a_a: Array
     a_b: Array

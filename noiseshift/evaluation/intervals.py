@@ -139,8 +139,15 @@ def _widened(change: Change, second: float) -> Change:
 def jackknife(features: Features, reference: Features | Moments, *, seed: int = 0) -> Jackknife:
     """FD's pseudo-values, G·FD - (G - 1)·FD without group g (Quenouille, Biometrika 43, 1956; Tukey, 1958).
 
-    Equal seeds and lengths leave out equal rows, so that differences of pseudo-values are paired. A reference of which
-    only the moments are known counts as exact.
+    Equal seeds and lengths leave out equal rows, so that differences of pseudo-values are paired.
+
+    Args:
+        features: of the samples.
+        reference: of real images; where only the moments are known they count as exact.
+        seed: of the groups.
+
+    Returns:
+        The jackknife, whose `change` is FD with its interval.
     """
     own, other = features.moments, reference.moments if isinstance(reference, Features) else reference
     plain, width = frechet_distance(own, other), features.values.shape[1]
@@ -188,10 +195,19 @@ def _less(mean: Array, total: Array, group: Array, n: int) -> Moments:
 
 
 def paired_change(first: Features, second: Features, reference: Features | Moments, *, seed: int = 0) -> Change:
-    """FD(first) - FD(second) without what a finite number of samples adds, the samples left out in pairs: sample i of
-    both has one seed and class.
+    """FD(first) - FD(second) without what a finite number of samples adds, the samples left out in pairs.
 
-    Raises ValueError when the two are not of one length.
+    Args:
+        first: features of n samples.
+        second: features of n others; sample i of both has one seed and class.
+        reference: of real images.
+        seed: of the groups that are left out.
+
+    Returns:
+        The difference and its 95 % interval.
+
+    Raises:
+        ValueError: the two are not of one length.
     """
     if len(first) != len(second):
         raise ValueError("paired sets need the same number of samples from the same seeds")
@@ -199,10 +215,17 @@ def paired_change(first: Features, second: Features, reference: Features | Momen
 
 
 def kernel_change(a: Array, b: Array) -> Change:
-    """KID of a (n, d) and b (m, d) with its interval.
+    """KID with its interval.
 
     The first-order term of the U-statistic (Hoeffding, Ann. Math. Statist. 19, 1948), from either side. Where both are drawn
     from one distribution that term vanishes; what is estimated for it is then twice the error that is left.
+
+    Args:
+        a: (n, d) features.
+        b: (m, d) features.
+
+    Returns:
+        KID and its 95 % interval.
     """
     sums = kernel_sums(a, b)
     n, m = len(a), len(b)
@@ -225,11 +248,20 @@ def score_change(probs: Array) -> Change:
 
 
 def coverage_change(points: Array, centres: Array, *, neighbours: int = NEIGHBOURS, seed: int = 0) -> Change:
-    """The share of points (N, d) that lie within reach of centres (M, d), each to its `neighbours`-th neighbour.
+    """The share of points that lie within reach of centres: precision of generated points among real centres, recall the other
+    way round.
 
-    Precision of generated points among real centres; recall the other way round. The interval holds the mean over draws of
-    both sets, of these sizes: counting error of the points, and a jackknife over groups of centres. Wilson's form keeps it
-    within 0 … 1 (J. Am. Stat. Assoc. 22, 1927).
+    The interval holds the mean over draws of both sets, of these sizes: counting error of the points, and a jackknife over
+    groups of centres. Wilson's form keeps it within 0 … 1 (J. Am. Stat. Assoc. 22, 1927).
+
+    Args:
+        points: (N, d) features.
+        centres: (M, d) features.
+        neighbours: a centre reaches to its neighbour of this rank.
+        seed: of the groups.
+
+    Returns:
+        The share and its 95 % interval.
     """
     inside = _left_out(torch.from_numpy(points), torch.from_numpy(centres), neighbours, seed)
     share, moved = float(inside[0].mean()), inside[1:] - inside[1:].mean(0)

@@ -23,16 +23,22 @@ class CallObserver(Recorder):
     Modules are watched by a forward hook: pass the library its own object as ever. Other callables are watched through
     this object: hand it to the solver, `odeint(seen, x, t)`.
 
-    Which calls are states of the run, and which lie inside a step? With `times`, the sampler's own grid in the library's
-    units, the last call before the run passes below a grid point is that point's state; Heun's trial point, DPM-2's
-    midpoint and Runge–Kutta stages are left out. Without, a call is a state unless the next one is at as much noise or
-    more, which takes out Heun's trial points and a predictor–corrector's first evaluations, but no midpoints. Under
-    times="accepted", for dopri5 and other pairs whose last stage is the next step's first, the second of two calls at
-    one time is an accepted step unless the solver then goes back; such runs differ in their times, so observe one.
+    Which calls are states of the run, and which lie inside a step? With `times`, the last call before the run passes below a
+    grid point is that point's state; Heun's trial point, DPM-2's midpoint and Runge–Kutta stages are left out. Without, a call
+    is a state unless the next one is at as much noise or more, which takes out Heun's trial points and a predictor–corrector's
+    first evaluations, but no midpoints. Under times="accepted", for dopri5 and other pairs whose last stage is the next step's
+    first, the second of two calls at one time is an accepted step unless the solver then goes back; such runs differ in their
+    times, so observe one.
 
     A new run begins where the noise is back at the first call's from less than half of it. Rows that guidance doubles are
     counted once, by their first half. The `report()` without real samples re-noises the last call's x0, which is where
     a last Euler step lands.
+
+    Args:
+        model: one of `ns.adapters`.
+        estimators: what reads the states as they pass, by name.
+        points: how many times of a run are read.
+        times: the sampler's own grid in the library's units, "accepted", or None.
     """
 
     def __init__(

@@ -21,7 +21,13 @@ from noiseshift.writing.signatures import CLASSIFIER, signed_classifier
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Shape of a classifier: input channels, classes, width of the first stage (doubled and doubled again after)."""
+    """Shape of a classifier.
+
+    Attributes:
+        channels: of an image.
+        classes: how many.
+        width: of the first stage; it is doubled twice after.
+    """
 
     channels: int = 1
     classes: int = 10

@@ -20,7 +20,13 @@ SMALLEST = 4  # pixels per side: a 3×3 filter and one halving must fit
 
 @dataclass(frozen=True)
 class LevelConfig:
-    """Shape of a level network: input channels, number of detail filters (its width), mixture components."""
+    """Shape of a level network.
+
+    Attributes:
+        channels: of an image.
+        width: number of detail filters.
+        components: of the mixture.
+    """
 
     channels: int = 1
     width: int = 16

@@ -23,7 +23,20 @@ from noiseshift.networks.blocks import attend, sinusoids
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Shape of a DiT/SiT network; everything but `heads` can be read off a state dict."""
+    """Shape of a DiT/SiT network; everything but `heads` can be read off a state dict.
+
+    Attributes:
+        size: pixels per side.
+        channels: of a state.
+        patch: pixels per side of a patch.
+        width: of a token.
+        depth: how many blocks.
+        heads: of the attention.
+        classes: without the null class; 0 for an unconditional network.
+        out_channels: twice `channels` where a variance is learned.
+        class_dropout: whether there is a null class.
+        noise_dropout: whether there is a null embedding of the noise level.
+    """
 
     size: int = 28
     channels: int = 1
@@ -133,8 +146,11 @@ class FinalLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """DiT/SiT. `forward(x, t, label, known)`: x (B, C, H, W); t (B,); label (B,) integers, `classes` is the null class;
-    known (B,) bool, False where the noise level is withheld. Returns (B, out_channels, H, W)."""
+    """DiT/SiT.
+
+    `forward(x, t, label, known)` takes x (B, C, H, W); t (B,); label (B,) integers, `classes` being the null class; and known
+    (B,) bool, False where the noise level is withheld. It returns (B, out_channels, H, W).
+    """
 
     def __init__(self, config: TransformerConfig):
         super().__init__()

@@ -24,7 +24,13 @@ from noiseshift.shift.summary import content_signs
 
 @dataclass(frozen=True)
 class Check:
-    """One control's outcome in words; `passed` is None when it says something without judging."""
+    """One control's outcome in words.
+
+    Attributes:
+        name: of the control.
+        passed: None where it says something without judging.
+        sentence: what it found.
+    """
 
     name: str
     passed: bool | None
@@ -95,7 +101,17 @@ def real_report(
 def null_control(
     instruments: Instruments, data: Tensor, cond: Tensor | None = None, *, seed: int = 0
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out data that took no part in the calibration, forward-noised: nothing may be resolved beyond chance."""
+    """Held-out real states in place of a sampler's: nothing may be resolved beyond chance.
+
+    Args:
+        instruments: what reads them, by name.
+        data: (N, …) real samples that took no part in the calibration.
+        cond: (N,) their classes, or None.
+        seed: of the noise.
+
+    Returns:
+        A row per estimator and step, and the outcome.
+    """
     frame = _tables(instruments, lambda name, each: real_report(name, each, data, cond=cond, seed=seed))
     usable = frame[readable(frame.slope)]
     alarms, cells = int(usable.resolved.sum()), len(usable)
@@ -107,7 +123,17 @@ def null_control(
 def level_control(
     instruments: Instruments, data: Tensor, cond: Tensor | None = None, *, seed: int = 0
 ) -> tuple[pd.DataFrame, Check]:
-    """Held-out real states truly at t + min(t, 1 - t)/16, read at t: the known shift must lie in its 95 % interval."""
+    """Held-out real states truly at t + min(t, 1 - t)/16, read at t: the known shift must lie in its 95 % interval.
+
+    Args:
+        instruments: what reads them, by name.
+        data: (N, …) real samples that took no part in the calibration.
+        cond: (N,) their classes, or None.
+        seed: of the noise.
+
+    Returns:
+        A row per estimator and step, and the outcome.
+    """
     frame = _tables(
         instruments,
         lambda name, each: real_report(

@@ -27,8 +27,13 @@ SLOPES = 104_729
 
 
 class RunTest(NamedTuple):
-    """Is anything there at all? `statistic` is the largest |T| over all levels, `critical` its 95 % quantile where there is
-    nothing, `p` the share of such resamples that reach the statistic. All NaN where nothing can be read."""
+    """Is anything there at all? All NaN where nothing can be read.
+
+    Attributes:
+        statistic: the largest |T| over all levels.
+        p: the share of resamples without a shift that reach the statistic.
+        critical: the quantile that the statistic must exceed, of 95 % by default.
+    """
 
     statistic: float
     p: float

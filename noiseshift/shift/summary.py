@@ -63,15 +63,33 @@ def run_answer(reports: Mapping[str, ShiftReport]) -> RunAnswer:
 
 
 def run_test(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest:
-    """Is there a shift, by any of these estimators at any level? Their readings are of the same states, and resampled with
-    them: one chance in twenty is shared by all."""
+    """Is there a shift, by any of these estimators at any level?
+
+    Their readings are of the same states, and resampled with them: one chance in twenty is shared by all.
+
+    Args:
+        reports: of one run, by several estimators.
+        level: 1 minus the error rate.
+
+    Returns:
+        The test.
+    """
     found = [report.ratio().at(report.calibration.readable) for report in reports]
     return largest([each.readings for each in found], [each.error for each in found], level)
 
 
 def disagreement(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest:
-    """Do any two of these estimators read different shifts at a level that both can read? Differences are taken state by
-    state, and what is not known of both slopes counts."""
+    """Do any two of these estimators read different shifts at a level that both can read?
+
+    Differences are taken state by state, and what is not known of both slopes counts.
+
+    Args:
+        reports: of one run, by several estimators.
+        level: 1 minus the error rate.
+
+    Returns:
+        The test.
+    """
     values, errors = [], []
     for first, second in itertools.combinations(reports, 2):
         if not np.array_equal(first.steps, second.steps):
@@ -117,9 +135,16 @@ def common_span(reports: Iterable[ShiftReport]) -> Span:
 
 
 def mean_square(report: ShiftReport, span: Span | None = None) -> float:
-    """Mean of δ² over the steps that can be read, less what its own error adds: below 0 by chance where there is no shift,
-    NaN where nothing can be read. Over a `span` of levels, the mean along straight lines between the steps instead, which
-    does not depend on where a run has its steps."""
+    """Mean of δ² over the steps that can be read, less what its own error adds.
+
+    Args:
+        report: of one run.
+        span: levels between which the mean is taken instead, along straight lines between the steps; it then does not depend on
+            where a run has its steps.
+
+    Returns:
+        Below 0 by chance where there is no shift; NaN where nothing can be read.
+    """
     usable = _usable(report)
     if not usable.any():
         return float("nan")

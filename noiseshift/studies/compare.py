@@ -158,19 +158,21 @@ def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Runs by name, as one estimator reads them between the levels of `span`.
+    """Runs, as one estimator reads them between common levels.
 
-    table: a row per run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
-    can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share; with
-    features, the distance and whatever else the extractor gives, without their bias and with intervals, and beside them
-    `plain`, as everybody prints them; seconds.
-
-    pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
-    pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
-    quantities are the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance
-    without its bias. The δ of two schedules are not in one unit: they are left out.
-
-    command: the words that made it, where that is known.
+    Attributes:
+        runs: by name.
+        estimator: what read them.
+        span: the levels between which they are compared.
+        table: a row per run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
+            can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share;
+            with features, the distance and whatever else the extractor gives, without their bias and with intervals, and beside
+            them `plain`, as everybody prints them; seconds.
+        pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
+            pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
+            quantities are the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance
+            without its bias. The δ of two schedules are not in one unit: they are left out.
+        command: the words that made it, where that is known.
     """
 
     runs: Mapping[str, Run]
@@ -295,8 +297,14 @@ def compare(
 
 @dataclass(frozen=True)
 class Quantity:
-    """What runs are tested in: its value by run, draws whose spread is the value's standard error (equal rows of two runs
-    that share samples go together), and the degrees of freedom of that error."""
+    """What runs are tested in.
+
+    Attributes:
+        name: what it is called.
+        values: its value by run.
+        draws: (R,) by run; their spread is the value's standard error, and equal rows of two runs that share samples go together.
+        freedom: degrees of freedom of that error, by run.
+    """
 
     name: str
     values: Mapping[str, float]

@@ -34,7 +34,14 @@ TIMES = (0.9, 0.7, 0.5, 0.3, 0.1)
 
 @dataclass(frozen=True)
 class ExactCase:
-    """A target, its moments, and whether its coordinates are independent (so that only variances are compared)."""
+    """A distribution on which corrections are tried with an exact model.
+
+    Attributes:
+        name: what it is called.
+        target: the distribution.
+        moments: its mean and covariance.
+        diagonal: whether its coordinates are independent, so that only variances are compared.
+    """
 
     name: str
     target: Target
@@ -86,10 +93,21 @@ def correct_exact(
     seed: int = 0,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> pd.DataFrame:
-    """A row per method: δ at five times (NaN where the reading is insensitive), its rms, and the exact Fréchet distance `fd`.
+    """Corrections on an exact model, whose marginals are already right.
 
-    `blind` is the space in which the exact noise-unconditional branch answers; the first method's run is the pilot of a
-    closed loop. A method that fails or diverges has NaN or a large fd.
+    Args:
+        case: the distribution.
+        solver: how it is sampled.
+        methods: the first one's run is the pilot of a closed loop.
+        schedule: Linear by default.
+        blind: the space in which the exact noise-unconditional branch answers.
+        paths: how many samples.
+        seed: of the samples.
+        progress: called as (stage, done, total).
+
+    Returns:
+        A row per method: δ at five times (NaN where the reading is insensitive), its rms, and the exact Fréchet distance `fd`. A
+        method that fails or diverges has NaN or a large fd.
     """
     schedule = schedule or Linear()
     rows: list[dict[str, Any]] = []

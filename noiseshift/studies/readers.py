@@ -51,7 +51,17 @@ def read_times(model: Model, protocol: Protocol) -> Tensor:
 
 
 def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor) -> dict[str, Estimator]:
-    """The estimators that the protocol names, for this checkpoint, fitted on `data` where they need it."""
+    """The estimators that the protocol names.
+
+    Args:
+        checkpoint: whose network they use.
+        protocol: names them.
+        data: real images, on which they are fitted where they need it.
+        times: (K,) the conditioning times that are read.
+
+    Returns:
+        Estimators by name.
+    """
     schedule = checkpoint.model.schedule
     makers: dict[str, Callable[[], Estimator]] = {
         "network": checkpoint.level_estimator,
@@ -135,7 +145,18 @@ def calibrated(
     times: Tensor,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Instrument]:
-    """The protocol's estimators, calibrated on `data` at the times that are read."""
+    """The protocol's estimators, calibrated.
+
+    Args:
+        checkpoint: whose network they use.
+        protocol: names them, and says on how many images they are calibrated.
+        data: real images, held out from training.
+        times: (K,) the conditioning times that are read.
+        progress: called as (stage, done, total).
+
+    Returns:
+        Instruments by name.
+    """
     instruments = {}
     estimators = build(checkpoint, protocol, data, times)
     for done, (name, estimator) in enumerate(estimators.items()):

@@ -54,10 +54,20 @@ def preview(path: Path, *, samples: int = 40) -> tuple[Tensor, Tensor | None]:
 def in_batches(
     protocol: Protocol, make: Callable[[range], BatchReadings], shards: Shards | None, progress: Progress, stage: str
 ) -> Iterator[BatchReadings]:
-    """`make(indices)` of every batch, in order; with `shards` each is kept as it is finished, and not made again.
+    """Every batch of a run, in order.
 
     Under torchrun each rank makes its share, and all ranks get all batches through the shards' folder; without one, each
     makes them all.
+
+    Args:
+        protocol: how many samples there are, and how many at once.
+        make: called as make(indices) for each batch.
+        shards: keeps each batch as it is finished, so that it is not made again; or None.
+        progress: called as (stage, done, total).
+        stage: what is said to be done.
+
+    Yields:
+        The batches' readings.
     """
     starts, (rank, world) = range(0, protocol.samples, protocol.batch), distributed.joined() if shards else (0, 1)
     for start in starts[rank::world]:
@@ -105,9 +115,18 @@ def sampler_run(
     *,
     update: Callable[[Update], Update] | None = None,
 ) -> Iterator[Step]:
-    """The steps of one batch: samples `indices` of this protocol, whatever the batch size. `model` is the checkpoint's,
-    guided or not, or another (the exact one) to be sent through the same times from the same noise; `update` may change
-    the solver's own (not a scheduler's, which is left as it is)."""
+    """The steps of one batch, whatever the batch size.
+
+    Args:
+        model: the checkpoint's, guided or not, or another (the exact one) to be sent through the same times from the same noise.
+        checkpoint: gives the shape and the classes.
+        protocol: gives the solver and the seed.
+        indices: which samples.
+        update: may change the solver's own update; not a scheduler's, which is left as it is.
+
+    Yields:
+        The steps.
+    """
     noise = per_sample_noise(generators(indices, seed=protocol.seed, stream=SAMPLING))
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
     cond = labels(checkpoint, indices)

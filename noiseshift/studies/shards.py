@@ -32,8 +32,16 @@ _SHARD = re.compile(r"\d{8,}\.npz")
 
 
 class Shards:
-    """The batches of the run of `folder` that has this `fingerprint`, which is everything its numbers depend on; with `part`,
-    those of one part of it, by its name and what it depends on besides. `begun`: some were found."""
+    """The finished batches of a run, in its folder.
+
+    Args:
+        folder: of the run.
+        fingerprint: everything that its numbers depend on; batches of another one are not used.
+        part: name and further dependencies of one part of the run, whose batches these are; None for the whole.
+
+    Attributes:
+        begun: whether some were found.
+    """
 
     def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any], part: Mapping[str, Any] | None = None):
         place = Path(folder)
