@@ -208,7 +208,7 @@ def run(
     started = time.time()
     protocol = protocol.bound(checkpoint)
     require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
-    require_room(checkpoint, protocol, None, finals=0)
+    require_room(checkpoint, protocol, None, final_samples=0)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")
     methods = [unguided(), *(m for m in methods if m.name != "none")]
@@ -292,7 +292,7 @@ def _one(
     built = method.make(replace(context, model=counted, other=other, log_prob=gradient, effective_level=level))
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
-    require_room(checkpoint, protocol, shards, finals=protocol.samples)
+    require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
     sampled, started = 0, time.perf_counter()
 
     def make(indices: range) -> BatchReadings:

@@ -67,7 +67,7 @@ def run(
         raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.time()
     protocol = protocol.bound(checkpoint)
-    require_room(checkpoint, protocol, shards, finals=protocol.samples if extractor else PICTURES)
+    require_room(checkpoint, protocol, shards, final_samples=protocol.samples if extractor else PICTURES)
     about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)

@@ -21,14 +21,14 @@ BYTES = 32
 and of re-noised final samples."""
 
 
-def require_room(checkpoint: Checkpoint, protocol: Protocol, shards: Shards | None, *, finals: int) -> None:
+def require_room(checkpoint: Checkpoint, protocol: Protocol, shards: Shards | None, *, final_samples: int) -> None:
     """Raise ValueError where memory, or the disk that batches are kept on, cannot hold a run.
 
     Args:
         checkpoint: what is sampled.
         protocol: how.
         shards: where finished batches are kept, or None.
-        finals: how many final samples are kept with them.
+        final_samples: how many final samples are kept with them.
     """
     state = math.prod(checkpoint.shape)
     batch = min(protocol.batch, protocol.samples)
@@ -37,9 +37,9 @@ def require_room(checkpoint: Checkpoint, protocol: Protocol, shards: Shards | No
         BYTES * points * sum(min(rows or protocol.samples, protocol.samples) for rows in protocol.estimators.values())
     )
     require_memory(BYTES * batch * state, f"a batch of {batch:,} samples", "take a smaller --batch")
-    require_memory(read + finals * state, f"a run of {protocol.samples:,} samples", "take fewer --samples")
+    require_memory(read + final_samples * state, f"a run of {protocol.samples:,} samples", "take fewer --samples")
     if shards is not None:
-        _require_disk(shards.root.parent, read + 4 * finals * state)
+        _require_disk(shards.root.parent, read + 4 * final_samples * state)
 
 
 def _require_disk(folder: Path, size: int) -> None:

@@ -33,7 +33,7 @@ def draw(
 ) -> tuple[Tensor, Tensor | None]:
     """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
     protocol = protocol.bound(checkpoint)
-    require_room(checkpoint, protocol, shards, finals=protocol.samples)
+    require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
 
