@@ -67,6 +67,19 @@ def make(
     Raises:
         ValueError: in one line, for a name or an option that diffusers does not have, or a scheduler that cannot be followed.
     """
+    scheduler = configured(name, options, schedule=schedule, config=config)
+    accepted = inspect.signature(scheduler.set_timesteps).parameters
+    return Scheduled(scheduler, steps, {key: value for key, value in (timing or {}).items() if key in accepted})
+
+
+def configured(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    schedule: Schedule | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Any:
+    """The scheduler of `make`, whose timesteps are not set."""
     kind, options = scheduler_class(name), dict(options or {})
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
     unknown = [option for option in options if option not in known]
@@ -79,8 +92,7 @@ def make(
     except Exception as error:
         raise ValueError(f"{name} does not take these options: {' '.join(str(error).split())[:160]}") from None
     _require_table(scheduler, schedule, options)
-    accepted = inspect.signature(kind.set_timesteps).parameters
-    return Scheduled(scheduler, steps, {key: value for key, value in (timing or {}).items() if key in accepted})
+    return scheduler
 
 
 _UNCLIPPED = {"clip_sample": False, "thresholding": False}
@@ -319,8 +331,8 @@ def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor,
 
     From a state at the level that the scheduler takes it to have and a prediction without error, entry k says which level
     the network is conditioned on next, by the timestep's label, and which one step k lands on; internal evaluations are left
-    out. Where the two differ, the sampler shifts with a perfect model. Stochastic schedulers are read to about 0.01, others to
-    rounding.
+    out. Where the two differ, the sampler shifts with a perfect model. Levels are exact to
+    rounding, SASolver's to about 0.01.
 
     Args:
         scheduler: a diffusers scheduler.
@@ -339,21 +351,38 @@ def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor,
 
 
 def rehearse(update: Scheduled, width: int) -> list[Pair]:
-    """(alpha, sigma) that each step of a scheduler makes of an exact state and an exact prediction, `width` numbers per row.
+    """(alpha, sigma) that each step of a scheduler makes of an exact state and an exact prediction.
+
+    What is drawn is known, because the same generator draws it again, so that the levels are exact. Where a step mixes in
+    noise of earlier ones, its size is read from `width` numbers per row.
 
     Raises ValueError when a step fails, is not finite, or draws from torch's global generator.
     """
+    reached, exact = _walk(update, EXACT)
+    return reached if exact else _walk(update, width)[0]
+
+
+EXACT = 2**9
+"""Numbers a row that are enough where the noise is known."""
+
+
+def _walk(update: Scheduled, width: int) -> tuple[list[Pair], bool]:
+    """The levels of `rehearse`, and whether all that was drawn is known."""
     scheduler, before = update._fresh(), torch.get_rng_state()
     # Orthogonal signs: the state's two coefficients come apart exactly, and clipping to [-1, 1] changes nothing.
     # Opposite rows under equal noise: their difference is free of it, their sum is nothing else.
     x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(1, width // 2)
     eps = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]], dtype=torch.float64).repeat(1, width // 4)
-    noise, reached = PerSampleNoise([torch.Generator().manual_seed(0) for _ in range(2)]), []
+    sources = [torch.Generator().manual_seed(0) for _ in range(2)]
+    noise, reached, known = PerSampleNoise(sources), [], True
     try:
         for index, own in enumerate(update.levels()):
+            upcoming = _upcoming(sources[0], width)
             output = update.family.answer(x0, eps, own, own)
             state = _advance(scheduler, output, index, own[0] * x0 + own[1] * eps, noise).double()
-            reached.append(_split(state, x0, eps))
+            pair, exact = _split(state, x0, eps, upcoming)
+            reached.append(pair)
+            known = known and exact
     except Exception as error:
         raise _refused(scheduler, update.steps, error) from None
     finally:
@@ -366,15 +395,29 @@ def rehearse(update: Scheduled, width: int) -> list[Pair]:
             f"{_name(scheduler)} is no scheduler that can be followed in {update.steps} steps as it is set: a state is not "
             f"finite{_zero_snr(update)}"
         )
-    return reached
+    return reached, known
 
 
-def _split(state: Tensor, x0: Tensor, eps: Tensor) -> Pair:
-    """(alpha, sigma) of a state whose two rows are opposite but for what was drawn."""
+def _upcoming(source: torch.Generator, width: int) -> Tensor:
+    """(2, width) the numbers that a generator draws next, in float64 and in float32, which are different ones."""
+    rows = []
+    for dtype in (torch.float64, torch.float32):
+        ahead = torch.Generator().set_state(source.get_state())
+        rows.append(torch.randn((1, width), generator=ahead, dtype=dtype).double())
+    return torch.cat(rows)
+
+
+def _split(state: Tensor, x0: Tensor, eps: Tensor, upcoming: Tensor) -> tuple[Pair, bool]:
+    """(alpha, sigma) of a state whose two rows are opposite but for what was drawn, and whether that was `upcoming`."""
     drawn, given = (state[0] + state[1]) / 2, (state[0] - state[1]) / 2
     signal = float((given * x0[0]).mean())
-    variance = (given - signal * x0[0]).square().mean() + drawn.square().mean()
-    return signal, float(variance.sqrt())
+    old = (given - signal * x0[0]).square().mean()
+    shares = (upcoming @ drawn) / upcoming.square().sum(1)
+    left = drawn - shares[:, None] * upcoming
+    best = int(left.square().sum(1).argmin())
+    known = bool(left[best].norm() <= 1e-3 * drawn.norm() + 1e-9)
+    fresh = shares[best].square() if known else drawn.square().mean()
+    return (signal, float((old + fresh).sqrt())), known
 
 
 def _zero_snr(update: Scheduled) -> str:

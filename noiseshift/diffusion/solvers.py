@@ -412,6 +412,19 @@ def solver(word: str | Solver) -> Solver:
     return OURS[name](steps)
 
 
+def scheduler_word(word: str) -> tuple[str, int | None, dict[str, Any]]:
+    """A scheduler of diffusers as `diffusers/SCHEDULER[:N][,option=value,...]` names it: its class, steps if any, options.
+
+    Raises:
+        ValueError: for another word, in one line.
+    """
+    head, *settings = _split(word)
+    found = re.fullmatch(r"diffusers/(\w+)(?::(\d{1,9}))?", head)
+    if found is None:
+        raise ValueError(f"{word!r} names no scheduler: write diffusers/SCHEDULER[:STEPS][,option=value,...]")
+    return found[1], int(found[2]) if found[2] else None, _options(word, settings)
+
+
 def bound(solver: Solver, checkpoint: Sampled) -> Solver:
     """The solver with what it takes from a checkpoint: `own:N` its folder's scheduler. Raises ValueError where there is none."""
     return solver.bound(checkpoint)
