@@ -103,6 +103,28 @@ def parse_ratios(text: str) -> tuple[float, ...]:
     return numbers
 
 
+def parse_counts(text: str) -> tuple[int, ...]:
+    """`4,10,50` → (4, 10, 50), step counts of at least 1, each once. Raises ValueError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and 0 < int(word) <= MOST_STEPS for word in words):
+        raise ValueError(f"{text!r}: write step counts of 1 … {MOST_STEPS}, joined by commas")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+MOST_STEPS = 1000
+"""An audit of more steps than a training has levels says nothing."""
+
+
+def parse_picture(text: str) -> tuple[int, int]:
+    """`1024x768` → (1024, 768), width and height in pixels; one number is both. Raises ValueError."""
+    words = text.lower().replace("×", "x").split("x")
+    if len(words) not in (1, 2) or not all(
+        word.isascii() and word.isdigit() and 0 < int(word) <= 65536 for word in words
+    ):
+        raise ValueError(f"{text!r}: write width and height in pixels, such as 1024x768")
+    return int(words[0]), int(words[-1])
+
+
 def parse_range(text: str) -> tuple[float, float] | str:
     """`0,1` → (0.0, 1.0), what black and white are; `none` → "none". Raises ValueError for anything else."""
     if text == "none":
@@ -215,6 +237,8 @@ NUMBERS = Parsed("NUMBERS", parse_numbers)
 LEVELS = Parsed("NUMBERS", parse_levels)
 RATIOS = Parsed("NUMBERS", parse_ratios)
 RANGE = Parsed("BLACK,WHITE", parse_range)
+COUNTS = Parsed("NUMBERS", parse_counts)
+PICTURE = Parsed("WIDTHxHEIGHT", parse_picture)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
 DEVICE = Parsed("NAME", parse_device)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         targets,
         training,
     )
+    from noiseshift.audit import Audit, audit
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.correction import alternatives
     from noiseshift.diffusion import guidance, models, samplers, schedules, solvers
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from noiseshift.studies.protocol import Protocol
 
 _HOMES = {
+    "noiseshift.audit": "Audit audit",
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
     "noiseshift.diffusion.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
     "noiseshift.diffusion.models": "Branch Guidance Guided Model Prediction wrap",
@@ -109,6 +111,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Audit",
     "Branch",
     "Calibration",
     "Card",
@@ -143,6 +146,7 @@ __all__ = [
     "ancestral",
     "approximate",
     "approximation",
+    "audit",
     "autoguidance",
     "calibrate",
     "checkpoints",
