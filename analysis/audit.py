@@ -19,8 +19,8 @@ LONGEST = 24
 
 
 def plot_audit(audit: Audit, *, ax: Axes | None = None) -> Axes:
-    """By step, in log-SNR: the state less what the network is told (dots), and where the step lands less what it is told next
-    (crosses); 0 where they agree. One colour a step count; below zero is noisier than told."""
+    """By step, in log-SNR: the state less the conditioning level (dots), and where the step lands less the next conditioning level
+    (crosses); 0 where they agree. One colour a step count; below zero is noisier than conditioned on."""
     import matplotlib.pyplot as plt
 
     if ax is None:
@@ -32,7 +32,7 @@ def plot_audit(audit: Audit, *, ax: Axes | None = None) -> Axes:
         ax.plot(place, rows.off_log_snr, "o", markersize=3.5, color=colour, label=f"{steps} steps")
         ax.plot(place, rows.lands_off_log_snr, "x", markersize=4.5, color=colour)
     ax.set(xlabel="share of the run (noise to data)", ylabel="difference in log-SNR")
-    ax.set_title(f"{in_figure(audit.name)}\n● state − told   × landed − told next", fontsize=9)
+    ax.set_title(f"{in_figure(audit.name)}\n● state − label   × landing − next label", fontsize=9)
     ax.legend(frameon=False, fontsize=8)
     return ax
 
@@ -47,13 +47,13 @@ def print_audit(audit: Audit) -> None:
     for finding in audit.findings:
         _print_finding(console, finding)
     if not any(not finding.note for finding in audit.findings):
-        console.print("nothing was found: what the network is told is what the states hold")
+        console.print("nothing was found: conditioning and effective levels agree")
 
 
 def _print_rows(console: Console, rows: pd.DataFrame) -> None:
     from noiseshift.analysis.tables import numbers_table, signed
 
-    head = ("step", "label", "told λ", "state λ", "off", "lands λ", "off next", "sigma")
+    head = ("step", "label", "label λ", "state λ", "off", "lands λ", "off next", "sigma")
     table = numbers_table(f"{rows.steps.iloc[0]} steps: log-SNR λ of label, state and landing", head)
     shown = rows if len(rows) <= LONGEST else pd.concat([rows.head(LONGEST // 2), rows.tail(LONGEST // 2)])
     for row in shown.itertuples():

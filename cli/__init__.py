@@ -15,7 +15,7 @@ from noiseshift import distributed
 
 COMMANDS = {
     "measure": "Measure the noise shift of a checkpoint: the main job.",
-    "audit": "A scheduler's noise levels, without a network: told, held and reached, with remedies.",
+    "audit": "A scheduler's noise levels, without a network: conditioning, held and reached, with remedies.",
     "approx": "Test the paper's first-order approximation, Statement 1, on a checkpoint.",
     "correct": "What noise awareness guidance and its alternatives do to the shift, to FID and to the cost.",
     "compare": "Samplers, step counts, guidance and checkpoints in one table and figures for a paper.",

@@ -46,7 +46,8 @@ def command(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Audit the noise levels of TARGET: what the network is told, what the states hold, where each step lands.
+    """Audit the noise levels of TARGET: what the network is conditioned on, what the states hold, where
+    each step lands.
 
     TARGET is a diffusers folder, its scheduler_config.json, or diffusers/NAME[:STEPS][,OPTION=VALUE,...]. No weights are
     read. Each finding names the option to set.

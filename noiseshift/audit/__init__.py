@@ -1,4 +1,4 @@
-"""A sampler's levels without a network: what it is told, what its states are taken to hold, what each step reaches.
+"""A sampler's levels without a network: its conditioning levels, those its states are taken to have, those each step reaches.
 
 found = ns.audit("diffusers/DDIMScheduler:13,timestep_spacing=linspace")
 for finding in found.findings:

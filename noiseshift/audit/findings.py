@@ -100,7 +100,7 @@ def outside_table(levels: Levels) -> Finding | None:
 
 
 def first_level(levels: Levels) -> Finding | None:
-    """A run from noise that is first told less noise than training's last level has."""
+    """A run from noise whose first conditioning level has less noise than training's last level has."""
     if levels.start is not None or levels.frame.empty:
         return None
     first, last = float(levels.frame.label_log_snr.iloc[0]), table_end(levels.family, levels.scheduler)
@@ -109,7 +109,7 @@ def first_level(levels: Levels) -> Finding | None:
         return None
     share = 1 / math.sqrt(1 + math.exp(-first))
     sentence = (
-        f"the first state is pure noise, and the network is told label {levels.frame.label.iloc[0]:g}, where "
+        f"the first state is pure noise, and the network is conditioned on label {levels.frame.label.iloc[0]:g}, where "
         f"{100 * share:.1f} % of the amplitude is signal: log-SNR {first:.2f}, where training ends at {max(last, -PURE):.2f}"
     )
     return Finding("first-level", sentence, _remedy_first(levels), size)
@@ -172,8 +172,8 @@ def apart(levels: Levels) -> Finding | None:
         return None
     worst = off.idxmax()
     row, size = rows.loc[worst], float(off.max())
-    told = f"the label {row.label:g} means {row.label_log_snr:.2f}"
-    where = f"at step {row.step} the state has log-SNR {row.state_log_snr:.2f} and {told}"
+    meaning = f"the label {row.label:g} means {row.label_log_snr:.2f}"
+    where = f"at step {row.step} the state has log-SNR {row.state_log_snr:.2f} and {meaning}"
     if _integers(rows.label) and _within_rounding(levels, rows):
         return Finding(
             "rounded-labels",
@@ -251,7 +251,7 @@ def lands_off(levels: Levels) -> Finding | None:
         return None
     row, after = rows.loc[off.idxmax()], rows.loc[off.idxmax() + 1]
     sentence = (
-        f"step {row.step} lands at log-SNR {row.reached_log_snr:.2f}, and the network is next told label {after.label:g}, "
+        f"step {row.step} lands at log-SNR {row.reached_log_snr:.2f}, and the network is next conditioned on label {after.label:g}, "
         f"{after.label_log_snr:.2f}"
     )
     return Finding("lands-off", sentence, _remedy_lands(levels), float(off.max()))
@@ -268,14 +268,14 @@ def _remedy_lands(levels: Levels) -> str:
 
 
 def duplicated(levels: Levels) -> Finding | None:
-    """Labels that are told twice in a row: the network cannot tell the two states apart."""
+    """One label twice in a row: the network cannot tell the two states apart."""
     rows = levels.states
     same = rows.label.diff() == 0
     if not same.any():
         return None
     size = float(rows.state_log_snr.diff().abs()[same].max())
     remedy = "take fewer steps" if levels.steps > len(rows.label.unique()) else "take another spacing of the levels"
-    sentence = f"{int(same.sum())} labels are told twice in a row, such as {rows.label[same].iloc[0]:g}"
+    sentence = f"{int(same.sum())} labels come twice in a row, such as {rows.label[same].iloc[0]:g}"
     return Finding("duplicated", sentence, remedy, size)
 
 
@@ -354,7 +354,7 @@ def shift_ignored(levels: Levels) -> Finding | None:
 
 
 def image_start(levels: Levels) -> Finding | None:
-    """A run from an image that is noised to another level than the network is first told."""
+    """A run from an image that is noised to another level than the first conditioning level."""
     if levels.start is None or levels.frame.empty:
         return None
     row, held = levels.frame.iloc[0], log_snr(levels.start)
@@ -363,7 +363,7 @@ def image_start(levels: Levels) -> Finding | None:
         return None
     return Finding(
         "image-start",
-        f"the image is noised to log-SNR {held:.2f}, and the network is first told label {row.label:g}, {row.label_log_snr:.2f}",
+        f"the image is noised to log-SNR {held:.2f}, and the network is first conditioned on label {row.label:g}, {row.label_log_snr:.2f}",
         _remedy_apart(levels)
         if abs(held - row.state_log_snr) <= SEEN
         else "noise the image at the first state's own level",
@@ -386,7 +386,7 @@ def strength_read(levels: Levels) -> Finding | None:
 
 
 def fewer_steps(levels: Levels) -> Finding | None:
-    """A scheduler that takes another number of steps than it was told."""
+    """A scheduler that takes another number of steps than it was asked for."""
     taken = len(levels.states)
     if levels.begin or levels.steps in (taken, len(levels.frame)):
         return None

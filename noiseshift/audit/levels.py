@@ -68,8 +68,8 @@ class Levels:
 
     Attributes:
         subject: the scheduler and its pipeline.
-        steps: the step count that `set_timesteps` was told.
-        timing: what else it was told.
+        steps: the step count that `set_timesteps` was given.
+        timing: what else it was given.
         scheduler: the scheduler with its timesteps set.
         family: how it counts.
         begin: the first call, after 0 where a run starts from an image.
@@ -108,7 +108,7 @@ def levels(
     Args:
         subject: what runs.
         steps: the step count.
-        timing: what else `set_timesteps` is told.
+        timing: what else `set_timesteps` is given.
         strength: how much of the run an image-to-image pipeline takes, in (0, 1]; None starts from noise.
         dtype: what the label is cast to before the network gets it.
 
