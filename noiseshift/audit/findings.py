@@ -251,8 +251,8 @@ def lands_off(levels: Levels) -> Finding | None:
         return None
     row, after = rows.loc[off.idxmax()], rows.loc[off.idxmax() + 1]
     sentence = (
-        f"step {row.step} lands at log-SNR {row.reached_log_snr:.2f}, and the network is next conditioned on label {after.label:g}, "
-        f"{after.label_log_snr:.2f}"
+        f"step {row.step} lands at log-SNR {row.reached_log_snr:.2f}, and the network is next conditioned on label "
+        f"{after.label:g}, {after.label_log_snr:.2f}"
     )
     return Finding("lands-off", sentence, _remedy_lands(levels), float(off.max()))
 
@@ -363,7 +363,8 @@ def image_start(levels: Levels) -> Finding | None:
         return None
     return Finding(
         "image-start",
-        f"the image is noised to log-SNR {held:.2f}, and the network is first conditioned on label {row.label:g}, {row.label_log_snr:.2f}",
+        f"the image is noised to log-SNR {held:.2f}, and the network is first conditioned on label {row.label:g}, "
+        f"{row.label_log_snr:.2f}",
         _remedy_apart(levels)
         if abs(held - row.state_log_snr) <= SEEN
         else "noise the image at the first state's own level",
