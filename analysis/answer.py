@@ -12,8 +12,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from noiseshift.analysis.baseline import opened
+from noiseshift.analysis.checks import headed
 
-from noiseshift.shift.preflight import Preflight
+from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_signs, disagreement
 from noiseshift.studies.folders import Run
@@ -40,20 +42,13 @@ def answer(run: Run) -> Answer:
         lines = found, "So nothing is known of the solver's or the network's share.", _controls(run, verdict)
     else:
         lines = (
-            _finding(run, name),
-            f"{_share(run, name)} {_content(run.reports[name])}".strip(),
+            opened(run.baseline, _finding(run, name)),
+            opened(run.baseline, f"{_share(run, name)} {_content(run.reports[name])}".strip()),
             f"{_agreement(run, name)} {_controls(run, verdict)}".strip(),
         )
     if verdict == "failed":
         lines = f"{_failure(run)} {lines[0]}", *lines[1:]
-    if run.preflight is not None and not run.preflight.passed:
-        lines = f"{_preflight(run.preflight)} {lines[0]}", *lines[1:]
-    return Answer(lines, verdict, name)
-
-
-def _preflight(found: Preflight) -> str:
-    failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)
-    return f"A check before the measurement failed, do not use the numbers below. {failed[:1].upper()}{failed[1:]}."
+    return Answer((headed(run.preflight, lines[0]), *lines[1:]), verdict, name)
 
 
 def controls_verdict(run: Run) -> Verdict:
@@ -197,6 +192,8 @@ def _verdict(row: pd.Series) -> str:
 def _content(report: ShiftReport) -> str:
     """What becomes of the shift when the baseline is the run's own final samples in place of real images."""
     table = report.table()
+    if report.baseline != DATA:
+        return "A fault that the final samples share is not seen, and there is no content control: it would be the same baseline."
     if report.content is None:
         return "There is no content control."
     seen = table[table.resolved]

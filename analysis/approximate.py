@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
+from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.names import plain
 from noiseshift.analysis.plots import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_each, shades_of, style
 from noiseshift.analysis.tables import numbers_table, print_heading, screen, signed
@@ -171,6 +172,7 @@ def print_study(study: Study) -> None:
     """What a study found, for people: tables on the terminal, then the answer in words."""
     console = screen()
     about = study.manifest
+    print_failures(console, kept(about))
     print_heading(
         console,
         about["checkpoint"]["name"],

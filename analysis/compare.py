@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
+from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.names import in_figure, in_latex, in_markdown, plain
 from noiseshift.analysis.plots import REAL, UNREAD, Figure, axes, save_each, shades_of, style
 from noiseshift.analysis.tables import numbers_table
 
+from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
 from noiseshift.writing import adopt, replaced_file
@@ -35,8 +37,8 @@ def paper_table(found: Comparison) -> pd.DataFrame:
         "sampler": list(table.sampler),
         "guidance": list(table.guidance),
         "NFE": [_whole(value) for value in table.nfe],
-        "rms δ": [_rms(row) for row in table.to_dict("records")],
-        "last δ": [_number(value, 4, signed=True) for value in table.terminal],
+        f"rms {delta_of(found.baseline)}": [_rms(row) for row in table.to_dict("records")],
+        f"last {delta_of(found.baseline)}": [_number(value, 4, signed=True) for value in table.terminal],
         "content δ": [_number(value, 4) for value in table.content],
     }
     if table.solver.notna().any():
@@ -66,8 +68,17 @@ def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
     best, rows = found.best("rms"), found.table
     distance = found.distance()
-    headings = ("run", "NFE", "rms δ", "95 % interval", "last δ", *([plain(distance)] if distance else []))
-    table = numbers_table(f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}", headings)
+    letter = delta_of(found.baseline)
+    headings = (
+        "run",
+        "NFE",
+        f"rms {letter}",
+        "95 % interval",
+        f"last {letter}",
+        *([plain(distance)] if distance else []),
+    )
+    title = f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}{against(found.baseline)}"
+    table = numbers_table(title, headings)
     table.columns[0].justify, table.columns[0].no_wrap = "left", False
     for row in rows.to_dict("records"):
         cells = [
@@ -85,7 +96,9 @@ def terminal_table(found: Comparison) -> Table:
 def latex_table(found: Comparison) -> str:
     """A booktabs table with intervals; in bold the best rms δ and distance with all that are not resolved from them."""
     table, distance = paper_table(found), found.distance()
-    bold = {"rms δ": found.best("rms")} | ({distance: found.best(distance)} if distance else {})
+    bold = {f"rms {delta_of(found.baseline)}": found.best("rms")} | (
+        {distance: found.best(distance)} if distance else {}
+    )
     marked = table.map(in_latex)
     for column, runs in bold.items():
         marked.loc[list(runs), column] = [rf"\textbf{{{cell}}}" for cell in marked.loc[list(runs), column]]
@@ -94,7 +107,7 @@ def latex_table(found: Comparison) -> str:
     body = styled.to_latex(hrules=True, column_format="lll" + "r" * (len(marked.columns) - 3))
     return (
         f"% noiseshift compare: shift read by {plain(found.estimator)}, 95 % intervals in brackets; rms over t = "
-        f"{found.span[1]:.3g} to {found.span[0]:.3g}.\n"
+        f"{found.span[1]:.3g} to {found.span[0]:.3g}{against(found.baseline)}.\n"
         "% Bold: the best, and every run whose difference from it is not resolved (Holm over all pairs, 5 %).\n"
         f"{body}"
     )
@@ -146,7 +159,7 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     for (label, part), colour, marker in _families(found.table):
         ax.vlines(part.nfe, part["rms low"], part["rms high"], color=colour, linewidth=0.8)
         ax.plot(part.nfe, part.rms, marker=marker, color=colour, label=label)
-    ax.set(ylabel=f"rms δ (in t), by {found.estimator}")
+    ax.set(ylabel=f"rms δ (in t), by {found.estimator}{_against(found)}")
     _calls(ax, found)
     ax.legend()
     return ax
@@ -172,7 +185,7 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
         )
     ax.set(ylabel=in_figure(distance))
     _calls(ax, found)
-    ax.figure.colorbar(points, ax=ax, label="rms δ (in t)")
+    ax.figure.colorbar(points, ax=ax, label=f"rms δ (in t){_against(found)}")
     ax.legend()
     return ax
 
@@ -194,7 +207,7 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
     for (label, _), _, marker in _families(table):
         ax.plot([], [], marker, color="#777777", label=label)
-    ax.set(xlabel=f"rms δ (in t), by {found.estimator}", ylabel=in_figure(distance), yscale="log")
+    ax.set(xlabel=f"rms δ (in t), by {found.estimator}{_against(found)}", ylabel=in_figure(distance), yscale="log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")
@@ -226,7 +239,7 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
     ax.set_xlabel("conditioning time t: noise → data")
     ax.grid(False)
-    ax.figure.colorbar(image, ax=ax, label=f"δ (in t), by {found.estimator}")
+    ax.figure.colorbar(image, ax=ax, label=f"δ (in t), by {found.estimator}{_against(found)}")
     return ax
 
 
@@ -249,7 +262,8 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
         ax.text(1.01, height + 0.08, f"t = {t:.2f}", fontsize=6.5, transform=ax.get_yaxis_transform())
     ax.set_yticks(range(len(ridges)), list(figure_labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
-    ax.set(xlabel="level read minus that of real states (in sd)", xlim=(low, high))
+    kind = "real states" if found.baseline == DATA else "own final samples, re-noised"
+    ax.set(xlabel=f"level read minus that of {kind} (in sd)", xlim=(low, high))
     ax.grid(False)
     return ax
 
@@ -271,11 +285,16 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
     ax.set(
         xlabel="conditioning time t: noise 1 → 0 data",
-        ylabel="effective / conditioning level, (t + δ) / t",
+        ylabel=f"effective / conditioning level, (t + δ) / t{_against(found)}",
         xlim=(1, 0),
     )
     ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, figure_labels(found).values())) > 12 else 3)
     return ax
+
+
+def _against(found: Comparison) -> str:
+    """A second line of an axis' label, where shifts are not against data."""
+    return "" if found.baseline == DATA else f"\nagainst {found.baseline}"
 
 
 def figures(found: Comparison) -> Iterator[Figure]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
+from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.plots import Figure, axes, plot_samples, save_each, style
 from noiseshift.analysis.tables import print_heading, screen
@@ -136,6 +137,7 @@ def print_correction(found: Correction) -> None:
 
     console = screen()
     about = found.manifest
+    print_failures(console, kept(about))
     print_heading(
         console,
         about["checkpoint"]["name"],

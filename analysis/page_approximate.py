@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from noiseshift.analysis.approximate import figures
+from noiseshift.analysis.checks import headed, kept, listed
 from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
 from noiseshift.analysis.plots import Figure
 
@@ -43,7 +44,7 @@ def approximated(anchor: str, name: str, folder: Path) -> Section:
     return Section(
         anchor,
         f"Statement 1 on {about['checkpoint']['name']}",
-        (first, second, UNCHECKED),
+        (headed(kept(about), first), second, UNCHECKED),
         "not run",
         list(drawings(anchor, _figures(folder, injected))),
         [table("Injected errors: measured and predicted shifts in t", injected, COLUMNS)],
@@ -52,6 +53,7 @@ def approximated(anchor: str, name: str, folder: Path) -> Section:
         about.get("command", ""),
         "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
         {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": short},
+        listed(kept(about)),
     )
 
 

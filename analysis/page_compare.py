@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis.answer import Verdict, controls_verdict
+from noiseshift.analysis.baseline import against, columns_against, opened
+from noiseshift.analysis.checks import headed, of_runs
 from noiseshift.analysis.compare import figures, labels
 from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
 
@@ -33,6 +35,7 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
         [c for c in checks if not c.passed],
     )
     lines = answer(found)
+    before = of_runs(found.runs)
     if verdict == "failed":
         lines = (
             f"{len(failed)} controls failed, of {failed[0].name} first: do not use the numbers below. {lines[0]}",
@@ -45,27 +48,32 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
     return Section(
         anchor,
         f"Comparison of {what}",
-        lines,
+        (headed(before, lines[0]), *lines[1:]),
         verdict,
         list(drawings(anchor, figures(found))),
         [
-            table(f"Runs: shift read by {found.estimator}", found.table, list(_columns(found))),
-            table("Pairs of runs", _pairs(found), PAIRS),
+            table(
+                f"Runs: shift read by {found.estimator}{against(found.baseline)}",
+                found.table,
+                columns_against(found.baseline, list(_columns(found))),
+            ),
+            table(f"Pairs of runs{against(found.baseline)}", _pairs(found), PAIRS),
         ],
         checks,
         list(protocol(_shared(found))),
         found.command,
         "" if found.command else "This folder did not keep its command line; the protocol below has its settings.",
         row,
+        () if before is None else before.failures,
     )
 
 
 def answer(found: Comparison) -> tuple[str, str, str]:
     """Which run has the least shift, which the best distance, and what is not resolved."""
-    low, high = found.span
+    (low, high), baseline = found.span, found.baseline
     read_by = f"by {found.estimator} between t = {high:.3g} and {low:.3g}"
     return (
-        f"The least shift, {read_by}, is {_least(found, 'rms')}.",
+        opened(baseline, f"The least shift, {read_by}, is {_least(found, 'rms')}."),
         _distances(found),
         f"{_unresolved(found)} {_unpaired(found)}".strip(),
     )

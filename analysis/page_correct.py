@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from noiseshift.analysis.checks import headed, kept, listed
 from noiseshift.analysis.correct import figures
 from noiseshift.analysis.page_parts import (
     UNCHECKED,
@@ -37,7 +38,10 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
     base, what = methods.iloc[0], f"{about['checkpoint']['name']}, {about['sampler']}"
     moved = int(((methods["change high"] < 0) | (methods["change low"] > 0)).sum())
     lines = (
-        f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {chosen}: {reason}.",
+        headed(
+            kept(about),
+            f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {chosen}: {reason}.",
+        ),
         f"Without a correction the rms shift is {base[f'rms {read_by[0]}']:.4f} in t (by {read_by[0]}) and {distance} is "
         f"{base[distance]:.2f}; {moved} of {len(methods) - 1} methods change {distance} by more than their 95 % interval.",
         "A correction that reads the level with the same estimator that judges it is circular in that column: believe a "
@@ -59,6 +63,7 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
         about.get("command", ""),
         "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
         {"folder": name, "what": f"correct: {what}", "controls": "not run", "largest": f"chosen: {chosen}"},
+        listed(kept(about)),
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from noiseshift.analysis import plots, svg
 from noiseshift.analysis.answer import answer, at, chance, delta, worst
+from noiseshift.analysis.baseline import against, columns_against
+from noiseshift.analysis.checks import listed
 from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
 
 from noiseshift.studies.folders import Run
@@ -44,6 +46,7 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         read = run.reports[found.estimator].table()
         top = worst(read)
         largest = f"δ {delta(top['shift'])} at {at(top.t)}, by {found.estimator}" if top.resolved else "none resolved"
+        largest = f"{largest}{against(run.baseline)}"
         row |= {"resolved": f"{int(read.resolved.sum())} of {len(read)} levels", "largest": largest}
         row |= {"any shift": f"{'yes' if run.answer.significant else 'not significant'}, {chance(run.answer.run.p)}"}
     command, note = _command(about)
@@ -53,12 +56,13 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         found.lines,
         found.verdict,
         [*drawings(anchor, _figures(run)), _samples(run)],
-        [table("Every reading", _readings(run), SHIFT_COLUMNS)],
+        [table(f"Every reading{against(run.baseline)}", _readings(run), columns_against(run.baseline, SHIFT_COLUMNS))],
         checks,
         list(protocol(about)),
         command,
         note,
         row,
+        listed(run.preflight),
     )
 
 
@@ -80,35 +84,36 @@ def _readings(run: Run) -> pd.DataFrame:
 
 
 def _figures(run: Run) -> Iterator[plots.Figure]:
-    first = next(iter(run.reports.values()))
+    first, own = next(iter(run.reports.values())), against(run.baseline)
     yield (
         "shift",
         lambda: plots.plot_shift(run.reports),
-        "The shift δ against the conditioning level, with 95 % bands. Filled points are resolved, hollow ones are not; the "
-        "grey band is the first estimator's detection floor.",
+        f"The shift δ against the conditioning level{own}, with 95 % bands. Filled points are resolved, hollow ones are not; "
+        "the grey band is the first estimator's detection floor.",
     )
     if run.controls is not None and not run.controls.shares.empty:
         yield (
             "solver",
             lambda: plots.plot_solver(run),
             "The whole shift; what finer steps of the same network take away (the solver's part) and leave (the network's); and "
-            "the shift of an exact model through the same solver.",
+            f"the shift of an exact model through the same solver{own}.",
         )
-    yield (
-        "content",
-        lambda: plots.plot_content_shift(run.reports),
-        "The same against the run's own final samples, re-noised: another baseline, which has the content of generated images and "
-        "what a coarse solver does to it.",
-    )
+    if any(report.content is not None for report in run.reports.values()):
+        yield (
+            "content",
+            lambda: plots.plot_content_shift(run.reports),
+            "The same against the run's own final samples, re-noised: another baseline, which has the content of generated images "
+            "and what a coarse solver does to it.",
+        )
     yield (
         "posteriors",
         lambda: plots.plot_posteriors(first)[0],
-        f"Where the readings of single states lie, by {first.estimator}; dotted: the conditioning level.",
+        f"Where the readings of single states lie, by {first.estimator}; dotted: the conditioning level{own}.",
     )
     yield (
         "logsnr",
         lambda: plots.plot_shift_log_snr(run.reports),
-        "The shift in log-SNR: below 0 is noisier than the conditioning level.",
+        f"The shift in log-SNR: below 0 is noisier than the conditioning level{own}.",
     )
 
 

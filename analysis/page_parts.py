@@ -49,7 +49,8 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Section:
-    """One folder on the page. `verdict` is passed, failed or not run; `row` is its line of the overview."""
+    """One folder on the page. `verdict` is passed, failed or not run; `row` is its line of the overview; `before` are the checks
+    before the first number."""
 
     anchor: str
     title: str
@@ -62,6 +63,7 @@ class Section:
     command: str
     command_note: str
     row: Mapping[str, str]
+    before: Sequence[Check] = ()
 
 
 def drawings(anchor: str, figures: Iterable[plots.Figure]) -> Iterator[Drawing]:
@@ -139,7 +141,7 @@ def protocol(manifest: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
     for key, value in manifest.items():
         name = f"{prefix}{key}".replace("_", " ")
-        if key in ("command", "chosen"):
+        if key in ("command", "chosen", "preflight"):  # each has its own place on the page
             continue
         if key == "guidance":
             yield name, in_words(value)

@@ -14,6 +14,7 @@ import numpy as np
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.names import in_figure
 
+from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
 from noiseshift.writing import adopt, check_file, replaced_file
@@ -47,7 +48,7 @@ REAL, SAMPLED, CONTENT = "#777777", "#0072B2", "#56B4E9"
 
 def plot_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
     """delta(t) of each estimator with its 95 % band; grey: the first one's detection floor; hollow: not resolved."""
-    return _curves(reports, ("shift", "low", "high"), "noise shift δ (in t)", ax)
+    return _curves(reports, ("shift", "low", "high"), f"noise shift δ (in t){_against(reports)}", ax)
 
 
 def plot_content_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
@@ -59,7 +60,7 @@ def plot_content_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
 def plot_shift_log_snr(reports: Reports, *, ax: Axes | None = None) -> Axes:
     """The shift in log-SNR: below zero means noisier than the conditioning level."""
     columns = ("shift_log_snr", "log_snr_low", "log_snr_high")
-    return _curves(reports, columns, "noise shift Δλ (in log-SNR)", ax, floor=False)
+    return _curves(reports, columns, f"noise shift Δλ (in log-SNR){_against(reports)}", ax, floor=False)
 
 
 def plot_effective_level(reports: Reports, *, ax: Axes | None = None) -> Axes:
@@ -73,7 +74,7 @@ def plot_effective_level(reports: Reports, *, ax: Axes | None = None) -> Axes:
             table.t, 1 + table.low / table.t, 1 + table.high / table.t, color=colour, alpha=0.18, linewidth=0
         )
         ax.plot(table.t, 1 + table["shift"] / table.t, marker="o", color=colour, label=in_figure(name))
-    ax.set_ylabel("effective / conditioning level, (t + δ) / t")
+    ax.set_ylabel(f"effective / conditioning level, (t + δ) / t{_against(reports)}")
     _finish(ax)
     return ax
 
@@ -135,7 +136,7 @@ def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = Non
         if rows[part].notna().any():
             ax.fill_between(rows.t, rows[f"{part}_low"], rows[f"{part}_high"], color=colour, alpha=0.18, linewidth=0)
             ax.plot(rows.t, rows[part], marker="s", markersize=4, color=colour, label=label)
-    ax.set_ylabel(f"noise shift δ (in t), by {rows.estimator.iloc[0]}")
+    ax.set_ylabel(f"noise shift δ (in t), by {rows.estimator.iloc[0]}{_against(run.reports)}")
     _finish(ax)
     return ax
 
@@ -203,12 +204,13 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     first = next(iter(run.reports.values()))
     figures: dict[str, Callable[[], Any]] = {
         "shift": lambda: plot_shift(run.reports),
-        "shift-content": lambda: plot_content_shift(run.reports),
         "shift-log-snr": lambda: plot_shift_log_snr(run.reports),
         "effective": lambda: plot_effective_level(run.reports),
         "posteriors": lambda: plot_posteriors(first)[0],
         "samples": lambda: plot_samples(run.pictures),
     }
+    if any(report.content is not None for report in run.reports.values()):
+        figures["shift-content"] = lambda: plot_content_shift(run.reports)
     if run.controls is not None and not run.controls.shares.empty:
         figures["solver"] = lambda: plot_solver(run)
     with style():
@@ -310,12 +312,22 @@ def _curves(
 
 def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
     states = [
-        (report.calibration.real.t, REAL, "real, forward-noised"),
+        (
+            report.calibration.real.t,
+            REAL,
+            "real, forward-noised" if report.baseline == DATA else "own finals, re-noised",
+        ),
         (report.sampled.t, SAMPLED, "sampling"),
     ]
     return states + (
         [(report.content.t, CONTENT, "own final samples, re-noised")] if report.content is not None else []
     )
+
+
+def _against(reports: Reports) -> str:
+    """A second line of an axis' label, where shifts are not against data."""
+    baselines = {report.baseline for report in _named(reports).values()} - {DATA}
+    return "".join(f"\nagainst {baseline}" for baseline in baselines)
 
 
 def _named(reports: Reports) -> Mapping[str, ShiftReport]:

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer
+from noiseshift.analysis.baseline import against, delta_of
+from noiseshift.analysis.checks import print_failures
 from noiseshift.analysis.names import plain
 
+from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
 
@@ -42,20 +45,19 @@ def print_run(run: Run) -> None:
 
     console = screen()
     about = run.manifest
+    print_failures(console, run.preflight)
     print_heading(
         console,
         about["checkpoint"]["name"],
         f"{about['sampler']}, {about['samples']} samples, seed {about['seed']}, "
         f"{'unguided' if not about['guidance'] else about['guidance']}, {about['seconds']} s",
     )
-    for check in run.preflight.failures if run.preflight else ():
-        console.print(Text.assemble(("FAIL", "red"), f"  preflight, {plain(check.name)}: {plain(check.sentence)}"))
+    if run.baseline != DATA:
+        console.print(f"δ own{against(run.baseline)}")
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
-    console.print(
-        "● resolved, at this level alone; · not readable; content δ: against the run's own final samples, re-noised",
-        style="dim",
-    )
+    content = "; content δ: against the run's own final samples, re-noised" if run.baseline == DATA else ""
+    console.print(f"● resolved, at this level alone; · not readable{content}", style="dim")
     if run.controls is not None:
         for check in run.controls.checks:
             mark = {True: ("pass", "green"), False: ("FAIL", "red"), None: ("note", "dim")}[check.passed]
@@ -66,8 +68,11 @@ def print_run(run: Run) -> None:
 
 def shift_table(report: ShiftReport, title: str) -> Table:
     """One row per step read, 80 columns wide; a dim row is not resolved, a dot stands where nothing can be read."""
-    title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}{_share(report)}"
-    table = numbers_table(title, ("step", "t", "δ", "95 % interval", "floor", "content δ", "Δλ", "slope", ""))
+    own = "" if report.baseline == DATA else " of its own, not data"
+    title = f"{title}: {len(report.sampled)} samples, calibrated on {len(report.calibration.real)}{own}{_share(report)}"
+    table = numbers_table(
+        title, ("step", "t", delta_of(report.baseline), "95 % interval", "floor", "content δ", "Δλ", "slope", "")
+    )
     for row in report.table().itertuples():
         table.add_row(
             f"{row.step}",

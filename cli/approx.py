@@ -12,10 +12,11 @@ from noiseshift.cli.options import (
     Source,
     checkpoint_options,
     command_line,
+    data_options,
     device_options,
     progress_bar,
-    range_option,
-    read_images,
+    real_images_for,
+    strict_option,
 )
 
 
@@ -48,8 +49,8 @@ from noiseshift.cli.options import (
     type=parse.ESTIMATOR,
     help="By default network and residual, or those that are available.",
 )
-@click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
-@range_option
+@data_options
+@strict_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -67,6 +68,7 @@ def command(
     estimators: dict[str, int | None] | None,
     data: str | None,
     limits: Any,
+    strict: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -91,7 +93,7 @@ def command(
     from noiseshift.writing import claimed, whole_folder, write_text
 
     loaded = source.load()
-    held_out = read_images(data, limits)
+    held_out = real_images_for(loaded, data, limits, "known errors are added to real states")
     plan = Plan(
         samplers,
         times=times,
@@ -108,7 +110,7 @@ def command(
     places.folder(folder, "approx")
     with claimed(folder, "approx"):
         with progress_bar(progress) as update:
-            study = run(loaded, plan, held_out, progress=update)
+            study = run(loaded, plan, held_out, strict=strict, progress=update)
         study.manifest["command"] = command_line()
         with whole_folder(folder, "approx") as fresh:
             study.write(fresh)

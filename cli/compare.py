@@ -5,15 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges
-from noiseshift.cli.options import command_line, device_options, progress_bar, range_option, read_images
+from noiseshift.cli.options import (
+    command_line,
+    data_options,
+    device_options,
+    images_for,
+    progress_bar,
+    reference_for,
+    strict_option,
+)
 
 if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
     from noiseshift.data import Images
     from noiseshift.studies.compare import Cell
 
@@ -29,8 +39,8 @@ if TYPE_CHECKING:
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
-@click.option("--data", type=click.Path(), help="Held-out real images; the bundled set by default.")
-@range_option
+@data_options
+@strict_option
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
 @click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
 @click.option(
@@ -67,6 +77,7 @@ def command(
     batch: int,
     data: str | None,
     limits: Any,
+    strict: bool,
     controls: bool,
     extractor: str | None,
     trust: bool,
@@ -92,12 +103,13 @@ def command(
     """
     places.folder(out, "compare", adding=True)
     from noiseshift.analysis.after import spared
+    from noiseshift.analysis.checks import of_runs, print_failures
     from noiseshift.analysis.compare import save_comparison, terminal_table
     from noiseshift.analysis.page_compare import answer
     from noiseshift.analysis.report import page
 
     from noiseshift import distributed
-    from noiseshift.data import ASSETS
+    from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference
     from noiseshift.reading import as_text
     from noiseshift.studies.compare import MANIFEST, compare, run_grid
@@ -107,11 +119,14 @@ def command(
 
     if runs and (checkpoints or samplers or guidances):
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
-    if extractor and reference is None and extractor != "fashion":
-        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    if extractor and extractor != "fashion":
+        reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
-    statistics = reference or ASSETS / "fashion-statistics.npz"
-    real = load_reference(statistics, features_by) if features_by else None
+    loaded = [
+        load(None if path == "fashion-sit" else path, family=family, trust=trust)
+        for path in (() if runs else checkpoints or ("fashion-sit",))
+    ]
+    real = load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
     if runs:
         found = {as_text(Path(path).name): Run.load(path) for path in runs}
         if len(found) < len(runs):
@@ -121,26 +136,18 @@ def command(
             raise click.UsageError("name at least one --sampler, or finished runs")
         settings: dict[str, Any] = {"samples": samples, "points": points, "batch": batch, "controls": controls}
         settings |= {"seed": seed, "device": device, "precision": precision}
-        cells = _grid(
-            checkpoints or ("fashion-sit",),
-            samplers,
-            guidances or ("none",),
-            family,
-            trust,
-            read_images(data, limits),
-            estimators,
-            settings,
-        )
+        held_out = images_for(loaded, data, limits)
+        cells = _grid(loaded, samplers, guidances or ("none",), held_out, estimators, settings)
         if features_by is not None and real is not None:
             for cell in cells:
                 require_reference(cell.checkpoint, features_by, real, samples, small=small)
         with progress_bar(progress) as update:
-            found = run_grid(cells, out, extractor=features_by, progress=update)
+            found = run_grid(cells, out, extractor=features_by, strict=strict, progress=update)
     if distributed.joined()[0]:
         return  # the first process writes
     kept = {run.features.extractor for run in found.values() if run.features is not None}
     if kept == {"fashion"} and real is None:
-        real = load_reference(statistics, parse.parse_extractor("fashion", None))
+        real = load_reference(reference_for([], reference, "fashion"), parse.parse_extractor("fashion", None))
     comparison = replace(
         compare(found, by or _common(found), real if kept else None, small=small), command=command_line()
     )
@@ -157,6 +164,7 @@ def command(
     from rich.console import Console
 
     console = Console()
+    print_failures(console, of_runs(found))
     console.print(terminal_table(comparison))
     console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
     for line in answer(comparison):
@@ -165,24 +173,20 @@ def command(
 
 
 def _grid(
-    checkpoints: tuple[str, ...],
+    checkpoints: Sequence[Checkpoint],
     samplers: tuple[Any, ...],
     guidances: tuple[str, ...],
-    family: str | None,
-    trust: bool,
-    held_out: Images,
+    held_out: Images | None,
     estimators: dict[str, int | None] | None,
     settings: dict[str, Any],
 ) -> list[Cell]:
     """A cell for every combination, named after what it combines."""
-    from noiseshift.checkpoints import load
     from noiseshift.studies.compare import Cell
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
 
-    loaded = [load(None if path == "fashion-sit" else path, family=family, trust=trust) for path in checkpoints]
     cells = []
-    for checkpoint, sampler, words in itertools.product(loaded, samplers, guidances):
+    for checkpoint, sampler, words in itertools.product(checkpoints, samplers, guidances):
         name = "-".join([checkpoint.name, sampler.name, *([words] if words != "none" else [])])
         protocol = Protocol(
             sampler,

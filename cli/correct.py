@@ -12,10 +12,13 @@ from noiseshift.cli.options import (
     Source,
     checkpoint_options,
     command_line,
+    data_options,
     device_options,
     progress_bar,
-    range_option,
     read_images,
+    real_images_for,
+    reference_for,
+    strict_option,
 )
 
 
@@ -41,8 +44,8 @@ from noiseshift.cli.options import (
     type=parse.ESTIMATOR,
     help="By default network and constant-pixel, or those that are available.",
 )
-@click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
-@range_option
+@data_options
+@strict_option
 @click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
@@ -67,6 +70,7 @@ def command(
     estimators: dict[str, int | None] | None,
     data: str | None,
     limits: Any,
+    strict: bool,
     extractor: str,
     weights: str | None,
     reference: str | None,
@@ -102,7 +106,6 @@ def command(
 
     from noiseshift import distributed
     from noiseshift.checkpoints import load
-    from noiseshift.data import ASSETS
     from noiseshift.evaluation import load_reference
     from noiseshift.studies.folders import run_name
     from noiseshift.studies.protocol import Protocol
@@ -111,11 +114,10 @@ def command(
     from noiseshift.writing import claimed, jointly, whole_folder, write_text
 
     loaded = source.load()
-    if reference is None and extractor != "fashion":
-        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    held_out = real_images_for(loaded, data, limits, "a correction is judged by real images")
+    compared_with = reference_for([loaded], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
-    real = load_reference(reference or ASSETS / "fashion-statistics.npz", features_by)
-    held_out = read_images(data, limits)
+    real = load_reference(compared_with, features_by)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
@@ -143,6 +145,7 @@ def command(
                 measured=measured,
                 against=other,
                 small=small,
+                strict=strict,
                 shards=shards,
                 progress=update,
             )
@@ -174,7 +177,7 @@ def _exact(
     from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
     from noiseshift.studies.correct_exact import images as image_case
 
-    pictures = read_images(data, limits)[:500].floats
+    pictures = read_images(None if data == "bundled" else data, limits)[:500].floats
     cases = (power_law(), mixture(), image_case(pictures))
     with progress_bar(progress) as update:
         tables = [

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges
 from noiseshift.cli.options import (
+    BUNDLED_DATA,
     Source,
     checkpoint_options,
     device_options,
     progress_bar,
     range_option,
-    read_images,
+    real_images_for,
     training_options,
 )
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Card
 
 
 @click.command()
 @checkpoint_options
 @training_options
 @device_options
-@click.option("--data", type=click.Path(), help="Labelled training images; the 2,000 bundled ones when left out.")
+@click.option(
+    "--data",
+    type=click.Path(),
+    help="Labelled training images; `bundled`: the 2,000 Fashion-MNIST ones, the default of the bundled checkpoints.",
+)
 @range_option
 @click.option("--part", type=click.Choice(["all", "null"]), default="all", show_default=True, help="What is trained.")
 @click.option("--steps", type=ranges.STEPS, default=200, show_default=True, help="About 1 % of the training's.")
@@ -68,7 +76,8 @@ def command(
     from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
-    read = for_checkpoint(read_images(data, limits, "train"), loaded.classes, loaded.card.class_names)
+    found_images = real_images_for(loaded, data, limits, "a training takes real images", "train")
+    read = for_checkpoint(found_images, loaded.classes, loaded.card.class_names)
     images = loaded.encode(read)
     tenth = max(1, len(images) // 10)
     config = TrainingConfig(
@@ -96,7 +105,7 @@ def command(
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save_trained(out / "model.safetensors", found.state, replace(loaded.card, estimator=None))
+        path = save_trained(out / "model.safetensors", found.state, _card(loaded.card, data))
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
     click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")
@@ -104,3 +113,10 @@ def command(
         f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
     )
     click.echo(f"written: {path} and its card, loss.png, samples.png")
+
+
+def _card(card: Card, data: str | None) -> Card:
+    """The card without the estimator, and without the name of the data where they were others."""
+    return replace(
+        card, estimator=None, data=card.data if data is None else BUNDLED_DATA if data == "bundled" else None
+    )

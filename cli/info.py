@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.analysis.names import plain
-from noiseshift.cli.options import Source, checkpoint_options
+from noiseshift.cli.options import Source, checkpoint_options, range_option, read_images, strict_option
 
 if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
     from noiseshift.checkpoints.inspection import Contents
+    from noiseshift.shift.preflight import Preflight
 
 # What a branch knows: (noise level, condition).
 BRANCHES = {
@@ -27,6 +29,13 @@ BRANCHES = {
 
 @click.command()
 @checkpoint_options
+@click.option(
+    "--data",
+    type=click.Path(),
+    help="Also check it on these images (`bundled`: the Fashion-MNIST ones): does it denoise them?",
+)
+@range_option
+@strict_option
 @click.option("--write-card", is_flag=True, help="Also write the card beside the file, to be corrected by hand.")
 @click.option(
     "--write-wrapper",
@@ -36,16 +45,27 @@ BRANCHES = {
     help="Of a file that is not built here: also write the Python that builds it, to be filled in.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-def command(source: Source, write_card: bool, module: Path | None, as_json: bool) -> None:
+def command(
+    source: Source,
+    data: str | None,
+    limits: Any,
+    strict: bool,
+    write_card: bool,
+    module: Path | None,
+    as_json: bool,
+) -> None:
     """Say what CHECKPOINT is, how it was recognised and what it lacks: family, schedule, what it
-    predicts, which branches it has, where it came from.
+    predicts, which branches it has, where it came from. Its network is called, to see what it is handed for the time.
 
     \b
     noiseshift info
-    noiseshift info fashion-ddpm
+    noiseshift info fashion-ddpm --data bundled
     noiseshift info DiT-XL-2-256x256.pt --family dit --write-card
     noiseshift info strangers.pt --write-wrapper mine.py
     """
+    from noiseshift.analysis.checks import print_failures
+    from noiseshift.analysis.tables import screen
+
     from noiseshift.checkpoints import CheckpointError
 
     try:
@@ -58,6 +78,7 @@ def command(source: Source, write_card: bool, module: Path | None, as_json: bool
         return
     if module is not None:
         raise ValueError(f"{loaded.name} is built as it is: measure it, no wrapper is needed")
+    checks = _checked(loaded, data, limits)
     found: dict[str, Any] = {
         "name": loaded.name,
         "recognised": loaded.recognised,
@@ -69,13 +90,22 @@ def command(source: Source, write_card: bool, module: Path | None, as_json: bool
         "branches": sorted(BRANCHES[branch[:2]] for branch in loaded.model.branches),
         "estimator": None if loaded.estimator is None else str(loaded.estimator.name),
         "missing": _missing(loaded) or "nothing",
+        "checks": str(checks).splitlines(),
         "card": asdict(loaded.card),
     }
     if write_card:
         click.echo(f"written: {_write_card(source.checkpoint, loaded)}", err=True)
     if as_json:
-        click.echo(json.dumps(found, default=str))
-        return
+        click.echo(json.dumps({"preflight": checks.as_dict()} | found, default=str))
+    else:
+        print_failures(screen(), checks)
+        _print(found)
+    if strict and not checks.passed:
+        click.get_current_context().exit(1)
+
+
+def _print(found: dict[str, Any]) -> None:
+    """A line a fact; of the card what is not said already."""
     card_fields = found.pop("card")
     card_fields["schedule"] = {name: _shortened(value) for name, value in card_fields["schedule"].items()}
     stated = {key: value for key, value in card_fields.items() if value not in (None, (), {}) and key not in found}
@@ -116,10 +146,21 @@ def _print_contents(contents: Contents, reason: str, module: Path | None, as_jso
         click.echo(f"{key:12s} {plain(value)}")
 
 
+def _checked(loaded: Checkpoint, data: str | None, limits: Any) -> Preflight:
+    """The checks before a measurement, without data those that need none."""
+    from noiseshift.data import for_checkpoint
+    from noiseshift.shift.preflight import preflight
+
+    if data in (None, "none"):
+        return preflight(loaded, None)
+    images = read_images(None if data == "bundled" else data, limits)
+    return preflight(loaded, for_checkpoint(images, loaded.classes, loaded.card.class_names))
+
+
 def _lines(key: str, value: Any) -> list[str]:
     if key == "provenance":
         return [f"{plain(name)}: {_words(part)}" for name, part in value.items()]
-    return [*map(plain, value)] if key == "missing" and isinstance(value, list) else [_words(value)]
+    return [*map(plain, value)] if key in ("missing", "checks") and isinstance(value, list) else [_words(value)]
 
 
 def _words(value: Any) -> str:

@@ -12,10 +12,11 @@ from noiseshift.cli.options import (
     Source,
     checkpoint_options,
     command_line,
+    data_options,
+    images_for,
     progress_bar,
-    range_option,
-    read_images,
     run_options,
+    strict_option,
 )
 
 
@@ -31,15 +32,14 @@ from noiseshift.cli.options import (
     "N samples. By default those of the first three that are available.",
 )
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
-@click.option("--data", type=click.Path(), help="Held-out real images: folder or .npz; the bundled set by default.")
-@range_option
+@data_options
 @click.option(
     "--calibration",
     type=ranges.CALIBRATION,
     help="Calibrate on at most so many of the real images; by default four per sample, at least 128, of the half that is for it.",
 )
 @click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
-@click.option("--strict", is_flag=True, help="Stop, with exit code 1, where a check before the measurement fails.")
+@strict_option
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
@@ -93,7 +93,7 @@ def command(
     from noiseshift.writing import claimed, jointly, whole_folder, write_text
 
     loaded = source.load()
-    held_out = read_images(data, limits)
+    held_out = images_for([loaded], data, limits)
     protocol = Protocol(
         solver=sampler,
         samples=samples,
@@ -108,7 +108,7 @@ def command(
         precision=precision,
     ).bound(loaded)
     if dry_run:
-        _print_cost(estimate(loaded, protocol, len(held_out)), as_json)
+        _print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json)
         return
     about = fingerprint(loaded, protocol, held_out)
     folder = Path(out or f"runs/{run_name(about)}")

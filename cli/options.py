@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges
 
 from noiseshift import distributed
@@ -123,6 +124,23 @@ def range_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--data and --range."""
+    help_ = (
+        "Held-out real images: folder, .zip, .npz or idx files; `bundled`: the Fashion-MNIST ones, the default of the bundled "
+        "checkpoints; `none`: re-noised final samples of the run itself."
+    )
+    return click.option("--data", type=click.Path(), help=help_)(range_option(function))
+
+
+strict_option = click.option(
+    "--strict", is_flag=True, help="Stop, with exit code 1, where a check before the first number fails."
+)
+
+BUNDLED_DATA = "fashion-heldout"
+"""What the card of a checkpoint says whose data are the bundled images."""
+
+
 def read_images(source: str | None, limits: Any, part: Literal["held-out", "train"] = "held-out") -> Images:
     """The images at `source`, or the bundled ones; what was read and assumed is printed on stderr.
 
@@ -131,9 +149,78 @@ def read_images(source: str | None, limits: Any, part: Literal["held-out", "trai
     from noiseshift import data
 
     found = data.load_images(source, limits=limits, part=part) if source else data.reference()
-    if distributed.joined()[0] == 0:
-        click.echo(f"data: {found.about}", err=True)
+    _say(f"data: {found.about}")
     return found
+
+
+def images_for(
+    checkpoints: Sequence[Checkpoint], source: str | None, limits: Any, part: Literal["held-out", "train"] = "held-out"
+) -> Images | None:
+    """The images that these checkpoints are measured on, None for `none`; the bundled ones are the default only of
+    checkpoints whose card says that they are theirs.
+
+    Raises UsageError where --data is left out for another checkpoint; ValueError or FileNotFoundError as `read_images`.
+    """
+    if source == "none":
+        from noiseshift.estimators.instrument import OWN
+
+        _say(f"data: none; what is measured is against {OWN}")
+        return None
+    if source is None:
+        _require_bundled(
+            checkpoints, ", --data bundled (the Fashion-MNIST images) or --data none (its own final samples)"
+        )
+    return read_images(None if source == "bundled" else source, limits, part)
+
+
+def real_images_for(
+    checkpoint: Checkpoint,
+    source: str | None,
+    limits: Any,
+    why: str,
+    part: Literal["held-out", "train"] = "held-out",
+) -> Images:
+    """The same, where there must be images; `why` says what they are for."""
+    if source == "none":
+        raise click.UsageError(f"--data none is for measure and compare: {why}, give --data FOLDER or --data bundled")
+    if source is None:
+        _require_bundled([checkpoint], " or --data bundled (the Fashion-MNIST images)")
+    return read_images(None if source == "bundled" else source, limits, part)
+
+
+def _require_bundled(checkpoints: Sequence[Checkpoint], others: str) -> None:
+    """Raise UsageError where --data must be given; `others` are the choices beside a folder."""
+    for each in checkpoints:
+        if each.card.data != BUNDLED_DATA:
+            raise click.UsageError(
+                f"what {plain(each.name)} was trained on is not known: give --data FOLDER (held-out images of it){others}"
+            )
+
+
+def reference_for(checkpoints: Sequence[Checkpoint], reference: str | None, extractor: str) -> str | Path:
+    """What distances are taken to: --reference, or the bundled statistics for checkpoints whose data they are of.
+
+    Raises UsageError where it must be given.
+    """
+    from noiseshift.data import ASSETS
+
+    if reference is not None:
+        return reference
+    if extractor != "fashion":
+        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
+    for each in checkpoints:
+        if each.card.data != BUNDLED_DATA:
+            raise click.UsageError(
+                f"{plain(each.name)} is no bundled checkpoint: give --reference, statistics or real images of what it was "
+                "trained on"
+            )
+    return ASSETS / "fashion-statistics.npz"
+
+
+def _say(line: str) -> None:
+    """A line on stderr, once under torchrun."""
+    if distributed.joined()[0] == 0:
+        click.echo(line, err=True)
 
 
 restart_option = click.option("--restart", is_flag=True, help="Start anew; a training that is there is moved aside.")

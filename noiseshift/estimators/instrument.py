@@ -29,6 +29,10 @@ SAME_TIME = 1e-6
 """Conditioning times closer than this are one time: float32, in which many loops keep them, rounds by 6e-8."""
 
 
+DATA, OWN = "held-out data", "re-noised final samples of its own run, not data"
+"""What a calibration may be of, in the words that every sentence, column and figure of a shift against it says."""
+
+
 def readable(slope: Array) -> Array:
     """Whether readings of these calibration slopes mean anything."""
     return (slope >= SLOPES[0]) & (slope <= SLOPES[1])
@@ -89,6 +93,7 @@ class Calibration:
         real: Readings of n real states at their true level.
         slopes: (m, K) for m of them, the change of the reading over the change of the level, in t.
         slopes_log_snr: The same in log-SNR.
+        baseline: What the states are in place of which sampling states are read: `DATA` or `OWN`.
     """
 
     times: Array
@@ -96,9 +101,10 @@ class Calibration:
     real: Readings
     slopes: Array
     slopes_log_snr: Array
+    baseline: str = DATA
 
     def __repr__(self) -> str:
-        return f"Calibration({len(self.real)} real states at {len(self.times)} times)"
+        return f"Calibration({len(self.real)} {'real' if self.baseline == DATA else 'own'} states at {len(self.times)} times)"
 
     @property
     def bias(self) -> Array:

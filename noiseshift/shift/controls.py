@@ -17,7 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from noiseshift.diffusion.noise import NULL, POSITIVE, generators, normal
-from noiseshift.estimators.instrument import Array, Instrument, Instruments, Readings, forward_noise, readable
+from noiseshift.estimators.instrument import OWN, Array, Instrument, Instruments, Readings, forward_noise, readable
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_signs
 
@@ -116,7 +116,7 @@ def null_control(
     usable = frame[readable(frame.slope)]
     alarms, cells = int(usable.resolved.sum()), len(usable)
     limit = int(stats.binom.ppf(0.995, cells, 0.05)) if cells else 0
-    sentence = f"{alarms} of {cells} readings of held-out real states are called a shift (by chance up to {limit})"
+    sentence = f"{alarms} of {cells} readings of {_kind(instruments)} are called a shift (by chance up to {limit})"
     return frame, Check("null", alarms <= limit, sentence)
 
 
@@ -147,10 +147,16 @@ def level_control(
     least = int(stats.binom.ppf(0.005, cells, 0.95)) if cells else 0
     error = float((usable["shift"] / usable.expected - 1).abs().median()) if cells else float("nan")
     sentence = (
-        f"{covered} of {cells} known shifts lie in their 95 % interval (at least {least} expected); "
+        f"{covered} of {cells} known shifts of {_kind(instruments)} lie in their 95 % interval (at least {least} expected); "
         f"median error {100 * error:.0f} % of the shift"
     )
     return frame, Check("level", covered >= least, sentence)
+
+
+def _kind(instruments: Instruments) -> str:
+    """What the null and the level control read, in words."""
+    own = any(each.calibration.baseline == OWN for each in instruments.values())
+    return "own final samples, re-noised, not data," if own else "held-out real states"
 
 
 def _tables(instruments: Instruments, report: Callable[[str, Instrument], ShiftReport]) -> pd.DataFrame:

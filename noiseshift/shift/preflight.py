@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from noiseshift.calling import error_in_words
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.diffusion.models import Model
@@ -41,6 +42,9 @@ HANDED = 3
 
 ROUNDED = 1e-5
 """Relative error of the time argument that is a shift of its own."""
+
+
+_NO_ERRORS = pd.DataFrame(columns=["t", "error", "linear", "worse"])
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Preflight:
         like, reading = found["likeness"], found["reading"]
         return cls(
             tuple(Check(**check) for check in found["checks"]),
-            pd.DataFrame(found["errors"], columns=["t", "error", "linear", "worse"]),
+            pd.DataFrame(found["errors"], columns=_NO_ERRORS.columns),
             None if like is None else Likeness(**{name: np.nan if v is None else v for name, v in like.items()}),
             None if reading is None else ReadAs(**reading),
         )
@@ -96,13 +100,13 @@ class Preflight:
         return "\n".join(f"{marks[check.passed]:6s} {check.name}: {check.sentence}" for check in self.checks)
 
 
-def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samples: int = SAMPLES) -> Preflight:
+def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu", samples: int = SAMPLES) -> Preflight:
     """Check a checkpoint, as it was read, on real data.
 
     Args:
         checkpoint: as `load` gave it.
         data: held-out images of what it was trained on, with labels where it takes classes; pictures of a latent model are
-            encoded.
+            encoded. None: only what the network is handed for the time is checked.
         device: where the checkpoint computes.
         samples: how many samples are compared with the data, 48 at most; none are where fewer than 16 are asked for.
 
@@ -110,10 +114,12 @@ def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samp
         The checks: the data's shape, range and classes; noise errors against a linear denoiser (with the
         best-fitting other reading where they are bad); samples against the data; what the network is handed for the time.
     """
+    if data is None:
+        return _without_data(checkpoint, device)
     data = checkpoint.encode(data)
     fit = _data_checks(checkpoint, data)
     if any(check.passed is False for check in fit):
-        return Preflight(tuple(fit), pd.DataFrame(columns=["t", "error", "linear", "worse"]))
+        return Preflight(tuple(fit), _NO_ERRORS)
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(data)))
     rows = data[order]
     cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
@@ -132,6 +138,14 @@ def preflight(checkpoint: Checkpoint, data: Images, *, device: str = "cpu", samp
         handed(model, x0[:2], None if cond is None else cond[:2]),
     )
     return Preflight(checks, errors, like, reading)
+
+
+def _without_data(checkpoint: Checkpoint, device: str) -> Preflight:
+    """What can be checked of a checkpoint alone."""
+    x = normal(generators(range(2), seed=0, stream=PREFLIGHT), checkpoint.shape).to(device)
+    cond = torch.zeros(2, dtype=torch.int64, device=device) if checkpoint.classes else None
+    skipped = "no data were given: range, classes, denoising and samples were not checked"
+    return Preflight((Check("data", None, skipped), handed(checkpoint.model, x, cond)), _NO_ERRORS)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,6 +267,10 @@ def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
         with torch.no_grad():
             for t in times:
                 model(x, t, cond)
+    except Exception as error:  # anybody's network fails in its own way
+        return Check(
+            "time", False, f"the network cannot be called on states {tuple(x.shape[1:])}: {error_in_words(error)}"
+        )
     finally:
         hook.remove()
     meant = torch.stack([model.time_input(t.reshape(1)).flatten()[0] for t in times]).double()

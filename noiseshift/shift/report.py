@@ -57,8 +57,8 @@ class ShiftReport:
         sigma(t + delta)² - sigma(t)², signed. floor: the least |delta| that is significant. raw: mean reading - t. bias,
         slope: of the calibration. calibration_share: the part of delta's variance that more samples do not lower. resolved:
         the interval excludes 0, at this level alone; whether the run has any shift is `test()`. n: states read. With a
-        content control, content_shift is delta against the final samples, re-noised. delta is NaN where the calibration's
-        slope is not within 0.5 … 2.
+        content control, content_shift is delta against the final samples, re-noised. baseline: what delta is against. delta is
+        NaN where the calibration's slope is not within 0.5 … 2.
         """
         return self._table(level).copy()
 
@@ -75,6 +75,7 @@ class ShiftReport:
         frame["slope"] = self.calibration.slope
         frame["resolved"] = (frame.low > 0) | (frame.high < 0)
         frame["n"] = len(self.sampled)
+        frame["baseline"] = self.baseline
         return frame
 
     def _level_columns(self, level: float) -> dict[str, Array]:
@@ -102,6 +103,11 @@ class ShiftReport:
         against = Ratio.of_mean(self.sampled.t - self.content.t, self.calibration.slopes)
         low, high = against.interval(level)
         return {"content_shift": against.value, "content_low": low, "content_high": high}
+
+    @property
+    def baseline(self) -> str:
+        """What the shift is against: held-out data, or re-noised final samples of its own run."""
+        return self.calibration.baseline
 
     def test(self, level: float = 0.95) -> RunTest:
         """Is there a shift at any level? By the largest |T| over the levels that can be read, in which the levels' own

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from noiseshift.diffusion.schedules import Schedule, build, describe
-from noiseshift.estimators.instrument import Array, Calibration, Readings
+from noiseshift.estimators.instrument import DATA, Array, Calibration, Readings
 from noiseshift.reading import read_arrays, read_json, read_table, reading
 from noiseshift.shift.report import ShiftReport
 from noiseshift.writing import write_table
@@ -29,8 +29,13 @@ def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
     for report in reports.values():
         arrays |= {f"{report.estimator}/{states}": part.density for states, part in _parts(report) if states != "slope"}
     np.savez_compressed(folder / "posteriors.npz", **arrays)
-    schedule = describe(next(iter(reports.values())).schedule)
-    (folder / "report.json").write_text(json.dumps({"schedule": schedule, "estimators": list(reports)}, indent=2))
+    first = next(iter(reports.values()))
+    about = {
+        "schedule": describe(first.schedule),
+        "estimators": list(reports),
+        "baseline": first.calibration.baseline,
+    }
+    (folder / "report.json").write_text(json.dumps(about, indent=2))
 
 
 def read_reports(folder: Path) -> dict[str, ShiftReport]:
@@ -41,8 +46,10 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
         frame = read_table(folder / "shift.parquet", *RUN)
         about = read_json(folder / "report.json", *RUN)
         schedule, densities = build(about["schedule"]), read_arrays(folder / "posteriors.npz", *RUN)
+        baseline = about.get("baseline", DATA)
         return {
-            name: _report(frame[frame.estimator == name], name, schedule, densities) for name in about["estimators"]
+            name: _report(frame[frame.estimator == name], name, schedule, densities, baseline)
+            for name in about["estimators"]
         }
 
 
@@ -68,7 +75,9 @@ def _long(report: ShiftReport, states: str, part: Readings) -> pd.DataFrame:
     )
 
 
-def _report(frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mapping[str, Array]) -> ShiftReport:
+def _report(
+    frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mapping[str, Array], baseline: str
+) -> ShiftReport:
     first = frame[(frame.states == "sampled") & (frame.row == 0)]
     parts = {
         states: Readings(
@@ -79,7 +88,8 @@ def _report(frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mappi
         for states, rows in frame.groupby("states", sort=False)
     }
     times = first.t.to_numpy()
-    calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], parts["slope"].t, parts["slope"].log_snr)
+    slope = parts["slope"]
+    calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], slope.t, slope.log_snr, baseline)
     return ShiftReport(
         name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")
     )

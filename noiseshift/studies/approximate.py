@@ -37,6 +37,7 @@ from noiseshift.diffusion.samplers import per_sample_noise, sample
 from noiseshift.diffusion.schedules import describe
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import calibrate
+from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import versions as package_versions
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import build, on_device, read_times, split
@@ -155,7 +156,12 @@ class Study:
 
 
 def run(
-    checkpoint: Checkpoint, plan: Plan, data: Images, *, progress: Progress = lambda stage, done, total: None
+    checkpoint: Checkpoint,
+    plan: Plan,
+    data: Images,
+    *,
+    strict: bool = False,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Study:
     """Test Statement 1 on a checkpoint.
 
@@ -163,17 +169,21 @@ def run(
         checkpoint: what `load` gives.
         plan: what is injected and which runs are followed.
         data: held-out real images.
+        strict: stop where a check before the study fails.
         progress: called as (stage, done, total).
 
     Returns:
         The study, with its tables.
 
     Raises:
-        ValueError: the data do not fit, an estimator is not available, or an injected error is more noise than the schedule
-            holds.
+        ValueError: the data do not fit or are missing, an estimator is not available, an injected error is more noise than
+            the schedule holds, or a check fails under `strict`.
     """
+    if data is None:
+        raise ValueError("approximate adds known errors to real states: give held-out images")
     started = time.time()
     checkpoint = checkpoint.to(plan.device, plan.precision)
+    checks = checked(checkpoint, data, device=plan.device, strict=strict, progress=progress)
     held_out = split(data, checkpoint)
     injected = _inject(checkpoint, plan, held_out, progress)
     paths: dict[tuple[str, str, str], PathReport] = {}
@@ -181,7 +191,8 @@ def run(
     for solver in plan.solvers:
         for kind, reports in _follow(checkpoint, models, plan, solver, held_out[0], progress).items():
             paths |= {(solver.name, kind, name): report for name, report in reports.items()}
-    return Study(_manifest(checkpoint, plan, time.time() - started) | {"data read as": data.about}, injected, paths)
+    about = _manifest(checkpoint, plan, time.time() - started)
+    return Study({"preflight": checks.as_dict()} | about | {"data read as": data.about}, injected, paths)
 
 
 def _inject(

@@ -48,6 +48,7 @@ from noiseshift.shift.summary import (
     rms_shift,
     terminal_shift,
 )
+from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import Run
 from noiseshift.studies.measure import run as measure
 from noiseshift.studies.protocol import Protocol, fingerprint
@@ -67,13 +68,13 @@ class Cell:
         name: what it is called; its sub-folder too.
         checkpoint: what is sampled.
         protocol: how.
-        data: the real images that it is read against.
+        data: the real images that it is read against; None for its own final samples.
     """
 
     name: str
     checkpoint: Checkpoint
     protocol: Protocol
-    data: Images
+    data: Images | None
 
 
 def run_grid(
@@ -81,9 +82,11 @@ def run_grid(
     folder: str | Path,
     *,
     extractor: Extractor | None = None,
+    strict: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Run]:
-    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made.
+    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made. Under
+    `strict` the checks of all cells are made before the first run.
 
     Args:
         cells: the runs of the grid, each under a name of its own.
@@ -100,6 +103,8 @@ def run_grid(
     """
     if len({cell.name for cell in cells}) < len(cells):
         raise ValueError("two runs of this grid have the same name: name each combination once")
+    if strict:
+        _check_all(cells, progress)
     found = {}
     with jointly(claimed(folder, "compare", adding=True)):
         for done, cell in enumerate(cells):
@@ -109,6 +114,14 @@ def run_grid(
                 found[cell.name] = _one(cell, place, extractor, progress)
     progress("runs", len(cells), len(cells))
     return found
+
+
+def _check_all(cells: Sequence[Cell], progress: Progress) -> None:
+    """Raise ValueError where a check of any cell's checkpoint on its data fails."""
+    for cell in {id(cell.checkpoint): cell for cell in cells}.values():
+        device = cell.protocol.device
+        checkpoint = cell.checkpoint.to(device, cell.protocol.precision)
+        checked(checkpoint, cell.data, device=device, strict=True, progress=progress)
 
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
@@ -185,6 +198,11 @@ class Comparison:
     def report(self, name: str) -> ShiftReport:
         """A run's report by the estimator."""
         return self.runs[name].reports[self.estimator]
+
+    @property
+    def baseline(self) -> str:
+        """What the shifts are against, which is the same for all runs."""
+        return next(iter(self.runs.values())).baseline
 
     def distance(self) -> str | None:
         """The distance's column, or None where there is none."""
@@ -282,6 +300,10 @@ def compare(
         if reference is not None and run.features is not None and not small:
             require_enough(len(run.features), reference)
     reports = {name: run.reports[estimator] for name, run in runs.items()}
+    baselines = {report.baseline: name for name, report in reports.items()}
+    if len(baselines) > 1:
+        said = " and ".join(f"{name} is read against {baseline}" for baseline, name in baselines.items())
+        raise ValueError(f"{said}: these shifts cannot be compared, measure all with the same --data")
     span = common_span(reports.values())
     looked = {name: run.features for name, run in runs.items() if run.features is not None}
     found = {} if reference is None else {name: jackknife(each, reference) for name, each in looked.items()}

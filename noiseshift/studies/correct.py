@@ -41,6 +41,7 @@ from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
 from noiseshift.studies import protocol as protocols
+from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import pictures_of, versions
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
@@ -180,6 +181,7 @@ def run(
     measured: int = 512,
     against: Checkpoint | None = None,
     small: bool = False,
+    strict: bool = False,
     shards: Callable[[str], Shards] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Correction:
@@ -195,6 +197,7 @@ def run(
         measured: how many of the samples are read.
         against: what domain guidance and autoguidance guide away from.
         small: allow no more samples than features.
+        strict: stop where a check before the study fails.
         shards: called as shards(name); keeps finished batches of a method.
         progress: called as (stage, done, total).
 
@@ -203,8 +206,10 @@ def run(
 
     Raises:
         ValueError: before anything is sampled, a method needs what the checkpoint lacks, or there are no more samples than
-            features, unless `small`.
+            features, unless `small`; there are no data, or a check fails under `strict`.
     """
+    if data is None:
+        raise ValueError("a correction is judged by real images: give held-out ones")
     started = time.time()
     protocol = protocol.bound(checkpoint)
     require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
@@ -215,6 +220,9 @@ def run(
     about = _manifest(checkpoint, protocol, methods, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     held_out = split(data, checkpoint)
+    checks = checked(
+        checkpoint, data, device=protocol.device, samples=protocol.samples, strict=strict, progress=progress
+    )
     times = read_times(checkpoint.model, protocol)
     instruments = _instruments(checkpoint, protocol, held_out[0], times, measured)
     x0, _ = on_device(protocol.device, held_out[0][: protocol.rows])
@@ -240,7 +248,11 @@ def run(
             progress,
         )
         outcomes.append(outcome)
-    about |= {"data read as": data.about, "seconds": round(time.time() - started, 1)}
+    about = (
+        {"preflight": checks.as_dict()}
+        | about
+        | {"data read as": data.about, "seconds": round(time.time() - started, 1)}
+    )
     return Correction(about, outcomes, reference)
 
 

@@ -13,9 +13,10 @@ import torch
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
-from noiseshift.shift.preflight import preflight_calls
+from noiseshift.shift.preflight import HANDED, preflight_calls
 from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.measure import CONTROL_ROWS
+from noiseshift.studies.own_samples import own_rows
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
 from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
@@ -63,7 +64,7 @@ class Cost:
         return sum(part.calls * part.weight for part in self.parts) * self.seconds / 3600 / devices
 
 
-def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed: int = 4) -> Cost:
+def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *, timed: int = 4) -> Cost:
     """The cost of a measurement before it is made.
 
     Not counted: decoding, the estimator networks of g_φ's kind, the exact model of the controls; each is small beside
@@ -84,34 +85,41 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int, *, timed
     return Cost(tuple(parts(checkpoint, protocol, held_out)), flop, seconds)
 
 
-def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int) -> list[Part]:
+def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> list[Part]:
     """The calls of each part of a run; parts without any are left out."""
     points = len(read_times(guided(checkpoint, protocol), protocol))
     calls = calls_a_sample(checkpoint, protocol)
-    found = [Part("sampling", protocol.samples * calls), Part("preflight", preflight_calls(protocol.samples, held_out))]
+    own = own_rows(protocol) if held_out is None else (0, 0)
+    half = own[0] if held_out is None else held_out // 2
+    checks = HANDED * 2 if held_out is None else preflight_calls(protocol.samples, held_out)
+    found = [
+        Part("sampling", protocol.samples * calls),
+        Part("own samples", sum(own) * calls),
+        Part("preflight", checks),
+    ]
     if protocol.controls and protocol.solver.order is not None:
         found.append(Part("finer steps", min(REFINED, protocol.samples) * refined_calls(checkpoint, protocol)))
     for name, limit in protocol.estimators.items():
         per_reading = _calls_a_reading(checkpoint, name)
-        most = min(protocol.rows, held_out // 2)
-        rows = min(limit or most, held_out // 2)
+        most = min(protocol.rows, half)
+        rows = min(limit or most, half)
         read = min(limit or protocol.samples, protocol.samples)
         calibrating = points * per_reading * (rows + 2 * min(SLOPE_ROWS, rows))
         # The sampler's own prediction serves a reading, unless only some of a batch's rows are read.
-        own = name == "residual" and limit is None
+        predicted = name == "residual" and limit is None
         if name == "residual":
-            calibrating += 2 * points * min(RESIDUAL_ROWS, held_out // 2)
+            calibrating += 2 * points * min(RESIDUAL_ROWS, half)
         weight = FORWARD_MODE if name == "fokker-planck" else 1.0
         found += [
             Part(f"{name}: calibrating", calibrating, weight),
-            Part(f"{name}: reading", points * per_reading * read * (0 if own else 1), weight),
-            Part(f"{name}: content control", points * per_reading * read, weight),
+            Part(f"{name}: reading", points * per_reading * read * (0 if predicted else 1), weight),
+            Part(f"{name}: content control", 0 if held_out is None else points * per_reading * read, weight),
         ]
         if protocol.controls:
-            test_rows = min(limit or most, most, CONTROL_ROWS)
+            test_rows = min(limit or most, own[1] if held_out is None else most, CONTROL_ROWS)
             drawn = min(rows, DRAWS)
             exact = drawn + 2 * min(SLOPE_ROWS, drawn) + read
-            finer = 0 if own or not refined_calls(checkpoint, protocol) else len(FACTORS) * min(REFINED, read)
+            finer = 0 if predicted or not refined_calls(checkpoint, protocol) else len(FACTORS) * min(REFINED, read)
             found.append(Part(f"{name}: controls", points * per_reading * (2 * test_rows + exact + finer), weight))
     return [part for part in found if part.calls]
 

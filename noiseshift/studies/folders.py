@@ -60,6 +60,11 @@ class Run:
         """Whether there is any shift, at one error rate over all levels and estimators, and whether estimators disagree."""
         return run_answer(self.reports)
 
+    @property
+    def baseline(self) -> str:
+        """What its shifts are against: held-out data, or re-noised final samples of its own."""
+        return next(iter(self.reports.values())).baseline
+
     @functools.cached_property
     def preflight(self) -> Preflight | None:
         """What was checked before the measurement; None in runs of versions before 0.2."""

@@ -15,13 +15,14 @@ from torch import Tensor
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.diffusion.models import Model
-from noiseshift.estimators.instrument import Instruments
+from noiseshift.estimators.instrument import DATA, OWN, Instruments
 from noiseshift.evaluation import Extractor, Features, extract
 from noiseshift.shift import controls as control
-from noiseshift.shift.preflight import Preflight, preflight
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import Run, pictures_of, versions
+from noiseshift.studies.own_samples import against_own, own_samples, refuse_what_needs_data
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import calibrated, on_device, read_times, split, warn_of_absent_classes
 from noiseshift.studies.room import require_room
@@ -39,7 +40,7 @@ PICTURES = 64
 def run(
     checkpoint: Checkpoint,
     protocol: Protocol,
-    data: Images,
+    data: Images | None,
     *,
     extractor: Extractor | None = None,
     shards: Shards | None = None,
@@ -51,7 +52,9 @@ def run(
     Args:
         checkpoint: what `load` gives.
         protocol: what decides the numbers: solver, samples, estimators, seed.
-        data: held-out real images; half of them calibrates, the other half serves the controls.
+        data: held-out real images; half of them calibrates, the other half serves the controls. None where there are
+            none: the shift is then read against re-noised final samples of the run itself, of other indices than those
+            measured, and says so.
         extractor: where given, the run keeps the features of its samples, from which distances are taken.
         shards: keeps finished batches, so that an interrupted run resumes.
         strict: stop where a check before the measurement fails.
@@ -70,35 +73,34 @@ def run(
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples if extractor else PICTURES)
     about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    held_out = split(data, checkpoint)
-    checks = _preflight(checkpoint, data, protocol, strict, progress)
-    warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
     model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
+    held_out = None if data is None else split(data, checkpoint)
+    if data is None:
+        refuse_what_needs_data(protocol)
+    checks = checked(
+        checkpoint, data, device=protocol.device, samples=protocol.samples, strict=strict, progress=progress
+    )
+    if held_out is None:
+        held_out = own_samples(checkpoint, model, protocol, shards, progress)
+    warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
     instruments = calibrated(checkpoint, protocol, held_out[0], times, progress)
+    instruments = against_own(instruments) if data is None else instruments
     reports, pictures, features = _measure(model, checkpoint, instruments, protocol, extractor, shards, progress)
     found = None
     if protocol.controls:
         found = _controls(checkpoint, instruments, reports, held_out, protocol, progress)
     return Run(
-        manifest=about
-        | {"preflight": checks.as_dict()}
-        | _cost_and_versions(checkpoint, protocol, data, time.time() - started),
+        manifest={"preflight": checks.as_dict()}
+        | about
+        | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
+        | _cost_and_versions(checkpoint, protocol, time.time() - started),
         reports=reports,
         controls=found,
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
         features=features,
     )
-
-
-def _preflight(checkpoint: Checkpoint, data: Images, protocol: Protocol, strict: bool, progress: Progress) -> Preflight:
-    progress("preflight", 0, 1)
-    found = preflight(checkpoint, data, device=protocol.device, samples=protocol.samples)
-    progress("preflight", 1, 1)
-    if strict and not found.passed:
-        raise ValueError(f"{found.failures[0].sentence} (leave --strict out to measure all the same)")
-    return found
 
 
 def _measure(
@@ -112,10 +114,11 @@ def _measure(
 ) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
     """Sample and read all batches; also the first 64 pictures, and the features of all where there is an extractor."""
     every = all_labels(checkpoint, protocol)
+    content = next(iter(instruments.values())).calibration.baseline == DATA  # else it would be the baseline again
 
     def make(indices: range) -> BatchReadings:
         steps = sampler_run(model, checkpoint, protocol, indices)
-        batch = read_run(steps, instruments, cond=every, start=indices.start, seed=protocol.seed)
+        batch = read_run(steps, instruments, cond=every, start=indices.start, content=content, seed=protocol.seed)
         return batch if extractor else batch.keeping(PICTURES - indices.start)
 
     batches: list[BatchReadings] = []
@@ -153,12 +156,11 @@ def _controls(
     return control.Controls(checks, null, level, solver, shares)
 
 
-def _cost_and_versions(checkpoint: Checkpoint, protocol: Protocol, data: Images, seconds: float) -> dict[str, object]:
+def _cost_and_versions(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:
     """What a manifest says beside the fingerprint."""
     return {
         "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one Philox generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),
-        "data read as": data.about,
         "seconds": round(seconds, 1),
     }

@@ -72,15 +72,17 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
     return {name: makers[name]() for name in protocol.estimators}
 
 
-def available(checkpoint: Checkpoint, data: Images, wanted: Sequence[str] = ESTIMATORS[:3]) -> dict[str, int | None]:
+def available(
+    checkpoint: Checkpoint, data: Images | None, wanted: Sequence[str] = ESTIMATORS[:3]
+) -> dict[str, int | None]:
     """Those of the `wanted` estimators that this checkpoint and these images allow, each reading all samples."""
     found = dict.fromkeys(wanted)
     if checkpoint.estimator is None:
         found.pop("network", None)
     # Pictures of another size are for a latent model, whose states have no constant coordinates.
-    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
+    if data is None or tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         found.pop("constant-pixel", None)
-    if "constant-pixel" in found:
+    if data is not None and "constant-pixel" in found:
         try:
             ConstantPixel(split(data, checkpoint)[0].floats, checkpoint.model.schedule)
         except ValueError:

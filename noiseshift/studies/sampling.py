@@ -52,7 +52,12 @@ def preview(path: Path, *, samples: int = 40) -> tuple[Tensor, Tensor | None]:
 
 
 def in_batches(
-    protocol: Protocol, make: Callable[[range], BatchReadings], shards: Shards | None, progress: Progress, stage: str
+    protocol: Protocol,
+    make: Callable[[range], BatchReadings],
+    shards: Shards | None,
+    progress: Progress,
+    stage: str,
+    within: range | None = None,
 ) -> Iterator[BatchReadings]:
     """Every batch of a run, in order.
 
@@ -65,16 +70,19 @@ def in_batches(
         shards: keeps each batch as it is finished, so that it is not made again; or None.
         progress: called as (stage, done, total).
         stage: what is said to be done.
+        within: indices of other samples than the protocol's first ones; None for those.
 
     Yields:
         The batches' readings.
     """
-    starts, (rank, world) = range(0, protocol.samples, protocol.batch), distributed.joined() if shards else (0, 1)
+    whole = range(protocol.samples) if within is None else within
+    starts = range(whole.start, whole.stop, protocol.batch)
+    rank, world = distributed.joined() if shards else (0, 1)
     for start in starts[rank::world]:
-        progress(stage, start, protocol.samples)
+        progress(stage, start - whole.start, len(whole))
         kept = shards.load(start) if shards else None
         if kept is None:
-            kept = make(indices_of(protocol, start))
+            kept = make(range(start, min(start + protocol.batch, whole.stop)))
             if shards:
                 shards.save(start, kept)
         if world == 1:
@@ -83,16 +91,12 @@ def in_batches(
         distributed.wait()
         yield from (shards.whole(start) for start in starts)
         distributed.wait()  # nothing is cleared while another still reads
-    progress(stage, protocol.samples, protocol.samples)
+    progress(stage, len(whole), len(whole))
 
 
 def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
     """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch."""
     return checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
-
-
-def indices_of(protocol: Protocol, start: int) -> range:
-    return range(start, min(start + protocol.batch, protocol.samples))
 
 
 def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
