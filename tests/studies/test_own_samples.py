@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis.answer import answer
-from noiseshift.analysis.plots import plot_encoded, plot_shift, plot_shift_log_snr
+from noiseshift.analysis.plots import plot_effective_level, plot_shift, plot_shift_log_snr
 from noiseshift.analysis.report import page
 from noiseshift.cli import main
 
@@ -82,7 +82,7 @@ def test_it_is_said_in_the_table_the_manifest_the_sentences_and_the_figures(meas
     assert all(SAID in line for line in lines[:2])
     assert "held-out" not in " ".join(lines)
     assert all("real" not in check.sentence for check in measured.controls.checks[:2])
-    for plot in (plot_shift, plot_shift_log_snr, plot_encoded):
+    for plot in (plot_shift, plot_shift_log_snr, plot_effective_level):
         assert SAID in plot(measured.reports).get_ylabel()
     shown = page({"run": measured})
     assert len(re.findall(SAID, shown)) > 8
