@@ -126,7 +126,9 @@ def command(
         load(None if path == "fashion-sit" else path, family=family, trust=trust)
         for path in (() if runs else checkpoints or ("fashion-sit",))
     ]
-    real = load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
+    real = (
+        load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
+    )
     if runs:
         found = {as_text(Path(path).name): Run.load(path) for path in runs}
         if len(found) < len(runs):
