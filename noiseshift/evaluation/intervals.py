@@ -89,7 +89,7 @@ class Jackknife:
     Attributes:
         plain: FD of all, as everybody prints it.
         samples: (G,) pseudo-values over groups of samples.
-        reference: (R,) pseudo-values over groups of the reference, less `plain`; empty where it counts as exact.
+        reference: (R,) pseudo-values over groups of the reference, minus `plain`; empty where it counts as exact.
         second: What halves say that the bias of order 1/n² is.
         enough: Whether there are enough samples for an interval.
     """
@@ -107,22 +107,22 @@ class Jackknife:
         return _widened(student(*_some(self.samples, self.reference)), self.second)
 
     def minus(self, other: Jackknife, *, paired: bool = True) -> Change:
-        """This FD less another to the same reference; `paired` where sample i of both has one seed and class."""
-        found = student(*self._less(other, paired))
+        """This FD minus another to the same reference; `paired` where sample i of both has one seed and class."""
+        found = student(*self._difference(other, paired))
         if not (self.enough and other.enough):
             return Change(found.value, float("nan"), float("nan"))
         return _widened(found, self.second - other.second)
 
     def p(self, other: Jackknife, *, paired: bool = True) -> float:
         """Two-sided p of `minus`, 1 where that has no interval."""
-        parts, second = self._less(other, paired), self.second - other.second
+        parts, second = self._difference(other, paired), self.second - other.second
         error, freedom = _error(parts)
         if not (self.enough and other.enough) or error == 0:
             return 1.0
         beyond = abs(sum(float(part.mean()) for part in parts) + second / 2) - abs(second) / 2
         return float(2 * stats.t.sf(max(0.0, beyond) / error, freedom))
 
-    def _less(self, other: Jackknife, paired: bool) -> tuple[Array, ...]:
+    def _difference(self, other: Jackknife, paired: bool) -> tuple[Array, ...]:
         samples = (self.samples - other.samples,) if paired else (self.samples, -other.samples)
         return (*samples, *_some(self.reference - other.reference))
 
@@ -184,10 +184,10 @@ def _without(values: Array, seed: int) -> list[Moments]:
     whole = moments_of(values)
     centred = values - whole.mean
     total = centred.T @ centred
-    return [_less(whole.mean, total, centred[rows], len(values)) for rows in groups]
+    return [_moments_left(whole.mean, total, centred[rows], len(values)) for rows in groups]
 
 
-def _less(mean: Array, total: Array, group: Array, n: int) -> Moments:
+def _moments_left(mean: Array, total: Array, group: Array, n: int) -> Moments:
     """Moments of n values of this mean and `total` scatter without a group, whose values are centred."""
     gone, left = group.sum(0), n - len(group)
     scatter = total - group.T @ group - np.outer(gone, gone) / left

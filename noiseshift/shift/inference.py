@@ -97,12 +97,12 @@ def difference_error(first: Array, second: Array, seed: int = 0) -> Error:
 
 
 def _residuals(rows: Array) -> Array:
-    """Rows less their mean, at the spread of the states and not of the sample."""
+    """Rows minus their mean, at the spread of the states and not of the sample."""
     return _centred(rows) * np.sqrt(len(rows) / max(1, len(rows) - 1))
 
 
 def _centred(rows: Array) -> Array:
-    """Rows less their mean, without what rounding leaves of rows that are all one."""
+    """Rows minus their mean, without what rounding leaves of rows that are all one."""
     residuals = rows - rows.mean(0)
     return np.where(np.abs(residuals) < 1e-13, 0.0, residuals)
 
@@ -201,7 +201,7 @@ class Ratio:
         return largest([self.readings], [self.error], level)
 
     def _critical(self, level: float) -> Array:
-        """(K,) quantiles of |T*| of the readings less the shift times the slope, which are 0 on average."""
+        """(K,) quantiles of |T*| of the readings minus the shift times the slope, which are 0 on average."""
         return (self.error + self.slope_error.scaled(self.value)).critical(level)
 
     def _fieller(self, critical: Array) -> tuple[Array, Array]:

@@ -33,7 +33,7 @@ class Parts:
         network: what stays.
         seen: what refinement by 4 takes away.
         left: what the run by 4 N steps still has.
-        gap: delta_N - delta_2N less 2^p (delta_2N - delta_4N); 0 where the order is reached.
+        gap: delta_N - delta_2N minus 2^p (delta_2N - delta_4N); 0 where the order is reached.
     """
 
     total: Array

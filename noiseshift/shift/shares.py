@@ -44,7 +44,7 @@ def shares(report: ShiftReport, refinement: Refinement | None, exact: ShiftRepor
 
 
 def _against(report: ShiftReport, exact: ShiftReport) -> pd.DataFrame:
-    """The exact model's shift, and the run's less it; the two are calibrated on different data, so nothing cancels."""
+    """The exact model's shift, and the run's minus it; the two are calibrated on different data, so nothing cancels."""
     alone = exact.table()
     error = np.hypot(report.standard_error(), exact.standard_error())
     network = report.table()["shift"] - alone["shift"]

@@ -135,7 +135,7 @@ def common_span(reports: Iterable[ShiftReport]) -> Span:
 
 
 def mean_square(report: ShiftReport, span: Span | None = None) -> float:
-    """Mean of δ² over the steps that can be read, less what its own error adds.
+    """Mean of δ² over the steps that can be read, minus what its own error adds.
 
     Args:
         report: of one run.

@@ -1,4 +1,4 @@
-"""Models that somebody's own code makes: module:function, and whole modules in a file that is trusted."""
+"""Models that custom code makes: module:function, and whole modules in a file that is trusted."""
 
 import json
 import logging
@@ -170,7 +170,7 @@ def test_a_trusted_state_dict_is_read_as_any_other(here, caplog):
     from noiseshift.networks.transformer import Transformer, TransformerConfig
 
     class Odd(dict):
-        """A mapping of somebody's own, as configuration libraries save them."""
+        """A mapping class of a user's, as configuration libraries save them."""
 
     Odd.__module__, Odd.__qualname__ = "mine", "Odd"
     (here / "mine.py").write_text(MODULE + "\nclass Odd(dict):\n    pass\n")

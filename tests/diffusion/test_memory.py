@@ -110,7 +110,7 @@ def test_a_single_row_that_does_not_fit_is_one_line():
 
 
 class Own:
-    """Somebody's own model, which knows nothing of parts."""
+    """A user's own model, which knows nothing of parts."""
 
     schedule, branches, predicts, levels = ns.Linear(), frozenset({FULL}), "velocity", torch.tensor([0.1, 0.9])
 

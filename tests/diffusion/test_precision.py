@@ -13,7 +13,7 @@ X = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 HALF = [torch.float16, torch.bfloat16]
 
 
-class Heard:
+class RecordedTimes:
     """Models of every kind, and the times that their networks were conditioned on."""
 
     def __init__(self):
@@ -27,7 +27,7 @@ class Heard:
         return ns.wrap(lambda x, t, c: self.answer(x, t), ns.Linear(), blind=lambda x, c: 0.4 * x)
 
     def network(self, dtype):
-        heard = self
+        recorded = self
 
         class Net(nn.Module):
             def __init__(self):
@@ -35,7 +35,7 @@ class Heard:
                 self.weight = nn.Parameter(torch.ones((), dtype=dtype))
 
             def forward(self, x, time, label, known):
-                return heard.answer(x, time)
+                return recorded.answer(x, time)
 
         return NetworkModel(
             Net(), ns.Linear(), "velocity", lambda t: t, classes=0, class_dropout=False, noise_dropout=True
@@ -59,20 +59,20 @@ class Heard:
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("way", ["wrapped", "network", "adapted"])
 def test_a_network_is_conditioned_on_the_time_of_the_call(way, dtype):
-    heard = Heard()
-    model = heard.network(dtype) if way == "network" else getattr(heard, way)()
+    recorded = RecordedTimes()
+    model = recorded.network(dtype) if way == "network" else getattr(recorded, way)()
     for t in (torch.tensor(T), torch.full((3,), T), torch.tensor(T, dtype=torch.float64)):
         model(X.to(dtype), t)
     if way != "adapted":
         model.predict(X.to(dtype), torch.tensor(T), None, (FULL, NOISE_UNCONDITIONAL))
-    assert heard.conditioned_exactly(T)
+    assert recorded.conditioned_exactly(T)
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("update", [ns.euler, ns.heun, ns.ddim(), None], ids=["euler", "heun", "ddim", "scheduler"])
 def test_a_sampler_tells_its_own_times(update, dtype):
-    heard = Heard()
-    model = heard.wrapped()
+    recorded = RecordedTimes()
+    model = recorded.wrapped()
     if update is None:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -81,14 +81,14 @@ def test_a_sampler_tells_its_own_times(update, dtype):
     else:
         times = grid = torch.tensor([1.0, 0.7777777, T, 0.0], dtype=torch.float64)
     list(ns.sample(model, X.to(dtype), times, update=update))
-    assert heard.conditioned_exactly(*grid.tolist())
+    assert recorded.conditioned_exactly(*grid.tolist())
 
 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("kind", ["residual", "score-mixture", "fokker-planck"])
 def test_an_estimator_evaluates_at_its_own_times(kind, dtype):
-    heard = Heard()
-    model, times = heard.wrapped(), torch.tensor([0.0987654, T, 0.3456789, 0.5678912], dtype=torch.float64)
+    recorded = RecordedTimes()
+    model, times = recorded.wrapped(), torch.tensor([0.0987654, T, 0.3456789, 0.5678912], dtype=torch.float64)
     x, t = X.to(dtype), torch.tensor(T, dtype=torch.float64)
     if kind == "residual":
         estimator = ns.estimators.Residual(model, x, times, generator=torch.Generator())
@@ -98,8 +98,8 @@ def test_an_estimator_evaluates_at_its_own_times(kind, dtype):
         estimator = ns.estimators.FokkerPlanck(model, times, polish=0)
     estimator(x, step=ns.Step(0, t, x))
     if kind == "score-mixture":  # it refines its levels: those of the first pass are the times
-        heard.times = heard.times[:1]
-    assert heard.conditioned_exactly(*times.tolist())
+        recorded.times = recorded.times[:1]
+    assert recorded.conditioned_exactly(*times.tolist())
 
 
 @pytest.mark.parametrize("dtype", HALF)
