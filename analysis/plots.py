@@ -315,7 +315,7 @@ def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
         (
             report.calibration.real.t,
             REAL,
-            "real, forward-noised" if report.baseline == DATA else "own finals, re-noised",
+            "real, forward-noised" if report.baseline == DATA else "own final samples, re-noised",
         ),
         (report.sampled.t, SAMPLED, "sampling"),
     ]

@@ -1,4 +1,4 @@
-"""What is wrong with a sampler's levels, in words, each with the option that mends it.
+"""What is wrong with a sampler's levels, in words, each with the option that corrects it.
 
 A check looks at one step count's `Levels` and says at most one thing. `findings` merges what is said of several.
 """
@@ -167,7 +167,7 @@ def _remedy_last(levels: Levels) -> str:
 def apart(levels: Levels) -> Finding | None:
     """A state that is at another level than its label means, by rounding of the label or otherwise."""
     rows = levels.states
-    off = (_told_apart(rows.state_log_snr) - _told_apart(rows.label_log_snr)).abs()
+    off = (_clipped(rows.state_log_snr) - _clipped(rows.label_log_snr)).abs()
     if off.isna().all() or off.max() <= SEEN:
         return None
     worst = off.idxmax()
@@ -184,7 +184,7 @@ def apart(levels: Levels) -> Finding | None:
     return Finding("label-off", f"label and state are apart: {where}", _remedy_apart(levels), size)
 
 
-def _told_apart(log_snr: pd.Series) -> pd.Series:
+def _clipped(log_snr: pd.Series) -> pd.Series:
     """Levels as far as a network could tell them apart."""
     return log_snr.clip(-PURE, PURE)
 
@@ -227,7 +227,7 @@ def _remedy_apart(levels: Levels) -> str:
 def halved(levels: Levels) -> Finding | None:
     """A label that a cast to half precision moves."""
     rows = levels.states
-    off = (_told_apart(rows.handed_log_snr) - _told_apart(rows.label_log_snr)).abs()
+    off = (_clipped(rows.handed_log_snr) - _clipped(rows.label_log_snr)).abs()
     moved = rows.handed != rows.label
     if not moved.any():
         return None
@@ -246,7 +246,7 @@ def lands_off(levels: Levels) -> Finding | None:
     """A step whose arithmetic lands elsewhere than the next state is taken to be."""
     rows = levels.frame
     internal = pd.Series([*rows.internal.iloc[1:], True], index=rows.index)
-    off = (_told_apart(rows.reached_log_snr) - _told_apart(rows.state_log_snr).shift(-1)).mask(internal).abs()
+    off = (_clipped(rows.reached_log_snr) - _clipped(rows.state_log_snr).shift(-1)).mask(internal).abs()
     if off.isna().all() or off.max() <= SEEN:
         return None
     row, after = rows.loc[off.idxmax()], rows.loc[off.idxmax() + 1]
@@ -321,15 +321,15 @@ def shifted_twice(levels: Levels) -> Finding | None:
 
 def _baked(levels: Levels, factor: float) -> Finding | None:
     """Custom sigmas that hold a shift already."""
-    again = (
+    second = (
         float(math.exp(levels.timing["mu"])) if "mu" in levels.timing else float(levels.subject.setting("shift", 1.0))
     )
-    size = 2 * abs(math.log(again)) if again > 0 else 0.0
+    size = 2 * abs(math.log(second)) if second > 0 else 0.0
     if size <= SEEN:
         return None
     return Finding(
         "shifted-twice",
-        f"the sigmas that were handed over hold a shift of {factor:.2f} already, and the scheduler shifts them by {again:.2f} more",
+        f"the sigmas that were handed over hold a shift of {factor:.2f} already, and the scheduler shifts them by {second:.2f} more",
         f"hand over even sigmas, np.linspace(1, 1 / {levels.steps}, {levels.steps}), or set the scheduler's shift to 1",
         size,
     )
