@@ -329,7 +329,7 @@ def _baked(levels: Levels, factor: float) -> Finding | None:
         return None
     return Finding(
         "shifted-twice",
-        f"the sigmas that were handed over hold a shift of {factor:.2f} already, and the scheduler shifts them by {second:.2f} more",
+        f"the sigmas that were given hold a shift of {factor:.2f} already, and the scheduler shifts them by {second:.2f} more",
         f"hand over even sigmas, np.linspace(1, 1 / {levels.steps}, {levels.steps}), or set the scheduler's shift to 1",
         size,
     )
