@@ -19,7 +19,7 @@ def parse_solver(text: str) -> Any:
 
 SAMPLERS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
+    "flow-sde:N[,a=A], cps:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
 )
 """As `noiseshift.diffusion.solvers.WORDS`, which a help text cannot wait for."""
 

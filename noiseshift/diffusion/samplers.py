@@ -7,6 +7,7 @@ An update takes a step to the next time; whoever wants to look at states, predic
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,10 +29,12 @@ __all__ = [
     "Transition",
     "Update",
     "ancestral",
+    "coefficients_preserving",
     "ddim",
     "edm_heun",
     "euler",
     "euler_maruyama",
+    "flow_sde",
     "from_diffusers",
     "heun",
     "karras_grid",
@@ -167,7 +170,7 @@ def sample(
         return
     if times is None or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
         raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
-    if update in (ddim, euler_maruyama):
+    if update in (ddim, euler_maruyama, flow_sde, coefficients_preserving):
         raise TypeError("ddim and euler_maruyama make updates: pass update=ddim(eta=0), update=euler_maruyama()")
     move = update or euler
     if not bool(times[0] <= 1 and times[-1] >= 0):
@@ -270,6 +273,58 @@ def euler_maruyama(diffusion: Callable[[Level], Tensor] | None = None) -> Update
         drift = transition.prediction.velocity - w / 2 * transition.prediction.score
         span = _span(transition)
         return x + span * drift + (w * abs(span)).sqrt() * transition.noise(x)
+
+    return update
+
+
+def flow_sde(a: float = 0.7) -> Update:
+    """The stochastic sampler of Flow-GRPO (Liu et al., arXiv 2505.05470, eq. 9): Euler–Maruyama in the reverse SDE with the
+    diffusion a sqrt(sigma / alpha), a sqrt(t / (1 - t)) of a flow.
+
+    As its authors run it, alpha of the next time stands in where alpha is 0, and noise is drawn in the last step too, which
+    leaves sigma = a t / sqrt(1 - t) of the last state's t in the final sample.
+
+    Args:
+        a: how much noise is drawn; 0 is Euler.
+
+    Raises:
+        ValueError: for a negative a.
+    """
+    if not 0 <= a < math.inf:
+        raise ValueError(f"a must be at least 0 (0 is deterministic), got {a}")
+
+    def update(transition: Transition) -> Tensor:
+        x, now = transition.step.x, transition.level
+        alpha = torch.where(now.alpha > 0, now.alpha, transition.next_level.alpha)
+        diffusion = a**2 * now.sigma / alpha
+        drift = transition.prediction.velocity - diffusion / 2 * transition.prediction.score
+        span = _span(transition)
+        x = x + span * drift
+        return x + (diffusion * abs(span)).sqrt() * transition.noise(x) if a else x
+
+    return update
+
+
+def coefficients_preserving(eta: float = 0.7) -> Update:
+    """CPS (Wang & Yu, arXiv 2509.05952): x' = alpha' x0 + sigma' [cos(eta π/2) eps + sin(eta π/2) z].
+
+    The noise's coefficients keep to the schedule whatever the step is. What the network does not know of x0 is left out,
+    however, and at a share of eps that does not shrink with the step: finer steps do not bring back the data's variance.
+
+    Args:
+        eta: the share of noise that is drawn anew, in [0, 1]; 0 is DDIM.
+
+    Raises:
+        ValueError: for an eta outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta lies in [0, 1] (0 is deterministic, 1 draws all noise anew), got {eta}")
+    kept, fresh = math.cos(eta * math.pi / 2), math.sin(eta * math.pi / 2)
+
+    def update(transition: Transition) -> Tensor:
+        then, prediction = transition.next_level, transition.prediction
+        x = then.alpha * prediction.x0 + then.sigma * kept * prediction.eps
+        return x + then.sigma * fresh * transition.noise(x) if eta else x
 
     return update
 

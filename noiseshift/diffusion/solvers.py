@@ -28,7 +28,7 @@ from noiseshift.diffusion.schedules import Schedule
 
 WORDS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
+    "flow-sde:N[,a=A], cps:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
 )
 
 
@@ -205,6 +205,68 @@ class EulerMaruyama(Solver):
 
     def reference(self) -> Update:
         return samplers.euler_maruyama()
+
+
+@dataclass(frozen=True)
+class FlowSDE(Solver):
+    """The stochastic sampler that Flow-GRPO trains with (arXiv 2505.05470): `flow-sde:N,a=A`. See `samplers.flow_sde`.
+
+    Attributes:
+        steps: how many steps it takes, at least 2.
+        a: how much noise is drawn, at least 0.
+    """
+
+    a: float = 0.7
+
+    @property
+    def order(self) -> int | None:
+        return None if self.a else 1  # a², at most 1: the first step's noise, a² whatever the step, is forgotten slowly
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        samplers.flow_sde(self.a)
+
+    @property
+    def name(self) -> str:
+        return f"flow-sde:{self.steps},a={_number(self.a)}"
+
+    def update(self) -> Update:
+        return samplers.flow_sde(self.a)
+
+    def reference(self) -> Update:
+        return samplers.flow_sde(self.a)
+
+
+@dataclass(frozen=True)
+class CPS(Solver):
+    """Coefficients-preserving sampling (arXiv 2509.05952): `cps:N`, `cps:N,eta=ETA`. See `samplers.coefficients_preserving`.
+
+    It has no order: finer steps do not lead to the data's distribution.
+
+    Attributes:
+        steps: how many steps it takes, at least 2.
+        eta: the share of noise that is drawn anew, in [0, 1].
+    """
+
+    eta: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        samplers.coefficients_preserving(self.eta)
+
+    @property
+    def order(self) -> int | None:
+        return None if self.eta else 1
+
+    @property
+    def name(self) -> str:
+        return f"cps:{self.steps}" + (f",eta={_number(self.eta)}" if self.eta != CPS.eta else "")
+
+    def update(self) -> Update:
+        return samplers.coefficients_preserving(self.eta)
+
+    def reference(self) -> Update | None:
+        return None if self.eta else samplers.heun
 
 
 @dataclass(frozen=True, init=False)
@@ -401,8 +463,10 @@ def solver(word: str | Solver) -> Solver:
         options = _options(word, settings)
         _check_options(inner, options)
         return Diffusers(inner, steps, **options)
+    if name in WITH_OPTIONS and not rest:
+        return _with_options(word, WITH_OPTIONS[name], steps, _options(word, settings))
     if settings:
-        raise ValueError(f"{word!r}: only diffusers/SCHEDULER:N takes options")
+        raise ValueError(f"{word!r}: none but diffusers/SCHEDULER:N, flow-sde:N and cps:N takes options")
     if kind == "own" and not rest:
         return Own(steps, inner)
     if name == "ddim" and len(rest) <= 1:
@@ -410,6 +474,17 @@ def solver(word: str | Solver) -> Solver:
     if name not in OURS or rest:
         raise ValueError(f"{word!r} is no sampler: choose from {WORDS}")
     return OURS[name](steps)
+
+
+WITH_OPTIONS: Mapping[str, type[Solver]] = {"flow-sde": FlowSDE, "cps": CPS}
+
+
+def _with_options(word: str, kind: type[Solver], steps: int, options: Mapping[str, Any]) -> Solver:
+    known = [name for name in inspect.signature(kind).parameters if name != "steps"]
+    wrong = [name for name, value in options.items() if name not in known or type(value) not in (int, float)]
+    if wrong:
+        raise ValueError(f"{word!r}: {wrong[0]} is no number that it takes: write {known[0]}=NUMBER")
+    return kind(steps, **{name: float(value) for name, value in options.items()})
 
 
 def scheduler_word(word: str) -> tuple[str, int | None, dict[str, Any]]:
