@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 from noiseshift.analysis import plots, svg
+from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer, at, chance, delta, worst
 from noiseshift.analysis.baseline import against, columns_against
 from noiseshift.analysis.checks import listed
 from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
+from noiseshift.analysis.samples import plot_states
 
 from noiseshift.studies.folders import Run
 
@@ -55,7 +57,7 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         f"{about['checkpoint']['name']}, {about['sampler']}",
         found.lines,
         found.verdict,
-        [*drawings(anchor, _figures(run)), _samples(run)],
+        [*drawings(anchor, _figures(run)), *_samples(anchor, run)],
         [table(f"Every reading{against(run.baseline)}", _readings(run), columns_against(run.baseline, SHIFT_COLUMNS))],
         checks,
         list(protocol(about)),
@@ -117,9 +119,13 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
     )
 
 
-def _samples(run: Run) -> Drawing:
+def _samples(anchor: str, run: Run) -> list[Drawing]:
+    """Pictures as they are; other states in the figure that suits them, where there is one."""
     caption = f"The first {len(run.pictures)} samples of the run."
-    return Drawing(f'<img class="pixels" src="{svg.picture_grid(run.pictures)}" alt="{caption}">', caption)
+    if not run.pictures.is_floating_point():
+        with spared("the samples on the page"):
+            return [Drawing(f'<img class="pixels" src="{svg.picture_grid(run.pictures)}" alt="{caption}">', caption)]
+    return list(drawings(anchor, [("samples", lambda: plot_states(run.pictures), caption)]))
 
 
 def _command(about: Mapping[str, Any]) -> tuple[str, str]:

@@ -158,21 +158,28 @@ def save_samples(pictures: Tensor, labels: Tensor | None, path: str | Path, *, o
     """Write pictures.
 
     Args:
-        pictures: uint8 (N, C, H, W).
+        pictures: uint8 (N, C, H, W); states that are no pictures, floats of any shape, only as an npz.
         labels: (N,), or None.
-        path: a grid for .png; for other suffixes an npz with arr_0 uint8 (N, H, W, C) and arr_1 labels.
+        path: a grid for .png; for other suffixes an npz with arr_0 uint8 (N, H, W, C), or `states`, and arr_1 labels.
         overwrite: replace a file that noiseshift did not make.
 
     Raises:
         PlaceError: a ValueError, where such a file is there.
+        ValueError: states that are no pictures, for .png.
     """
     path = Path(path)
+    if path.suffix == ".png" and pictures.is_floating_point():
+        raise ValueError(f"samples of shape {tuple(pictures.shape[1:])} are no pictures: write them to an .npz")
     with replaced_file(path, signed_samples, overwrite=overwrite) as fresh:
         (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)
 
 
 def _save_arrays(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
-    arrays: dict[str, Any] = {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+    arrays: dict[str, Any] = (
+        {"states": pictures.numpy()}
+        if pictures.is_floating_point()
+        else {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+    )
     if labels is not None:
         arrays["arr_1"] = labels.numpy()
     with path.open("wb") as file:
@@ -199,6 +206,8 @@ def _save_sheet(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
 
 def save_figures(run: Run, folder: str | Path) -> list[Path]:
     """Write every figure of a run as PNG and PDF; returns the files. In a run's own folder they become part of it."""
+    from noiseshift.analysis.samples import plot_states
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(run.reports.values()))
@@ -207,7 +216,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
         "shift-log-snr": lambda: plot_shift_log_snr(run.reports),
         "effective": lambda: plot_effective_level(run.reports),
         "posteriors": lambda: plot_posteriors(first)[0],
-        "samples": lambda: plot_samples(run.pictures),
+        "samples": lambda: plot_states(run.pictures),
     }
     if any(report.content is not None for report in run.reports.values()):
         figures["shift-content"] = lambda: plot_content_shift(run.reports)

@@ -103,7 +103,7 @@ class Run:
         (folder / "run.json").write_text(json.dumps(self.manifest, indent=2, default=str) + "\n")
         (folder / "summary.json").write_text(json.dumps(self.summary(), indent=2, default=str) + "\n")
         write_reports(self.reports, folder)
-        arrays: dict[str, Any] = {"images": self.pictures.numpy()}
+        arrays: dict[str, Any] = {"states" if self.pictures.is_floating_point() else "images": self.pictures.numpy()}
         if self.labels is not None:
             arrays["labels"] = self.labels.numpy()
         np.savez_compressed(folder / "samples.npz", **arrays)
@@ -119,7 +119,7 @@ class Run:
         reports = read_reports(folder)
         with reading(folder / "samples.npz", *RUN):
             samples = {key: torch.from_numpy(part) for key, part in read_arrays(folder / "samples.npz", *RUN).items()}
-            pictures, labels = samples["images"], samples.get("labels")
+            pictures, labels = samples["images" if "images" in samples else "states"], samples.get("labels")
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
         return cls(read_manifest(folder), reports, controls, pictures, labels, features)
@@ -143,8 +143,9 @@ def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:
 
 
 def pictures_of(final_samples: Tensor) -> Tensor:
-    """Final samples in [-1, 1] (n, C, H, W) → uint8."""
-    return to_uint8(final_samples.detach().float().cpu())
+    """Final samples that are pictures in [-1, 1], (n, 1 or 3, H, W) → uint8; other states stay float32."""
+    states = final_samples.detach().float().cpu()
+    return to_uint8(states) if states.ndim == 4 and states.shape[1] in (1, 3) else states
 
 
 def versions() -> dict[str, str]:

@@ -81,6 +81,8 @@ def _likelihood(target: GaussianMixture, x: Tensor, level: Level) -> float:
 def _components(flat: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (d,), factors (d, r) and the variance () of all other directions."""
     mean = flat.mean(0)
+    if flat.shape[1] == 1:  # a single direction, which is no factor beside others
+        return mean, flat.new_zeros(1, 1), flat.var().clamp_min(1e-12)
     rank = max(1, min(len(flat) // 4, rank, flat.shape[1] - 1))
     _, singular, directions = torch.linalg.svd(flat - mean, full_matrices=False)
     variances = singular.square() / (len(flat) - 1)
