@@ -72,6 +72,8 @@ def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, l
             continue
         hit += 1
         faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in _faults(command, wanted, old, replaces)]
+        if hit % 5 == 0:  # a run that is cut short still tells
+            print(f"{command}: {hit} killed, {len(faults)} faults so far", flush=True)
     harness.clear("out")
     return hit, faults
 
