@@ -21,3 +21,14 @@ def test_modules_of_the_working_directory_are_still_found_by_name(tmp_path):
     )
     assert found.returncode == 1
     assert "int" in found.stderr
+
+
+def test_a_module_that_a_library_hides_is_said(tmp_path):
+    """`json:make` with a json.py in the working directory means that file, and would be given Python's own."""
+    (tmp_path / "json.py").write_text("def make():\n    return 5\n")
+    found = subprocess.run(
+        [sys.executable, "-m", "noiseshift", "info", "json:make"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert "an installed module is called json too" in found.stderr
+    assert found.stderr.strip().endswith("rename json.py")

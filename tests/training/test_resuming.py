@@ -236,3 +236,23 @@ def test_train_estimator_takes_any_number_of_steps(tmp_path):
     np.savez(tmp_path / "data.npz", images=IMAGES.pixels.numpy())
     words = ["train-estimator", "--data", tmp_path / "data.npz", *"--steps 20 --batch 4".split()]
     assert shell(*words, "--out", tmp_path / "level.safetensors").exit_code == 0
+
+
+def test_a_card_that_was_corrected_by_hand_stays_and_restart_moves_it_aside(tmp_path):
+    words = [
+        "train",
+        *"--width 16 --depth 1 --heads 2 --patch 14 --steps 1 --batch 4".split(),
+        "--out",
+        tmp_path / "run",
+    ]
+    assert shell(*words).exit_code == 0
+    card = tmp_path / "run" / "model.yaml"
+    written = card.read_text()
+    card.write_text(written + "# corrected by hand\n")
+    again = shell(*words)
+    assert again.exit_code == 0
+    assert "it stays as it is" in again.stderr
+    assert card.read_text() == written + "# corrected by hand\n"
+    assert shell(*words, "--restart").exit_code == 0
+    assert card.read_text() == written
+    assert "corrected by hand" in (tmp_path / "run" / "previous-1" / "model.yaml").read_text()

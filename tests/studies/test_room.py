@@ -1,0 +1,51 @@
+"""A run that cannot end is refused before it begins, in one line."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import noiseshift as ns
+from noiseshift.evaluation import ClassifierFeatures, Features, Moments
+from noiseshift.studies import room
+from noiseshift.studies.shards import Shards
+
+PROTOCOL = ns.Protocol("euler:2", samples=8, estimators={"residual": None})
+
+
+def one_line(error):
+    return "\n" not in str(error.value)
+
+
+def test_a_run_that_fits_passes(tmp_path):
+    room.require_room(ns.load(), PROTOCOL, Shards(tmp_path / "run", {}), finals=8)
+
+
+def test_memory_and_disk_are_asked_first(tmp_path):
+    large = replace(ns.load(), shape=(3, 10**6, 10**6))
+    with pytest.raises(ValueError, match=r"batch of 8 samples takes at least .* --batch") as error:
+        room.require_room(large, PROTOCOL, None, finals=0)
+    assert one_line(error)
+    many = replace(PROTOCOL, samples=10**14, points=1)
+    with pytest.raises(ValueError, match=r"samples takes at least .* fewer --samples"):
+        room.require_room(ns.load(), many, None, finals=0)
+    with pytest.raises(ValueError, match="free: take fewer --samples, or write to another disk") as error:
+        room._require_disk(tmp_path / "not" / "there", 1 << 60)
+    assert one_line(error)
+
+
+def test_a_reference_that_cannot_be_compared_with_is_refused():
+    checkpoint, extractor = ns.load(), ClassifierFeatures()
+    other = Moments(torch.zeros(5).numpy(), torch.eye(5).numpy(), 100)
+    with pytest.raises(ValueError, match="gives 128 features, the reference has 5: give one of the same extractor"):
+        room.require_reference(checkpoint, extractor, other, 8, small=True)
+    alike = Features("fashion", torch.zeros(4, 128).numpy())
+    room.require_reference(checkpoint, extractor, alike, 8, small=True)
+    with pytest.raises(ValueError, match="8 samples under 128 features"):
+        room.require_reference(checkpoint, extractor, alike, 8, small=False)
+
+
+def test_a_protocol_has_bounds():
+    for wrong in ({"batch": 0}, {"points": 0}, {"seed": -1}, {"seed": 1 << 64}, {"solver": "euler:1000000000"}):
+        with pytest.raises(ValueError, match="give"):
+            replace(PROTOCOL, **wrong)
