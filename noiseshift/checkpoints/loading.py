@@ -16,7 +16,7 @@ from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCo
 from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
-from noiseshift.checkpoints.diffusers.folder import is_folder, read_folder
+from noiseshift.checkpoints.diffusers.folder import is_folder, is_kept, read_folder
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.weights import chosen
@@ -155,7 +155,8 @@ def load(
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
             folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
         found = _checkpoint(file, _sha256_of_all(folder.weights), folder.model, folder.card, folder.autoencoder)
-        return replace(found, sampler=folder.sampler, recognised="a diffusers folder, by model_index.json")
+        whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
+        return replace(found, sampler=folder.sampler, recognised=f"a diffusers folder, by {whose}")
     if prompts is not None or embeddings is not None:
         raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
     try:
@@ -247,6 +248,11 @@ def _unit(low: float, high: float, x: Tensor) -> Tensor:
 def _resolve(path: str | Path | None) -> Path:
     name = "fashion-sit" if path is None else str(path)
     found = ASSETS / f"{name}.safetensors" if name in BUNDLED else Path(name)
+    if found.is_dir() and is_kept(found) and not is_folder(found):
+        raise CheckpointError(
+            f"{found} is a training's state, whose schedule its own folder does not say: give the folder in which the training "
+            f"saved its pipeline, or put its model_index.json and scheduler into {found.resolve().parent}"
+        )
     if found.is_dir() and not is_folder(found):
         raise CheckpointError(f"{found} is a folder without model_index.json: give a .pt or .safetensors file")
     if not found.exists():

@@ -158,6 +158,16 @@ def test_the_first_steps_noise_is_not_rounded(tmp_path):
     assert float(first.sigma) ** 2 == pytest.approx(1e-4, rel=1e-6)
 
 
+@pytest.mark.parametrize("prefix", ["denoise_fn.", "diffusion.unet."])
+def test_a_forks_network_lies_under_another_name(prefix, tmp_path):
+    state = diffusion("x0")
+    fork = {key.replace("model.", prefix, 1) if key.startswith("model.") else key: v for key, v in state.items()}
+    torch.save(state, tmp_path / "x.pt")
+    torch.save(fork, tmp_path / "fork.pt")
+    ours, theirs = (ns.load(tmp_path / name, size=8).model(X, torch.tensor(0.5)).x0 for name in ("x.pt", "fork.pt"))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_loss_weights_of_something_else_are_refused(tmp_path):
     state = diffusion("epsilon")
     for weight in (state["loss_weight"] * 2, torch.rand(50), torch.full((50,), float("nan")), torch.ones(49)):

@@ -71,8 +71,19 @@ class Found:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is diffusers'."""
-    return (path / "model_index.json").exists()
+    """Whether a folder is a pipeline of diffusers', or a state that its training kept beside one."""
+    return (path / "model_index.json").exists() or bool(_kept(path) and (path.parent / "model_index.json").exists())
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a folder is what a training script kept on its way (`checkpoint-500`, by accelerate): networks alone."""
+    return not (path / "model_index.json").exists() and bool(_kept(path))
+
+
+def _kept(path: Path) -> list[Path]:
+    """The networks in a training's state, the averaged one first."""
+    names = ("unet_ema", "transformer_ema", "unet", "transformer")
+    return [path / name for name in names if (path / name / "config.json").exists()]
 
 
 def read_folder(
@@ -120,14 +131,16 @@ def read_folder(
 
 
 def _recognise(path: Path) -> Found:
-    index = read_json(path / "model_index.json")
+    kept = _kept(path) if is_kept(path) else []
+    home = path.parent if kept else path
+    index = read_json(home / "model_index.json")
     kind = str(index.get("_class_name"))
     part = "unet" if "unet" in index else "transformer"
     network = str((index.get(part) or [None, None])[1])
     plain = network == "UNet2DModel" or (kind, network) == ("DiTPipeline", "DiTTransformer2DModel")
     if not plain and (kind not in TEXT or TEXT[kind] != network):
         raise CheckpointError(f"{path.name} is a {kind}: the folders that can be read are {READABLE}")
-    return Found(path, index, kind, network, path / part)
+    return Found(home, index, kind, network, kept[0] if kept else path / part)
 
 
 def _autoencoder(found: Found, vae: str | Path | None) -> Autoencoder | None:
@@ -303,6 +316,8 @@ def _provenance(
         "network": found.network,
         "scheduler": type(scheduler).__name__,
     }
+    if found.part.parent != found.path:
+        facts["weights"] = f"{found.part.name} of {found.part.parent.name}"
     if coder is not None:
         facts["autoencoder"] = f"{coder.kind}, {coder.factor} pixels a latent, scaling_factor {coder.scale:g}"
     if conditions is not None:

@@ -97,6 +97,9 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
 
 
 def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The Unet in a GaussianDiffusion, or a Unet alone."""
-    inside = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    """The Unet in a GaussianDiffusion, under `model.` or what a fork calls it (`denoise_fn.`), or a Unet alone."""
+    first = "init_conv.weight"
+    prefixes = [key.removesuffix(first) for key in state if key.endswith(f".{first}")]
+    prefix = prefixes[0] if len(prefixes) == 1 and first not in state else "model."
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return inside or dict(state)
