@@ -12,7 +12,8 @@ from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer, at, chance, delta, worst
 from noiseshift.analysis.baseline import against, columns_against
 from noiseshift.analysis.checks import listed
-from noiseshift.analysis.page_parts import Column, Drawing, Section, drawings, protocol, table
+from noiseshift.analysis.final_noise import RESIDUAL_COLUMNS, residual_line
+from noiseshift.analysis.page_parts import Column, Drawing, Section, Table, drawings, protocol, table
 from noiseshift.analysis.samples import plot_states
 
 from noiseshift.studies.folders import Run
@@ -55,10 +56,15 @@ def measured(anchor: str, name: str, run: Run) -> Section:
     return Section(
         anchor,
         f"{about['checkpoint']['name']}, {about['sampler']}",
-        found.lines,
+        [line for line in (*found.lines, residual_line(run)) if line],
         found.verdict,
         [*drawings(anchor, _figures(run)), *_samples(anchor, run)],
-        [table(f"Every reading{against(run.baseline)}", _readings(run), columns_against(run.baseline, SHIFT_COLUMNS))],
+        [
+            table(
+                f"Every reading{against(run.baseline)}", _readings(run), columns_against(run.baseline, SHIFT_COLUMNS)
+            ),
+            *_left(run),
+        ],
         checks,
         list(protocol(about)),
         command,
@@ -66,6 +72,12 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         row,
         listed(run.preflight),
     )
+
+
+def _left(run: Run) -> Iterator[Table]:
+    """What is left in the finished samples."""
+    if run.residual_noise is not None and not run.residual_noise.empty:
+        yield table("Residual noise of the final samples", run.residual_noise, RESIDUAL_COLUMNS)
 
 
 def _readings(run: Run) -> pd.DataFrame:

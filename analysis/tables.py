@@ -10,6 +10,7 @@ from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer
 from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.checks import print_failures
+from noiseshift.analysis.final_noise import residual_line
 from noiseshift.analysis.names import plain
 
 from noiseshift.estimators.instrument import DATA
@@ -62,8 +63,8 @@ def print_run(run: Run) -> None:
         for check in run.controls.checks:
             mark = {True: ("pass", "green"), False: ("FAIL", "red"), None: ("note", "dim")}[check.passed]
             console.print(Text.assemble(mark, f"  {plain(check.name)}: {plain(check.sentence)}"))
-    for line in answer(run).lines:
-        console.print(plain(line))
+    for line in (*answer(run).lines, residual_line(run)):
+        console.print(plain(line)) if line else None
 
 
 def shift_table(report: ShiftReport, title: str) -> Table:

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from noiseshift.evaluation import evaluate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
-    from noiseshift.shift import PairedDifference, ShiftReport, measure
+    from noiseshift.shift import PairedDifference, ShiftReport, measure, residual_noise
     from noiseshift.shift.preflight import Preflight, preflight
     from noiseshift.studies.approximate import Plan
     from noiseshift.studies.approximate import run as approximate
@@ -85,7 +85,7 @@ _HOMES = {
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift.preflight": "Preflight preflight",
-    "noiseshift.shift": "PairedDifference ShiftReport measure",
+    "noiseshift.shift": "PairedDifference ShiftReport measure residual_noise",
     "noiseshift.evaluation": "evaluate",
     "noiseshift.studies.approximate": "Plan",
     "noiseshift.studies.compare": "compare",
@@ -174,6 +174,7 @@ __all__ = [
     "noise_awareness",
     "observe",
     "preflight",
+    "residual_noise",
     "run",
     "sample",
     "samplers",

@@ -1,5 +1,6 @@
 """The measurement: the effective noise level of sampling states, against the conditioning level."""
 
+from noiseshift.shift.final_noise import residual_noise
 from noiseshift.shift.inference import RunTest
 from noiseshift.shift.reading import BatchReadings, assemble, measure, read_run, runs_of
 from noiseshift.shift.report import PairedDifference, ShiftReport
@@ -14,6 +15,7 @@ __all__ = [
     "measure",
     "read_reports",
     "read_run",
+    "residual_noise",
     "runs_of",
     "write_reports",
 ]

@@ -34,6 +34,8 @@ from noiseshift.shift.summary import RunAnswer, run_answer
 from noiseshift.studies.shards import short_hash
 from noiseshift.writing import whole_folder, write_table
 
+RESIDUAL_NOISE = "residual-noise.parquet"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -46,6 +48,8 @@ class Run:
         pictures: (n ≤ 64, C, H, W) the first final samples, decoded to uint8.
         labels: (n,) their classes, or None.
         features: what an extractor computed of all final samples; None without one.
+        residual_noise: what is left in the first final samples, a row a reader (`shift.residual_noise`); None where it was not
+            read.
     """
 
     manifest: dict[str, Any]
@@ -54,6 +58,7 @@ class Run:
     pictures: Tensor
     labels: Tensor | None
     features: Features | None = None
+    residual_noise: pd.DataFrame | None = None
 
     @functools.cached_property
     def answer(self) -> RunAnswer:
@@ -84,6 +89,7 @@ class Run:
             "run": self.manifest,
             "run_p": {name: None if np.isnan(p) else p for name, p in self.answer.p.items()},
             "shift": {name: _records(report.table()) for name, report in self.reports.items()},
+            "residual_noise": [] if self.residual_noise is None else _records(self.residual_noise),
             "solver": solver,
             "shares": [] if found is None else _records(found.shares),
             "controls": [] if found is None else [asdict(check) for check in found.checks],
@@ -109,6 +115,8 @@ class Run:
         np.savez_compressed(folder / "samples.npz", **arrays)
         if self.features is not None:
             self.features.save(folder / "features.npz")
+        if self.residual_noise is not None:
+            write_table(folder / RESIDUAL_NOISE, self.residual_noise)
         if self.controls is not None:
             _write_controls(self.controls, folder / "controls")
 
@@ -122,7 +130,8 @@ class Run:
             pictures, labels = samples["images" if "images" in samples else "states"], samples.get("labels")
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
-        return cls(read_manifest(folder), reports, controls, pictures, labels, features)
+        left = read_table(folder / RESIDUAL_NOISE, *RUN) if (folder / RESIDUAL_NOISE).exists() else None
+        return cls(read_manifest(folder), reports, controls, pictures, labels, features, left)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from noiseshift.shift import controls as control
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.checking import checked
+from noiseshift.studies.final_noise import finished
 from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.own_samples import against_own, own_samples, refuse_what_needs_data
 from noiseshift.studies.protocol import Protocol, fingerprint
@@ -86,7 +87,8 @@ def run(
     warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
     instruments = calibrated(checkpoint, protocol, held_out[0], times, progress)
     instruments = against_own(instruments) if data is None else instruments
-    reports, pictures, features = _measure(model, checkpoint, instruments, protocol, extractor, shards, progress)
+    reports, final, features = _measure(model, checkpoint, instruments, protocol, extractor, shards, progress)
+    pictures = pictures_of(checkpoint.decode(final))
     found = None
     if protocol.controls:
         found = _controls(checkpoint, instruments, reports, held_out, protocol, progress)
@@ -100,6 +102,7 @@ def run(
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
         features=features,
+        residual_noise=None if data is None else finished(checkpoint, protocol, final, held_out[0], instruments),
     )
 
 
@@ -112,7 +115,7 @@ def _measure(
     shards: Shards | None,
     progress: Progress,
 ) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
-    """Sample and read all batches; also the first 64 pictures, and the features of all where there is an extractor."""
+    """Sample and read all batches; also the first 64 final states, and the features of all where there is an extractor."""
     every = all_labels(checkpoint, protocol)
     content = next(iter(instruments.values())).calibration.baseline == DATA  # else it would be the baseline again
 
@@ -128,10 +131,9 @@ def _measure(
         batches.append(batch.keeping(0))
         if not len(batch.final):
             continue
-        pictures = pictures_of(checkpoint.decode(batch.final))
-        first.append(pictures[: max(0, PICTURES - sum(map(len, first)))])
+        first.append(batch.final[: max(0, PICTURES - sum(map(len, first)))])
         if extractor:
-            features.append(extract(pictures, extractor))
+            features.append(extract(pictures_of(checkpoint.decode(batch.final)), extractor))
     reports = assemble(batches, instruments)
     return reports, torch.cat(first), Features.concatenate(features) if features else None
 
