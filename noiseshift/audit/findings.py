@@ -228,15 +228,15 @@ def halved(levels: Levels) -> Finding | None:
     """A label that a cast to half precision moves."""
     rows = levels.states
     off = (_clipped(rows.handed_log_snr) - _clipped(rows.label_log_snr)).abs()
-    moved = rows.handed != rows.label
+    moved = (rows.handed - rows.label).abs() > 1e-3
     if not moved.any():
         return None
     worst = off.idxmax()
     row = rows.loc[worst]
+    what = f"a network that gets its time as {levels.handed_as}" if levels.handed_as else "a cast to half precision"
     return Finding(
         "half-precision",
-        f"a cast of the time argument to half precision moves {int(moved.sum())} of {len(rows)} labels, at most from "
-        f"{row.label:g} to {row.handed:g}",
+        f"{what} has {int(moved.sum())} of {len(rows)} labels moved, at most from {row.label:g} to {row.handed:g}",
         "keep the time argument in float32",
         float(off.max()),
     )
@@ -372,6 +372,26 @@ def image_start(levels: Levels) -> Finding | None:
     )
 
 
+def first_state(levels: Levels) -> Finding | None:
+    """A first state, as it was seen, that holds another amount of noise than its conditioning level: a run that is handed
+    over or restarted at the wrong place. Texture adds to what is read, so that little noise is not judged."""
+    if levels.first_sigma is None or levels.start is not None or levels.frame.empty:
+        return None
+    row = levels.frame.iloc[0]
+    ratio = levels.first_sigma / max(row.state_sigma, 1e-12)
+    share = 1 / math.sqrt(1 + math.exp(row.state_log_snr))
+    if not (ratio < 0.9 or (ratio > 1.1 and share > 0.3)):
+        return None
+    return Finding(
+        "first-state",
+        f"the first state holds noise of sigma = {levels.first_sigma:.3g} by its finest Haar band, and the run starts at label "
+        f"{row.label:g}, sigma = {row.state_sigma:.3g}",
+        "start where the state's own level is: noise it by the scheduler's add_noise at the first timestep, or set the first "
+        "timestep to its level",
+        2 * abs(math.log(max(ratio, 1e-6))),
+    )
+
+
 def strength_read(levels: Levels) -> Finding | None:
     """Strength counts steps, not noise: where a run from an image really starts."""
     if levels.start is None or levels.frame.empty:
@@ -401,7 +421,7 @@ def fewer_steps(levels: Levels) -> Finding | None:
 
 CHECKS: tuple[Callable[[Levels], Finding | None], ...] = (
     *(unfollowed, outside_table, first_level, last_level, apart, halved, lands_off, duplicated, not_falling),
-    *(shifted_twice, image_start, terminal_snr, shift_ignored, strength_read, fewer_steps),
+    *(shifted_twice, image_start, first_state, terminal_snr, shift_ignored, strength_read, fewer_steps),
 )
 
 

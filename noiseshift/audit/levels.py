@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -76,6 +76,8 @@ class Levels:
         start: (alpha, sigma) of the first state as the scheduler noises an image; None for a run from noise.
         frame: a row a call; see `Audit.table`.
         failure: why a step could not be taken, or empty.
+        handed_as: the dtype of the time that a network was seen to get; empty where none was seen.
+        first_sigma: of the noise in the first state, read off it; None where it was not seen.
     """
 
     subject: Subject
@@ -87,6 +89,12 @@ class Levels:
     start: Pair | None
     frame: pd.DataFrame
     failure: str
+    handed_as: str = ""
+    first_sigma: float | None = None
+
+    def seen(self, handed_as: str, first_sigma: float | None) -> Levels:
+        """The same, with what an observer saw."""
+        return replace(self, handed_as=handed_as, first_sigma=first_sigma)
 
     @property
     def states(self) -> pd.DataFrame:
@@ -118,7 +126,9 @@ def levels(
     run = Followed(subject.scheduler, steps, timing)
     begin = 0 if strength is None else begins(run.scheduler, steps, strength)
     start = None if strength is None else _noised(run, begin)
-    frame = _frame(run, dtype).iloc[begin:].reset_index(drop=True)
+    raw = run.scheduler.timesteps.double().cpu()
+    handed = raw if dtype is None else raw.to(DTYPES[dtype]).double()
+    frame = rows(run, handed).iloc[begin:].reset_index(drop=True)
     frame.insert(0, "steps", steps)
     return Levels(subject, steps, timing, run.scheduler, run.family, begin, start, frame, run.failure)
 
@@ -150,10 +160,10 @@ def _noised(run: Followed, begin: int) -> Pair | None:
     return float((state * x0).mean()), float((state * eps).mean())
 
 
-def _frame(run: Followed, dtype: Precision | None) -> pd.DataFrame:
+def rows(run: Followed, handed: Tensor) -> pd.DataFrame:
+    """A row a call, for labels that the network gets as `handed` (n,)."""
     scheduler = run.scheduler
     raw = scheduler.timesteps.double().cpu()
-    handed = raw if dtype is None else raw.to(DTYPES[dtype]).double()
     order = run.internal()
     frame = pd.DataFrame({"step": np.arange(len(raw)), "internal": order, "label": raw, "handed": handed})
     frame["label_log_snr"] = meant(run.family, scheduler, raw)

@@ -86,7 +86,16 @@ NAMES = (
         "half-precision",
         "lands-off",
     ),
-    *("duplicated", "not-falling", "shifted-twice", "image-start", "terminal-snr", "shift-ignored", "strength"),
+    *(
+        "duplicated",
+        "not-falling",
+        "shifted-twice",
+        "image-start",
+        "first-state",
+        "terminal-snr",
+        "shift-ignored",
+        "strength",
+    ),
     *("step-count", "size-ignored"),
 )
 """What findings may be called."""

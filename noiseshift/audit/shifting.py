@@ -21,7 +21,7 @@ def shift(sigma: Array, factor: float) -> Array:
 
 
 def shifted(levels: Levels) -> Array | None:
-    """The sigmas of the scheduler's default run if they were shifted once; None where they are not of that kind."""
+    """The sigmas of the scheduler's default run if they were shifted once; None where they were not shifted twice."""
     setting, timing = levels.subject.setting, levels.timing
     factor, count = getattr(levels.scheduler, "shift", setting("shift")), setting("num_train_timesteps")
     plain = not any(
@@ -30,7 +30,11 @@ def shifted(levels: Levels) -> Array | None:
     if not factor or factor == 1 or not plain or "mu" in timing or "sigmas" in timing or "timesteps" in timing:
         return None
     once = shift(np.linspace(1, 1 / count, levels.steps), float(factor))[levels.begin :]
-    return once if len(once) == len(levels.states) else None
+    twice = shift(np.linspace(1, shift(np.array(1 / count), float(factor)), levels.steps), float(factor))[
+        levels.begin :
+    ]
+    held = np.asarray(levels.states.state_sigma, dtype=float)
+    return once if len(twice) == len(held) and np.allclose(held, twice, rtol=1e-3, atol=1e-6) else None
 
 
 def shifted_before(levels: Levels) -> float | None:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from noiseshift.audit import Audit
+from noiseshift.audit.observed import Watch
 from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
@@ -45,6 +47,7 @@ class PipelineObserver(Recorder):
         parts = [getattr(target, name, None) for name in ("transformer", "transformer_2", "unet", "prior", "decoder")]
         self.networks = [part for part in parts if isinstance(part, nn.Module)]
         self.unpaired: list[str] = []
+        self._watch = Watch(self.scheduler, self.pipeline)
         self._hooks: list[Any] = []
         self._calls: list[_NetworkCall] = []  # since the scheduler's last step
         self._run: _Run | None = None
@@ -55,6 +58,7 @@ class PipelineObserver(Recorder):
     def __enter__(self) -> PipelineObserver:
         self._run, self._own = None, self.scheduler.step
         self.scheduler.step = self._step
+        self._watch.open()
         self._hooks = [part.register_forward_hook(self._hear, with_kwargs=True) for part in self.networks]
         return self
 
@@ -62,6 +66,7 @@ class PipelineObserver(Recorder):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self.scheduler.step  # the class's own shows again
+        self._watch.close()
         for hook in self._hooks:
             hook.remove()
 
@@ -88,7 +93,9 @@ class PipelineObserver(Recorder):
             rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
             grid = run.grid if run is not None else None
             run = self._run = _Run(self._grid(place, grid), rows)
+            self._watch.begin(place, sample[:rows])
         run.place = place
+        self._watch.call(place, calls[-1].time() if calls else None)
         if place in run.grid.chosen:
             with torch.no_grad():
                 self._see(run, output, sample, calls)
@@ -172,6 +179,11 @@ class PipelineObserver(Recorder):
         t = float(run.grid.times[run.place])
         self._states[t] = _State(call.network, run.grid.view, run.grid.factors[run.place], first, label, scale)
 
+    def audit(self) -> Audit:
+        """The levels of what ran: labels, the time as the network got it (its value and dtype), states, where steps land; and the
+        level of the first state. Raises ValueError where nothing was seen."""
+        return self._watch.audit()
+
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
         """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
         if self.unpaired:
@@ -212,6 +224,10 @@ class _NetworkCall(NamedTuple):
         """Its arguments by name."""
         named = inspect.signature(unwrapped(self.network).forward).bind(*self.args, **self.kwargs).arguments
         return {**named, **named.pop("kwargs", {})}
+
+    def time(self) -> Any:
+        """What it was given as the time, or None."""
+        return self.arguments().get("timestep")
 
 
 @dataclass(frozen=True)
