@@ -43,7 +43,7 @@ def answer(run: Run) -> Answer:
     else:
         lines = (
             opened(run.baseline, _finding(run, name)),
-            opened(run.baseline, f"{_share(run, name)} {_content(run.reports[name])}".strip()),
+            opened(run.baseline, f"{_share(run, name)} {_content(run, run.reports[name])}".strip()),
             f"{_agreement(run, name)} {_controls(run, verdict)}".strip(),
         )
     if verdict == "failed":
@@ -189,8 +189,8 @@ def _verdict(row: pd.Series) -> str:
     return verdicts.get(row.whose, "the two do not agree on a part, so whose it is stays open")
 
 
-def _content(report: ShiftReport) -> str:
-    """What becomes of the shift when the baseline is the run's own final samples in place of real images."""
+def _content(run: Run, report: ShiftReport) -> str:
+    """What becomes of the shift when the baseline is final samples, re-noised, in place of real images."""
     table = report.table()
     if report.baseline != DATA:
         return "A fault that the final samples share is not seen, and there is no content control: it would be the same baseline."
@@ -200,13 +200,11 @@ def _content(report: ShiftReport) -> str:
     if seen.empty:
         count = int(((table.content_low > 0) | (table.content_high < 0)).sum())
         read = int(table.content_shift.notna().sum())
-        return (
-            f"Against the run's own final samples, re-noised, 0 is outside the interval at {count} of {_plural(read)}."
-        )
+        return f"Against {content_of(run)}, re-noised, 0 is outside the interval at {count} of {_plural(read)}."
     flips, unsure = content_signs(seen)
     if flips.empty and unsure.empty:
-        return "Against the run's own final samples, re-noised, the sign is the same wherever a level is resolved."
-    return " ".join([_flipped(flips, len(seen)), _unsure(unsure, len(seen))]).strip()
+        return f"Against {content_of(run)}, re-noised, the sign is the same wherever a level is resolved."
+    return " ".join([_flipped(flips, len(seen)), _unsure(run, unsure, len(seen))]).strip()
 
 
 def _flipped(flips: pd.DataFrame, seen: int) -> str:
@@ -220,13 +218,18 @@ def _flipped(flips: pd.DataFrame, seen: int) -> str:
     )
 
 
-def _unsure(unsure: pd.DataFrame, seen: int) -> str:
+def _unsure(run: Run, unsure: pd.DataFrame, seen: int) -> str:
     if unsure.empty:
         return ""
     return (
-        f"Against the run's own final samples, re-noised, the shift is not significant at {len(unsure)} of "
+        f"Against {content_of(run)}, re-noised, the shift is not significant at {len(unsure)} of "
         f"{_plural(seen, 'resolved level')}: what is read there may be their level or their content."
     )
+
+
+def content_of(run: Run) -> str:
+    """What the content control is against."""
+    return str(run.manifest.get("content") or "the run's own final samples")
 
 
 def _agreement(run: Run, name: str) -> str:

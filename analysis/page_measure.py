@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from noiseshift.analysis import plots, svg
 from noiseshift.analysis.after import spared
-from noiseshift.analysis.answer import answer, at, chance, delta, worst
+from noiseshift.analysis.answer import answer, at, chance, content_of, delta, worst
 from noiseshift.analysis.baseline import against, columns_against
 from noiseshift.analysis.checks import listed
 from noiseshift.analysis.final_noise import RESIDUAL_COLUMNS, residual_line
@@ -30,7 +30,7 @@ SHIFT_COLUMNS: tuple[Column, ...] = (
     ("floor", "floor", "detection floor: the least |δ| that is significant, in t"),
     ("verdict", "verdict", "resolved: |δ| above the floor, at this level alone; not readable: slope not within ½ … 2"),
     ("calibration_share", "calibration", "the calibration's part of δ's variance: more samples do not lower it"),
-    ("content_shift", "content δ", "δ against the run's own final samples, re-noised, in t"),
+    ("content_shift", "content δ", "δ against final samples, re-noised (the protocol's `content` says whose), in t"),
     ("solver", "solver δ", "what finer steps of the same network take away of δ, in t"),
     ("network", "network δ", "what they leave, in t"),
     ("exact_solver", "exact model δ", "δ of an exact model through the same solver, in t"),
@@ -116,8 +116,7 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
         yield (
             "content",
             lambda: plots.plot_content_shift(run.reports),
-            "The same against the run's own final samples, re-noised: another baseline, which has the content of generated images "
-            "and what a coarse solver does to it.",
+            f"The same against {content_of(run)}, re-noised: another baseline, which has the content of generated images.",
         )
     yield (
         "posteriors",

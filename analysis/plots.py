@@ -52,7 +52,7 @@ def plot_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_content_shift(reports: Reports, *, ax: Axes | None = None) -> Axes:
-    """The same against the run's own final samples, re-noised: what generated content does to an estimator is taken out."""
+    """The same against final samples, re-noised: another baseline, which has generated content at the right level."""
     columns = ("content_shift", "content_low", "content_high")
     return _curves(reports, columns, "content-controlled δ (in t)", ax, floor=False)
 
@@ -328,9 +328,7 @@ def _states(report: ShiftReport) -> list[tuple[np.ndarray, str, str]]:
         ),
         (report.sampled.t, SAMPLED, "sampling"),
     ]
-    return states + (
-        [(report.content.t, CONTENT, "own final samples, re-noised")] if report.content is not None else []
-    )
+    return states + ([(report.content.t, CONTENT, "final samples, re-noised")] if report.content is not None else [])
 
 
 def _against(reports: Reports) -> str:

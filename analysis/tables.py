@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
-from noiseshift.analysis.answer import answer
+from noiseshift.analysis.answer import answer, content_of
 from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.checks import print_failures
 from noiseshift.analysis.final_noise import residual_line
@@ -57,7 +57,7 @@ def print_run(run: Run) -> None:
         console.print(f"δ own{against(run.baseline)}")
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
-    content = "; content δ: against the run's own final samples, re-noised" if run.baseline == DATA else ""
+    content = f"; content δ: against {content_of(run)}, re-noised" if run.baseline == DATA else ""
     console.print(f"● resolved, at this level alone; · not readable{content}", style="dim")
     if run.controls is not None:
         for check in run.controls.checks:

@@ -97,6 +97,11 @@ class Solver:
         """The update whose fine run from the same noise it converges to, or None where there is none."""
         return None
 
+    def finer(self, factor: int) -> Solver | None:
+        """A solver of the same final samples, for `factor` times the network calls; None where none is known. Raises ValueError
+        where it cannot take so many steps."""
+        return replace(self, steps=factor * self.steps)
+
     def bound(self, checkpoint: Sampled) -> Solver:
         """The solver with what it takes from a checkpoint; itself where that is nothing."""
         return self
@@ -111,6 +116,10 @@ class Euler(Solver):
 
     def update(self) -> Update:
         return samplers.euler
+
+    def finer(self, factor: int) -> Solver:
+        """The same equation in second order, which is further from the coarse one's bias than as many Euler steps."""
+        return Heun(max(2, factor * self.steps // 2))
 
     def reference(self) -> Update:
         return samplers.heun
@@ -314,6 +323,9 @@ class Diffusers(Solver):
     def update(self) -> Scheduled:
         return schedulers.make(self.scheduler, self.steps, self.options)
 
+    def finer(self, factor: int) -> Solver:
+        return Diffusers(self.scheduler, factor * self.steps, **self.options)
+
     def bound(self, checkpoint: Sampled) -> Solver:
         own = None if checkpoint.sampler is None else checkpoint.sampler(self.steps)
         return _OfCheckpoint(
@@ -429,6 +441,9 @@ class Custom(Solver):
 
     @property
     def order(self) -> int | None:
+        return None
+
+    def finer(self, factor: int) -> None:
         return None
 
     def grid(self, model: Model) -> Tensor | None:

@@ -197,7 +197,7 @@ def content_check(reports: Mapping[str, ShiftReport]) -> Check:
     table = report.table()
     flips, unsure = content_signs(table)
     sentence = (
-        f"read by {name}, rms over steps: against real data {_rms(table['shift']):.4f}, against the run's own final samples "
+        f"read by {name}, rms over steps: against real data {_rms(table['shift']):.4f}, against final samples, re-noised, "
         f"{_rms(table.content_shift):.4f}; of {int(table.resolved.sum())} resolved steps {len(flips)} have the opposite sign "
         f"there and {len(unsure)} an interval that holds 0"
     )

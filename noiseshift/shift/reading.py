@@ -249,7 +249,7 @@ def read_run(
     order = range(len(times))
     sampled = _stack([columns[k] for k in order])
     visited = [found[k] for k in order]
-    renoised = _renoised(step.x, visited, instruments, cond, start, seed) if content else {}
+    renoised = read_renoised(step.x, visited, instruments, cond, start, seed) if content else {}
     labels = None if cond is None else cond[start : start + len(step.x)]
     return BatchReadings(len(step.x), step.x, labels, np.array([each.index for each in visited]), sampled, renoised)
 
@@ -282,7 +282,7 @@ def _stack(columns: Sequence[Mapping[str, Readings]]) -> dict[str, Readings]:
     return {name: Readings.stack([column[name] for column in columns]) for name in columns[0]}
 
 
-def _renoised(
+def read_renoised(
     final: Tensor, visited: Sequence[Step], instruments: Instruments, cond: Tensor | None, start: int, seed: int
 ) -> dict[str, Readings]:
     """The content control: this batch's final samples, noised to every time that was read, and read as the states were."""

@@ -100,7 +100,8 @@ class ShiftReport:
     def _content_columns(self, level: float) -> dict[str, Array]:
         assert self.content is not None
         # A state and its own final sample, re-noised, are one unit: their difference is resampled.
-        against = Ratio.of_mean(self.sampled.t - self.content.t, self.calibration.slopes)
+        rows = len(self.content)
+        against = Ratio.of_mean(self.sampled.t[:rows] - self.content.t, self.calibration.slopes)
         low, high = against.interval(level)
         return {"content_shift": against.value, "content_low": low, "content_high": high}
 

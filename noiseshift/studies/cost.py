@@ -7,7 +7,7 @@ few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP per call.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,6 +15,7 @@ from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
 from noiseshift.shift.preflight import HANDED, preflight_calls
 from noiseshift.shift.refinement import FACTORS
+from noiseshift.studies.content import content_rows, finer_solver
 from noiseshift.studies.measure import CONTROL_ROWS
 from noiseshift.studies.own_samples import own_rows
 from noiseshift.studies.protocol import Protocol
@@ -99,6 +100,10 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
     ]
     if protocol.controls and protocol.solver.order is not None:
         found.append(Part("finer steps", min(REFINED, protocol.samples) * refined_calls(checkpoint, protocol)))
+    fine = finer_solver(checkpoint, protocol) if held_out is not None else None
+    content = content_rows(protocol) if fine else 0 if held_out is None else protocol.samples
+    if fine:
+        found.append(Part("content control", content * calls_a_sample(checkpoint, replace(protocol, solver=fine))))
     for name, limit in protocol.estimators.items():
         per_reading = _calls_a_reading(checkpoint, name)
         most = min(protocol.rows, half)
@@ -113,7 +118,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
         found += [
             Part(f"{name}: calibrating", calibrating, weight),
             Part(f"{name}: reading", points * per_reading * read * (0 if predicted else 1), weight),
-            Part(f"{name}: content control", 0 if held_out is None else points * per_reading * read, weight),
+            Part(f"{name}: content control", points * per_reading * min(read, content), weight),
         ]
         if protocol.controls:
             test_rows = min(limit or most, own[1] if held_out is None else most, CONTROL_ROWS)

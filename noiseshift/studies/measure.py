@@ -21,6 +21,7 @@ from noiseshift.shift import controls as control
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.checking import checked
+from noiseshift.studies.content import OWN_SAMPLES, content_in_words, finer_solver, with_content
 from noiseshift.studies.final_noise import finished
 from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.own_samples import against_own, own_samples, refuse_what_needs_data
@@ -95,6 +96,7 @@ def run(
     return Run(
         manifest={"preflight": checks.as_dict()}
         | about
+        | {"content": content_in_words(instruments, finer_solver(checkpoint, protocol))}
         | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
         | _cost_and_versions(checkpoint, protocol, time.time() - started),
         reports=reports,
@@ -117,7 +119,8 @@ def _measure(
 ) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
     """Sample and read all batches; also the first 64 final states, and the features of all where there is an extractor."""
     every = all_labels(checkpoint, protocol)
-    content = next(iter(instruments.values())).calibration.baseline == DATA  # else it would be the baseline again
+    finer = finer_solver(checkpoint, protocol)
+    content = content_in_words(instruments, finer) == OWN_SAMPLES
 
     def make(indices: range) -> BatchReadings:
         steps = sampler_run(model, checkpoint, protocol, indices)
@@ -135,6 +138,8 @@ def _measure(
         if extractor:
             features.append(extract(pictures_of(checkpoint.decode(batch.final)), extractor))
     reports = assemble(batches, instruments)
+    if finer is not None and not content and content_in_words(instruments, finer):
+        reports = with_content(reports, model, checkpoint, instruments, protocol, finer, shards, progress)
     return reports, torch.cat(first), Features.concatenate(features) if features else None
 
 

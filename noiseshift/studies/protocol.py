@@ -52,6 +52,8 @@ class Protocol:
         points: how many of the sampler's steps are read, even in step index.
         calibration_rows: how many real images each estimator is calibrated on at most; None: four per sample, at least 128.
             Their error does not shrink with more samples.
+        content_steps: how many steps, for each of the solver's, the final samples of the content control are made with, where it
+            can take more; 1 for the run's own final samples.
         controls: whether the controls are run too.
         batch: samples at once.
         seed: sample i depends on it and on i alone.
@@ -67,6 +69,7 @@ class Protocol:
     guidance: Guidance | None = None
     points: int = 8
     calibration_rows: int | None = None
+    content_steps: int = 4
     controls: bool = False
     batch: int = 128
     seed: int = 0
@@ -82,6 +85,10 @@ class Protocol:
             raise ValueError(f"the seed {self.seed} is out of range: give one from 0 to 2^64 - 1")
         if self.calibration_rows is not None and self.calibration_rows < 2:
             raise ValueError(f"nothing can be calibrated on {self.calibration_rows} images: give at least 2")
+        if self.content_steps < 1:
+            raise ValueError(
+                f"content_steps is how many steps for each of the solver's, at least 1, got {self.content_steps}"
+            )
         unknown = set(self.estimators) - set(ESTIMATORS)
         if unknown or not self.estimators:
             raise ValueError(
@@ -124,6 +131,7 @@ def fingerprint(
         "estimators": dict(protocol.estimators),
         "points": protocol.points,
         "calibration_rows": protocol.calibration_rows,
+        "content_steps": protocol.content_steps,
         "controls": protocol.controls,
         "seed": protocol.seed,
         "precision": protocol.precision,
