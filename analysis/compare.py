@@ -244,11 +244,19 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
 
 
 def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) -> Axes:
-    """Where the states' readings lie, a ridge per run, at its step nearest to conditioning time `at` (grey: real states)."""
+    """Where the states' readings lie, a ridge per run, at the conditioning time nearest to `at` of those that all were read at
+    (grey: real states).
+
+    Raises:
+        ValueError: the runs share no level: states of unlike levels are not compared.
+    """
     from scipy import stats
 
+    if not len(found.shared):
+        raise ValueError("these runs were read at no common level: measure them with steps that share some")
     ax = axes(ax)
-    ridges = [_ridge(found.report(name), at) for name in found.runs]
+    level = float(found.shared[np.abs(found.shared - at).argmin()])
+    ridges = [_ridge(found.report(name), level) for name in found.runs]
     ends = np.array([np.quantile(states, [0.005, 0.995]) for _, _, states in ridges])
     low, high = max(-20.0, min(-4.0, ends.min())), min(20.0, max(4.0, ends.max()))
     grid = np.linspace(low, high, 600)
@@ -277,11 +285,17 @@ def _ridge(report: ShiftReport, at: float) -> tuple[float, np.ndarray, np.ndarra
 
 
 def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Effective against conditioning level, (t + δ) / t against t: 1 where there is no shift."""
+    """Effective against conditioning level, (t + δ) / t against t: 1 where there is no shift.
+
+    Between the levels that all runs were read between, with the 95 % band that holds at all levels at once.
+    """
     ax = axes(ax)
     ax.axhline(1, color="black", linewidth=0.8)
     for name, colour, marker in zip(found.runs, _cycle(COLOURS), _cycle(MARKERS), strict=False):
         table = found.report(name).table()
+        table = table[(table.t >= found.span[0]) & (table.t <= found.span[1])]  # where all were read
+        ends = 1 + table.band_low / table.t, 1 + table.band_high / table.t
+        ax.fill_between(table.t, *ends, color=colour, alpha=0.15, linewidth=0)
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
     ax.set(
         xlabel="conditioning time t: noise 1 → 0 data",
@@ -320,7 +334,7 @@ def figures(found: Comparison) -> Iterator[Figure]:
     yield (
         "ridge",
         partial(plot_ridge, found),
-        "Readings of sampling states at the step nearest to t = 0.1 against those of real states (grey).",
+        "Readings of sampling states against those of real ones (grey), at the level nearest to t = 0.1 that all were read at.",
     )
     yield (
         "phase",

@@ -170,7 +170,7 @@ def correction_table(found: Correction) -> Table:
         table.add_row(
             plain(row["method"]),
             _calls(row),
-            f"{row[f'rms {name}']:.4f}",
+            _size(row, name),
             _whole(row[f"reduction {name}"]),
             f"{_whole(row[f'reduction low {name}'])} {_whole(row[f'reduction high {name}'])}",
             f"{row[distance]:.2f}",
@@ -179,6 +179,11 @@ def correction_table(found: Correction) -> Table:
             "●" if resolved else "",
         )
     return table
+
+
+def _size(row: dict[Hashable, Any], name: str) -> str:
+    """The rms shift; where 0 is not ruled out, only what it is below."""
+    return f"< {row[f'rms high {name}']:.4f}" if row[f"rms low {name}"] == 0 else f"{row[f'rms {name}']:.4f}"
 
 
 def _calls(row: dict[Hashable, Any]) -> str:

@@ -44,7 +44,8 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
     best = found.table.loc[found.table.rms.idxmin()] if found.table.rms.notna().any() else None
     row = {"folder": name, "what": f"compare: {what}", "controls": verdict}
     if best is not None:
-        row["largest"] = f"least rms δ {best.rms:.4f}, {labels(found)[best.run]}"
+        size = f"< {best['rms high']:.4f}" if best["rms low"] == 0 else f"{best.rms:.4f}"
+        row["largest"] = f"least rms δ {size}, {labels(found)[best.run]}"
     return Section(
         anchor,
         f"Comparison of {what}",
@@ -73,9 +74,20 @@ def answer(found: Comparison) -> tuple[str, str, str]:
     (low, high), baseline = found.span, found.baseline
     read_by = f"by {found.estimator} between t = {high:.3g} and {low:.3g}"
     return (
-        opened(baseline, f"The least shift, {read_by}, is {_least(found, 'rms')}."),
+        opened(baseline, f"The least shift, {read_by}, is {_least(found, 'rms')}.{_levels(found)}"),
         _distances(found),
         f"{_unresolved(found)} {_unpaired(found)}".strip(),
+    )
+
+
+def _levels(found: Comparison) -> str:
+    """What an rms over unlike levels is worth."""
+    most = max(len(found.report(name).times) for name in found.runs)
+    if len(found.runs) == 1 or len(found.shared) == most:
+        return ""
+    return (
+        f" The runs share {len(found.shared)} of up to {most} levels; between those that a run was read at, its δ is taken for a "
+        "straight line, so an rms may be off by tens of per cent where δ bends."
     )
 
 
@@ -83,7 +95,9 @@ def _least(found: Comparison, quantity: str) -> str:
     words, rows = labels(found), found.table.set_index("run")
     name = str(rows[quantity].idxmin())
     value, low, high = (float(rows[f"{quantity}{end}"][name]) for end in ("", " low", " high"))
-    if quantity == "rms":
+    if quantity == "rms" and low == 0:
+        size = f"rms δ below {high:.4f} in t (95 %; 0 is not ruled out)"
+    elif quantity == "rms":
         size = f"rms δ {value:.4f} in t (95 % {low:.4f} … {high:.4f})"
     else:
         n = len(found.runs[name].features or ())
@@ -141,6 +155,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "nfe", "NFE", "network calls per sample"
     yield "samples", "read", "samples that the estimator read"
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
+    yield "run_p", "any shift, p", "of the run's one test over all of its levels and estimators that there is no shift"
     yield "terminal", "last δ", "δ at the last step that can be read, in t"
     yield "content", "content δ", "rms of δ against the run's own final samples, re-noised"
     if found.table.solver.notna().any():

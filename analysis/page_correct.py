@@ -42,7 +42,7 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
             kept(about),
             f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {chosen}: {reason}.",
         ),
-        f"Without a correction the rms shift is {base[f'rms {read_by[0]}']:.4f} in t (by {read_by[0]}) and {distance} is "
+        f"Without a correction the rms shift is {_size(base, read_by[0])} in t (by {read_by[0]}) and {distance} is "
         f"{base[distance]:.2f}; {moved} of {len(methods) - 1} methods change {distance} by more than their 95 % interval.",
         "A correction that reads the level with the same estimator that judges it is circular in that column: believe a "
         f"reduction when a second estimator confirms it. {UNCHECKED}",
@@ -72,6 +72,12 @@ def _read(path: Path) -> pd.DataFrame:
     frame = read_csv(path, *PART)
     named = [column for column in ("method", "kind") if column in frame]
     return frame.assign(**{column: frame[column].map(current_name) for column in named})
+
+
+def _size(row: pd.Series, name: str) -> str:
+    """The rms shift; where 0 is not ruled out, only what it is below. Folders of versions before 0.2 have no interval."""
+    low, high = (row.get(f"rms {end} {name}", float("nan")) for end in ("low", "high"))
+    return f"below {high:.4f}" if low == 0 else f"{row[f'rms {name}']:.4f}"
 
 
 def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Iterator[Column]:

@@ -95,6 +95,8 @@ def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
     word, _, rest = name.partition(" ")
     for low, high in ((f"{name} low", f"{name} high"), (f"{word} low {rest}", f"{word} high {rest}")):
         if low in row and alone.key != "" and not pd.isna(row[low]):
+            if word == "rms" and row[low] == 0:  # 0 is not ruled out, and was not measured either
+                return Cell(f"< {cell(name, row[high]).text}", alone.key, True)
             ends = ", ".join(cell(name, row[end]).text for end in (low, high))
             return Cell(f"{alone.text} [{ends}]", alone.key, True)
     return alone

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from noiseshift.estimators.instrument import Array
+from noiseshift.estimators.instrument import Array, place
 from noiseshift.evaluation import Change
 from noiseshift.shift.inference import RunTest, difference_error, largest, mean_error, resampled_means
 from noiseshift.shift.report import ShiftReport
@@ -132,6 +132,12 @@ def common_span(reports: Iterable[ShiftReport]) -> Span:
     if low > high:
         raise ValueError("these runs were not read at levels that overlap: measure them with more --points or steps")
     return low, high
+
+
+def shared_levels(reports: Iterable[ShiftReport]) -> Array:
+    """(S,) conditioning levels that all of these runs were read at, and can be; falling, as the first has them."""
+    first, *rest = (report.times[_usable(report)] for report in reports)
+    return np.array([t for t in first if all(place(times, t) is not None for times in rest)])
 
 
 def mean_square(report: ShiftReport, span: Span | None = None) -> float:

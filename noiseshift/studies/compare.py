@@ -8,6 +8,7 @@ all pairs are Holm's, so that a table of twenty pairs has one false difference i
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -46,6 +47,7 @@ from noiseshift.shift.summary import (
     mean_square,
     mean_square_draws,
     rms_shift,
+    shared_levels,
     terminal_shift,
 )
 from noiseshift.studies.checking import checked
@@ -203,6 +205,11 @@ class Comparison:
     def baseline(self) -> str:
         """What the shifts are against, which is the same for all runs."""
         return next(iter(self.runs.values())).baseline
+
+    @functools.cached_property
+    def shared(self) -> np.ndarray:
+        """(S,) conditioning levels that all runs were read at."""
+        return shared_levels([self.report(name) for name in self.runs])
 
     def distance(self) -> str | None:
         """The distance's column, or None where there is none."""
@@ -408,6 +415,7 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "rms": np.nan if squares is None else rms_shift(report, span),
         "rms low": ends[0],
         "rms high": ends[1],
+        "run_p": run.answer.run.p,
         "terminal": terminal_shift(report),
         "content": content_rms(report),
     }

@@ -39,7 +39,7 @@ from noiseshift.evaluation import (
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
-from noiseshift.shift.summary import content_rms, reduction, rms_shift, terminal_shift
+from noiseshift.shift.summary import content_rms, reduction, rms_draws, rms_shift, terminal_shift
 from noiseshift.studies import protocol as protocols
 from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import pictures_of, versions
@@ -112,6 +112,8 @@ class Correction:
             reduced = reduction(report, base.reports[name])
             row |= {
                 f"rms {name}": rms_shift(report),
+                f"rms low {name}": float(np.quantile(rms_draws(report), 0.025)),
+                f"rms high {name}": float(np.quantile(rms_draws(report), 0.975)),
                 f"terminal {name}": terminal_shift(report),
                 f"content {name}": content_rms(report),
                 f"reduction {name}": 100 * reduced.value,

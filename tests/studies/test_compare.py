@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis import compare as drawing
-from noiseshift.analysis.page_compare import answer
+from noiseshift.analysis.page_compare import answer, compared
 from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
 
@@ -290,3 +290,51 @@ def test_a_name_is_no_formula_in_a_spreadsheet_and_comes_back(name):
     cell = as_text(name)
     assert not cell.startswith(("=", "+", "-", "@", "\t"))
     assert from_text(cell) == name
+
+
+def at_levels(*grids):
+    rng, runs = np.random.default_rng(0), {}
+    for k, times in enumerate(map(np.array, grids)):
+        real = times + 0.01 * rng.standard_normal((80, len(times)))
+        common = rng.standard_normal((80, len(times)))
+        runs[f"run_{k}"] = run(0.01, rng, common=common, real=real, times=times)
+    return compare(runs, "network")
+
+
+def test_readings_are_compared_at_a_level_that_all_runs_share():
+    found = at_levels([0.6, 0.3, 0.1], [0.6, 0.3, 0.05])
+    assert found.shared.tolist() == [0.6, 0.3]
+    shown = drawing.plot_ridge(found)
+    assert {text.get_text() for text in shown.texts} == {"t = 0.30"}  # not one at .10 beside another at .05
+    apart = at_levels([0.6, 0.3, 0.1], [0.55, 0.25, 0.05])
+    with pytest.raises(ValueError, match="no common level"):
+        drawing.plot_ridge(apart)
+    assert "The runs share 0 of up to 3 levels" in answer(apart)[0]
+    assert "levels;" not in answer(family([0.02, 0.01]))[0]
+
+
+def test_bands_and_the_common_span_in_the_phase_plot():
+    found = at_levels([0.6, 0.3, 0.1], [0.5, 0.3, 0.05])
+    shown = drawing.plot_phase(found)
+    bands = [band for band in shown.collections if band.get_paths()]
+    assert len(bands) == 2
+    for line in shown.get_lines()[1:]:
+        assert found.span[0] <= line.get_xdata().min()
+        assert line.get_xdata().max() <= found.span[1]
+
+
+def test_every_run_has_its_p_on_the_page():
+    found = family([0.02, 0.0])
+    assert found.table.run_p[0] < 0.01 < found.table.run_p[1]
+    assert "any shift, p" in [heading for heading, _ in compared("a", "a", found).tables[0].headings]
+
+
+def test_a_least_shift_that_may_be_nothing_is_a_bound():
+    found = family([0.0, 0.02])
+    assert "rms δ below 0.00" in answer(found)[0]
+    assert "rms δ 0.0000" not in answer(found)[0]
+    section = compared("a", "a", found)
+    assert section.row["largest"].startswith("least rms δ < 0.00")
+    cells = [cell.text for row in section.tables[0].rows for cell in row]
+    assert any(text.startswith("< 0.00") for text in cells)
+    assert not any(text.startswith("0.0000") for text in cells)

@@ -56,6 +56,7 @@ def test_every_setting_of_a_protocol_counts():
         "guidance": ns.noise_awareness(0.5),
         "points": 7,
         "calibration_rows": 399,
+        "content_steps": 2,
         "controls": True,
         "batch": 127,
         "seed": 1,
