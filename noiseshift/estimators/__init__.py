@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from noiseshift.estimators.constant_pixel import ConstantPixel
-from noiseshift.estimators.fokker_planck import FokkerPlanck, FokkerPlanckMode
+from noiseshift.estimators.fokker_planck import FokkerPlanck
 from noiseshift.estimators.instrument import Calibration, Instrument, Readings, calibrate
 from noiseshift.estimators.network import Network
 from noiseshift.estimators.posterior import Estimator, Posterior, time_grid
@@ -19,7 +19,6 @@ __all__ = [
     "Estimator",
     "EstimatorTraining",
     "FokkerPlanck",
-    "FokkerPlanckMode",
     "Instrument",
     "Network",
     "Posterior",

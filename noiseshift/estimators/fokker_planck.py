@@ -1,229 +1,204 @@
-"""The level from the model alone: integrate the continuity equation over t at a fixed state.
+"""The level from the model alone: integrate d log p(x | λ) / dλ over the log-SNR λ at a fixed state.
 
-At fixed x, as a function of t, d/dt log p_t(x) = -div v_t(x) - v_t(x)·s_t(x) with v the probability-flow velocity and s
-the score. One divergence per level, by Hutchinson's estimator with the same probes at every level, so that their error is
-smooth in t; the integral is p(x | t) up to a constant, and so p(t | x) under a flat prior. It needs no training and no
-noise-unconditional branch.
+The integral is p(x | t) up to a constant, and so p(t | x) under a flat prior. It needs no training and no
+noise-unconditional branch. See `slopes` for the slope and what it costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from noiseshift.diffusion.memory import is_out_of_memory
-from noiseshift.diffusion.models import FULL, Model, as_time
-from noiseshift.diffusion.noise import POLISHING, PROBING, generators
+from noiseshift.diffusion.models import Model
 from noiseshift.estimators.posterior import Posterior, time_grid
-from noiseshift.estimators.rows import over_levels
+from noiseshift.estimators.slopes import Probes, Slopes, differences_hold, energy_at, slopes_at
 
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
 
-FINE = 1500  # points of the posterior's grid: 3,000 dimensions resolve a log-SNR to about 0.03
+FINE = 1500
+"""Points of the posterior's grid: 3,000 dimensions resolve a log-SNR to about 0.03."""
+
+AROUND = {0.12: (-4.5, 0.0, 3.5), 0.3: (-5.0, -2.5, 0.0, 2.0, 4.0)}
+"""Levels read around the mode, in standard deviations of log-SNR, by the width up to which they describe a posterior. It
+leans towards noise, the more the wider it is."""
+
+FALLEN = 4.0
+"""How far the log density must have fallen from its top to both ends of the levels, for them to hold all of it."""
+
+TRIES = 8
+"""Most levels on the way to a mode."""
+
+ALONG = 0.05
+"""The step in log-SNR that gives the energy's slope."""
+
+REFINED = (0.01, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
+"""Quantiles of a wide posterior at which it is read again."""
+
+SMOOTHING = 0.3
+"""The standard deviation in log-SNR over which the probes of a wide posterior are pooled."""
 
 
 class FokkerPlanck:
-    """Posterior over t from d log p / dt at each of `times`, splined in log-SNR and integrated.
+    """Posterior over t by integrating the slope of log p(x | t), the model's own.
 
-    A probe's error shifts the posterior by about sqrt(k / d) of its width, k the data's dimension, and changes slowly with
-    the level. So after a first pass with `probes` at every level, `polish` fresh ones at three levels of the posterior
-    (its 10, 50 and 90 % points) correct the slopes, three times. Costs probes × (G + 9) + polish × 9 forwards and as many
-    forward-mode derivatives per state; the unguided, class-conditional branch is evaluated. The posterior comes on a finer grid
-    between the first and the last of `times`.
+    Where the posterior is narrow (a standard deviation of log-SNR up to 0.3), its mode is found by Newton's method from the
+    conditioning level by one probe a level, and 3 levels around it are read. Every level has probes of its own, and what they
+    say is pooled: T changes little there. That is 3 or 6 evaluations on the way and 3 (1 + probes) around. A probe's error
+    shifts the posterior by about sqrt(k / d) of its width, k the dimensions that the data fill; n probes', by 1/√n of it.
+
+    Where the posterior is wide, or no mode is found, all of `times` are read with one probe, and 9 levels more at its
+    quantiles: 2 G + 9 (1 + probes) evaluations.
+
+    The unguided, class-conditional branch is evaluated. Derivatives are finite differences, 1 + probes evaluations a level;
+    forward-mode ones where differences do not hold (half precision).
 
     Args:
-        model: predicts at every level.
-        times: (G,) the levels of the first pass, at least 4.
-        probes: random directions a state and level (Hutchinson's estimator of the divergence).
-        seed: of the probes.
-        polish: fresh probes of the later passes; 6 (1 + probes) when None, 0 for no such pass.
+        model: the model whose posterior it is.
+        times: (G,) the levels of a wide posterior; the first and last bound every posterior. At least 4.
+        probes: Hutchinson probes at a level that counts.
+        seed: the probes' seed.
 
     Raises:
-        ValueError: for fewer than 4 times.
+        ValueError: fewer than 4 times, or no probe.
     """
 
-    def __init__(self, model: Model, times: Tensor, probes: int = 1, seed: int = 0, *, polish: int | None = None):
+    def __init__(self, model: Model, times: Tensor, probes: int = 3, seed: int = 0):
         self.model, self.schedule, self.probes, self.seed = model, model.schedule, probes, seed
-        self.polish = 6 * (1 + probes) if polish is None else polish
         self.levels = times.double().cpu().sort().values
         if len(self.levels) < 4:
             raise ValueError(f"Fokker–Planck needs at least 4 times to integrate over, got {len(self.levels)}")
+        if probes < 1:
+            raise ValueError(f"Fokker–Planck needs at least one probe, got {probes}")
         self.times = time_grid(self.schedule, FINE, float(self.levels[0]), float(self.levels[-1]))
+        self.grid = self.schedule.log_snr(self.times)
+        self.bounds = (float(self.grid[-1]), float(self.grid[0]))
+        self._exact: bool | None = None
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
-        """x (B, …), cond (B,) or None."""
-        times = self.levels.expand(len(x), -1)
-        first = step.first if step else 0
-        slopes = log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed, first=first)
-        posterior = self._integrate(slopes)
-        knots, errors = slopes[:, :0], slopes[:, :0]
-        # Several passes: a first one 1.5 posterior sds off refines in the wrong place, and a second still half wrong.
-        for _ in range(3 if self.polish else 0):
-            at = torch.stack([posterior.quantile(q) for q in (0.1, 0.5, 0.9)], dim=1)
-            shared = log_density_slope(self.model, x, at, cond, probes=self.probes, seed=self.seed, first=first)
-            fresh = log_density_slope(
-                self.model, x, at, cond, probes=self.polish, seed=self.seed, first=first, stream=POLISHING
-            )
-            errors = torch.cat([errors, ((fresh - shared) * self.polish / (self.polish + self.probes)).to(errors)], 1)
-            knots = torch.cat([knots, self.schedule.log_snr(at).to(knots)], 1)
-            posterior = self._integrate(slopes + _between(self.schedule.log_snr(times), knots, errors))
-        return posterior
+        """x (B, …), cond (B,) or None. The search starts at the level of `step`, else in the middle."""
+        state = _States(x, cond, Probes(x, self.seed, step.first if step else 0))
+        if self._exact is None:
+            self._exact = not differences_hold(self.model, x, cond)
+        start = float(self.grid[len(self.grid) // 2] if step is None else self.schedule.log_snr(step.t.double().cpu()))
+        density = torch.zeros(len(x), len(self.grid), dtype=torch.float64)
+        mode, width = self._find(state, min(max(start, self.bounds[0]), self.bounds[1]))
+        whole = torch.zeros(len(x), dtype=torch.bool)
+        above = 0.0
+        for limit, offsets in AROUND.items():
+            near = torch.nonzero((width > above) & (width <= limit))[:, 0]
+            above = limit
+            if len(near):
+                levels = mode[near, None] + width[near, None] * torch.tensor(offsets, dtype=torch.float64)
+                density[near], whole[near] = self._around(state, near, levels)
+        rest = torch.nonzero(~whole)[:, 0]
+        if len(rest):
+            density[rest] = self._swept(state, rest)
+        return Posterior.from_log_density(self.times, density)
 
-    def _integrate(self, slopes: Tensor) -> Posterior:
-        # log-SNR falls with t: integrate over its negative, which rises.
-        knots = -self.schedule.log_snr(self.levels).numpy()
-        fine = -self.schedule.log_snr(self.times).numpy()
-        spline = CubicSpline(knots, -slopes.cpu().numpy(), axis=1).antiderivative()
-        return Posterior.from_log_density(self.times, torch.from_numpy(spline(np.clip(fine, knots[0], knots[-1]))))
+    def _find(self, state: _States, start: float) -> tuple[Tensor, Tensor]:
+        """Modes and widths (B,) in log-SNR; an infinite width where none was found.
 
-
-class FokkerPlanckMode:
-    """The same posterior from a few evaluations: find the root of d log p / dlog-SNR and read the width off its slope.
-
-    Starts at the conditioning time when it has a `step`, else at the middle. The posterior is a Gaussian in log-SNR: right
-    where it is narrow (a standard deviation of log-SNR up to about 0.3), wrong where noise hides the data and it fills a good
-    part of the grid. Its mean is that of its probes, unpolished: about sqrt(k / ((d - k) probes)) posterior standard
-    deviations off, k the data's dimension.
-
-    Args:
-        model: predicts at every level.
-        calls: evaluations per state.
-        probes: random directions per evaluation.
-        seed: of the probes.
-        times: (K,) the grid of its posteriors; by default `time_grid` of the schedule.
-    """
-
-    def __init__(self, model: Model, calls: int = 8, probes: int = 1, seed: int = 0, times: Tensor | None = None):
-        if calls < 4:
-            raise ValueError(f"bracketing a mode takes at least 4 evaluations, got {calls}")
-        self.model, self.schedule = model, model.schedule
-        self.calls, self.probes, self.seed = calls, probes, seed
-        self.times = time_grid(self.schedule, FINE) if times is None else times.double()
-
-    def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
-        """x (B, …), cond (B,) or None."""
-        grid = self.schedule.log_snr(self.times)
-        bounds = (float(grid.min()), float(grid.max()))
-        start = float(grid[len(grid) // 2]) if step is None else float(self.schedule.log_snr(step.t.double().cpu()))
-        mode, width = self._bracket(x, cond, start, bounds, step.first if step else 0)
-        return Posterior.from_log_density(self.times, -0.5 * ((grid - mode[:, None]) / width[:, None]) ** 2)
-
-    def _bracket(
-        self, x: Tensor, cond: Tensor | None, start: float, bounds: tuple[float, float], first: int
-    ) -> tuple[Tensor, Tensor]:
-        """Mode and width (B,) in log-SNR.
-
-        Over noise directions d log p / dλ = (k/2)(1 - exp(λ - λ*)) for k of them, so value g and slope g' give the root
-        at once: λ* = λ + log((g' - g) / g'). Pairs of calls give both; the signs seen keep the guesses in a bracket.
+        Over noise directions d log p / dλ = k (1 - exp(λ - λ*)), so value g and slope g' give the root at once:
+        λ* = λ + log((g' - g) / g').
         """
-        here = torch.full((len(x),), start, dtype=torch.float64)
-        low, high = (torch.full_like(here, end) for end in bounds)
-        reach = 0.05
-        width = torch.ones_like(here)
-        for _ in range(self.calls // 2):
-            here = here.clamp(bounds[0] + reach, bounds[1] - reach)
-            below, above = (self._slope(x, cond, here + side, first) for side in (-reach, reach))
-            value, curvature = (below + above) / 2, (above - below) / (2 * reach)
-            low, high = torch.where(value > 0, here, low), torch.where(value > 0, high, here)
-            width = (-curvature).clamp_min(1e-6).rsqrt()
-            jump = torch.log((curvature - value) / curvature).clamp(-2, 2)
-            # Elsewhere the form does not hold: go up or down by one.
-            guess = here + torch.where(torch.isfinite(jump) & (curvature < 0), jump, value.sign())
-            outside = (guess <= low) | (guess >= high)
-            here = torch.where(outside, (low + high) / 2, guess)
-        return here, width
+        mode = torch.full((len(state.x),), start, dtype=torch.float64)
+        width = torch.full_like(mode, torch.inf)
+        left = torch.arange(len(mode))
+        low, high = self.bounds
+        for _ in range(TRIES):
+            here = mode[left].clamp(low + ALONG, high)
+            seen = self._slopes(state, left, here, 1)
+            behind = energy_at(self.model, *state.of(left), here - ALONG)
+            value = seen.energy - seen.trace / 2
+            slope = (seen.energy - behind) / ALONG - (seen.trace - seen.square) / 2
+            jump = torch.log((slope - value) / slope).clamp(-2, 2)
+            good = torch.isfinite(jump) & (slope < 0)
+            jump = torch.where(good, jump, value.sign())  # elsewhere the form does not hold: up or down by one
+            mode[left] = (here + jump).clamp(low, high)
+            near = good & (jump.abs() < (-slope).rsqrt())
+            width[left[near]] = (-slope[near]).rsqrt()
+            left = left[~near & (jump != 0)]
+            if not len(left):
+                break
+        return mode, width
 
-    def _slope(self, x: Tensor, cond: Tensor | None, log_snr: Tensor, first: int) -> Tensor:
-        times = self.schedule.time_of_log_snr(log_snr)[:, None]
-        return log_density_slope(self.model, x, times, cond, probes=self.probes, seed=self.seed, first=first)[:, 0]
+    def _around(self, state: _States, rows: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities (rows, K) from levels (rows, L), and whether these hold all of them (rows,)."""
+        inside = (levels[:, 0] > self.bounds[0]) & (levels[:, -1] < self.bounds[1])
+        levels = self._spread_out(levels.clamp(*self.bounds))
+        seen = Slopes.stack([self._slopes(state, rows, at, self.probes) for at in levels.unbind(1)])
+        density = _integrated(seen, torch.inf, self.grid)
+        ends = torch.stack(
+            [density.gather(1, _nearest(self.grid, at)[:, None])[:, 0] for at in levels[:, [0, -1]].unbind(1)]
+        )
+        return density, inside & (density.amax(1) - ends > FALLEN).all(0)
+
+    def _swept(self, state: _States, rows: Tensor) -> Tensor:
+        """Log densities (rows, K) from all the levels, and from some more where the posterior turns out to lie."""
+        every = self.schedule.log_snr(self.levels).flip(0).expand(len(rows), -1)
+        seen = Slopes.stack([self._slopes(state, rows, at, 1) for at in every.unbind(1)])
+        first = Posterior.from_log_density(self.times, _integrated(seen, SMOOTHING, self.grid))
+        where = torch.stack([self.schedule.log_snr(first.quantile(q)) for q in REFINED[::-1]], 1)
+        more = Slopes.stack([self._slopes(state, rows, at, self.probes) for at in where.unbind(1)])
+        both = seen.and_also(more)
+        return _integrated(both._replace(log_snr=self._spread_out(both.log_snr)), SMOOTHING, self.grid)
+
+    def _slopes(self, state: _States, rows: Tensor, log_snr: Tensor, count: int) -> Slopes:
+        probes = state.probes.draw(rows, count)
+        return slopes_at(self.model, *state.of(rows), log_snr, probes, exact=bool(self._exact))
+
+    @staticmethod
+    def _spread_out(levels: Tensor) -> Tensor:
+        """Levels (B, L) that rise, made to rise strictly, as a spline's knots must."""
+        gap = 1e-6 * torch.arange(levels.shape[1], dtype=torch.float64)
+        return torch.cummax(levels, 1).values + gap
 
 
-def _between(log_snr: Tensor, knots: Tensor, errors: Tensor) -> Tensor:
-    """(B, G) errors known at K log-SNRs a row (B, K): linear between them, constant above, fading below.
+class _States:
+    """States (B, …), their conditions, and where their probes come from."""
 
-    A divergence errs by its part alpha dx0/dx = SNR Cov(x0 | x), which vanishes with the SNR; an error carried to levels
-    of pure noise, where log p is flat, would heap up mass there.
+    def __init__(self, x: Tensor, cond: Tensor | None, probes: Probes):
+        self.x, self.cond, self.probes = x, cond, probes
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        cond = None if self.cond is None else self.cond[rows.to(self.cond.device)]
+        return self.x[rows.to(self.x.device)], cond
+
+
+def _integrated(seen: Slopes, reach: float, grid: Tensor) -> Tensor:
+    """(B, K) log density on the log-SNRs `grid` (K,), from slopes at rising levels (B, L); it ends where the levels do."""
+    slope = (seen.energy - _pooled(seen, reach) / 2).numpy()
+    at = grid.numpy()
+    rows = []
+    for knots, values in zip(seen.log_snr.numpy(), slope, strict=True):
+        inside = at.clip(knots[0], knots[-1])
+        rows.append(CubicSpline(knots, values).antiderivative()(inside) - 1e3 * np.abs(at - inside))
+    return torch.from_numpy(np.stack(rows))
+
+
+def _pooled(seen: Slopes, reach: float) -> Tensor:
+    """T (B, L) at every level, from the probes of all levels within `reach` of it.
+
+    Over a Gaussian's directions T is a sum of logistic functions of λ. Here it is one, size × logistic(λ - centre), fitted to
+    the weighted sums of T and of T - T'. Their ratio falls as the centre rises, so bisection finds the centre.
     """
-    order = knots.argsort(dim=1)
-    rows = zip(log_snr.numpy(), knots.gather(1, order).numpy(), errors.gather(1, order).numpy(), strict=True)
-    between = torch.from_numpy(np.stack([np.interp(*row) for row in rows]))
-    return between * torch.exp(log_snr - knots.min(dim=1, keepdim=True).values).clamp(max=1)
+    away = seen.log_snr[:, :, None] - seen.log_snr[:, None, :]
+    weight = torch.exp(-0.5 * (away / reach) ** 2)
+    total = (weight * seen.trace[:, None]).sum(2)
+    ratio = ((weight * seen.square[:, None]).sum(2) / total).nan_to_num(0.5).clamp(1e-3, 1 - 1e-3)
+    low, high = torch.full_like(total, -30), torch.full_like(total, 30)
+    for _ in range(45):
+        centre = (low + high) / 2
+        share = torch.sigmoid(-away - centre[..., None])  # of every level, seen from this one
+        above = (weight * share**2).sum(2) / (weight * share).sum(2) > ratio
+        low, high = torch.where(above, centre, low), torch.where(above, high, centre)
+    return total / (weight * share).sum(2) * torch.sigmoid(-centre)
 
 
-def log_density_slope(
-    model: Model,
-    x: Tensor,
-    times: Tensor,
-    cond: Tensor | None = None,
-    *,
-    probes: int = 1,
-    seed: int = 0,
-    first: int = 0,
-    stream: int = PROBING,
-) -> Tensor:
-    """d log p_t(x) / d log-SNR at fixed x.
-
-    The divergence is Hutchinson's with Rademacher vectors. Row i draws those of sample `first` + i (see `noise.generator`), so
-    that a sample reads the same in a batch of any size.
-
-    Args:
-        model: predicts at every level.
-        x: states (B, …).
-        times: (B, G).
-        cond: (B,) classes, or None.
-        probes: vectors per state and time.
-        seed: of the vectors.
-        first: the sample index of row 0.
-        stream: keeps the vectors apart from other noise.
-
-    Returns:
-        (B, G) float64.
-    """
-    total = torch.zeros(times.shape, dtype=torch.float64)
-    sources = generators(range(first, first + len(x)), seed=seed, stream=stream)
-    signs = np.stack([source.integers(0, 2, (probes, *x.shape[1:]), np.int8) * 2 - 1 for source in sources])
-    for probe in torch.from_numpy(signs).to(x).unbind(1):
-        both = torch.cat([x, probe], dim=1)
-        total += over_levels(lambda rows, t, c: _time_slope(model, rows, t, c), both, times, cond).cpu()
-    at = times.double().contiguous()
-    slope = torch.func.jvp(model.schedule.log_snr, (at,), (torch.ones_like(at),))[1]
-    return total / probes / slope
-
-
-def _time_slope(model: Model, both: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-    """(rows,) d log p_t(x) / dt for rows of states and their probes, side by side along axis 1."""
-    x, probe = both.chunk(2, dim=1)
-
-    def denoise(y: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = model.predict(y, as_time(t, y), cond, (FULL,))[0]
-        return prediction.x0, prediction.eps
-
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward-mode derivative
-        (x0, eps), (x0_along, eps_along) = _derivative(denoise, x, probe)
-    level = model.schedule(t.double()).like(x0.double())
-    velocity = level.dalpha * x0 + level.dsigma * eps
-    divergence = probe * (level.dalpha * x0_along + level.dsigma * eps_along)
-    return (velocity * eps / level.sigma - divergence).flatten(1).sum(1)
-
-
-def _derivative(
-    function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor, along: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """function(x) and its derivative along a direction: forward mode, or a central difference where a layer has none."""
-    try:
-        value, slope = torch.func.jvp(function, (x,), (along,))[:2]
-        return value, slope
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        # A network that is broken, and not only in forward mode, says so again here.
-        step = 1e-3
-        ahead, behind = function(x + step * along), function(x - step * along)
-        return function(x), ((ahead[0] - behind[0]) / (2 * step), (ahead[1] - behind[1]) / (2 * step))
+def _nearest(grid: Tensor, at: Tensor) -> Tensor:
+    return (grid - at[:, None]).abs().argmin(1)

@@ -1,6 +1,6 @@
 """What a measurement will cost before it is made: network calls, FLOP and hours, part by part.
 
-Calls are counted as `protocol.run` makes them; a call's FLOP are counted by torch on one state, its seconds timed on a
+Calls are counted as the run makes them; those of Fokker–Planck, which depend on the states, as on one of pure noise. A call's FLOP are counted by torch on one state, its seconds timed on a
 few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP per call.
 """
 
@@ -13,6 +13,7 @@ import torch
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
+from noiseshift.diffusion.samplers import Step
 from noiseshift.shift.preflight import HANDED, preflight_calls
 from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.content import content_rows, finer_solver
@@ -24,7 +25,7 @@ from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, l
 from noiseshift.studies.solver_share import DRAWS, REFINED, refined_calls
 
 FORWARD_MODE = 2.0
-"""A forward-mode derivative runs each matrix product twice: once for the value, once for the slope."""
+"""A forward-mode derivative, which half precision needs, runs each matrix product twice: for the value and for the slope."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
         predicted = name == "residual" and limit is None
         if name == "residual":
             calibrating += 2 * points * min(RESIDUAL_ROWS, half)
-        weight = FORWARD_MODE if name == "fokker-planck" else 1.0
+        weight = FORWARD_MODE if name == "fokker-planck" and protocol.precision != "fp32" else 1.0
         found += [
             Part(f"{name}: calibrating", calibrating, weight),
             Part(f"{name}: reading", points * per_reading * read * (0 if predicted else 1), weight),
@@ -134,7 +135,10 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     if name not in ASKING:
         return int(name == "residual")
     counting = CountingModel(checkpoint.model)
-    ASKING[name](counting.model)(torch.zeros(1, *checkpoint.shape))
+    t = torch.tensor(0.3, dtype=torch.float64)
+    noise = torch.randn(1, *checkpoint.shape, generator=torch.Generator().manual_seed(0))
+    x = checkpoint.model.schedule(t).mix(torch.zeros_like(noise), noise)
+    ASKING[name](counting.model)(x, step=Step(0, t, x))
     return counting.rows
 
 

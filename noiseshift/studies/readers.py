@@ -27,8 +27,7 @@ RESIDUAL_ROWS, SLOPE_ROWS = 128, 64
 
 
 ASKING: Mapping[str, Callable[[Model], Estimator]] = {
-    # Unpolished: the calibration averages a probe's error out, which a single state could not.
-    "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99), polish=0),
+    "fokker-planck": lambda model: FokkerPlanck(model, time_grid(model.schedule, 24, 0.01, 0.99)),
     "score-mixture": lambda model: ScoreMixture(model, time_grid(model.schedule, 32, 0.01, 0.99)),
 }
 """The estimators that evaluate the network itself at many levels."""

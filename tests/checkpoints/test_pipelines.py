@@ -268,7 +268,7 @@ def test_fokker_planck_reads_latents(loaded, pictures):
     checkpoint = loaded("dit")
     data = checkpoint.encode(ns.data.load_images(pictures))
     times = ns.estimators.time_grid(checkpoint.model.schedule, 4, 0.05, 0.95)
-    estimator = ns.estimators.FokkerPlanck(checkpoint.model, times, polish=0)
+    estimator = ns.estimators.FokkerPlanck(checkpoint.model, times)
     level = checkpoint.model.schedule(torch.tensor(0.4)).like(data.floats)
     x = level.alpha * data.floats[:2] + level.sigma * noise(checkpoint, 2)
     assert torch.isfinite(estimator(x, data.labels[:2]).mean).all()

@@ -8,8 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import noiseshift as ns
 from noiseshift.diffusion.models import FULL
-from noiseshift.estimators import FokkerPlanck, FokkerPlanckMode, time_grid
-from noiseshift.estimators.fokker_planck import _time_slope, log_density_slope
+from noiseshift.estimators import FokkerPlanck, time_grid
+from noiseshift.estimators.slopes import Probes, differences_hold, slopes_at
 from noiseshift.targets import Empirical, GaussianMixture, LowRank
 
 
@@ -21,37 +21,48 @@ def correlated_mixture():
     return GaussianMixture(torch.tensor([0.4, 0.6]), means, root @ root.mT)
 
 
+@pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
     "schedule", [ns.Linear(), ns.Cosine(), ns.VariancePreserving()], ids=lambda s: type(s).__name__
 )
-def test_averaged_over_all_probes_the_slope_is_the_exact_one(schedule):
+def test_averaged_over_all_probes_the_slope_is_the_exact_one(schedule, exact):
     target = correlated_mixture()
     model = target.model(schedule, times=torch.linspace(0.1, 0.9, 9))
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64, requires_grad=True)
     alpha, sigma = schedule.coefficients(t)
-    (expected,) = torch.autograd.grad(target.log_prob(x, ns.Level(alpha, sigma, alpha, sigma)).sum(), t)
-    probes = [torch.tensor(signs).to(x).expand_as(x) for signs in itertools.product((-1.0, 1.0), repeat=3)]
-    slopes = torch.stack([_time_slope(model, torch.cat([x, z], dim=1), t.detach(), None) for z in probes])
-    torch.testing.assert_close(slopes.mean(0), expected, rtol=1e-7, atol=1e-8)
-    assert float(slopes.std(0).max()) > 0.1
+    (in_time,) = torch.autograd.grad(target.log_prob(x, ns.Level(alpha, sigma, alpha, sigma)).sum(), t)
+    (rate,) = torch.autograd.grad(schedule.log_snr(t).sum(), t)
+    signs = torch.tensor([*itertools.product((-1.0, 1.0), repeat=3)], dtype=torch.float64)
+    log_snr = schedule.log_snr(t.detach())
+    found = slopes_at(model, x, None, log_snr, signs.expand(5, 8, 3), exact=exact)
+    close = {"rtol": 1e-7, "atol": 1e-8} if exact else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(found.energy - found.trace / 2, in_time / rate, **close)
+    single = slopes_at(model, x, None, log_snr, signs[:1].expand(5, 1, 3), exact=exact)
+    assert float((single.trace - found.trace).abs().max()) > 0.1
+
+
+def test_over_a_gaussian_the_square_is_the_trace_without_its_slope():
+    """T - dT/dλ = alpha² |∂x̂0/∂x|²: what lets probes at one level speak for its neighbours."""
+    cov = torch.diag(torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64))
+    model = ns.targets.Gaussian(torch.zeros(3, dtype=torch.float64), cov).model(ns.Linear())
+    x, signs = torch.ones(1, 3, dtype=torch.float64), torch.ones(1, 1, 3, dtype=torch.float64)
+    at = [
+        slopes_at(model, x, None, torch.tensor([here], dtype=torch.float64), signs, exact=True) for here in (0.3, 0.301)
+    ]
+    slope = (at[1].trace - at[0].trace) / 0.001
+    torch.testing.assert_close(at[0].trace - at[0].square, slope, rtol=1e-3, atol=1e-6)
 
 
 def test_images_and_vectors_give_the_same_slope():
     data = torch.randn(12, 2, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x, times = data[:3] + 0.3, torch.tensor([[0.3, 0.7]], dtype=torch.float64).repeat(3, 1)
-    image = log_density_slope(Empirical(data).model(ns.Linear()), x, times, probes=2)
-    vector = log_density_slope(Empirical(data.flatten(1)).model(ns.Linear()), x.flatten(1), times, probes=2)
-    assert image.shape == (3, 2)
-    torch.testing.assert_close(image, vector)
-
-
-def test_a_state_is_read_the_same_in_any_batch():
-    model = correlated_mixture().model(ns.Linear())
-    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    times = torch.full((7, 1), 0.4, dtype=torch.float64)
-    whole = log_density_slope(model, x, times, probes=3)
-    torch.testing.assert_close(log_density_slope(model, x[:2], times[:2], probes=3), whole[:2])
+    x, log_snr = data[:3] + 0.3, torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)
+    images, vectors = Empirical(data).model(ns.Linear()), Empirical(data.flatten(1)).model(ns.Linear())
+    probes = Probes(x, 0, 0).draw(torch.arange(3), 2)
+    for exact in (True, False):
+        image = slopes_at(images, x, None, log_snr, probes, exact=exact)
+        vector = slopes_at(vectors, x.flatten(1), None, log_snr, probes.flatten(2), exact=exact)
+        torch.testing.assert_close(image, vector)
 
 
 def test_fused_attention_is_differentiated_exactly():
@@ -62,9 +73,22 @@ def test_fused_attention_is_differentiated_exactly():
         return torch.softmax(x @ x.mT / x.shape[-1] ** 0.5, dim=-1) @ x
 
     x = torch.randn(2, 1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    times = torch.tensor([[0.2, 0.6]], dtype=torch.float64).repeat(2, 1)
-    slopes = [log_density_slope(ns.wrap(fn, ns.Linear()), x, times) for fn in (fused, plain)]
-    torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
+    log_snr, probes = torch.tensor([2.0, -1.0], dtype=torch.float64), Probes(x, 0, 0).draw(torch.arange(2), 1)
+    found = [slopes_at(ns.wrap(fn, ns.Linear()), x, None, log_snr, probes, exact=True) for fn in (fused, plain)]
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_differences_are_not_used_where_a_network_rounds(dtype):
+    def rounds(x, t, cond):
+        return torch.tanh(x.to(dtype)).to(x.dtype)
+
+    def keeps(x, t, cond):
+        return torch.tanh(x)
+
+    x = torch.zeros(1, 1, 8, 8)
+    assert differences_hold(ns.wrap(keeps, ns.Linear(), predicts="x0"), x, None)
+    assert not differences_hold(ns.wrap(rounds, ns.Linear(), predicts="x0"), x, None)
 
 
 def test_guidance_does_not_change_the_reading():
@@ -75,7 +99,7 @@ def test_guidance_does_not_change_the_reading():
     assert not torch.allclose(guided(x, torch.tensor(0.5)).x0, model.predict(x, torch.tensor(0.5), None, (FULL,))[0].x0)
 
 
-def test_polishing_leaves_no_mass_at_levels_it_did_not_look_at():
+def test_there_is_no_mass_at_levels_that_were_not_read():
     schedule, generator = ns.VariancePreserving(), torch.Generator().manual_seed(0)
     means = 0.5 * torch.randn(10, 64, generator=generator, dtype=torch.float64)
     factors = torch.randn(10, 64, 4, generator=generator, dtype=torch.float64) / 4
@@ -94,5 +118,5 @@ def test_too_few_levels_are_refused():
     model = correlated_mixture().model(ns.Linear())
     with pytest.raises(ValueError, match="at least 4 times"):
         FokkerPlanck(model, torch.tensor([0.1, 0.5, 0.9]))
-    with pytest.raises(ValueError, match="at least 4 evaluations"):
-        FokkerPlanckMode(model, calls=2)
+    with pytest.raises(ValueError, match="at least one probe"):
+        FokkerPlanck(model, torch.linspace(0.1, 0.9, 9), probes=0)

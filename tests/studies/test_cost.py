@@ -26,7 +26,7 @@ def evaluated(monkeypatch, checkpoint, protocol, data):
 
 def test_calls_are_those_of_the_run(monkeypatch):
     checkpoint, data = ns.load(), ns.data.reference()[:60]
-    asking = {"residual": None, "fokker-planck": 2, "score-mixture": 2, "constant-pixel": None}
+    asking = {"residual": None, "score-mixture": 2, "constant-pixel": None}
     within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
     for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
         protocol = Protocol(
@@ -42,6 +42,16 @@ def test_calls_are_those_of_the_run(monkeypatch):
         with monkeypatch.context() as patch:
             spent = evaluated(patch, checkpoint, protocol, data)
         assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
+
+
+def test_fokker_planck_costs_about_what_is_said(monkeypatch):
+    """Its calls depend on the states: on how narrow their posteriors are."""
+    checkpoint, data = ns.load(), ns.data.reference()[:60]
+    protocol = Protocol("em:3", samples=4, estimators={"fokker-planck": 4}, points=1, calibration_rows=4)
+    with monkeypatch.context() as patch:
+        spent = evaluated(patch, checkpoint, protocol, data)
+    stated = sum(part.calls for part in parts(checkpoint, protocol, len(data)))
+    assert 0.6 < stated / spent < 1.6
 
 
 def test_without_a_number_all_of_the_half_is_calibrated_on():
