@@ -56,11 +56,12 @@ def main(dimensions: tuple[int, ...], rank: int | None, states: int) -> None:
                     f"{d:4d} {type(schedule).__name__:18s} {t:4.1f}  {float(oracle(x).std.mean()):8.4f}",
                 )
                 for estimator, limit in estimators:
+                    counted.rows = 0
                     read = estimator(x, step=ns.Step(0, t_cond, x))
                     error = float((((read.mean - exact.mean) / exact.std) ** 2).mean().sqrt())
                     ratio = float((read.std / exact.std).mean())
                     mark = "*" if error > limit or abs(ratio - 1) > 0.15 else " "
-                    row += f"   {error:5.3f} {ratio:5.3f}{mark}"
+                    row += f"   {error:5.3f} {ratio:5.3f}{mark}{counted.rows / states:5.0f}"
                 click.echo(row)
 
 
