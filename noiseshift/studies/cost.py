@@ -1,7 +1,8 @@
 """What a measurement will cost before it is made: network calls, FLOP and hours, part by part.
 
-Calls are counted as the run makes them; those of Fokker–Planck, which depend on the states, as on one of pure noise. A call's FLOP are counted by torch on one state, its seconds timed on a
-few. A multiply and an add are two FLOP: SiT-XL/2 takes 237 GFLOP per call.
+Calls are counted as the run makes them. Those of Fokker–Planck depend on the states, and are counted on one of pure noise. A
+call's FLOP are counted by torch on one state, its seconds timed on a few. A multiply and an add are two FLOP: SiT-XL/2 takes
+237 GFLOP per call.
 """
 
 from __future__ import annotations
