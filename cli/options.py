@@ -51,7 +51,11 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped: Callable[..., Any] = gathered
     for wrap in (
-        click.option("--size", type=ranges.SIZE, help="Pixels a side, where a diffusers network takes several."),
+        click.option(
+            "--size",
+            type=ranges.SIDES,
+            help="Pixels per side, or height and width (512x768), where a diffusers network takes several.",
+        ),
         click.option(
             "--embeddings",
             type=click.Path(),

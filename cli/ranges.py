@@ -32,3 +32,24 @@ class Finite(click.FloatRange):
 SHARE = Finite(0, 1)
 DECAY = Finite(0, 1, max_open=True)
 RATE = Finite(0, 1, min_open=True)
+
+
+class Sides(click.ParamType):
+    """Pixels per side, or height and width: 512, or 512x768."""
+
+    name = "size"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "N or HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int | tuple):
+            return value
+        sides = str(value).lower().replace("×", "x").split("x")
+        if len(sides) > 2:
+            self.fail(f"{value} is no size: give 512, or height and width as 512x768", param, ctx)
+        found = tuple(SIZE(side, param, ctx) for side in sides)
+        return found[0] if len(found) == 1 else found
+
+
+SIDES = Sides()

@@ -122,7 +122,7 @@ def load(
     vae: str | Path | None = None,
     prompts: Sequence[str] | None = None,
     embeddings: str | Path | Conditions | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     trust: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint.
@@ -137,7 +137,7 @@ def load(
         vae: folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
         prompts: of text pipelines, encoded once: class i is then prompt i.
         embeddings: in place of prompts, a file of them or `Conditions`.
-        size: pixels per side, where a network takes several.
+        size: pixels per side, where a network takes several; (height, width) for a diffusers folder.
         trust: run the code in a file, which must be one's own; what will run is logged before.
 
     Returns:
@@ -170,7 +170,7 @@ def load(
             form, shown = recognised(content)
             convention = _card(file, family, card, form, content)
             if size is not None:
-                convention = replace(convention, size=size)
+                convention = replace(convention, size=_square(size))
             model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
@@ -276,6 +276,14 @@ def _card(
     if (family or found.family) not in form.families or found.family not in form.families:
         raise CheckpointError(f"this is {form.name}, no {family or found.family} file: use --family {form.families[0]}")
     return found
+
+
+def _square(size: int | tuple[int, int]) -> int:
+    if isinstance(size, int) or size[0] == size[1]:
+        return size if isinstance(size, int) else size[0]
+    raise CheckpointError(
+        f"its pictures are square here, not {size[0]}x{size[1]}: oblong ones are for diffusers folders"
+    )
 
 
 def _beside(path: Path) -> Path | None:

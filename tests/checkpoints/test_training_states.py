@@ -76,3 +76,31 @@ def test_a_state_away_from_its_training_names_the_remedy(training, tmp_path_fact
     (training / "checkpoint-500").rename(elsewhere)
     with pytest.raises(ns.CheckpointError, match="whose schedule its own folder does not say: give the folder"):
         load(elsewhere)
+
+
+def test_oblong_pictures(training):
+    checkpoint = load(training, size=(8, 16))
+    assert checkpoint.shape == (1, 8, 16)
+    x = torch.randn(2, 1, 8, 16)
+    with torch.no_grad():
+        expected = unet(0)(x, 499).sample
+    torch.testing.assert_close(checkpoint.model(x, T).v, expected, rtol=1e-4, atol=1e-4)
+    assert load(training, size=(8, 8)).shape == (1, 8, 8)
+    with pytest.raises(ns.CheckpointError, match="pictures are square here, not 8x16"):
+        load("fashion-sit", size=(8, 16))
+
+
+@pytest.mark.parametrize(("word", "size"), [("512", 512), ("512x768", (512, 768)), ("512×768", (512, 768))])
+def test_a_size_is_a_side_or_height_and_width(word, size):
+    from noiseshift.cli.ranges import SIDES
+
+    assert SIDES(word) == size
+
+
+@pytest.mark.parametrize("word", ["512x", "x", "1x2x3", "0x8", "8.5"])
+def test_what_is_no_size_is_said(word):
+    import click
+    from noiseshift.cli.ranges import SIDES
+
+    with pytest.raises(click.BadParameter):
+        SIDES(word)

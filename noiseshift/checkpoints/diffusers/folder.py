@@ -92,7 +92,7 @@ def read_folder(
     vae: str | Path | None = None,
     prompts: Sequence[str] | None = None,
     embeddings: str | Path | Conditions | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Folder:
     """The model in a folder and the card that its configuration makes; see `load` for the options.
 
@@ -165,8 +165,10 @@ def _conditions(
     return embeddings if isinstance(embeddings, Conditions) else Conditions.read(embeddings)
 
 
-def _shape(found: Found, network: Any, coder: Autoencoder | None, size: int | None) -> tuple[int, int, int]:
-    """(C, H, W) of a state, for pictures of `size` pixels per side, or those that the pipeline draws."""
+def _shape(
+    found: Found, network: Any, coder: Autoencoder | None, size: int | tuple[int, int] | None
+) -> tuple[int, int, int]:
+    """(C, H, W) of a state, for pictures of `size` pixels per side, or (height, width), or those that the pipeline draws."""
     channels = int(network.config["in_channels"])
     side = network.config.get("sample_size")
     if found.network == "FluxTransformer2DModel":
@@ -174,11 +176,13 @@ def _shape(found: Found, network: Any, coder: Autoencoder | None, size: int | No
     if size is not None:
         factor = 1 if coder is None else coder.factor
         step = factor * (2 if found.network in ("FluxTransformer2DModel", "SD3Transformer2DModel") else 1)
-        if size < step or size % step:
+        sides = (size, size) if isinstance(size, int) else size
+        if any(pixels < step or pixels % step for pixels in sides):
+            given = "x".join(map(str, sides)) if len(set(sides)) > 1 else str(sides[0])
             raise CheckpointError(
-                f"{found.path.name} draws pictures of multiples of {step} pixels per side, not {size}"
+                f"{found.path.name} draws pictures of multiples of {step} pixels per side, not {given}"
             )
-        side = size // factor
+        side = [pixels // factor for pixels in sides]
     if side is None:
         raise CheckpointError(f"{found.path.name}: the network's configuration names no sample_size: give --size")
     height, width = (side, side) if isinstance(side, int) else side
