@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
@@ -44,6 +44,8 @@ FLUX_SIDE = 128
 """Latents a side of the pictures that Flux draws unless another is given; its configuration names no size."""
 FLUX_GUIDANCE = 3.5
 """What FluxPipeline tells a guidance-distilled network unless another is given."""
+UNET_GUIDANCE = 7.5
+"""What StableDiffusionPipeline gives a network that was distilled under guidance, unless another is given."""
 # What these pipelines change in the scheduler they are given.
 FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
 
@@ -101,6 +103,7 @@ def read_folder(
     found = _recognise(path)
     coder = _autoencoder(found, vae)
     network = load_part(found.part, found.network)
+    _refuse_more_inputs(path, int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16))
     conditions = _conditions(found, network, prompts, embeddings)
     shape = _shape(found, network, coder, size)
     scheduler = _scheduler(found)
@@ -116,7 +119,7 @@ def read_folder(
         class_dropout=null,
         noise_dropout=False,
         shape=shape,
-        levels=schedule.times if isinstance(schedule, Discrete) else None,
+        levels=_levels(schedule, scheduler),
     )
     card = Card(
         "diffusers",
@@ -138,9 +141,20 @@ def _recognise(path: Path) -> Found:
     part = "unet" if "unet" in index else "transformer"
     network = str((index.get(part) or [None, None])[1])
     plain = network == "UNet2DModel" or (kind, network) == ("DiTPipeline", "DiTTransformer2DModel")
+    if "Inpaint" in kind:
+        _refuse_more_inputs(path, 5)
     if not plain and (kind not in TEXT or TEXT[kind] != network):
         raise CheckpointError(f"{path.name} is a {kind}: the folders that can be read are {READABLE}")
     return Found(home, index, kind, network, kept[0] if kept else path / part)
+
+
+def _refuse_more_inputs(path: Path, more: int) -> None:
+    """Raise CheckpointError for a network that takes `more` channels than a state has."""
+    if more > 0:
+        raise CheckpointError(
+            f"{path.name} takes {more} channels beside the state (a mask and a picture, or one to be changed), "
+            "which differ from sample to sample and cannot be given here: measure the model that it was made from"
+        )
 
 
 def _autoencoder(found: Found, vae: str | Path | None) -> Autoencoder | None:
@@ -210,17 +224,15 @@ def _adapted(
         return JointTransformer(network, bank), count, null
     if found.network == "FluxTransformer2DModel":
         return PackedTransformer(network, bank, FLUX_GUIDANCE if config["guidance_embeds"] else None), count, null
-    return TextUnet(network, bank, _sizes(found, config, coder, shape)), count, null
+    guidance = None if config.get("time_cond_proj_dim") is None else UNET_GUIDANCE
+    # Such a network has its guidance inside, and is never asked without the text.
+    return TextUnet(network, bank, _sizes(found, config, coder, shape), guidance), count, null and guidance is None
 
 
 def _sizes(
     found: Found, config: Mapping[str, Any], coder: Autoencoder | None, shape: tuple[int, int, int]
 ) -> tuple[int, ...] | None:
     """SDXL's size conditions for an uncropped picture, as its pipeline makes them."""
-    if config.get("time_cond_proj_dim") is not None or config["in_channels"] != config["out_channels"]:
-        raise CheckpointError(
-            f"{found.path.name} is a distilled or inpainting network, whose conditions cannot be given here"
-        )
     if found.pipeline != "StableDiffusionXLPipeline":
         return None
     factor = 8 if coder is None else coder.factor
@@ -309,6 +321,15 @@ def _dynamic_shift(scheduler: Any, shape: tuple[int, int, int], patch: int) -> f
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return float(first + (tokens - low) * (last - first) / (high - low))
+
+
+def _levels(schedule: Discrete | Linear, scheduler: Any) -> Tensor | None:
+    """The times that the network knows: the table's, or those that a consistency model was distilled at (LCM, TCD)."""
+    if not isinstance(schedule, Discrete):
+        return None
+    kept = scheduler.config.get("original_inference_steps")
+    every = max(1, len(schedule.times) // kept) if isinstance(kept, int) and kept > 0 else 1
+    return schedule.times[every - 1 :: every].contiguous()
 
 
 def _provenance(

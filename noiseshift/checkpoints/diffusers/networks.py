@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,19 +40,35 @@ class ClassTransformer(nn.Module):
 
 class TextUnet(nn.Module):
     """UNet2DConditionModel. SDXL's also takes `sizes`: the original height and width, the crop's corner, the target's
-    height and width, in pixels (Podell et al., arXiv 2307.01952)."""
+    height and width, in pixels (Podell et al., arXiv 2307.01952). One that was distilled under guidance takes its scale,
+    `guidance`, which counts as diffusers does: 1 = unguided (latent consistency models, arXiv 2310.04378)."""
 
-    def __init__(self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None):
+    def __init__(
+        self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None, guidance: float | None = None
+    ):
         super().__init__()
-        self.unet, self.bank, self.sizes = unet, bank, sizes
+        self.unet, self.bank, self.sizes, self.guidance = unet, bank, sizes, guidance
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         hidden, pooled = self.bank(label)
         added: dict[str, Any] | None = None
         if self.sizes is not None:
             added = {"text_embeds": pooled, "time_ids": torch.tensor([self.sizes]).to(x).expand(len(x), -1)}
-        output: Tensor = self.unet(x, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+        output: Tensor = self.unet(
+            x, t, encoder_hidden_states=hidden, added_cond_kwargs=added, timestep_cond=self._guided(x)
+        ).sample
         return output
+
+    def _guided(self, x: Tensor) -> Tensor | None:
+        """The embedding of the guidance scale above 1, in thousandths, as their pipelines make it."""
+        if self.guidance is None:
+            return None
+        from diffusers.models.embeddings import get_timestep_embedding
+
+        width = int(cast("Any", self.unet).config["time_cond_proj_dim"])
+        scale = torch.full((len(x),), 1000 * (self.guidance - 1), device=x.device)
+        embedding: Tensor = get_timestep_embedding(scale, width, downscale_freq_shift=1)
+        return embedding.to(x)
 
 
 class JointTransformer(nn.Module):
