@@ -178,6 +178,7 @@ def _read(name: str, reader: Reader, samples: Tensor, real: Tensor, seed: int) -
     error = difference_error(ours, theirs)
     reach = float(error.critical()[0] * np.sqrt(error.variance[0]))
     value, low, high, floor = curve.variance([difference, difference - reach, difference + reach, reach])
+    low = min(low, float(curve.variances[-1]))  # so much at least, where all of it is more than the reader can tell
     return {
         "reader": name,
         **{

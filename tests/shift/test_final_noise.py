@@ -90,7 +90,11 @@ def test_what_a_reader_cannot_tell_is_not_made_up():
     found = ns.residual_noise(noisy(fields, 0.5), textured(128, 8, dark=False), estimator=Narrow()).set_index("reader")
     assert found.sigma["level"] == np.inf
     assert found.verdict["level"] == "noise"
-    assert found.low["level"] <= 0.5
+    assert 0.05 < found.low["level"] <= 0.5
+    from noiseshift.analysis.final_noise import RESIDUAL_COLUMNS, _of
+
+    assert "of more than σ = 0" in _of({**found.loc["level"], "reader": "level", "space": "pictures"})
+    assert {name for name, *_ in RESIDUAL_COLUMNS} - {"space"} <= {"reader", *found.columns}
 
 
 def test_readers_are_variances_of_the_noise_alone():
