@@ -10,13 +10,15 @@ from noiseshift.shift.final_noise import ConstantCoordinates, LevelReader, wavel
 SIDE = 16
 SHAPES = torch.fft.fftfreq(SIDE)[:, None] ** 2 + torch.fft.fftfreq(SIDE)[None] ** 2
 
+GAIN = (SHAPES + 0.003) ** -0.75
+GAIN = GAIN / GAIN.square().mean().sqrt()
+
 
 def textured(count, seed, dark=True):
     """Random fields of a steep spectrum with a dark rim, as pictures have."""
     generator = torch.Generator().manual_seed(seed)
     white = torch.randn(count, 1, SIDE, SIDE, generator=generator)
-    field = torch.fft.ifft2(torch.fft.fft2(white) / (SHAPES + 0.003) ** 0.75).real
-    field = 0.5 * field / field.std()
+    field = 0.5 * torch.fft.ifft2(torch.fft.fft2(white) * GAIN).real  # of one scale for all sets: rows are independent
     if dark:
         field[..., :2, :] = field[..., -2:, :] = -1
     return field
