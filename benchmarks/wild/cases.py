@@ -1,0 +1,249 @@
+"""Strangers' checkpoints: where each lies, what data it was trained on, and how its own code noises, predicts and samples.
+
+`own(network)` of a case gives its own code's three functions, written against the repository's modules, with which ours are
+compared: noised(x0, eps, t), predicted(x, t) → the noise, and times. t counts here as the repository counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Noised = Callable[[Tensor, Tensor, Any], Tensor]
+Predicted = Callable[[Tensor, Any, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Own:
+    """A repository's own way: `noised(x0, eps, t)`, the noise `predicted(x, t, label)`, and its times with ours beside them."""
+
+    noised: Noised
+    predicted: Predicted
+    times: Sequence[tuple[Any, float]]
+    sample: Callable[[Tensor, Tensor | None, Callable[[Tensor], Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint.
+
+    Attributes:
+        wrapper: module in wrappers/.
+        repository: owner/name, and the folder owner+name among the checkouts.
+        file: the checkpoint in it.
+        convention: what is its own about it.
+        own: makes its own code's functions of the network; None where it is refused.
+        data: "fashion", "mnist", "mnist-32", "swiss-roll", or "none".
+        sampler: our word for it.
+        refused: why it is not measured, where it is not.
+        paths: folders of the repository that its modules are imported from.
+    """
+
+    wrapper: str
+    repository: str
+    file: str
+    convention: str
+    own: Callable[[Any], Own] | None = None
+    data: str = "none"
+    sampler: str = "euler:25"
+    refused: str = ""
+    paths: tuple[str, ...] = field(default=("",))
+
+
+def ddpm(betas: Tensor, predicted: Predicted, first: int = 0) -> Own:
+    """The DDPM of a hundred tutorials, with their tables in float32: x_t = sqrt(ab) x0 + sqrt(1 - ab) eps, and Algorithm 2."""
+    alphas, bars = 1 - betas, (1 - betas).cumprod(0)
+    count = len(betas)
+
+    def noised(x0: Tensor, eps: Tensor, t: int) -> Tensor:
+        return bars[t].sqrt() * x0 + (1 - bars[t]).sqrt() * eps
+
+    def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+        for t in reversed(range(first, count)):
+            eps = predicted(x, t, label)
+            x = (x - (1 - alphas[t]) / (1 - bars[t]).sqrt() * eps) / alphas[t].sqrt()
+            x = x + betas[t].sqrt() * z(x) if t > first else x
+        return x
+
+    steps = [first, count // 20, count // 4, count // 2, 3 * count // 4, count - 1]
+    return Own(noised, predicted, [(t, (t + 1) / count) for t in steps], sample)
+
+
+def flow(velocity: Predicted, to_data: bool, steps: int = 50) -> Own:
+    """A linear flow, and its Euler loop: t = 1 is data where `to_data`."""
+
+    def noised(x0: Tensor, eps: Tensor, t: float) -> Tensor:
+        return t * x0 + (1 - t) * eps if to_data else (1 - t) * x0 + t * eps
+
+    def predicted(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        v = velocity(x, t, label)
+        return x - t * v if to_data else x + (1 - t) * v
+
+    def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+        for i in range(steps):
+            t = i / steps if to_data else 1 - i / steps
+            x = x + (1 if to_data else -1) / steps * velocity(x, t, label)
+        return x
+
+    times = [0.02, 0.1, 0.3, 0.5, 0.8, 0.95]
+    return Own(noised, predicted, [(1 - t if to_data else t, t) for t in times], sample)
+
+
+def _niuwengang(network: Any) -> Own:
+    def predicted(x: Tensor, t: int, label: Tensor | None) -> Tensor:
+        answer: Tensor = network(x, (torch.ones(len(x), 1) * t).long())
+        return answer
+
+    return ddpm(torch.linspace(1e-4, 0.02, 1000), predicted)
+
+
+def _chookcurry(network: Any) -> Own:
+    return flow(lambda x, t, y: network(x, torch.full((len(x), 1, 1, 1), t), y), to_data=True)
+
+
+def _blaise(network: Any) -> Own:
+    return flow(lambda x, t, y: network(x, torch.full((len(x), 1), t), y), to_data=True)
+
+
+def _hiscolor(network: Any) -> Own:
+    # Its training draws t from 1 … 999, its sampler goes down to 0.
+    return ddpm(torch.linspace(1e-4, 2e-2, 1000), lambda x, t, y: network(x, torch.full((len(x),), t)))
+
+
+def _willdalh(network: Any) -> Own:
+    from superminddpm import ddpm_schedules
+
+    tables = ddpm_schedules(1e-4, 0.02, 10)
+    return ddpm(1 - tables["alpha_t"], lambda x, t, y: network(x), first=1)
+
+
+def _muyazrj(network: Any) -> Own:
+    from config import betas
+
+    return ddpm(betas, lambda x, t, y: network(x, torch.full((len(x),), t)))
+
+
+def _oscar(network: Any) -> Own:
+    def velocity(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        return (x - network(x, torch.full((len(x),), t))) / t
+
+    return flow(velocity, to_data=False)
+
+
+def _oscar_velocity(network: Any) -> Own:
+    return flow(lambda x, t, y: network(x, torch.full((len(x),), t)), to_data=False)
+
+
+def _meanflow(network: Any) -> Own:
+    def velocity(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        return (x - network(x, torch.full((len(x),), t), torch.zeros(len(x)))) / t
+
+    return flow(velocity, to_data=False)
+
+
+def _zoe(network: Any) -> Own:
+    def predicted(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        answer: Tensor = network(x, torch.full((len(x), 1), t))
+        return answer
+
+    def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+        for i in reversed(range(1, 51)):
+            t, u = (1 - 1e-3) * i / 50, (1 - 1e-3) * (i - 1) / 50
+            eps = predicted(x, t, label)
+            x = (1 - u) / (1 - t) * (x - t * eps) + u * eps
+        return x
+
+    times = [0.02, 0.1, 0.3, 0.5, 0.8, 0.95]
+    return Own(lambda x0, eps, t: (1 - t) * x0 + t * eps, predicted, [(t, t) for t in times], sample)
+
+
+_MNIST_DDPM, _OSCAR = "niuwengang/mnist_ddpm", "OscarW42/A2-Flowmatching"
+CASES = (
+    Case(
+        "niuwengang_fashion",
+        _MNIST_DDPM,
+        "ddpm_fashion.pt",
+        "whole steps (B, 1) into an embedding",
+        _niuwengang,
+        "fashion",
+        "ddpm:25",
+    ),
+    Case("niuwengang_mnist", _MNIST_DDPM, "ddpm_mnist.pt", "the same", _niuwengang, "mnist", "ddpm:25"),
+    Case(
+        "chookcurry",
+        "chookcurry/flow-matching",
+        "notebooks/mnist/unet.pt",
+        "t = 1 is data, null class 10",
+        _chookcurry,
+        "mnist-32",
+        paths=("src",),
+    ),
+    Case(
+        "blaise",
+        "Blaise143/stochastic-interpolant-diffusion",
+        "checkpoints/flow_model.pth",
+        "t = 1 is data, label None",
+        _blaise,
+        "mnist",
+    ),
+    Case(
+        "muyazrj",
+        "MuyazRJ/mnist-diffusion-unet",
+        "model_dict/mnist_unet.pth",
+        "whole steps (B,), cosine betas",
+        _muyazrj,
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "willdalh",
+        "willdalh/minDiffusion-fork",
+        "ddpm_mnist.pth",
+        "11 steps in buffers, pixels ±1/2, no time",
+        _willdalh,
+        "mnist",
+        "ddpm:11",
+    ),
+    Case(
+        "hiscolor",
+        "hiscolor/DDPM-Simple",
+        "diffusion_model.pth",
+        "points of the plane, steps as floats",
+        _hiscolor,
+        "swiss-roll",
+        "ddpm:25",
+    ),
+    Case("oscar_3", _OSCAR, "pt_3_model.pt", "vectors of 32, t = 0 is data", _oscar_velocity),
+    Case("oscar_4", _OSCAR, "pt_4_model.pt", "vectors of 32, predicts the data", _oscar),
+    Case("oscar_meanflow_gau", _OSCAR, "gau_32d_meanflow.pt", "MeanFlow: (x, t, horizon)", _meanflow),
+    Case("oscar_meanflow_sr", _OSCAR, "sr_32d_meanflow.pt", "the same", _meanflow),
+    Case(
+        "zoe2002wu",
+        "zoe2002wu/Inference-Time",
+        "diffusion_model.pt",
+        "paths (steps, 2), t up to .999",
+        _zoe,
+        sampler="ddim:25",
+    ),
+    Case(
+        "kailaisun",
+        "kailaisun/Classifier-free-DDPM-pytorch",
+        "results/model-69.pt",
+        "denoise_fn., EMA, a vector as condition",
+        refused="its condition is a vector from a file that is not there, and guidance is mixed inside the network",
+    ),
+    Case(
+        "",
+        "xdong99/ScoreBasedGenerativeModels",
+        "ckpt.pth",
+        "module., an LSTM over paths",
+        refused="the repository's newest commit does not hold the network's code",
+    ),
+    Case(
+        "", "EchoRaven/diffusion", "diffusion.pth", "a whole pickled module", refused="it holds code, which is not run"
+    ),
+)

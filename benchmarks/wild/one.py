@@ -1,0 +1,143 @@
+"""One case of `table.py`, in the folder of its checkout: prints its row as JSON, and keeps both samplers' samples."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cases import CASES, Case, Own
+from torch import Tensor
+
+import noiseshift as ns
+from noiseshift.checkpoints.custom_code import networks_in
+
+UNUSED = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.utils", "wandb", "cv2")
+"""What repositories' modules import beside their network, and the network does not call."""
+
+DRAWN = {4: 3, 3: 64, 2: 400}
+"""Samples that are drawn from one noise, by the axes of a batch: pictures, paths, points."""
+
+
+def data_of(name: str, mnist: Path) -> ns.data.Images | None:
+    """The held-out data of a case, or None."""
+    if name == "none":
+        return None
+    if name == "fashion":
+        return ns.data.reference()
+    if name == "swiss-roll":
+        from make_data import make_swiss_roll
+
+        np.random.seed(0)  # noqa: NPY002 -- of their code
+        return ns.data.Images(make_swiss_roll(4000))
+    found = ns.data.load_images(mnist)[:3000]
+    if name == "mnist":
+        return found
+    from PIL import Image
+
+    grown = [np.array(Image.fromarray(p[0].numpy()).resize((32, 32), Image.Resampling.BILINEAR)) for p in found.pixels]
+    return ns.data.Images(torch.from_numpy(np.stack(grown))[:, None], found.labels)
+
+
+def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float, label: Tensor | None) -> float:
+    """Largest difference of states and predicted noise, over their times, from their own code."""
+    torch.manual_seed(0)
+    x0, eps = torch.rand(8, *shape) * (high - low) + low, torch.randn(8, *shape)
+    worst = 0.0
+    for theirs, t in own.times:
+        now = torch.tensor(t, dtype=torch.float64)
+        x = own.noised(x0, eps, theirs)
+        states = (model.schedule(now).mix(x0, eps) - x).abs().max()
+        answers = (model(x, now, label).eps - own.predicted(x, theirs, label)).abs().max()
+        worst = max(worst, float(states), float(answers))
+    return worst
+
+
+def both_samplers(case: Case, model: Any, own: Own, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Their own sampler's samples, and ours, from the same noise; what theirs draws on its way is drawn here too."""
+    count = DRAWN[1 + len(shape)]
+    label = torch.arange(count) % 10 if model.classes else None
+    start = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
+    drawn = [torch.Generator().manual_seed(2) for _ in range(2)]
+    theirs = own.sample(start, label, lambda x: torch.randn(x.shape, generator=drawn[0]))
+    return theirs, replayed(case, model, start, label, lambda x: torch.randn(x.shape, generator=drawn[1]))
+
+
+def replayed(case: Case, model: Any, x: Tensor, label: Tensor | None, z: Any) -> Tensor:
+    """Our model through the update that theirs takes, written in levels."""
+    if case.sampler.startswith("ddpm"):
+        times = model.levels.flip(0)
+        bars = model.schedule(times.double()).alpha ** 2
+        first = 1 if case.wrapper == "willdalh" else 0
+        for i, t in enumerate(times[: len(times) - first]):
+            before = bars[i + 1] if i + 1 < len(bars) else torch.tensor(1.0)
+            alpha = (bars[i] / before).float()
+            eps = model(x, t, label).eps
+            x = (x - (1 - alpha) / (1 - bars[i]).sqrt().float() * eps) / alpha.sqrt()
+            x = x + (1 - alpha).sqrt() * z(x) if i + 1 < len(times) - first else x
+        return x
+    grid = torch.linspace(1, 0, 51, dtype=torch.float64)
+    if case.sampler.startswith("euler"):
+        *_, last = ns.sample(model, x, grid, update=ns.euler, cond=label)
+    else:  # theirs starts a thousandth below t = 1
+        *_, last = ns.sample(model, x, grid * (1 - 1e-3), update=ns.ddim(0.0), cond=label)
+    return last.x
+
+
+def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None) -> dict[str, Any]:
+    """The checks and the shift in the middle of those that can be read."""
+    # A residual is one number of d squares: of few coordinates it says nothing, and the likelihood along t is asked instead.
+    estimator = "residual" if len(checkpoint.shape) == 3 else "fokker-planck"
+    run = ns.run(
+        checkpoint, ns.Protocol(case.sampler, samples=48, points=4, estimators={estimator: None}, batch=48), data
+    )
+    failed = "; ".join(f"{check.name}: {check.sentence}" for check in run.preflight.failures)
+    rows = run.table().to_dict("records")
+    readable = [row for row in rows if np.isfinite(row["shift"])]
+    shown = "not readable at any level"
+    if readable:
+        row = readable[len(readable) // 2]
+        shown = f"{row['shift']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] at t = {row['t']:.2f}"
+    return {
+        "checks": f"failed: {failed}" if failed else "passed",
+        "shift": shown,
+        "answer": str(run.answer),
+        "table": rows,
+    }
+
+
+class _Unused(types.ModuleType):
+    def __getattr__(self, name: str) -> type:
+        return object
+
+
+def main(name: str, mnist: Path, out: Path) -> None:
+    case = next(case for case in CASES if case.wrapper == name)
+    assert case.own is not None
+    absent = [module for module in UNUSED if importlib.util.find_spec(module.partition(".")[0]) is None]
+    sys.modules |= {module: _Unused(module) for module in absent}
+    checkpoint = ns.load(f"{name}:model")
+    for module in absent:
+        del sys.modules[module]
+    model, started = checkpoint.model, time.time()
+    (network,) = networks_in(model.network.fn)
+    own = case.own(network)
+    low, high = checkpoint.card.range or (-1.0, 1.0)
+    label = torch.arange(8) if checkpoint.classes else None
+    with torch.no_grad():
+        apart = parity(model, own, checkpoint.shape, low, high, label)
+        theirs, ours = both_samplers(case, model, own, checkpoint.shape)
+    np.savez(out / f"{name}.npz", theirs=checkpoint.decode(theirs).numpy(), ours=checkpoint.decode(ours).numpy())
+    found = measured(case, checkpoint, data_of(case.data, mnist))
+    found |= {"parity": f"{apart:.0e}", "samples apart": f"{float((theirs - ours).abs().max()):.0e}"}
+    print(json.dumps(found | {"seconds": round(time.time() - started)}, default=str))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

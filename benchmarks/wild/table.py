@@ -1,0 +1,93 @@
+"""Strangers' checkpoints, each measured to the end or refused: what it took, and what its number says.
+
+    python benchmarks/wild/table.py CHECKOUTS --mnist MNIST --out OUT
+
+CHECKOUTS is a folder of git checkouts, one a repository, named owner+name (cases.py lists them); nothing is fetched, and weights
+and other people's code stay there. MNIST is a folder with t10k-images-idx3-ubyte.gz and its labels. Each case runs in a process
+of its own, since their modules share names.
+
+Prints the table: lines of wrapper; largest difference of states and predicted noise from their own code; the checks before a
+measurement; the shift in the middle; seconds. Writes OUT/table.json, and OUT/samples.png, in which their own sampler's samples
+stand beside ours from the same noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+COLUMNS = ("checkpoint", "convention", "lines", "parity", "checks", "shift", "seconds")
+
+
+def lines_of(wrapper: Path) -> int:
+    """Lines of code of a wrapper: no blank ones, no docstring."""
+    return sum(bool(line.strip()) and not line.startswith('"""') for line in wrapper.read_text().splitlines())
+
+
+def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, Any]:
+    """A row, made in a process of its own."""
+    name = f"{case.repository} {case.file}"
+    row = {"checkpoint": name, "convention": case.convention}
+    if case.wrapper:
+        row["lines"] = lines_of(HERE / "wrappers" / f"{case.wrapper}.py")
+    if case.refused:
+        return row | {"checks": f"refused: {case.refused}"}
+    folder = checkouts / case.repository.replace("/", "+")
+    paths = [HERE / "wrappers", *(folder / path for path in case.paths), HERE]
+    words = [sys.executable, str(HERE / "one.py"), case.wrapper, str(mnist.resolve()), str(out.resolve())]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(path.resolve()) for path in paths)}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        return row | {"checks": f"failed: {(done.stderr.strip().splitlines() or ['it was ended'])[-1]}"}
+    return row | json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    from cases import CASES
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkouts", type=Path)
+    parser.add_argument("--mnist", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("wild"))
+    parser.add_argument("--only", help="wrappers, separated by commas")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    wanted = [case for case in CASES if given.only is None or case.wrapper in given.only.split(",")]
+    rows = []
+    for case in wanted:
+        rows.append(run_case(case, given.checkouts, given.mnist, given.out))
+        print("| " + " | ".join(str(rows[-1].get(column, "")) for column in COLUMNS) + " |", flush=True)
+    (given.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    draw([case for case in wanted if (given.out / f"{case.wrapper}.npz").exists()], given.out)
+
+
+def draw(cases: list[Any], out: Path) -> None:
+    """Their own samplers' samples in the upper row of each pair, ours from the same noise in the lower."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(len(cases), 2, figsize=(9, 1.25 * len(cases)), squeeze=False)
+    for row, case in zip(axes, cases, strict=True):
+        held = np.load(out / f"{case.wrapper}.npz")
+        for place, side in zip(row, ("theirs", "ours"), strict=True):
+            place.set_title(f"{case.wrapper}: {side}", fontsize=7)
+            place.tick_params(labelsize=5)
+            if held[side].ndim == 4:
+                place.imshow(np.concatenate(list(held[side][:8, 0]), 1), cmap="gray", vmin=-1, vmax=1)
+                place.axis("off")
+            else:
+                points = held[side].reshape(-1, held[side].shape[-1])
+                place.scatter(points[:, 0], points[:, 1], s=1)
+    figure.tight_layout()
+    figure.savefig(out / "samples.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

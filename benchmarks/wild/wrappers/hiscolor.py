@@ -1,0 +1,16 @@
+"""hiscolor/DDPM-Simple, diffusion_model.pth: points of the plane."""
+
+from forward_process import DiffusionModel
+
+import noiseshift as ns
+
+FILE = "diffusion_model.pth"
+
+
+def model():
+    return ns.adapters.weights(FILE, DiffusionModel()), {
+        "shape": [2],
+        "schedule": {"kind": "discrete", "steps": 1000},
+        "prediction": "epsilon",
+        "time": {"scale": 1000, "offset": -1},
+    }

@@ -1,0 +1,11 @@
+"""zoe2002wu/Inference-Time, diffusion_model.pt: paths of points, (steps, 2)."""
+
+from model.pointmaze_mlp import Pointmaze_MLP
+
+import noiseshift as ns
+
+FILE = "diffusion_model.pt"
+
+
+def model():
+    return ns.adapters.weights(FILE, Pointmaze_MLP()), {"shape": [16, 2], "prediction": "epsilon"}
