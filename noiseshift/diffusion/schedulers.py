@@ -14,7 +14,7 @@ from torch import Tensor
 
 from noiseshift.diffusion.families import FLOW, Exploding, Flow, Pair, Preserving, family_of, require_signature, unit
 from noiseshift.diffusion.models import Model
-from noiseshift.diffusion.schedules import Discrete, Schedule, VarianceExploding
+from noiseshift.diffusion.schedules import Discrete, Schedule, VarianceExploding, describe
 from noiseshift.diffusion.steps import NEEDS_NOISE, Noise, PerSampleNoise, Step, finite, predict_at
 
 if TYPE_CHECKING:
@@ -324,6 +324,37 @@ def _sizes(schedule: Schedule, levels: Sequence[Pair]) -> list[float]:
 def _times_of(schedule: Schedule, log_snr: Tensor) -> Tensor:
     low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
     return schedule.time_of_log_snr(log_snr.clamp(low, high))
+
+
+class Following(Scheduled):
+    """A scheduler by its class's name that takes the table of whatever schedule it is run on; see `make`.
+
+    Before it meets a schedule, its table is DDPM's linear one.
+    """
+
+    def __init__(self, name: str, steps: int, options: Mapping[str, Any]):
+        self._recipe = (name, steps, dict(options))
+        self._met: Any = None
+        self.__dict__.update(vars(make(name, steps, options)))
+
+    def _meet(self, schedule: Schedule) -> None:
+        described = describe(schedule)
+        if described != self._met:
+            name, steps, options = self._recipe
+            self.__dict__.update(vars(make(name, steps, options, schedule=schedule)))
+            self._met = described
+
+    def conditioning_times(self, schedule: Schedule) -> Tensor:
+        self._meet(schedule)
+        return super().conditioning_times(schedule)
+
+    def factors(self, schedule: Schedule) -> list[float]:
+        self._meet(schedule)
+        return super().factors(schedule)
+
+    def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
+        self._meet(model.schedule)
+        return super().run(model, x, cond, noise)
 
 
 def reached_levels(scheduler: SchedulerMixin | Any, steps: int) -> tuple[Tensor, Tensor]:

@@ -286,8 +286,8 @@ class Diffusers(Solver):
         scheduler: the class's name, such as "EulerDiscreteScheduler".
         steps: what its `set_timesteps` is given, at least 2.
         options: what its constructor takes, such as use_karras_sigmas=True. Where they name no betas, the table is the
-            checkpoint's once it is `bound`; before, the DDPM one that the bundled and the official DiT models were trained
-            with. States are not clipped unless an option says so.
+            checkpoint's once it is `bound`; else that of the schedule on which it runs. States are not clipped unless an
+            option says so.
 
     Raises ValueError for a scheduler that diffusers does not have or that cannot be followed, an option that it does not
     take, and a value that it refuses.
@@ -321,7 +321,7 @@ class Diffusers(Solver):
         return ",".join([f"diffusers/{self.scheduler}:{self.steps}", *settings])
 
     def update(self) -> Scheduled:
-        return schedulers.make(self.scheduler, self.steps, self.options)
+        return schedulers.Following(self.scheduler, self.steps, self.options)
 
     def finer(self, factor: int) -> Solver:
         return Diffusers(self.scheduler, factor * self.steps, **self.options)

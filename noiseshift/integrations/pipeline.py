@@ -84,6 +84,11 @@ class PipelineObserver(Recorder):
             self._end(self._run, result[0] if isinstance(result, tuple) else result.prev_sample)
         return result
 
+    @property
+    def _place(self) -> int:
+        """Which of its timesteps the run is at; -1 between runs."""
+        return -1 if self._run is None or self._run.ended else self._run.place
+
     def _lose(self, why: str) -> None:
         self.unpaired.append(" ".join(why.split())[:200])
 
@@ -113,7 +118,7 @@ class PipelineObserver(Recorder):
             if count is not None:
                 return int(count)
         labels = self.scheduler.timesteps.tolist()
-        after = 0 if self._run is None or self._run.ended else self._run.place + 1
+        after = self._place + 1
         if 0 < after < len(labels) and labels[after] == float(timestep):
             return after  # labels may be doubled
         if hasattr(self.scheduler, "index_for_timestep"):

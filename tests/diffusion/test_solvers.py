@@ -4,6 +4,7 @@ import json
 import re
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 
@@ -154,3 +155,23 @@ def test_an_own_sampler_is_described_by_its_schedulers_configuration():
     configs = ({}, {"clip_sample": False}, {"beta_end": 0.03}, {"steps_offset": 1}, {"timestep_spacing": "trailing"})
     said = [json.dumps(describe(bound(ns.solver("own:5"), folder(**c)), model)) for c in configs]
     assert len(set(said)) == len(said)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"])
+def test_a_word_that_is_bound_to_nothing_takes_the_table_of_the_model_it_samples(name):
+    """Another table's first levels lie beyond the model's: the network would be conditioned on one that no state has."""
+    table = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").alphas_cumprod
+    schedule = ns.Discrete(table)
+    update = ns.solver(f"diffusers/{name}:20").update()
+    own = ns.from_diffusers(
+        getattr(diffusers, name)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"), 20
+    )
+    torch.testing.assert_close(update.times(schedule), own.times(schedule), rtol=0, atol=1e-4)
+    model = ns.wrap(lambda x, t, cond: 0.5 * x, schedule, predicts="x0")
+    x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (
+        [step.x for step in ns.sample(model, x, None, update=each)]
+        for each in (ns.solver(f"diffusers/{name}:20").update(), own)
+    )
+    torch.testing.assert_close(ours[0], theirs[0])
+    assert len(ours) == len(theirs)
