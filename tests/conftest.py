@@ -1,8 +1,13 @@
 """What every test starts from."""
 
 import logging
+import os
 
 import pytest
+
+# Several processes share the cores: one thread each, also in what they start. Read when torch is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
