@@ -173,9 +173,9 @@ def default_readers(real: Tensor, estimator: Estimator | None = None, seed: int 
 
 def _read(name: str, reader: Reader, samples: Tensor, real: Tensor, seed: int) -> dict[str, object]:
     curve = Curve.of(reader, real, seed)
-    ours, theirs = reader(samples)[:, None], curve.real[:, None]
-    difference = float(ours.mean() - theirs.mean())
-    error = difference_error(ours, theirs)
+    ours = reader(samples)[:, None]
+    difference = float(ours.mean() - curve.rows[0].mean())
+    error = difference_error(ours, curve.near(difference)[:, None])
     reach = float(error.critical()[0] * np.sqrt(error.variance[0]))
     value, low, high, floor = curve.variance([difference, difference - reach, difference + reach, reach])
     low = min(low, float(curve.variances[-1]))  # so much at least, where all of it is more than the reader can tell
@@ -198,12 +198,12 @@ class Curve:
     """How far a reader's mean moves when noise of known variance is added to real data.
 
     Attributes:
-        real: (M,) readings of the real data themselves.
+        rows: (K + 1, M) readings of the real data, with noise of each variance.
         variances: (K + 1,) of the noise, from 0.
         moved: (K + 1,) differences of the mean reading, rising from 0.
     """
 
-    real: Array
+    rows: Array
     variances: Array
     moved: Array
 
@@ -221,7 +221,12 @@ class Curve:
         kept = _rising(moved)
         if len(kept) < 3:
             raise ValueError("this reader does not see noise that is added to the real data: leave it out")
-        return cls(clean, np.array([0.0, *(size**2 for size in sizes)])[kept], moved[kept])
+        return cls(np.stack([clean, *both])[kept], np.array([0.0, *(size**2 for size in sizes)])[kept], moved[kept])
+
+    def near(self, moved: float) -> Array:
+        """(M,) the readings of the amount that moves the mean nearest to this: their spread is the curve's own error there."""
+        near: Array = self.rows[int(np.abs(self.moved - moved).argmin())]
+        return near
 
     def variance(self, moved: Sequence[float]) -> list[float]:
         """The variances that move the mean so far: below the curve by its first slope, as negative values; infinite above it."""
