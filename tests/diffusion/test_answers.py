@@ -148,7 +148,9 @@ def test_a_log_probability_of_the_whole_batch_is_refused():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("update", [ns.euler, ns.heun, ns.ddim(), ns.from_diffusers], ids=["euler", "heun", "ddim", "diffusers"])
+@pytest.mark.parametrize(
+    "update", [ns.euler, ns.heun, ns.ddim(), ns.from_diffusers], ids=["euler", "heun", "ddim", "diffusers"]
+)
 def test_a_run_stops_where_the_model_says_something_that_is_no_number(bad, update):
     def fn(x, t, c):
         return torch.where((t < 0.6)[:, None, None, None] & (torch.arange(4) == 2)[:, None, None, None], bad, 0.5 * x)
