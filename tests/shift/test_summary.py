@@ -1,0 +1,60 @@
+"""Sums over levels: the mean of δ² and its draws, unlike grids, content signs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from reports import report_of
+
+from noiseshift.shift.summary import common_span, content_signs, mean_square, mean_square_draws, shared_levels
+
+TIMES = np.array([0.8, 0.6, 0.3, 0.1])
+
+
+def made(shift, *, times=TIMES, spread=0.05, n=100, seed=0):
+    rng = np.random.default_rng(seed)
+    real, sampled = (times + spread * rng.standard_normal((n, len(times))) for _ in range(2))
+    return report_of(times, sampled + shift, real)
+
+
+def test_draws_of_the_mean_square_scatter_around_the_estimate():
+    """Each draw carries the error twice; counted once, or three times, the draws lie off by the error's own size."""
+    report = made(0.0)
+    estimate, draws = mean_square(report), mean_square_draws(report)
+    size = report.covariance().trace() / len(TIMES)
+    assert abs(draws.mean() - estimate) < 0.25 * size
+
+
+def test_without_a_shift_the_mean_square_is_zero_on_average():
+    found = np.array([mean_square(made(0.0, seed=seed)) for seed in range(200)])
+    size = made(0.0).covariance().trace() / len(TIMES)
+    assert abs(found.mean()) < 4 * found.std() / 200**0.5 < 0.25 * size
+
+
+@pytest.mark.parametrize("span", [(0.1, 0.8), (0.2, 0.5), (0.3, 0.6), (0.3, 0.3)])
+def test_over_a_span_it_is_the_integral_of_the_squared_line(span):
+    values = np.array([0.4, -0.2, 0.3, 0.1])
+    report = report_of(TIMES, np.stack([TIMES + values] * 4), np.stack([TIMES] * 4))
+    levels = np.linspace(*span, 20001)
+    line = np.interp(levels, TIMES[::-1], values[::-1])
+    assert mean_square(report, span) == pytest.approx(np.mean(line**2), rel=1e-3)
+
+
+def test_spans_and_levels_are_those_that_all_runs_share():
+    one, other = made(0.0), made(0.0, times=np.array([0.9, 0.6, 0.2]))
+    assert common_span([one, other]) == (0.2, 0.8)
+    assert shared_levels([one, other]).tolist() == [0.6]
+    apart = made(0.0, times=np.array([0.95, 0.9]))
+    with pytest.raises(ValueError, match="overlap"):
+        common_span([one, apart])
+
+
+def test_content_signs_are_told_by_intervals():
+    rows = {
+        "shift": [0.1, 0.1, -0.1, -0.1, 0.1, 0.1],
+        "content_low": [-0.2, 0.1, 0.1, -0.3, -0.1, -0.2],
+        "content_high": [-0.1, 0.2, 0.2, -0.1, 0.1, -0.1],
+        "resolved": [True, True, True, True, True, False],
+    }
+    opposite, none_seen = content_signs(pd.DataFrame(rows))
+    assert opposite.index.tolist() == [0, 2]
+    assert none_seen.index.tolist() == [4]
