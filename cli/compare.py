@@ -25,7 +25,8 @@ from noiseshift.cli.options import (
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
     from noiseshift.data import Images
-    from noiseshift.studies.compare import Cell
+    from noiseshift.studies.compare import Cell, Comparison
+    from noiseshift.studies.folders import Run
 
 
 @click.command()
@@ -102,20 +103,13 @@ def command(
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
     places.folder(out, "compare", adding=True)
-    from noiseshift.analysis.after import spared
-    from noiseshift.analysis.checks import of_runs, print_failures
-    from noiseshift.analysis.compare import save_comparison, terminal_table
-    from noiseshift.analysis.page_compare import answer
-    from noiseshift.analysis.report import page
-
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference
     from noiseshift.reading import as_text
-    from noiseshift.studies.compare import MANIFEST, compare, run_grid
+    from noiseshift.studies.compare import compare, run_grid
     from noiseshift.studies.folders import Run
     from noiseshift.studies.room import require_reference
-    from noiseshift.writing import merged_folder, write_text
 
     if runs and (checkpoints or samplers or guidances):
         raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
@@ -154,11 +148,15 @@ def command(
         compare(found, by or _common(found), real if kept else None, small=small), command=command_line()
     )
     where = {as_text(Path(path).name): os.path.relpath(path, out) for path in runs} or {name: name for name in found}
-    with merged_folder(out, "compare", MANIFEST) as fresh:
-        comparison.write(fresh, where)
-        figures = save_comparison(comparison, fresh, paper=paper)
-        with spared("report.html"):
-            write_text(fresh / "report.html", page({str(out): comparison}))
+    figures = _save(comparison, out, where, paper)
+    _say(comparison, found, out, len(figures), as_json)
+
+
+def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:
+    from noiseshift.analysis.checks import of_runs, print_failures
+    from noiseshift.analysis.compare import terminal_table
+    from noiseshift.analysis.page_compare import answer
+
     if as_json:
         tables = {"runs": comparison.table, "pairs": comparison.pairs}
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
@@ -171,7 +169,24 @@ def command(
     console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
     for line in answer(comparison):
         click.echo(line)
-    click.echo(f"written: {out}/ (report.html, table.csv, table.tex, table.md, pairs.csv, {len(figures)} figures)")
+    click.echo(f"written: {out}/ (report.html, table.csv, table.tex, table.md, pairs.csv, {figures} figures)")
+
+
+def _save(comparison: Comparison, out: Path, where: dict[str, str], paper: str | None) -> list[Path]:
+    """The comparison's files, figures and page, beside its runs; returns the figures."""
+    from noiseshift.analysis.after import spared
+    from noiseshift.analysis.compare import save_comparison
+    from noiseshift.analysis.report import page
+
+    from noiseshift.studies.compare import MANIFEST
+    from noiseshift.writing import merged_folder, write_text
+
+    with merged_folder(out, "compare", MANIFEST) as fresh:
+        comparison.write(fresh, where)
+        figures = save_comparison(comparison, fresh, paper=paper)
+        with spared("report.html"):
+            write_text(fresh / "report.html", page({str(out): comparison}))
+    return figures
 
 
 def _grid(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges
@@ -20,6 +20,9 @@ from noiseshift.cli.options import (
     reference_for,
     strict_option,
 )
+
+if TYPE_CHECKING:
+    from noiseshift.studies.correct import Correction
 
 
 @click.command()
@@ -100,10 +103,6 @@ def command(
     if exact:
         _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
-    from noiseshift.analysis.after import spared
-    from noiseshift.analysis.correct import print_correction, save_figures
-    from noiseshift.analysis.report import page
-
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference
@@ -111,7 +110,7 @@ def command(
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
     from noiseshift.studies.shards import Shards
-    from noiseshift.writing import claimed, jointly, whole_folder, write_text
+    from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
     held_out = real_images_for(loaded, data, limits, "a correction is judged by real images")
@@ -152,19 +151,37 @@ def command(
         if distributed.joined()[0]:
             return  # the first process writes
         found.manifest["command"] = command_line()
-        with whole_folder(folder, "correct") as fresh:
-            found.write(fresh)
-            figures = save_figures(found, fresh / "figures")
-            with spared("report.html"):
-                write_text(fresh / "report.html", page({str(folder): fresh}))
+        figures = _save(found, folder)
         for each in kept:
             each.clear()
+    _say(found, folder, len(figures), as_json)
+
+
+def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
+    from noiseshift.analysis.correct import print_correction
+
     if as_json:
         table = json.loads(found.table().to_json(orient="records"))
         click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
     else:
         print_correction(found)
-        click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {len(figures)} figures)")
+        click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")
+
+
+def _save(found: Correction, folder: Path) -> list[Path]:
+    """The correction's folder with its figures and its page; returns the figures."""
+    from noiseshift.analysis.after import spared
+    from noiseshift.analysis.correct import save_figures
+    from noiseshift.analysis.report import page
+
+    from noiseshift.writing import whole_folder, write_text
+
+    with whole_folder(folder, "correct") as fresh:
+        found.write(fresh)
+        figures = save_figures(found, fresh / "figures")
+        with spared("report.html"):
+            write_text(fresh / "report.html", page({str(folder): fresh}))
+    return figures
 
 
 def _exact(

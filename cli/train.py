@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges
 from noiseshift.cli.options import device_options, progress_bar, range_option, read_images, training_options
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Card
 
 
 @click.command()
@@ -56,7 +59,6 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints import Card
     from noiseshift.checkpoints.formats.rebuilt import time_input
     from noiseshift.checkpoints.saving import save_trained
     from noiseshift.networks.transformer import Transformer, TransformerConfig
@@ -71,27 +73,11 @@ def command(
         raise ValueError(
             "training needs labelled square pictures, a side that --patch divides and heads that divide width"
         )
-    card = Card.from_dict(
-        {
-            "family": family,
-            "time": {"zero": "data", "scale": 1000.0, "offset": 0.0 if family == "sit" else -1.0},
-            "heads": heads,
-            # Without class dropout no row of the class embedding is the null class, which only the card can say.
-            "classes": None if class_dropout else int(images.labels.max()) + 1,
-        }
-    )
-    shape = TransformerConfig(
-        side,
-        channels,
-        patch,
-        width,
-        depth,
-        heads,
-        int(images.labels.max()) + 1,
-        channels,
-        class_dropout=class_dropout > 0,
-        noise_dropout=noise_dropout > 0,
-    )
+    classes = int(images.labels.max()) + 1
+    # Without class dropout no row of the class embedding is the null class, which only the card can say.
+    card = _card(family, heads, None if class_dropout else classes)
+    dropped = {"class_dropout": class_dropout > 0, "noise_dropout": noise_dropout > 0}
+    shape = TransformerConfig(side, channels, patch, width, depth, heads, classes, channels, **dropped)
     require_room(shape, images, batch, device)
     torch.manual_seed(seed)
     network = Transformer(shape)
@@ -125,3 +111,11 @@ def command(
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
     click.echo(f"written: {path} and its card, loss.png, samples.png")
+
+
+def _card(family: str, heads: int, classes: int | None) -> Card:
+    from noiseshift.checkpoints import Card
+
+    offset = 0.0 if family == "sit" else -1.0
+    time = {"zero": "data", "scale": 1000.0, "offset": offset}
+    return Card.from_dict({"family": family, "time": time, "heads": heads, "classes": classes})

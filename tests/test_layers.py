@@ -82,3 +82,27 @@ def test_every_package_is_in_the_wheel():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "noiseshift").rglob("__init__.py")}
     assert listed == folders | {"noiseshift.cli", "noiseshift.analysis"}
+
+
+def lengths():
+    """(lines, name) of every function's body, without its docstring."""
+    for folder in ("noiseshift", "cli", "analysis"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    body = node.body[1:] if ast.get_docstring(node) else node.body
+                    size = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+                    yield size, f"{path.relative_to(ROOT)}:{node.name}"
+
+
+def test_functions_are_short():
+    """Half of them within 6 lines, nine in ten within 20, none over 60 outside networks/."""
+    found = sorted(lengths())
+    assert found[len(found) // 2][0] <= 6
+    assert found[9 * len(found) // 10][0] <= 20
+    assert not [each for each in found if each[0] > 60 and "/networks/" not in each[1]]
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(names)) == len(names)

@@ -245,6 +245,7 @@ def test_every_guidance_describes_itself_as_no_other_does():
 def test_guidance_in_words():
     guidance = ns.classifier_free(1.5) + ns.noise_awareness(0.5, interval=(0.0, 0.6))
     assert in_words(guidance.describe()) == "cfg=1.5, nag=0.5 for t in [0, 0.6]"
+    assert in_words(ns.classifier_free(lambda t: t).describe()).startswith("cfg=function ")
     assert in_words(ns.domain(MODEL, 1.0).describe()) == "autoguidance=1"  # it has no unconditional branch
     assert in_words(None) == in_words(Guidance().describe()) == in_words(ns.classifier_free(0.0).describe()) == "none"
     old = {str(tuple(FULL)): 1.5, str(tuple(NOISE_UNCONDITIONAL)): -0.5}
