@@ -238,9 +238,10 @@ def _agreement(run: Run, name: str) -> str:
     if test is None:
         others = len(run.reports) - 1
         why = "One estimator read the run" if not others else "Only one estimator could read enough of the run"
-        return f"{why}, so nothing confirms it."
+        return f"{why}, so nothing was compared with it."
     if not test.significant:
-        return f"No difference between the {len(joint)} estimators is significant ({chance(test.p)})."
+        same = "They read the same states: agreement is no second finding."
+        return f"No difference between the {len(joint)} estimators is significant ({chance(test.p)}). {same}"
     lead = name if name in joint else joint[0]
     tests = {other: disagreement([run.reports[lead], run.reports[other]]) for other in joint if other != lead}
     apart = [other for other, found in tests.items() if found.significant] or [min(tests, key=lambda n: tests[n].p)]

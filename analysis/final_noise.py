@@ -40,7 +40,7 @@ def _of(row: dict[str, Any]) -> str:
     if row["verdict"] == "smoother":
         return f"{name} smoother than real data"
     if row["verdict"] == "none seen" and not math.isfinite(row["floor"]):
-        return f"{name} not told by so few samples"
+        return f"{name} not readable from so few samples"
     if row["verdict"] == "none seen":
         return f"{name} no noise above σ = {row['floor']:.3g}"
     if not math.isfinite(row["sigma"]):

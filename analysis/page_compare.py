@@ -157,7 +157,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
     yield "run_p", "any shift, p", "of the run's one test over all of its levels and estimators that there is no shift"
     yield "terminal", "last δ", "δ at the last step that can be read, in t"
-    yield "content", "content δ", "rms of δ against the run's own final samples, re-noised"
+    yield "content", "content δ", "rms of δ against final samples, re-noised (each run's `content` says whose)"
     if found.table.solver.notna().any():
         yield "solver", "solver δ", "rms of what finer steps of the same network take away of δ"
         yield "network", "network δ", "rms of what they leave"

@@ -44,8 +44,8 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
         ),
         f"Without a correction the rms shift is {_size(base, read_by[0])} in t (by {read_by[0]}) and {distance} is "
         f"{base[distance]:.2f}; {moved} of {len(methods) - 1} methods change {distance} by more than their 95 % interval.",
-        "A correction that reads the level with the same estimator that judges it is circular in that column: believe a "
-        f"reduction when a second estimator confirms it. {UNCHECKED}",
+        "A correction that reads the level with the same estimator that judges it is circular in that column: judge a "
+        f"reduction by an estimator that the method does not use. {UNCHECKED}",
     )
     samples = "The same seeds and classes under every method."
     return Section(

@@ -86,7 +86,7 @@ def command(
     """Does noise awareness guidance remove CHECKPOINT's noise shift, at which scale and cost, and what does FID do?
 
     Every method draws the same samples from the same seeds; differences are paired. Scale 0 = unguided. Level projection
-    corrects the effective noise level and does nothing else: what a method gains beyond it is not due to the shift.
+    corrects the effective noise level and does nothing else: what a method gains beyond it need not be due to the shift.
 
     \b
     noiseshift correct

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 )
 @range_option
 @click.option("--part", type=click.Choice(["all", "null"]), default="all", show_default=True, help="What is trained.")
-@click.option("--steps", type=ranges.STEPS, default=200, show_default=True, help="About 1 % of the training's.")
+@click.option(
+    "--steps",
+    type=ranges.STEPS,
+    default=200,
+    show_default=True,
+    help="How long; the paper takes 0.7 % of the training.",
+)
 @click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
 def command(
     source: Source,

@@ -38,7 +38,9 @@ from noiseshift.cli.options import (
     type=ranges.CALIBRATION,
     help="Calibrate on at most so many of the real images; by default four per sample, at least 128, of the half that is for it.",
 )
-@click.option("--controls", is_flag=True, help="Also run the null, known-level and exact-model controls.")
+@click.option(
+    "--controls", is_flag=True, help="Also run the null and known-level controls, step refinement and an exact model."
+)
 @strict_option
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help=places.FOLDER)

@@ -22,6 +22,9 @@ SEEN = 0.02
 PURE = 2 * math.log(1000)
 """Log-SNR beyond which a level counts as pure noise, or data: 0.1 % of the amplitude is the other."""
 
+HALVES = {"bfloat16": 2**-8, "float16": 2**-11}
+"""Dtypes of half precision, and the largest relative error of rounding to each."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -224,22 +227,30 @@ def _remedy_apart(levels: Levels) -> str:
     return "tell the network the state's own level: sigmas and timesteps that belong together"
 
 
-def halved(levels: Levels) -> Finding | None:
-    """A label that a cast to half precision moves."""
+def moved(levels: Levels) -> Finding | None:
+    """A network that gets another time than the label: by rounding to half precision, or in any other way."""
     rows = levels.states
     off = (_clipped(rows.handed_log_snr) - _clipped(rows.label_log_snr)).abs()
-    moved = (rows.handed - rows.label).abs() > 1e-3
-    if not moved.any():
+    by = (rows.handed - rows.label).abs()
+    if not (by > 1e-3).any():
         return None
-    worst = off.idxmax()
-    row = rows.loc[worst]
+    row = rows.loc[off.idxmax()]
     what = f"a network that gets its time as {levels.handed_as}" if levels.handed_as else "a cast to half precision"
+    half = not levels.handed_as or float(by.max()) <= _rounding(levels)
     return Finding(
-        "half-precision",
-        f"{what} has {int(moved.sum())} of {len(rows)} labels moved, at most from {row.label:g} to {row.handed:g}",
-        "keep the time argument in float32",
+        "half-precision" if half else "moved-labels",
+        f"{what} has {int((by > 1e-3).sum())} of {len(rows)} labels moved, at most from {row.label:g} to {row.handed:g}",
+        "keep the time argument in float32" if half else "hand the network the scheduler's own timesteps, in float32",
         float(off.max()),
     )
+
+
+def _rounding(levels: Levels) -> float:
+    """How far a label can move when the time that was seen is rounded to its dtype: 0 of one that is not a half precision."""
+    if levels.handed_as not in HALVES:
+        return 0.0
+    top = max(float(levels.states.label.abs().max()), float(levels.scheduler.config.num_train_timesteps))
+    return HALVES[levels.handed_as] * top
 
 
 def lands_off(levels: Levels) -> Finding | None:
@@ -420,7 +431,7 @@ def fewer_steps(levels: Levels) -> Finding | None:
 
 
 CHECKS: tuple[Callable[[Levels], Finding | None], ...] = (
-    *(unfollowed, outside_table, first_level, last_level, apart, halved, lands_off, duplicated, not_falling),
+    *(unfollowed, outside_table, first_level, last_level, apart, moved, lands_off, duplicated, not_falling),
     *(shifted_twice, image_start, first_state, terminal_snr, shift_ignored, strength_read, fewer_steps),
 )
 

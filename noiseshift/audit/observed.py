@@ -45,7 +45,7 @@ class Seen:
 
 
 class Kept(Followed):
-    """A scheduler whose timesteps stay as somebody else set them."""
+    """A scheduler whose timesteps stay as its pipeline set them."""
 
     def __init__(self, scheduler: Any):
         self.scheduler, self.steps, self.timing = scheduler, len(scheduler.timesteps), {}

@@ -84,6 +84,7 @@ NAMES = (
         "rounded-labels",
         "label-off",
         "half-precision",
+        "moved-labels",
         "lands-off",
     ),
     *(

@@ -162,14 +162,16 @@ class Correction:
         estimator = next(iter(self.outcomes[0].reports))
         return best.method, (
             f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
-            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best[f'reduction {estimator}'], estimator)}"
+            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best, estimator)}"
         )
 
 
-def _words(reduction: float, estimator: str) -> str:
+def _words(method: pd.Series, estimator: str) -> str:
+    reduction, low, high = (method[f"reduction {end}{estimator}"] for end in ("", "low ", "high "))
     if np.isnan(reduction):
-        return f"there was no shift to reduce (by {estimator})"
-    return f"shift {'reduced' if reduction >= 0 else 'raised'} by {abs(reduction):.0f} % (by {estimator})"
+        return f"no shift is resolved that it could reduce (by {estimator})"
+    ends = "no interval" if np.isnan(low) else f"95 % {low:+.0f} … {high:+.0f}"
+    return f"reduction of the shift {reduction:+.0f} % ({ends}, by {estimator})"
 
 
 def run(
