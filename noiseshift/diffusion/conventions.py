@@ -93,7 +93,7 @@ class TimeInput:
 
     @classmethod
     def of(cls, words: Mapping[str, Any] | TimeInput, steps: int | None = None) -> TimeInput:
-        """From a card's words; "told" stands for `conditioning`, and `shape: [B, 1]` for `column`. Whole numbers, of which
+        """From a card's words; `told` stands for `conditioning`, and `shape: [B, 1]` for `column`. Whole numbers, of which
         nothing else is said, count the `steps` of a table from 0."""
         if isinstance(words, TimeInput):
             return words

@@ -159,7 +159,7 @@ COLUMNS = (
 
 
 def default_readers(real: Tensor, estimator: Estimator | None = None, seed: int = 0) -> dict[str, Reader]:
-    """Those that can be had of data (N, …)."""
+    """Those that are available for data (N, …)."""
     found: dict[str, Reader] = {}
     if real.ndim == 4 and min(real.shape[-2:]) >= 8:
         found["wavelet"] = wavelet
