@@ -246,11 +246,11 @@ def conclusions(study: Study) -> list[str]:
         if seen.empty:
             lines.append(f"{name}: no injected error is resolved.")
             continue
-        nearest = min(("sigma", "snr", "posterior"), key=lambda root: _error(seen, root))
+        nearest = min(("sigma", "snr", "posterior"), key=lambda root: median_error(seen, root))
         lines.append(
             f"{name}: {len(seen)} of {len(table)} injected errors resolved; first order is off by "
-            f"{100 * _error(seen, 'first_order'):.0f} % (median), the nearest exact root is `{nearest}` "
-            f"({100 * _error(seen, nearest):.0f} %)."
+            f"{off(seen, 'first_order')}; the nearest exact root is `{nearest}`, off by {off(seen, nearest)}. "
+            "Predictions were not tested against each other."
         )
     for (sampler, model, name), path in study.paths.items():
         table = path.table()
@@ -266,6 +266,13 @@ def conclusions(study: Study) -> list[str]:
     return lines
 
 
-def _error(table: pd.DataFrame, column: str) -> float:
+def median_error(table: pd.DataFrame, column: str) -> float:
     """Median relative distance from the measured shift."""
     return float((table[column] / table.measured - 1).abs().median())
+
+
+def off(table: pd.DataFrame, column: str) -> str:
+    """Relative distances from the measured shift in percent: their median, and where the middle half of them lies."""
+    errors = 100 * (table[column] / table.measured - 1).abs()
+    low, high = errors.quantile(0.25), errors.quantile(0.75)
+    return f"{errors.median():.0f} % (median; half of them between {low:.0f} and {high:.0f} %)"

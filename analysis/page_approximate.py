@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from noiseshift.analysis.approximate import figures
+from noiseshift.analysis.approximate import figures, median_error, off
 from noiseshift.analysis.checks import headed, kept, listed
 from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
 from noiseshift.analysis.plots import Figure
@@ -63,21 +63,14 @@ def _answer(injected: pd.DataFrame) -> tuple[str, str, str]:
     if seen.empty:
         none = f"None of {len(injected)} injected errors makes a shift that is resolved."
         return none, "No prediction can be judged.", "none resolved"
-    error = {root: (seen[root] / seen.measured - 1).abs() for root in ROOTS}
-    nearest = min(error, key=lambda c: float(error[c].median()))
+    nearest = min(ROOTS, key=lambda root: median_error(seen, root))
     return (
         f"Of {len(injected)} injected errors {len(seen)} make a shift that is resolved; Statement 1's first order misses it by "
-        f"{_off(error['first_order'])}.",
-        f"The nearest prediction is {ROOTS[nearest]}, off by {_off(error[nearest])}. "
+        f"{off(seen, 'first_order')}.",
+        f"The nearest prediction is {ROOTS[nearest]}, off by {off(seen, nearest)}. "
         "Predictions were not tested against each other.",
-        f"first order off by {_off(error['first_order'])}",
+        f"first order off by {off(seen, 'first_order')}",
     )
-
-
-def _off(errors: pd.Series) -> str:
-    """Relative errors in percent: their median, and where the middle half of them lies."""
-    low, middle, high = (100 * float(errors.quantile(q)) for q in (0.25, 0.5, 0.75))
-    return f"{middle:.0f} % (median; half of them between {low:.0f} and {high:.0f} %)"
 
 
 def _figures(folder: Path, injected: pd.DataFrame) -> list[Figure]:
