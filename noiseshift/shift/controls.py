@@ -190,7 +190,7 @@ PARTS = ("solver", "network")
 
 
 def content_check(reports: Mapping[str, ShiftReport]) -> Check:
-    """How the shift changes when the run's own final samples, re-noised, are what it is measured against."""
+    """How the shift changes when final samples, re-noised, are what it is measured against."""
     name, report = next(iter(reports.items()))
     if report.content is None:
         return Check("content", None, "not measured")
