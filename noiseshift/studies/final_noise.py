@@ -11,8 +11,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.estimators.instrument import Instruments
-from noiseshift.shift.final_noise import COLUMNS, LevelReader, Reader, default_readers, residual_noise
+from noiseshift.shift.final_noise import COLUMNS, Reader, default_readers, residual_noise
 from noiseshift.studies.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -21,27 +20,20 @@ REAL, DECODED = 256, 64
 """Real images that are read beside the samples, and latents of them that are decoded, at most."""
 
 
-def finished(
-    checkpoint: Checkpoint, protocol: Protocol, final: Tensor, real: Images, instruments: Instruments
-) -> pd.DataFrame:
+def finished(checkpoint: Checkpoint, protocol: Protocol, final: Tensor, real: Images) -> pd.DataFrame:
     """The residual noise of final states, against real data of the half that calibrates.
 
     Args:
         checkpoint: on the protocol's device.
-        protocol: its seed and device.
+        protocol: its seed.
         final: (n, …) final states.
         real: held-out data as states.
-        instruments: the one called network also reads final states, at its own smallest level.
 
     Returns:
         The rows of `residual_noise` with a column `space`: "pictures", or "latents" and, where there is an autoencoder, "decoded".
     """
     states = real.floats[:REAL]
-    readers: dict[str, Reader] = default_readers(states)
-    if "network" in instruments:
-        network = instruments["network"]
-        readers["level"] = LevelReader(network.estimator, float(network.times.min()), protocol.device, protocol.seed)
-    frame = _read(final, states, readers, None if checkpoint.latent else 2.0, protocol.seed)
+    frame = _read(final, states, default_readers(states), None if checkpoint.latent else 2.0, protocol.seed)
     frame.insert(0, "space", "latents" if checkpoint.latent else "pictures")
     if not checkpoint.latent or checkpoint.autoencoder is None:
         return frame

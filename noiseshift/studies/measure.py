@@ -104,7 +104,7 @@ def run(
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
         features=features,
-        residual_noise=None if data is None else finished(checkpoint, protocol, final, held_out[0], instruments),
+        residual_noise=None if data is None else finished(checkpoint, protocol, final, held_out[0]),
     )
 
 

@@ -340,7 +340,7 @@ def test_a_comparison_writes_its_page(tmp_path):
         "--sampler",
         "em:3",
         "--sampler",
-        "euler:4",
+        "euler:6",
         "--samples",
         40,
         "--small",

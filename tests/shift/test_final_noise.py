@@ -137,7 +137,7 @@ def test_a_run_says_and_keeps_what_is_left(tmp_path, capsys):
     protocol = ns.Protocol("flow-sde:4,a=0.7", 16, estimators={"network": None}, points=1, calibration_rows=16)
     run = ns.run(ns.load(), protocol, ns.data.reference()[:200])
     found = run.residual_noise.set_index("reader")
-    assert {"wavelet", "constant-pixel", "level"} == {*found.index}
+    assert {"wavelet", "constant-pixel"} == {*found.index}
     assert (found.space == "pictures").all()
     assert found.verdict["constant-pixel"] == "noise"
     again = ns.Run.load(run.save(tmp_path / "run"))

@@ -54,9 +54,9 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     protocol = Protocol(
         ns.solver("diffusers/DDIMScheduler:6"),
         samples=8,
-        estimators={"fokker-planck": 4, "network": None},
+        estimators={"fokker-planck": 2, "network": None},
         points=2,
-        calibration_rows=40,
+        calibration_rows=8,
         controls=True,
     )
     run = ns.run(ns.load("fashion-ddpm"), protocol, ns.data.reference()[:100])
@@ -64,10 +64,10 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     assert np.allclose(run.controls.solver["network"].times, run.reports["network"].times)
     # An estimator that reads the first few samples has its controls read on as many.
     assert {name: len(report.sampled) for name, report in run.controls.solver.items()} == {
-        "fokker-planck": 4,
+        "fokker-planck": 2,
         "network": 8,
     }
-    assert set(run.controls.null[run.controls.null.estimator == "fokker-planck"].n) == {4}
+    assert set(run.controls.null[run.controls.null.estimator == "fokker-planck"].n) == {2}
     assert run.pictures.shape == (8, 1, 28, 28)
 
 

@@ -18,17 +18,17 @@ def one_line(error):
 
 
 def test_a_run_that_fits_passes(tmp_path):
-    room.require_room(ns.load(), PROTOCOL, Shards(tmp_path / "run", {}), finals=8)
+    room.require_room(ns.load(), PROTOCOL, Shards(tmp_path / "run", {}), final_samples=8)
 
 
 def test_memory_and_disk_are_asked_first(tmp_path):
     large = replace(ns.load(), shape=(3, 10**6, 10**6))
     with pytest.raises(ValueError, match=r"batch of 8 samples takes at least .* --batch") as error:
-        room.require_room(large, PROTOCOL, None, finals=0)
+        room.require_room(large, PROTOCOL, None, final_samples=0)
     assert one_line(error)
     many = replace(PROTOCOL, samples=10**14, points=1)
     with pytest.raises(ValueError, match=r"samples takes at least .* fewer --samples"):
-        room.require_room(ns.load(), many, None, finals=0)
+        room.require_room(ns.load(), many, None, final_samples=0)
     with pytest.raises(ValueError, match="free: take fewer --samples, or write to another disk") as error:
         room._require_disk(tmp_path / "not" / "there", 1 << 60)
     assert one_line(error)
