@@ -105,7 +105,7 @@ def command(
     places.folder(out, "compare", adding=True)
     from noiseshift import distributed
     from noiseshift.checkpoints import load
-    from noiseshift.evaluation import load_reference
+    from noiseshift.evaluation import load_reference, warn_of_no_interval
     from noiseshift.reading import as_text
     from noiseshift.studies.compare import compare, run_grid
     from noiseshift.studies.folders import Run
@@ -135,6 +135,7 @@ def command(
         held_out = images_for(loaded, data, limits)
         cells = _grid(loaded, samplers, guidances or ("none",), held_out, estimators, settings)
         if features_by is not None and real is not None:
+            warn_of_no_interval(samples, real)
             for cell in cells:
                 require_reference(cell.checkpoint, features_by, real, samples, small=small)
         with progress_bar(progress) as update:

@@ -27,7 +27,7 @@ from noiseshift.evaluation.intervals import (
     score_change,
     student,
 )
-from noiseshift.evaluation.table import evaluate, require_enough, require_width
+from noiseshift.evaluation.table import evaluate, require_enough, require_width, warn_of_no_interval
 
 __all__ = [
     "ENOUGH",
@@ -59,4 +59,5 @@ __all__ = [
     "score_change",
     "score_name",
     "student",
+    "warn_of_no_interval",
 ]

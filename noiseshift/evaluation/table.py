@@ -90,6 +90,15 @@ def require_enough(n: int, reference: Features | Moments) -> None:
         raise ValueError(f"{n} samples under {width} features: FD would measure the count; give more, or say --small")
 
 
+def warn_of_no_interval(n: int, reference: Features | Moments) -> None:
+    """Say, before anything is sampled, that n samples are too few for an interval of the distance; see `ENOUGH`."""
+    least = ENOUGH * _width(reference)
+    if n < least:
+        logging.getLogger("noiseshift").warning(
+            "%d samples give the distance no interval: take --samples %d or more", n, least
+        )
+
+
 def require_width(features: Features, reference: Features | Moments) -> None:
     """Raise ValueError where a reference is not of as many features."""
     seen, there = features.values.shape[1], _width(reference)

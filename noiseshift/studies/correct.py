@@ -36,6 +36,7 @@ from noiseshift.evaluation import (
     evaluate,
     extract,
     jackknife,
+    warn_of_no_interval,
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
@@ -217,6 +218,7 @@ def run(
     started = time.time()
     protocol = protocol.bound(checkpoint)
     require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
+    warn_of_no_interval(protocol.samples, reference)
     require_room(checkpoint, protocol, None, final_samples=0)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")

@@ -346,3 +346,14 @@ def test_inception_without_its_library_names_the_remedy():
     except ImportError:
         with pytest.raises(ImportError, match=r"noiseshift\[fid\]"):
             ns.evaluation.InceptionFeatures()
+
+
+def test_too_few_samples_for_an_interval_are_said_before_they_are_drawn(caplog):
+    reference = Moments(np.zeros(16), np.eye(16), 5000)
+    evaluation.warn_of_no_interval(64, reference)
+    assert not caplog.records
+    evaluation.warn_of_no_interval(63, reference)
+    assert "take --samples 64 or more" in caplog.text
+    # It is the number from which there is one.
+    found = [evaluation.evaluate(Features("x", gaussian(n)), reference).iloc[0] for n in (63, 64)]
+    assert [bool(np.isfinite(row.low)) for row in found] == [False, True]
