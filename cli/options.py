@@ -84,7 +84,11 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--sampler, --guidance, --batch, and those of `device_options`."""
     for wrap in (
         click.option("--batch", type=ranges.BATCH, default=128, show_default=True),
-        click.option("--guidance", type=parse.GUIDANCE, help="cfg=1.5,nag=0.5; scale 0 = unguided."),
+        click.option(
+            "--guidance",
+            type=parse.GUIDANCE,
+            help="cfg=1.5,nag=0.5@0:0.6; scale 0 = unguided, @LOW:HIGH limits it to these times.",
+        ),
         click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
     ):
         function = wrap(function)

@@ -40,21 +40,33 @@ def parse_estimators(text: str) -> dict[str, int | None]:
 
 
 def parse_guidance(text: str) -> Any:
-    """`cfg=1.5,nag=0.5` → Guidance; scale 0 = unguided. Raises ValueError naming what exists."""
+    """`cfg=1.5,nag=0.5@0:0.6` → Guidance; scale 0 = unguided, @LOW:HIGH the times at which it guides.
+
+    Raises ValueError naming what exists."""
     from noiseshift.diffusion.guidance import classifier_free, noise_awareness
     from noiseshift.diffusion.models import Guidance
 
     kinds = {"cfg": classifier_free, "nag": noise_awareness}
     guidance = Guidance()
     for word in text.split(","):
-        name, _, scale = word.strip().partition("=")
+        name, _, given = word.strip().partition("=")
+        scale, _, interval = given.partition("@")
         try:
-            guidance = guidance + kinds[name](finite(scale))
+            made = kinds[name](finite(scale), **({"interval": _interval(interval)} if "@" in given else {}))
         except (KeyError, ValueError):
             raise ValueError(
-                f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas"
+                f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas, each with "
+                "@LOW:HIGH for the times between 0 and 1 at which it guides"
             ) from None
+        guidance = guidance + made
     return guidance
+
+
+def _interval(word: str) -> tuple[float, float]:
+    low, high = (finite(part) for part in word.split(":"))
+    if not 0 <= low < high <= 1:
+        raise ValueError(word)
+    return low, high
 
 
 def parse_prompts(path: str) -> list[str]:

@@ -229,6 +229,16 @@ def test_words_become_objects():
     assert list(weights.values()) == pytest.approx([3.3, -1.5, -0.8])
 
 
+def test_a_guidance_may_be_limited_to_times():
+    from noiseshift.diffusion.guidance import in_words
+
+    guidance = parse_guidance("cfg=1.5,nag=0.5@0.1:0.6")
+    assert in_words(guidance.describe()) == "cfg=1.5, nag=0.5 for t in [0.1, 0.6]"
+    for wrong in ("nag=1@", "nag=1@0.5", "nag=1@0.6:0.2", "nag=1@-1:0.5", "nag=1@0:2", "nag=1@0:x", "nag=1@0:0.5:1"):
+        with pytest.raises(ValueError, match="is no guidance"):
+            parse_guidance(wrong)
+
+
 def test_info_says_what_a_file_was_taken_for_and_what_it_lacks(tmp_path):
     from noiseshift.networks.transformer import Transformer, TransformerConfig
 
