@@ -1,6 +1,6 @@
 """Every scheduler of the installed diffusers: which are followed, under which options, and where their arithmetic goes.
 
-    python benchmarks/schedulers.py docs/schedulers.md
+    python benchmarks/schedulers.py docs/reference/schedulers.md
 
 Writes a table: a scheduler's family, how far the level it reaches lies from the next label, which the network is
 conditioned on (the largest over 13 steps, in log-SNR), and where a run ends; or the line that refuses it. Takes a minute.

@@ -1,4 +1,4 @@
-"""The solver's part of a shift by step refinement, where the truth is known; prints docs/controls.md's table.
+"""The solver's part of a shift by step refinement, where the truth is known; prints docs/reports/controls.md's table.
 
     python benchmarks/solver_share.py                # about ten minutes on one core
     python benchmarks/solver_share.py --dims 64 --solvers em --steps 20

@@ -1,4 +1,4 @@
-"""The mathematics behind docs/statement-1.md: how far first order holds on each schedule, what a posterior sees as
+"""The mathematics behind docs/reports/statement-1.md: how far first order holds on each schedule, what a posterior sees as
 directions fill with signal, and the oracle of a low-rank mixture.
 
     python benchmarks/statement.py            # under a minute

@@ -13,8 +13,8 @@ WIDTH = 80  # a code block holds no more beside the two menus
 
 
 def on_page_markdown(markdown, page, **_):
-    """Every command's `--help` follows the text of cli.md."""
-    if page.file.src_uri != "cli.md":
+    """Every command's `--help` follows the text of reference/cli.md."""
+    if page.file.src_uri != "reference/cli.md":
         return markdown
     group = click.Context(main, info_name="noiseshift", **main.context_settings)
     return "\n\n".join([markdown, *(_command(group, name) for name in COMMANDS)])

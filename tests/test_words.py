@@ -1,4 +1,4 @@
-"""One word, one meaning: the project's former words do not come back. docs/glossary.md has the terms that are used instead."""
+"""One word, one meaning: the project's former words do not come back. docs/reference/glossary.md has the terms that are used instead."""
 
 import ast
 import re
@@ -50,7 +50,7 @@ ALLOWED = {  # a pattern, and the files where it may stand (all of them where no
     r"\bblind=|`blind\b": (),
     r"\bblind\b": KEYWORD,
     # The method's name in version 0.1, which is still read.
-    r"blind-free": ("noiseshift/correction/methods.py", "docs/glossary.md"),
+    r"blind-free": ("noiseshift/correction/methods.py", "docs/reference/glossary.md"),
     # A card's key `told`, which stands for `conditioning`.
     r"[\"`]told[\"`]": ("noiseshift/diffusion/conventions.py",),
     # Readers who do not see all colours.
@@ -112,7 +112,7 @@ def test_no_former_name_comes_back():
 
 
 def test_a_former_word_is_found():
-    page, code = ROOT / "docs/concepts.md", ROOT / "noiseshift/shift/report.py"
+    page, code = ROOT / "docs/explanation/concepts.md", ROOT / "noiseshift/shift/report.py"
     for text in (
         "what the network is told",
         "a noise-blind branch",

@@ -27,7 +27,7 @@ def own(job: Job) -> list[str]:
 
 
 def latents_of(family: str) -> Callable[[Job], list[str]]:
-    """A file in the layout of DiT's or SiT's trainer, by docs/imagenet.md's stand-in, on an autoencoder's latents."""
+    """A file in the layout of DiT's or SiT's trainer, by docs/how-to/imagenet.md's stand-in, on an autoencoder's latents."""
 
     def make(job: Job) -> list[str]:
         import standin

@@ -1,4 +1,4 @@
-"""`noiseshift measure` to the end on a trained checkpoint of every format; prints the table of docs/formats.md.
+"""`noiseshift measure` to the end on a trained checkpoint of every format; prints the table of docs/reference/formats.md.
 
     python benchmarks/formats/measure_formats.py --out runs/formats [--only StableDiffusion]   # an hour on a CPU core
         [--edm CLONE] [--edm2 CLONE] [--guided-diffusion CLONE]                         # NVlabs's and openai's sources

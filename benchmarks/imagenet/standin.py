@@ -1,4 +1,4 @@
-"""The ImageNet recipe of docs/imagenet.md, command by command, on stand-ins small enough for two CPU cores.
+"""The ImageNet recipe of docs/how-to/imagenet.md, command by command, on stand-ins small enough for two CPU cores.
 
     python benchmarks/imagenet/standin.py --out runs/standin        # a quarter of an hour; --steps 20 for a try
 
