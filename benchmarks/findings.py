@@ -1,4 +1,4 @@
-"""The study behind docs/reports/findings.md: the shift of both bundled checkpoints under each solver, as all five estimators read it.
+"""The study behind docs/reports/findings.md: the shift of both bundled checkpoints under each solver, by all five estimators.
 
     python benchmarks/findings.py --out runs/findings        # an hour and a half on two CPU cores; resumes
 

@@ -1,4 +1,4 @@
-"""One word, one meaning: the project's former words do not come back. docs/reference/glossary.md has the terms that are used instead."""
+"""One word, one meaning: the project's former words do not come back. docs/reference/glossary.md has the terms."""
 
 import ast
 import re
