@@ -35,22 +35,29 @@ class Source:
         return load(self.checkpoint, **self.given)
 
 
-GIVEN = ("family", "card", "vae", "prompts", "embeddings", "size", "trust")
+GIVEN = ("family", "card", "vae", "prompts", "embeddings", "size", "lora", "trust")
 
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """CHECKPOINT (a file, a folder, a bundled name, or module:function), --family, --card, --vae, --prompts, --embeddings,
-    --size and --trust, as one `source`."""
+    --size, --lora and --trust, as one `source`."""
 
     @functools.wraps(function)
     def gathered(checkpoint: str | None, **options: Any) -> Any:
         given = {name: options.pop(name) for name in GIVEN}
         return function(
-            source=Source(checkpoint, {name: value for name, value in given.items() if value is not None}), **options
+            source=Source(checkpoint, {name: value for name, value in given.items() if value not in (None, ())}),
+            **options,
         )
 
     wrapped: Callable[..., Any] = gathered
     for wrap in (
+        click.option(
+            "--lora",
+            multiple=True,
+            metavar="FILE[:SCALE]",
+            help="Text pipelines: a LoRA (.safetensors) that is merged into the network; may be given several times.",
+        ),
         click.option(
             "--size",
             type=ranges.SIDES,

@@ -17,6 +17,7 @@ from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_refer
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
 from noiseshift.checkpoints.diffusers.folder import is_folder, is_kept, read_folder
+from noiseshift.checkpoints.diffusers.lora import Lora
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.weights import chosen
@@ -123,6 +124,7 @@ def load(
     prompts: Sequence[str] | None = None,
     embeddings: str | Path | Conditions | None = None,
     size: int | tuple[int, int] | None = None,
+    lora: str | Path | Lora | Sequence[str | Path | Lora] = (),
     trust: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint.
@@ -138,6 +140,7 @@ def load(
         prompts: of text pipelines, encoded once: class i is then prompt i.
         embeddings: in place of prompts, a file of them or `Conditions`.
         size: pixels per side, where a network takes several; (height, width) for a diffusers folder.
+        lora: LoRA files that are merged into a diffusers folder's network, each `FILE` or `FILE:SCALE`.
         trust: run the code in a file, which must be one's own; what will run is logged before.
 
     Returns:
@@ -146,6 +149,9 @@ def load(
     Raises:
         CheckpointError: in one line that names the remedy.
     """
+    loras = [Lora.of(word) for word in ([lora] if isinstance(lora, str | Path | Lora) else lora)]
+    if loras and (path is None or not Path(path).is_dir()):
+        raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
     coder = None if vae is None else Autoencoder.load(vae)
     if path is not None and is_reference(str(path)):
         made = call(str(path))
@@ -153,8 +159,9 @@ def load(
     file = _resolve(path)
     if file.is_dir():
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
-            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size)
+            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size, loras=loras)
         found = _checkpoint(file, _sha256_of_all(folder.weights), folder.model, folder.card, folder.autoencoder)
+        found = replace(found, name="+".join([found.name, *(each.name for each in loras)]))
         whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
         return replace(found, sampler=folder.sampler, recognised=f"a diffusers folder, by {whose}")
     if prompts is not None or embeddings is not None:

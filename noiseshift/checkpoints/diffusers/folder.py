@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions, encode_prompts
+from noiseshift.checkpoints.diffusers.lora import Lora, merge
 from noiseshift.checkpoints.diffusers.networks import (
     ClassTransformer,
     JointTransformer,
@@ -95,6 +96,7 @@ def read_folder(
     prompts: Sequence[str] | None = None,
     embeddings: str | Path | Conditions | None = None,
     size: int | tuple[int, int] | None = None,
+    loras: Sequence[Lora] = (),
 ) -> Folder:
     """The model in a folder and the card that its configuration makes; see `load` for the options.
 
@@ -104,6 +106,7 @@ def read_folder(
     coder = _autoencoder(found, vae)
     network = load_part(found.part, found.network)
     _refuse_more_inputs(path, int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16))
+    added = merge(network, found.pipeline, loras, prompts=prompts is not None)
     conditions = _conditions(found, network, prompts, embeddings)
     shape = _shape(found, network, coder, size)
     scheduler = _scheduler(found)
@@ -128,7 +131,7 @@ def read_folder(
         time,
         classes=classes or None,
         class_names=() if conditions is None else conditions.names,
-        provenance=_provenance(found, scheduler, coder, conditions, adapter),
+        provenance=_provenance(found, scheduler, coder, conditions, adapter) | ({"lora": added} if added else {}),
     )
     return Folder(model, card, weights_in(found.part), coder, _sampler(found, scheduler, network, shape))
 
