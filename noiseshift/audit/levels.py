@@ -21,7 +21,8 @@ from torch import Tensor
 
 from noiseshift.audit.subject import Subject
 from noiseshift.diffusion.families import Family, Flow, Pair, Preconditioned, Preserving, family_of, require_signature
-from noiseshift.diffusion.schedulers import CLEAN, Scheduled, rehearse
+from noiseshift.diffusion.rehearsal import rehearse
+from noiseshift.diffusion.schedulers import CLEAN, Scheduled
 
 Precision = Literal["bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

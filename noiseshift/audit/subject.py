@@ -10,7 +10,7 @@ from typing import Any
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.folder import FIXED, MOST_STEPS
 from noiseshift.checkpoints.diffusers.parts import read_json
-from noiseshift.diffusion import schedulers
+from noiseshift.diffusion import scheduler_tables
 from noiseshift.diffusion.solvers import Diffusers, scheduler_word
 
 CONFIG = "scheduler_config.json"
@@ -73,7 +73,7 @@ _NAMES = (
 
 def _of_word(word: str) -> Subject:
     name, steps, options = scheduler_word(word)
-    return Subject(schedulers.configured(name, options), word, steps=steps)
+    return Subject(scheduler_tables.configured(name, options), word, steps=steps)
 
 
 def _of_path(path: Path) -> Subject:
@@ -120,7 +120,7 @@ def _scheduler(file: Path, fixed: Mapping[str, Any]) -> Any:
     steps = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
         raise CheckpointError(f"{file}: num_train_timesteps is {str(steps)[:40]}: correct it")
-    kind = schedulers.scheduler_class(name)
+    kind = scheduler_tables.scheduler_class(name)
     try:
         made = kind.from_config(config)
         return kind.from_config(config, **{key: value for key, value in fixed.items() if key in made.config})

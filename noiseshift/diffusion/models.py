@@ -1,145 +1,59 @@
-"""Models: what a network says about a state at a level, in one canonical pair, with or without its conditions.
+"""Models: what predicts (x0, eps) from a state and a level; `wrap` makes one of any callable.
 
-For a fixed (x, t) every parametrisation is an affine map of every other, so a `Prediction` stores (x0, eps) and
-derives the rest. A `Branch` names which conditions a prediction knew; `Guidance` is a set of branch weights that sum
-to 1; `Guided` mixes the branches in one batched forward and is itself a model.
+A `Prediction` is what a model says (`predictions`), `Guidance` a set of branch weights that sum to 1 (`scales`); `Guided`
+mixes the branches in one batched forward and is itself a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from noiseshift.calling import called
 from noiseshift.diffusion.conventions import Calling, TimeInput, levels_of, signature_of, takes
-from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.memory import Halving, joined
-from noiseshift.diffusion.schedules import Discrete, Level, Schedule
+from noiseshift.diffusion.predictions import (
+    FULL,
+    NOISE_UNCONDITIONAL,
+    READ,
+    UNCONDITIONAL,
+    Branch,
+    GuidedPrediction,
+    Prediction,
+    Predicts,
+    require_some,
+)
+from noiseshift.diffusion.scales import Guidance, LogProb, Scale, Within, scale_at
+from noiseshift.diffusion.schedules import Discrete, Schedule
 
-Predicts = Literal["velocity", "epsilon", "x0", "score", "v_prediction"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The pair (x0, eps) with x = alpha x0 + sigma eps, the one form through which all others are converted.
-
-    Attributes:
-        x0: predicted data (B, …).
-        eps: predicted noise, of that shape.
-        level: alpha, sigma and their slopes, broadcast to that shape.
-    """
-
-    x0: Tensor
-    eps: Tensor
-    level: Level
-
-    @classmethod
-    def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a denoiser's output. Raises ValueError where sigma is 0: the noise is lost there."""
-        level = level.like(x)
-        _require_some(level.sigma, "sigma is 0 at this time, where x0 says nothing of the noise: evaluate at t > 0")
-        return cls(value, (x - level.alpha * value) / level.sigma, level)
-
-    @classmethod
-    def from_eps(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a noise prediction. Raises ValueError where alpha is 0: the data are lost there."""
-        level = level.like(x)
-        _require_some(
-            level.alpha, "alpha is 0 at this time, where noise and score say nothing of the data: evaluate at t < 1"
-        )
-        return cls((x - level.sigma * value) / level.alpha, value, level)
-
-    @classmethod
-    def from_velocity(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From v = dalpha x0 + dsigma eps; regular at both ends of a flow."""
-        alpha, sigma, dalpha, dsigma = level = level.like(x)
-        wronskian = alpha * dsigma - sigma * dalpha
-        return cls((dsigma * x - sigma * value) / wronskian, (alpha * value - dalpha * x) / wronskian, level)
-
-    @classmethod
-    def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From the score s = -eps / sigma. Raises ValueError where alpha or sigma is 0."""
-        _require_some(level.sigma, "sigma is 0 at this time, where a score is infinite: evaluate at t > 0")
-        return cls.from_eps(-level.like(x).sigma * value, x, level)
-
-    @classmethod
-    def from_v(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From v = (alpha eps - sigma x0) / sqrt(alpha² + sigma²) (Salimans & Ho, arXiv 2202.00512); regular at both ends."""
-        level = level.like(x)
-        norm = (level.alpha**2 + level.sigma**2).sqrt()
-        alpha, sigma = level.alpha / norm, level.sigma / norm
-        return cls(alpha * x / norm - sigma * value, sigma * x / norm + alpha * value, level)
-
-    @property
-    def velocity(self) -> Tensor:
-        return self.level.dalpha * self.x0 + self.level.dsigma * self.eps
-
-    @property
-    def score(self) -> Tensor:
-        """-eps / sigma. Raises ValueError where sigma is 0."""
-        _require_some(self.level.sigma, "sigma is 0 at this time, where a score is infinite: evaluate at t > 0")
-        return -self.eps / self.level.sigma
-
-    @property
-    def v(self) -> Tensor:
-        alpha, sigma = self.level.alpha, self.level.sigma
-        return (alpha * self.eps - sigma * self.x0) / (alpha**2 + sigma**2).sqrt()
-
-
-_NOTHING = 1e-9
-"""An alpha or sigma that is none: dividing by it leaves only rounding. A zero-terminal-SNR table's last alpha is 1e-10."""
-
-
-def _require_some(scale: Tensor, sentence: str) -> None:
-    if bool((scale < _NOTHING).any()):
-        raise ValueError(sentence)
-
-
-READ: Mapping[Predicts, Callable[[Tensor, Tensor, Level], Prediction]] = {
-    "velocity": Prediction.from_velocity,
-    "epsilon": Prediction.from_eps,
-    "x0": Prediction.from_x0,
-    "score": Prediction.from_score,
-    "v_prediction": Prediction.from_v,
-}
-
-
-@dataclass(frozen=True)
-class GuidedPrediction(Prediction):
-    """A mixture of branches; estimators take `unguided`.
-
-    Attributes:
-        branches: the predictions that it was mixed from.
-    """
-
-    branches: Mapping[Branch, Prediction] = field(default_factory=dict)
-
-    @property
-    def unguided(self) -> Prediction:
-        return self.branches[FULL]
-
-
-class Branch(NamedTuple):
-    """Which conditions a prediction has.
-
-    Attributes:
-        noise: whether it is conditioned on the noise level.
-        condition: whether it is conditioned on the class.
-        model: 0 is the model itself, k the k-th other model of a guidance.
-    """
-
-    noise: bool = True
-    condition: bool = True
-    model: int = 0
-
-
-FULL = Branch()
-NOISE_UNCONDITIONAL = Branch(noise=False)
-UNCONDITIONAL = Branch(condition=False)
+__all__ = [
+    "FULL",
+    "NOISE_UNCONDITIONAL",
+    "READ",
+    "UNCONDITIONAL",
+    "Branch",
+    "CallableModel",
+    "Guidance",
+    "Guided",
+    "GuidedPrediction",
+    "LogProb",
+    "Model",
+    "Prediction",
+    "Predicts",
+    "Scale",
+    "Within",
+    "Wrapped",
+    "as_time",
+    "checked",
+    "gradient",
+    "nearest",
+    "require",
+    "require_states",
+    "wrap",
+]
 
 
 @runtime_checkable
@@ -371,112 +285,6 @@ def wrap(
     )
 
 
-Scale = float | Callable[[Tensor], float]
-LogProb = Callable[[Tensor, Tensor], Tensor]
-"""log p(t | x) of x (B, …) at t () → (B,), differentiable in x."""
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Directions away from weaker branches. Add guidances to combine them.
-
-    **Scale 0 = unguided**: the full branch weighs 1 + Σ w, each other branch -w, so the weights sum to 1. A scale may
-    be a function of t; a weight that is 0 at some t costs no forward there.
-
-    Attributes:
-        terms: scales by branch; each scale w adds w (full - branch).
-        models: the other models; branches of `model` k ≥ 1 are predicted by models[k - 1].
-        gradients: (log p(t | x), scale) pairs; each adds scale ∇_x log p(t | x) to the score.
-    """
-
-    terms: Mapping[Branch, tuple[Scale, ...]] = field(default_factory=dict)
-    models: tuple[Model, ...] = ()
-    gradients: tuple[tuple[LogProb, Scale], ...] = ()
-
-    def __add__(self, other: Guidance) -> Guidance:
-        models = list(self.models)
-        places = {0: 0}
-        for k, model in enumerate(other.models, start=1):
-            if not any(model is known for known in models):
-                models.append(model)
-            places[k] = 1 + next(i for i, known in enumerate(models) if known is model)
-        theirs = {branch._replace(model=places[branch.model]): parts for branch, parts in other.terms.items()}
-        merged = {b: self.terms.get(b, ()) + theirs.get(b, ()) for b in {**self.terms, **theirs}}
-        return Guidance(merged, tuple(models), self.gradients + other.gradients)
-
-    def weights(self, t: Tensor | float = 0.5) -> dict[Branch, float]:
-        """Weight of every branch at time t, the full one first; they sum to 1.
-
-        Raises ValueError when a scale depends on t and a batch brings several times.
-        """
-        varies = any(callable(scale) for parts in self.terms.values() for scale in parts)
-        now = _one_time(t, varies or any(callable(scale) for _, scale in self.gradients))
-        scales = {b: sum(_value(s, now) for s in parts) for b, parts in self.terms.items()}
-        return {FULL: 1 + sum(scales.values()), **{b: -w for b, w in scales.items() if w != 0}}
-
-    def describe(self) -> dict[str, Any]:
-        """What decides the guided answer, in plain values: terms with their branches and scales, the other models and the
-        gradients by the hash of what they are. Two guidances that could answer differently have different descriptions.
-        """
-        return {
-            "terms": [
-                {**branch._asdict(), "scales": [describe_scale(scale) for scale in parts]}
-                for branch, parts in self.terms.items()
-            ],
-            "models": [identity(model) for model in self.models],
-            "gradients": [
-                {"log_prob": identity(log_prob), "scale": describe_scale(scale)} for log_prob, scale in self.gradients
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Within:
-    """A scale inside an interval of t, and 0 outside of it.
-
-    Attributes:
-        scale: a number, or a function of t.
-        low: where the interval starts, itself included.
-        high: where it ends, itself included.
-    """
-
-    scale: Scale
-    low: float
-    high: float
-
-    def __call__(self, t: Tensor) -> float:
-        # An end is inside in float32 too, where 0.6 is more than 0.6.
-        return _value(self.scale, t) if self.low - 1e-6 <= float(t) <= self.high + 1e-6 else 0.0
-
-
-def describe_scale(scale: Scale) -> Any:
-    """A scale in plain values: a number, an interval with its scale, or the hashes of a function's values over a grid of t
-    and of its code."""
-    if isinstance(scale, Within):
-        return {"scale": describe_scale(scale.scale), "interval": [scale.low, scale.high]}
-    if not callable(scale):
-        return float(scale)
-    return {"values": identity([_tried(scale, t) for t in torch.linspace(0, 1, 1001)]), "function": identity(scale)}
-
-
-def _tried(scale: Callable[[Tensor], float], t: Tensor) -> float | str:
-    try:
-        return float(scale(t))
-    except Exception as error:  # a user's function may know some times only, and raise anything at the others
-        return type(error).__name__
-
-
-def _one_time(t: Tensor | float, varies: bool) -> Tensor:
-    times = torch.as_tensor(t).flatten()
-    if varies and bool((times != times[0]).any()):
-        raise ValueError("this guidance depends on t: give every row of a batch the same t")
-    return times[0]
-
-
-def _value(scale: Scale, t: Tensor) -> float:
-    return float(scale(t)) if callable(scale) else scale
-
-
 class Wrapped:
     """A model around another: what a subclass does not change passes through."""
 
@@ -538,8 +346,8 @@ class Guided(Wrapped):
             x0 = sum((w * parts[b].x0 for b, w in weights.items()), torch.zeros_like(x0))
             eps = sum((w * parts[b].eps for b, w in weights.items()), torch.zeros_like(eps))
         for log_prob, scale in self.guidance.gradients:
-            if (value := _value(scale, torch.as_tensor(t).flatten()[0])) != 0:
-                _require_some(full.level.alpha, "alpha is 0 at this time: end the classifier's interval before t = 1")
+            if (value := scale_at(scale, torch.as_tensor(t).flatten()[0])) != 0:
+                require_some(full.level.alpha, "alpha is 0 at this time: end the classifier's interval before t = 1")
                 push = value * gradient(log_prob, x, t)
                 # score + push, in the pair: eps - sigma push and x0 + sigma² push / alpha.
                 x0, eps = x0 + full.level.sigma**2 / full.level.alpha * push, eps - full.level.sigma * push

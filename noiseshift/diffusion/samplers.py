@@ -15,8 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from noiseshift.diffusion.families import FLOW
 from noiseshift.diffusion.models import Model, Prediction
-from noiseshift.diffusion.schedulers import FLOW, Scheduled, from_diffusers, reached_levels, schedule_times
+from noiseshift.diffusion.schedulers import Scheduled, from_diffusers, reached_levels, schedule_times
 from noiseshift.diffusion.schedules import Level
 from noiseshift.diffusion.steps import Noise, PerSampleNoise, Step, finite, no_noise, per_sample_noise, predict_at
 
