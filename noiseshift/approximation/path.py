@@ -57,6 +57,9 @@ class PathReport:
     along_eps: Array
     spectrum: Array
 
+    def __repr__(self) -> str:
+        return f"PathReport({self.estimator}, {len(self.coarse)} paths at {len(self.times)} times: see .table())"
+
     def table(self, level: float = 0.95) -> pd.DataFrame:
         """A row per time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
         measured between coarse and fine run (paired, with its interval), and of the coarse run against real data

@@ -35,6 +35,10 @@ class Audit:
     levels: tuple[Levels, ...]
     findings: tuple[Finding, ...]
 
+    def __repr__(self) -> str:
+        found = ", ".join(finding.name for finding in self.findings) or "nothing"
+        return f"Audit({self.name}, steps {', '.join(str(one.steps) for one in self.levels)}, found: {found})"
+
     def table(self) -> pd.DataFrame:
         """A row a call of the network, for each step count.
 

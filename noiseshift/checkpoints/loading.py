@@ -63,6 +63,10 @@ class Checkpoint:
     sampler: Callable[[int], Scheduled] | None = None
     recognised: str = ""
 
+    def __repr__(self) -> str:
+        conditions = f"{self.classes} conditions" if self.classes else "unconditional"
+        return f"Checkpoint({self.name}, {self.card.family or 'own code'}, states {self.shape}, {conditions})"
+
     @property
     def latent(self) -> bool:
         """Whether states are latents, not pixels."""

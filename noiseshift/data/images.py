@@ -28,6 +28,9 @@ class Images:
     about: str = ""
     unit: bool = False
 
+    def __repr__(self) -> str:
+        return f"Images({self.about or f'{len(self):,} of shape {tuple(self.pixels.shape[1:])}'})"
+
     def __len__(self) -> int:
         return len(self.pixels)
 

@@ -28,6 +28,11 @@ class Posterior:
     times: Tensor
     log_prob: Tensor
 
+    def __repr__(self) -> str:
+        return (
+            f"Posterior({len(self.log_prob)} states on a grid of {len(self.times)} times: see .mean(), .sd(), .mode())"
+        )
+
     @classmethod
     def from_log_density(cls, times: Tensor, log_density: Tensor) -> Posterior:
         """From an unnormalised log density in t at the grid points, weighed by the trapezoid rule (a flat prior on t)."""

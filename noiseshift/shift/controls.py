@@ -21,6 +21,8 @@ from noiseshift.estimators.instrument import OWN, Array, Instrument, Instruments
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_signs
 
+_OUTCOMES = {True: "passed", False: "FAILED", None: "note"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -35,6 +37,9 @@ class Check:
     name: str
     passed: bool | None
     sentence: str
+
+    def __str__(self) -> str:
+        return f"{_OUTCOMES[self.passed]:6s} {self.name}: {self.sentence}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,12 @@ class Controls:
     level: pd.DataFrame = field(default_factory=pd.DataFrame)
     solver: Mapping[str, ShiftReport] = field(default_factory=dict)
     shares: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.checks))
+
+    def __repr__(self) -> str:
+        return f"Controls({', '.join(f'{check.name} {_OUTCOMES[check.passed]}' for check in self.checks)})"
 
 
 def real_report(

@@ -96,8 +96,11 @@ class Preflight:
         )
 
     def __str__(self) -> str:
-        marks = {True: "passed", False: "FAILED", None: "note"}
-        return "\n".join(f"{marks[check.passed]:6s} {check.name}: {check.sentence}" for check in self.checks)
+        return "\n".join(map(str, self.checks))
+
+    def __repr__(self) -> str:
+        failed = ", ".join(check.name for check in self.failures)
+        return f"Preflight({f'FAILED: {failed}' if failed else 'passed'}, {len(self.checks)} checks)"
 
 
 def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu", samples: int = SAMPLES) -> Preflight:

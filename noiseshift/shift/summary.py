@@ -38,6 +38,10 @@ class RunAnswer:
     agreement: RunTest | None
     joint: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        found = "a shift" if self.significant else "no significant shift"
+        return f"RunAnswer({found}, p = {self.run.p:.2g}, by {', '.join(self.joint)})"
+
     @property
     def significant(self) -> bool:
         """Whether there is a shift, at 95 %."""

@@ -113,6 +113,13 @@ class Study:
     injected: dict[str, ApproximationReport]
     paths: dict[tuple[str, str, str], PathReport]
 
+    def __repr__(self) -> str:
+        solvers = ", ".join(dict.fromkeys(solver for solver, *_ in self.paths))
+        name = self.manifest["checkpoint"]["name"]
+        return (
+            f"Study({name} under {solvers}, as {', '.join(self.injected)} read: see .injection_table(), .path_table())"
+        )
+
     def injection_table(self) -> pd.DataFrame:
         """All estimators' tables, with a column `estimator`."""
         return pd.concat([r.table().assign(estimator=name) for name, r in self.injected.items()], ignore_index=True)

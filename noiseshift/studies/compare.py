@@ -197,6 +197,9 @@ class Comparison:
     pairs: pd.DataFrame
     command: str = ""
 
+    def __repr__(self) -> str:
+        return f"Comparison({', '.join(self.runs)}, as {self.estimator} reads them: see .table, .pairs)"
+
     def report(self, name: str) -> ShiftReport:
         """A run's report by the estimator."""
         return self.runs[name].reports[self.estimator]

@@ -78,6 +78,9 @@ class Outcome:
     seconds: float
     pictures: Tensor
 
+    def __repr__(self) -> str:
+        return f"Outcome({self.method.name}, NFE {self.nfe:g}, read by {', '.join(self.reports)})"
+
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -92,6 +95,10 @@ class Correction:
     manifest: dict[str, Any]
     outcomes: list[Outcome]
     reference: Features | Moments
+
+    def __repr__(self) -> str:
+        methods = ", ".join(outcome.method.name for outcome in self.outcomes)
+        return f"Correction({self.manifest['checkpoint']['name']} under {self.manifest['sampler']}: {methods}; see .table())"
 
     def table(self) -> pd.DataFrame:
         """A row per method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift

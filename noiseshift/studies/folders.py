@@ -60,6 +60,11 @@ class Run:
     features: Features | None = None
     residual_noise: pd.DataFrame | None = None
 
+    def __repr__(self) -> str:
+        name, read = self.manifest["checkpoint"]["name"], ", ".join(self.reports)
+        summary = f"{name} under {self.manifest['sampler']}, {self.manifest['samples']:,} samples read by {read}"
+        return f"Run({summary}: see .answer, .table(), .reports)"
+
     @functools.cached_property
     def answer(self) -> RunAnswer:
         """Whether there is any shift, at one error rate over all levels and estimators, and whether estimators disagree."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 
@@ -40,6 +40,31 @@ class Word:
         vars(instance)[self.name] = solvers.solver(value)
 
 
+class Readers:
+    """A field that holds how many samples each estimator reads, and also takes names alone: each then reads all."""
+
+    default = ("network", "residual", "constant-pixel")
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> tuple[str, ...]: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type | None = None) -> Mapping[str, int | None]: ...
+
+    def __get__(self, instance: object, owner: type | None = None) -> Mapping[str, int | None] | tuple[str, ...]:
+        if instance is None:
+            return self.default  # so a dataclass finds a field's default
+        found: Mapping[str, int | None] = vars(instance)[self.name]
+        return found
+
+    def __set__(self, instance: object, value: Mapping[str, int | None] | Iterable[str] | str) -> None:
+        names = (value,) if isinstance(value, str) else value
+        vars(instance)[self.name] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+
+
 @dataclass(frozen=True)
 class Protocol:
     """What decides a run's numbers. Raises ValueError for no samples, an unknown estimator and a word that is no solver.
@@ -47,7 +72,7 @@ class Protocol:
     Attributes:
         solver: the sampler, or its word, such as "heun:25".
         samples: how many are drawn.
-        estimators: names, and how many samples each reads (None: all).
+        estimators: names, or a mapping of how many samples each reads (None: all).
         guidance: how the model is guided, or None.
         points: how many of the sampler's steps are read, even in step index.
         calibration_rows: how many real images each estimator is calibrated on at most; None: four per sample, at least 128.
@@ -63,9 +88,7 @@ class Protocol:
 
     solver: Word = Word()
     samples: int = 256
-    estimators: Mapping[str, int | None] = field(
-        default_factory=lambda: {"network": None, "residual": None, "constant-pixel": None}
-    )
+    estimators: Readers = Readers()
     guidance: Guidance | None = None
     points: int = 8
     calibration_rows: int | None = None
