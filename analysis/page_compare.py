@@ -13,7 +13,8 @@ from noiseshift.analysis.compare import figures, labels
 from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
 
 from noiseshift.shift.controls import Check
-from noiseshift.studies.compare import MEAN_SQUARE, Comparison
+from noiseshift.studies.compare import Comparison
+from noiseshift.studies.differences import MEAN_SQUARE
 
 PAIRS: tuple[Column, ...] = (
     ("quantity", "of", "the mean δ² (rms δ squared), or the distance without what few samples add to it"),

@@ -25,8 +25,9 @@ from noiseshift.cli.options import (
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
     from noiseshift.data import Images
-    from noiseshift.studies.compare import Cell, Comparison
+    from noiseshift.studies.compare import Comparison
     from noiseshift.studies.folders import Run
+    from noiseshift.studies.grid import Cell
 
 
 @click.command()
@@ -107,8 +108,9 @@ def command(
     from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference, warn_of_no_interval
     from noiseshift.reading import as_text
-    from noiseshift.studies.compare import compare, run_grid
+    from noiseshift.studies.compare import compare
     from noiseshift.studies.folders import Run
+    from noiseshift.studies.grid import run_grid
     from noiseshift.studies.room import require_reference
 
     if runs and (checkpoints or samplers or guidances):
@@ -199,7 +201,7 @@ def _grid(
     settings: dict[str, Any],
 ) -> list[Cell]:
     """A cell for every combination, named after what it combines."""
-    from noiseshift.studies.compare import Cell
+    from noiseshift.studies.grid import Cell
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
 

@@ -1,35 +1,25 @@
 """`noiseshift compare`: many runs beside each other, and which of their differences are real.
 
 Samplers of unlike steps condition on unlike levels, and δ grows towards the data: a mean over each run's own steps would compare
-levels, not runs. So δ² is averaged along the levels that all runs were read between. Runs of one seed share initial noise and
-classes sample by sample, and calibrate on the same real images: their differences are paired; others are not. p-values of
-all pairs are Holm's, so that a table of twenty pairs has one false difference in twenty *tables*.
+levels, not runs. So δ² is averaged along the levels that all runs were read between. `grid` makes the runs, `differences`
+tests them in pairs.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
-import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from noiseshift import distributed
-from noiseshift.checkpoints import Checkpoint
-from noiseshift.data import Images
 from noiseshift.diffusion.guidance import in_words
-from noiseshift.diffusion.identity import differences
-from noiseshift.diffusion.schedules import describe
 from noiseshift.evaluation import (
-    Extractor,
     Features,
     Jackknife,
     Moments,
@@ -44,131 +34,16 @@ from noiseshift.shift.summary import (
     Span,
     common_span,
     content_rms,
-    mean_square,
-    mean_square_draws,
     rms_shift,
     shared_levels,
     terminal_shift,
 )
-from noiseshift.studies.checking import checked
+from noiseshift.studies.cells import as_text, from_text, with_texts
+from noiseshift.studies.differences import MEAN_SQUARE, Distances, pairs_of, shifts_of
 from noiseshift.studies.folders import Run
-from noiseshift.studies.measure import run as measure
-from noiseshift.studies.protocol import Protocol, fingerprint
-from noiseshift.studies.sampling import Progress
-from noiseshift.studies.shards import Shards
-from noiseshift.writing import claimed, jointly, merged_folder
+from noiseshift.writing import merged_folder
 
-MEAN_SQUARE = "mean δ²"
 MANIFEST = "comparison.json"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a grid.
-
-    Attributes:
-        name: what it is called; its sub-folder too.
-        checkpoint: what is sampled.
-        protocol: how.
-        data: the real images that it is read against; None for its own final samples.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-    protocol: Protocol
-    data: Images | None
-
-
-def run_grid(
-    cells: Sequence[Cell],
-    folder: str | Path,
-    *,
-    extractor: Extractor | None = None,
-    strict: bool = False,
-    progress: Progress = lambda stage, done, total: None,
-) -> dict[str, Run]:
-    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made. Under
-    `strict` the checks of all cells are made before the first run.
-
-    Args:
-        cells: the runs of the grid, each under a name of its own.
-        folder: holds a sub-folder per run.
-        extractor: what computes features, for distances; None for none.
-        progress: called as (stage, done, total).
-
-    Returns:
-        The runs, by name.
-
-    Raises:
-        ValueError: two cells of one name.
-        PlaceError: `folder` or a sub-folder is no place for them.
-    """
-    if len({cell.name for cell in cells}) < len(cells):
-        raise ValueError("two runs of this grid have the same name: name each combination once")
-    if strict:
-        _check_all(cells, progress)
-    found = {}
-    with jointly(claimed(folder, "compare", adding=True)):
-        for done, cell in enumerate(cells):
-            progress("runs", done, len(cells))
-            place = Path(folder) / cell.name
-            with jointly(claimed(place, "measure")):
-                found[cell.name] = _one(cell, place, extractor, progress)
-    progress("runs", len(cells), len(cells))
-    return found
-
-
-def _check_all(cells: Sequence[Cell], progress: Progress) -> None:
-    """Raise ValueError where a check of any cell's checkpoint on its data fails."""
-    for cell in {id(cell.checkpoint): cell for cell in cells}.values():
-        device = cell.protocol.device
-        checkpoint = cell.checkpoint.to(device, cell.protocol.precision)
-        checked(checkpoint, cell.data, device=device, strict=True, progress=progress)
-
-
-def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
-    about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
-    shards, run = Shards(folder, about), _kept(folder, about)
-    if run is not None:
-        shards.clear()  # a process may have been killed when its run stood, and its batches too
-        return run
-    run = measure(
-        cell.checkpoint,
-        cell.protocol,
-        cell.data,
-        extractor=extractor,
-        shards=shards,
-        progress=lambda stage, done, total: progress(f"{cell.name}: {stage}", done, total),
-    )
-    distributed.wait()  # the first changes the folder only when all have looked at it
-    if distributed.joined()[0] == 0:
-        run.save(folder)
-    shards.clear()
-    return run
-
-
-def _kept(folder: Path, about: Mapping[str, Any]) -> Run | None:
-    """The run that is there, where it is of the same protocol and can be read."""
-    if not (folder / "run.json").exists():
-        return None
-    try:
-        run = Run.load(folder)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever zip, parquet and JSON raise about a damaged file
-        words = " ".join(str(error).split())[:120]
-        logging.getLogger("noiseshift").warning("%s cannot be read (%s): it is made again", folder, words)
-        return None
-    other = _other(run.manifest, about)
-    if other:
-        logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)
-    return None if other else run
-
-
-def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """What a kept run differs in from the one that is asked for, in words; empty where it is the same."""
-    given = {key: value for key, value in about.items() if key != "extractor" or value}  # features may be there unasked
-    return differences({key: manifest[key] for key in given if key in manifest}, json.loads(json.dumps(given)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +113,8 @@ class Comparison:
 
     def write(self, folder: Path, where: Mapping[str, str]) -> None:
         """Write the comparison's files into a fresh folder; `where` are its runs, relative to its place."""
-        _named(self.table, as_text).to_csv(folder / "table.csv", index=False)
-        _named(self.pairs, as_text).to_csv(folder / "pairs.csv", index=False)
+        with_texts(self.table, as_text).to_csv(folder / "table.csv", index=False)
+        with_texts(self.pairs, as_text).to_csv(folder / "pairs.csv", index=False)
         about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": dict(where)}
         (folder / MANIFEST).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -255,33 +130,12 @@ class Comparison:
         with reading(folder, *kind_and_remedy):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
-                _named(
+                with_texts(
                     read_csv(folder / f"{stem}.csv", *kind_and_remedy, keep_default_na=False, na_values=[""]), from_text
                 )
                 for stem in ("table", "pairs")
             )
             return cls(runs, about["estimator"], tuple(about["span"]), table, pairs, about["command"])
-
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes a cell's first letter for a formula by."""
-
-
-def as_text(name: str) -> str:
-    """A name as a cell that no spreadsheet computes: with an apostrophe before what looks like a formula."""
-    return f"'{name}" if name.startswith(FORMULA) else name
-
-
-def from_text(cell: str) -> str:
-    """The name that `as_text` made a cell of."""
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
-
-
-def _named(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """A table with every text in it changed."""
-    texts = [column for column in table if table[column].map(lambda cell: isinstance(cell, str)).any()]
-    changed = {c: table[c].map(lambda cell: change(cell) if isinstance(cell, str) else cell) for c in texts}
-    return table.assign(**changed)
 
 
 def compare(
@@ -318,91 +172,13 @@ def compare(
     looked = {name: run.features for name, run in runs.items() if run.features is not None}
     found = {} if reference is None else {name: jackknife(each, reference) for name, each in looked.items()}
     distance = next((distance_name(looked[name].extractor) for name in found), "")
-    shifts, distances = _shifts(reports, span), Distances(distance, found)
+    shifts, distances = shifts_of(reports, span), Distances(distance, found)
     rows = [
         _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, found.get(name))
         for name, run in runs.items()
     ]
-    pairs = pd.concat([_pairs(shifts, runs), _pairs(distances, runs)], ignore_index=True)
+    pairs = pd.concat([pairs_of(shifts, runs), pairs_of(distances, runs)], ignore_index=True)
     return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What runs are tested in.
-
-    Attributes:
-        name: what it is called.
-        values: its value by run.
-        draws: (R,) by run; their spread is the value's standard error, and equal rows of two runs that share samples go together.
-        freedom: degrees of freedom of that error, by run.
-    """
-
-    name: str
-    values: Mapping[str, float]
-    draws: Mapping[str, np.ndarray]
-    freedom: Mapping[str, int]
-
-    def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
-        """first - second, its 95 % interval and two-sided p by Student's t, at the fewer of the degrees of freedom (which is
-        no more than Welch's number)."""
-        a, b = self.draws[first], self.draws[second]
-        spread = float((a - b).std(ddof=1) if paired else np.hypot(a.std(ddof=1), b.std(ddof=1)))
-        value, freedom = self.values[first] - self.values[second], min(self.freedom[first], self.freedom[second])
-        half = float(stats.t.ppf(0.975, freedom)) * spread
-        p = 2 * float(stats.t.sf(abs(value) / spread, freedom)) if spread else float(value == 0)
-        return {"difference": value, "low": value - half, "high": value + half, "p": p}
-
-
-def _shifts(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
-    squares = {name: mean_square(report, span) for name, report in reports.items()}
-    seen = {name: reports[name] for name, square in squares.items() if np.isfinite(square)}
-    return Quantity(
-        MEAN_SQUARE,
-        {name: squares[name] for name in seen},
-        {name: mean_square_draws(report, span) for name, report in seen.items()},
-        {name: len(report.sampled) - 1 for name, report in seen.items()},
-    )
-
-
-@dataclass(frozen=True)
-class Distances:
-    """The distance to real images, tested as `Quantity` is: by the jackknife of each run that kept features."""
-
-    name: str
-    values: Mapping[str, Jackknife]
-
-    def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
-        """first - second, without the bias of few samples, its 95 % interval and two-sided p."""
-        a, b = self.values[first], self.values[second]
-        found = a.minus(b, paired=paired)
-        p = a.p(b, paired=paired)
-        return {"difference": found.value, "low": found.low, "high": found.high, "p": p}
-
-
-def _pairs(tested: Quantity | Distances, runs: Mapping[str, Run]) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for first, second in itertools.combinations(tested.values, 2):
-        paired = _share_samples(runs[first], runs[second])
-        row = {"quantity": tested.name, "first": first, "second": second}
-        if tested.name != MEAN_SQUARE or _one_schedule(runs[first], runs[second]):
-            rows.append(row | tested.difference(first, second, paired=paired) | {"paired": paired})
-    adjusted = holm([row["p"] for row in rows])
-    rows = [row | {"p holm": p, "resolved": p < 0.05} for row, p in zip(rows, adjusted, strict=True)]
-    columns = ["quantity", "first", "second", "difference", "low", "high", "p", "p holm", "resolved", "paired"]
-    return pd.DataFrame(rows, columns=columns).astype({"resolved": bool, "paired": bool})
-
-
-def _share_samples(a: Run, b: Run) -> bool:
-    """Whether sample i of both starts from the same noise and class, read against the same real images."""
-    same = all(a.manifest.get(key) == b.manifest.get(key) for key in ("seed", "samples", "shape", "data"))
-    lengths = [{name: len(report.sampled) for name, report in run.reports.items()} for run in (a, b)]
-    return same and all(lengths[0][name] == lengths[1][name] for name in lengths[0].keys() & lengths[1].keys())
-
-
-def _one_schedule(a: Run, b: Run) -> bool:
-    first, second = (describe(next(iter(run.reports.values())).schedule) for run in (a, b))
-    return first == second
 
 
 def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
@@ -443,13 +219,3 @@ def _quality(run: Run, reference: Features | Moments | None, found: Jackknife | 
         columns |= {name: metric.value, f"{name} low": metric.low, f"{name} high": metric.high}
         columns[f"{name} plain"] = metric.plain
     return columns
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Scand. J. Statist. 6, 1979): rejecting those under 5 % keeps the chance of a single
-    false rejection under 5 %."""
-    order, adjusted, largest = np.argsort(p, kind="stable"), np.zeros(len(p)), 0.0
-    for rank, k in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[k]))
-        adjusted[k] = largest
-    return adjusted.tolist()

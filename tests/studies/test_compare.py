@@ -17,8 +17,11 @@ import noiseshift as ns
 from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.shift.report import ShiftReport
-from noiseshift.studies.compare import Cell, Comparison, as_text, compare, from_text, holm, run_grid
+from noiseshift.studies.cells import as_text, from_text
+from noiseshift.studies.compare import Comparison, compare
+from noiseshift.studies.differences import holm
 from noiseshift.studies.folders import Run
+from noiseshift.studies.grid import Cell, run_grid
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.shards import Shards
 

@@ -259,7 +259,7 @@ def test_a_killed_run_is_not_gone_on_with_as_another(change, says, bundled, tmp_
 
 
 def test_a_kept_cell_is_another_runs_where_anything_changed(bundled, tmp_path, caplog):
-    from noiseshift.studies.compare import Cell, run_grid
+    from noiseshift.studies.grid import Cell, run_grid
 
     settings = {"samples": 4, "estimators": {"constant-pixel": None}, "points": 1, "calibration_rows": 20}
     first = Cell("a", ns.load(bundled), Protocol("euler:2", **settings), IMAGES)
@@ -286,7 +286,8 @@ def test_a_kept_cell_is_another_runs_where_anything_changed(bundled, tmp_path, c
 
 
 def test_runs_that_older_versions_kept_are_still_compared(bundled, tmp_path):
-    from noiseshift.studies.compare import Cell, compare, run_grid
+    from noiseshift.studies.compare import compare
+    from noiseshift.studies.grid import Cell, run_grid
 
     settings = {"samples": 8, "estimators": {"constant-pixel": None}, "points": 2, "calibration_rows": 20}
     run_grid([Cell("old", ns.load(bundled), Protocol("euler:3", **settings), IMAGES)], tmp_path)

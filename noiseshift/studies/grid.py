@@ -1,0 +1,132 @@
+"""The runs of `noiseshift compare`: a grid of checkpoints, solvers and guidances, each run in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noiseshift import distributed
+from noiseshift.checkpoints import Checkpoint
+from noiseshift.data import Images
+from noiseshift.diffusion.identity import differences
+from noiseshift.evaluation import Extractor
+from noiseshift.studies.checking import checked
+from noiseshift.studies.folders import Run
+from noiseshift.studies.measure import run as measure
+from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.sampling import Progress
+from noiseshift.studies.shards import Shards
+from noiseshift.writing import claimed, jointly
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        name: what it is called; its sub-folder too.
+        checkpoint: what is sampled.
+        protocol: how.
+        data: the real images that it is read against; None for its own final samples.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    protocol: Protocol
+    data: Images | None
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    folder: str | Path,
+    *,
+    extractor: Extractor | None = None,
+    strict: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Run]:
+    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made. Under
+    `strict` the checks of all cells are made before the first run.
+
+    Args:
+        cells: the runs of the grid, each under a name of its own.
+        folder: holds a sub-folder per run.
+        extractor: what computes features, for distances; None for none.
+        progress: called as (stage, done, total).
+
+    Returns:
+        The runs, by name.
+
+    Raises:
+        ValueError: two cells of one name.
+        PlaceError: `folder` or a sub-folder is no place for them.
+    """
+    if len({cell.name for cell in cells}) < len(cells):
+        raise ValueError("two runs of this grid have the same name: name each combination once")
+    if strict:
+        _check_all(cells, progress)
+    found = {}
+    with jointly(claimed(folder, "compare", adding=True)):
+        for done, cell in enumerate(cells):
+            progress("runs", done, len(cells))
+            place = Path(folder) / cell.name
+            with jointly(claimed(place, "measure")):
+                found[cell.name] = _one(cell, place, extractor, progress)
+    progress("runs", len(cells), len(cells))
+    return found
+
+
+def _check_all(cells: Sequence[Cell], progress: Progress) -> None:
+    """Raise ValueError where a check of any cell's checkpoint on its data fails."""
+    for cell in {id(cell.checkpoint): cell for cell in cells}.values():
+        device = cell.protocol.device
+        checkpoint = cell.checkpoint.to(device, cell.protocol.precision)
+        checked(checkpoint, cell.data, device=device, strict=True, progress=progress)
+
+
+def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
+    about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
+    shards, run = Shards(folder, about), _kept(folder, about)
+    if run is not None:
+        shards.clear()  # a process may have been killed when its run stood, and its batches too
+        return run
+    run = measure(
+        cell.checkpoint,
+        cell.protocol,
+        cell.data,
+        extractor=extractor,
+        shards=shards,
+        progress=lambda stage, done, total: progress(f"{cell.name}: {stage}", done, total),
+    )
+    distributed.wait()  # the first changes the folder only when all have looked at it
+    if distributed.joined()[0] == 0:
+        run.save(folder)
+    shards.clear()
+    return run
+
+
+def _kept(folder: Path, about: Mapping[str, Any]) -> Run | None:
+    """The run that is there, where it is of the same protocol and can be read."""
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        run = Run.load(folder)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever zip, parquet and JSON raise about a damaged file
+        words = " ".join(str(error).split())[:120]
+        logging.getLogger("noiseshift").warning("%s cannot be read (%s): it is made again", folder, words)
+        return None
+    other = _other(run.manifest, about)
+    if other:
+        logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)
+    return None if other else run
+
+
+def _other(manifest: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """What a kept run differs in from the one that is asked for, in words; empty where it is the same."""
+    given = {key: value for key, value in about.items() if key != "extractor" or value}  # features may be there unasked
+    return differences({key: manifest[key] for key in given if key in manifest}, json.loads(json.dumps(given)))
