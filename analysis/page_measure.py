@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from noiseshift.analysis import plots, svg
+from noiseshift.analysis import parts, plots, svg
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer, at, chance, content_of, delta, worst
 from noiseshift.analysis.baseline import against, columns_against
@@ -56,13 +56,14 @@ def measured(anchor: str, name: str, run: Run) -> Section:
     return Section(
         anchor,
         f"{about['checkpoint']['name']}, {about['sampler']}",
-        [line for line in (*found.lines, residual_line(run)) if line],
+        [line for line in (*found.lines, *parts.lines(run), residual_line(run)) if line],
         found.verdict,
         [*drawings(anchor, _figures(run)), *_samples(anchor, run)],
         [
             table(
                 f"Every reading{against(run.baseline)}", _readings(run), columns_against(run.baseline, SHIFT_COLUMNS)
             ),
+            *_by_part(run),
             *_left(run),
         ],
         checks,
@@ -72,6 +73,13 @@ def measured(anchor: str, name: str, run: Run) -> Section:
         row,
         listed(run.preflight),
     )
+
+
+def _by_part(run: Run) -> Iterator[Table]:
+    """The shift by parts and groups, each kind as each estimator reads it."""
+    if run.parts is not None and not run.parts.empty:
+        for kind, rows in run.parts.groupby("kind", sort=False):
+            yield table(f"δ by {kind}{against(run.baseline)}", rows, parts.COLUMNS)
 
 
 def _left(run: Run) -> Iterator[Table]:
@@ -118,6 +126,7 @@ def _figures(run: Run) -> Iterator[plots.Figure]:
             lambda: plots.plot_content_shift(run.reports),
             f"The same against {content_of(run)}, re-noised: another baseline, which has the content of generated images.",
         )
+    yield from parts.figures(run)
     yield (
         "posteriors",
         lambda: plots.plot_posteriors(first)[0],

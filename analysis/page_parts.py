@@ -106,6 +106,8 @@ SIGNED = {
     "shift",
     "low",
     "high",
+    "joint_low",
+    "joint_high",
     "content_shift",
     "solver",
     "network",

@@ -206,6 +206,7 @@ def _save_sheet(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
 
 def save_figures(run: Run, folder: str | Path) -> list[Path]:
     """Write every figure of a run as PNG and PDF; returns the files. In a run's own folder they become part of it."""
+    from noiseshift.analysis import parts
     from noiseshift.analysis.samples import plot_states
 
     folder = Path(folder)
@@ -222,6 +223,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
         figures["shift-content"] = lambda: plot_content_shift(run.reports)
     if run.controls is not None and not run.controls.shares.empty:
         figures["solver"] = lambda: plot_solver(run)
+    figures |= {name: draw for name, draw, _ in parts.figures(run)}
     with style():
         written = save_each([(name, draw, "") for name, draw in figures.items()], folder)
     adopt(folder.parent, written)

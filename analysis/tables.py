@@ -42,6 +42,7 @@ def print_heading(console: Console, name: str, rest: str) -> None:
 @spared("the table on the terminal")
 def print_run(run: Run) -> None:
     """What a run found, for people: a line on what ran, a table per estimator, the controls, and the answer in words."""
+    from noiseshift.analysis import parts
     from rich.text import Text
 
     console = screen()
@@ -57,13 +58,15 @@ def print_run(run: Run) -> None:
         console.print(f"δ own{against(run.baseline)}")
     for name, report in run.reports.items():
         console.print(shift_table(report, name))
+    for each in parts.tables(run):
+        console.print(each)
     content = f"; content δ: against {content_of(run)}, re-noised" if run.baseline == DATA else ""
     console.print(f"● resolved, at this level alone; · not readable{content}", style="dim")
     if run.controls is not None:
         for check in run.controls.checks:
             mark = {True: ("pass", "green"), False: ("FAIL", "red"), None: ("note", "dim")}[check.passed]
             console.print(Text.assemble(mark, f"  {plain(check.name)}: {plain(check.sentence)}"))
-    for line in (*answer(run).lines, residual_line(run)):
+    for line in (*answer(run).lines, *parts.lines(run), residual_line(run)):
         console.print(plain(line)) if line else None
 
 

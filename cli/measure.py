@@ -41,6 +41,13 @@ from noiseshift.cli.options import (
 @click.option(
     "--controls", is_flag=True, help="Also run the null and known-level controls, step refinement and an exact model."
 )
+@click.option("--bands", is_flag=True, help="Also read delta by Haar band of the states, off the residual estimator.")
+@click.option(
+    "--by",
+    type=parse.BY,
+    help="Also read delta by class, prompt, frame (of videos) or FILE.csv:COLUMN, a table with a column class or prompt.",
+)
+@click.option("--mask", type=parse.MASK, help="Also read delta in and outside of a region: a picture, white inside.")
 @strict_option
 @click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
 @click.option("--out", type=click.Path(), help=places.FOLDER)
@@ -61,6 +68,9 @@ def command(
     limits: Any,
     calibration: int | None,
     controls: bool,
+    bands: bool,
+    by: Any,
+    mask: Any,
     strict: bool,
     dry_run: bool,
     out: str | None,
@@ -76,6 +86,7 @@ def command(
     noiseshift measure --sampler em:50 --controls
     noiseshift measure fashion-ddpm --sampler ddpm:50 --guidance nag=0.5
     noiseshift measure model.pt --family sit --data heldout.npz --estimator residual,fokker-planck:32
+    noiseshift measure --bands --by class
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
@@ -104,6 +115,9 @@ def command(
         points=points,
         calibration_rows=calibration,
         controls=controls,
+        bands=bands,
+        by=by,
+        mask=mask,
         batch=batch,
         seed=seed,
         device=device,

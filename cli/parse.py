@@ -79,6 +79,28 @@ def parse_prompts(path: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
+def parse_by(text: str) -> Any:
+    """`class`, `prompt`, `frame`, or FILE.csv:COLUMN → what `Protocol.by` takes. Raises ValueError naming the remedy."""
+    from noiseshift.studies.parts import FRAME, LABELS, Grouping, read_grouping
+
+    if text in (*LABELS, FRAME):
+        return text
+    path, _, column = text.rpartition(":")
+    if not path:
+        raise ValueError(
+            f"there is no grouping by {text!r}: choose class, prompt, frame, or a table as FILE.csv:COLUMN"
+        )
+    found: Grouping = read_grouping(path, column)
+    return found
+
+
+def parse_mask(path: str) -> Any:
+    """A picture → `noiseshift.studies.parts.Mask`, white inside. Raises ValueError naming the remedy."""
+    from noiseshift.studies.parts import read_mask
+
+    return read_mask(path)
+
+
 def parse_numbers(text: str) -> tuple[float, ...]:
     """`0.1,0.2` → (0.1, 0.2). Raises ValueError for a word that is no number."""
     try:
@@ -253,6 +275,8 @@ COUNTS = Parsed("NUMBERS", parse_counts)
 PICTURE = Parsed("WIDTHxHEIGHT", parse_picture)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
+BY = Parsed("KEY", parse_by)
+MASK = Parsed("FILE", parse_mask)
 DEVICE = Parsed("NAME", parse_device)
 
 

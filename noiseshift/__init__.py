@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from noiseshift.evaluation import evaluate
     from noiseshift.integrations import Recorder, adapters, observe
     from noiseshift.integrations.metric import NoiseShift
-    from noiseshift.shift import PairedDifference, ShiftReport, measure, residual_noise
+    from noiseshift.shift import PairedDifference, ShiftReport, calibrate_parts, measure, measure_parts, residual_noise
     from noiseshift.shift.preflight import Preflight, preflight
     from noiseshift.studies.approximate import Plan
     from noiseshift.studies.approximate import run as approximate
@@ -85,7 +85,7 @@ _HOMES = {
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",
     "noiseshift.shift.preflight": "Preflight preflight",
-    "noiseshift.shift": "PairedDifference ShiftReport measure residual_noise",
+    "noiseshift.shift": "PairedDifference ShiftReport calibrate_parts measure measure_parts residual_noise",
     "noiseshift.evaluation": "evaluate",
     "noiseshift.studies.approximate": "Plan",
     "noiseshift.studies.compare": "compare",
@@ -149,6 +149,7 @@ __all__ = [
     "audit",
     "autoguidance",
     "calibrate",
+    "calibrate_parts",
     "checkpoints",
     "classifier_free",
     "classifier_noise_awareness",
@@ -170,6 +171,7 @@ __all__ = [
     "karras_grid",
     "load",
     "measure",
+    "measure_parts",
     "models",
     "noise_awareness",
     "observe",

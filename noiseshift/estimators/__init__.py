@@ -6,6 +6,7 @@ from noiseshift.estimators.constant_pixel import ConstantPixel
 from noiseshift.estimators.fokker_planck import FokkerPlanck
 from noiseshift.estimators.instrument import Calibration, Instrument, Readings, calibrate
 from noiseshift.estimators.network import Network
+from noiseshift.estimators.parts import Parts, bands, frames, region
 from noiseshift.estimators.posterior import Estimator, Posterior, time_grid
 from noiseshift.estimators.residual import Residual
 from noiseshift.estimators.score_mixture import ScoreMixture
@@ -21,11 +22,15 @@ __all__ = [
     "FokkerPlanck",
     "Instrument",
     "Network",
+    "Parts",
     "Posterior",
     "Readings",
     "Residual",
     "ScoreMixture",
+    "bands",
     "calibrate",
+    "frames",
+    "region",
     "time_grid",
     "train_estimator",
 ]

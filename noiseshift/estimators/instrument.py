@@ -295,11 +295,16 @@ def calibrate(
     return Instrument(estimator, calibration, limit)
 
 
+def slope_reach(t: Tensor) -> Tensor:
+    """How far to each side of t the level is moved to find a slope."""
+    return torch.minimum(t, 1 - t).clamp_min(1e-3) / 8
+
+
 def _slopes(
     data: Tensor, cond: Tensor | None, estimator: Estimator, t: Tensor, index: int, eps: Tensor
 ) -> tuple[Array, Array]:
     """(m, 1) change of each row's reading over the change of its level about t: in t, and in log-SNR."""
-    reach = torch.minimum(t, 1 - t).clamp_min(1e-3) / 8
+    reach = slope_reach(t)
     low, high = (
         forward_noise(data, cond, estimator, level=s, t_cond=t, index=index, eps=eps) for s in (t - reach, t + reach)
     )

@@ -91,5 +91,9 @@ class Residual:
 
 def statistic(prediction: Prediction) -> Tensor:
     """(B,) ‖eps_hat‖/√d in float64 on its own device, of the unguided branch: a guided prediction is no conditional expectation."""
-    plain = prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction
-    return plain.eps.flatten(1).double().square().mean(-1).sqrt()
+    return plain(prediction).eps.flatten(1).double().square().mean(-1).sqrt()
+
+
+def plain(prediction: Prediction) -> Prediction:
+    """The unguided branch of a guided prediction, any other as it is."""
+    return prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction

@@ -163,9 +163,9 @@ class Ratio:
     slope_error: Error
 
     @classmethod
-    def of_difference(cls, first: Array, second: Array, slopes: Array) -> Ratio:
+    def of_difference(cls, first: Array, second: Array, slopes: Array, seed: int = 0) -> Ratio:
         """Of mean(first) - mean(second), rows (n, K) and (m, K), over the mean of slopes (s, K)."""
-        error = difference_error(first, second)
+        error = difference_error(first, second, seed)
         return cls(first.mean(0) - second.mean(0), slopes.mean(0), error, mean_error(slopes, seed=SLOPES))
 
     @classmethod
@@ -194,7 +194,11 @@ class Ratio:
     def band(self, level: float, levels: Array) -> tuple[Array, Array]:
         """(K,) ends of the band that holds the shifts at all of these levels at once. 0 is outside of it somewhere exactly
         where `test` is significant."""
-        return self._fieller(np.full(len(self.slope), self.at(levels).test(level).critical))
+        return self.within(self.at(levels).test(level).critical)
+
+    def within(self, critical: float) -> tuple[Array, Array]:
+        """(K,) ends of the intervals that reach this many standard errors to either side."""
+        return self._fieller(np.full(len(self.slope), critical))
 
     def test(self, level: float = 0.95) -> RunTest:
         """That all shifts are 0. The slopes do not matter to it."""

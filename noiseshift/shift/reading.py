@@ -43,6 +43,7 @@ class BatchReadings:
         steps: (K,) `Step.index` of the states that were read; empty where none were.
         sampled: Readings of the states, by instrument; one that reads none of these samples is missing.
         content: The same of the final samples, re-noised; empty without that control.
+        parts: (n, K, P) readings by parts of the states (`shift.parts`), or None.
     """
 
     size: int
@@ -51,6 +52,7 @@ class BatchReadings:
     steps: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
     sampled: Mapping[str, Readings] = field(default_factory=dict)
     content: Mapping[str, Readings] = field(default_factory=dict)
+    parts: Array | None = None
 
     def keeping(self, rows: int) -> BatchReadings:
         """The same with only the first `rows` final states."""

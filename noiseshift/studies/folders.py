@@ -35,6 +35,7 @@ from noiseshift.studies.shards import short_hash
 from noiseshift.writing import whole_folder, write_table
 
 RESIDUAL_NOISE = "residual-noise.parquet"
+BY_PART = "parts.parquet"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Run:
         features: what an extractor computed of all final samples; None without one.
         residual_noise: what is left in the first final samples, a row a reader (`shift.residual_noise`); None where it was not
             read.
+        parts: the shift by Haar band, region, frame or group of samples, with the columns `shift.parts.PARTS`; None where it was
+            not asked for.
     """
 
     manifest: dict[str, Any]
@@ -59,6 +62,7 @@ class Run:
     labels: Tensor | None
     features: Features | None = None
     residual_noise: pd.DataFrame | None = None
+    parts: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
         name, read = self.manifest["checkpoint"]["name"], ", ".join(self.reports)
@@ -95,6 +99,7 @@ class Run:
             "run_p": {name: None if np.isnan(p) else p for name, p in self.answer.p.items()},
             "shift": {name: _records(report.table()) for name, report in self.reports.items()},
             "residual_noise": [] if self.residual_noise is None else _records(self.residual_noise),
+            **({} if self.parts is None else {"parts": _records(self.parts)}),
             "solver": solver,
             "shares": [] if found is None else _records(found.shares),
             "controls": [] if found is None else [asdict(check) for check in found.checks],
@@ -122,6 +127,8 @@ class Run:
             self.features.save(folder / "features.npz")
         if self.residual_noise is not None:
             write_table(folder / RESIDUAL_NOISE, self.residual_noise)
+        if self.parts is not None:
+            write_table(folder / BY_PART, self.parts)
         if self.controls is not None:
             _write_controls(self.controls, folder / "controls")
 
@@ -136,7 +143,8 @@ class Run:
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
         left = read_table(folder / RESIDUAL_NOISE, *RUN) if (folder / RESIDUAL_NOISE).exists() else None
-        return cls(read_manifest(folder), reports, controls, pictures, labels, features, left)
+        parts = read_table(folder / BY_PART, *RUN) if (folder / BY_PART).exists() else None
+        return cls(read_manifest(folder), reports, controls, pictures, labels, features, left, parts)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

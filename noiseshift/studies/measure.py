@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ from noiseshift.diffusion.models import Model
 from noiseshift.estimators.instrument import DATA, OWN, Instruments
 from noiseshift.evaluation import Extractor, Features, extract
 from noiseshift.shift import controls as control
+from noiseshift.shift.parts import PartCalibration, PartReport, Watching
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.checking import checked
@@ -25,8 +28,9 @@ from noiseshift.studies.content import OWN_SAMPLES, content_in_words, finer_solv
 from noiseshift.studies.final_noise import finished
 from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.own_samples import against_own, own_samples, refuse_what_needs_data
+from noiseshift.studies.parts import groups_of, parts_of, parts_table
 from noiseshift.studies.protocol import Protocol, fingerprint
-from noiseshift.studies.readers import calibrated, on_device, read_times, split, warn_of_absent_classes
+from noiseshift.studies.readers import calibrated_with_parts, on_device, read_times, split, warn_of_absent_classes
 from noiseshift.studies.room import require_room
 from noiseshift.studies.sampling import Progress, all_labels, calls_a_sample, guided, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
@@ -78,6 +82,8 @@ def run(
     model = guided(checkpoint, protocol)
     times = read_times(model, protocol)
     held_out = None if data is None else split(data, checkpoint)
+    parts = parts_of((protocol.bands, protocol.mask, protocol.by), checkpoint.shape)
+    groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), None)  # refused before the work
     if data is None:
         refuse_what_needs_data(protocol)
     checks = checked(
@@ -86,9 +92,13 @@ def run(
     if held_out is None:
         held_out = own_samples(checkpoint, model, protocol, shards, progress)
     warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
-    instruments = calibrated(checkpoint, protocol, held_out[0], times, progress)
-    instruments = against_own(instruments) if data is None else instruments
-    reports, final, features = _measure(model, checkpoint, instruments, protocol, extractor, shards, progress)
+    instruments, by_part = calibrated_with_parts(checkpoint, protocol, parts, held_out[0], times, progress)
+    if data is None:
+        instruments = against_own(instruments)
+        by_part = None if by_part is None else replace(by_part, baseline=OWN)
+    measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
+    reports, final = measured.reports, measured.final
+    groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
     pictures = pictures_of(checkpoint.decode(final))
     found = None
     if protocol.controls:
@@ -103,28 +113,44 @@ def run(
         controls=found,
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
-        features=features,
+        features=measured.features,
+        parts=parts_table(reports, measured.parts, groups),
         residual_noise=None if data is None else finished(checkpoint, protocol, final, held_out[0]),
     )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What sampling and reading gave: reports, the first 64 final states, the features of all where there is an extractor, the
+    shift by parts where they are read."""
+
+    reports: dict[str, ShiftReport]
+    final: Tensor
+    features: Features | None
+    parts: PartReport | None
 
 
 def _measure(
     model: Model,
     checkpoint: Checkpoint,
     instruments: Instruments,
+    by_part: PartCalibration | None,
     protocol: Protocol,
     extractor: Extractor | None,
     shards: Shards | None,
     progress: Progress,
-) -> tuple[dict[str, ShiftReport], Tensor, Features | None]:
-    """Sample and read all batches; also the first 64 final states, and the features of all where there is an extractor."""
+) -> _Measured:
+    """Sample and read all batches."""
     every = all_labels(checkpoint, protocol)
     finer = finer_solver(checkpoint, protocol)
     content = content_in_words(instruments, finer) == OWN_SAMPLES
 
     def make(indices: range) -> BatchReadings:
         steps = sampler_run(model, checkpoint, protocol, indices)
-        batch = read_run(steps, instruments, cond=every, start=indices.start, content=content, seed=protocol.seed)
+        watch = None if by_part is None else Watching(by_part, None if every is None else every[indices.start :])
+        passing = steps if watch is None else watch.passing(steps)
+        batch = read_run(passing, instruments, cond=every, start=indices.start, content=content, seed=protocol.seed)
+        batch = batch if watch is None else replace(batch, parts=watch.rows())
         return batch if extractor else batch.keeping(PICTURES - indices.start)
 
     batches: list[BatchReadings] = []
@@ -140,7 +166,9 @@ def _measure(
     reports = assemble(batches, instruments)
     if finer is not None and not content and content_in_words(instruments, finer):
         reports = with_content(reports, model, checkpoint, instruments, protocol, finer, shards, progress)
-    return reports, torch.cat(first), Features.concatenate(features) if features else None
+    rows = [batch.parts for batch in batches if batch.parts is not None]
+    parts = None if by_part is None else PartReport(batches[0].steps, np.concatenate(rows), by_part)
+    return _Measured(reports, torch.cat(first), Features.concatenate(features) if features else None, parts)
 
 
 def _controls(

@@ -17,6 +17,8 @@ from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import Guidance
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.evaluation import Extractor
+from noiseshift.studies import parts
+from noiseshift.studies.parts import FRAME, By, Mask, require_grouping
 
 ESTIMATORS = ("network", "residual", "constant-pixel", "fokker-planck", "score-mixture")
 
@@ -80,6 +82,10 @@ class Protocol:
         content_steps: how many steps, for each of the solver's, the final samples of the content control are made with, where it
             can take more; 1 for the run's own final samples.
         controls: whether the controls are run too.
+        bands: whether the shift is read by Haar band too, off the residual's predictions.
+        mask: a region, in and outside of which the shift is read too, likewise; or None.
+        by: groups of samples whose shifts are read one by one: "class", "prompt" or a `Grouping` of these; "frame" for the
+            frames of a video, likewise off the residual's predictions; or None.
         batch: samples at once.
         seed: sample i depends on it and on i alone.
         device: where the network computes.
@@ -94,6 +100,9 @@ class Protocol:
     calibration_rows: int | None = None
     content_steps: int = 4
     controls: bool = False
+    bands: bool = False
+    mask: Mask | None = None
+    by: By | None = None
     batch: int = 128
     seed: int = 0
     device: str = "cpu"
@@ -112,6 +121,9 @@ class Protocol:
             raise ValueError(
                 f"content_steps is how many steps for each of the solver's, at least 1, got {self.content_steps}"
             )
+        require_grouping(self.by)
+        if (self.bands or self.mask or self.by == FRAME) and "residual" not in self.estimators:
+            raise ValueError("bands, a mask and frames are read off the residual: add residual to the estimators")
         unknown = set(self.estimators) - set(ESTIMATORS)
         if unknown or not self.estimators:
             raise ValueError(
@@ -156,6 +168,7 @@ def fingerprint(
         "calibration_rows": protocol.calibration_rows,
         "content_steps": protocol.content_steps,
         "controls": protocol.controls,
+        **parts.describe(protocol.bands, protocol.mask, protocol.by),
         "seed": protocol.seed,
         "precision": protocol.precision,
         "device": torch.device(protocol.device).type,

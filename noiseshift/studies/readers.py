@@ -18,7 +18,9 @@ from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.estimators import ConstantPixel, FokkerPlanck, Residual, ScoreMixture
 from noiseshift.estimators.instrument import Instrument, calibrate
+from noiseshift.estimators.parts import Parts
 from noiseshift.estimators.posterior import Estimator, time_grid
+from noiseshift.shift.parts import PartCalibration, calibrate_parts
 from noiseshift.studies.protocol import ESTIMATORS, Protocol
 from noiseshift.studies.sampling import Progress
 
@@ -146,26 +148,44 @@ def calibrated(
     times: Tensor,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Instrument]:
-    """The protocol's estimators, calibrated.
+    """The protocol's estimators, calibrated: instruments by name. See `calibrated_with_parts`."""
+    return calibrated_with_parts(checkpoint, protocol, None, data, times, progress)[0]
+
+
+def calibrated_with_parts(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    parts: Parts | None,
+    data: Images,
+    times: Tensor,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[dict[str, Instrument], PartCalibration | None]:
+    """The protocol's estimators, calibrated, and what is read off the residual's predictions beside it.
 
     Args:
         checkpoint: whose network they use.
         protocol: names them, and says on how many images they are calibrated.
+        parts: of the states, that are read too; or None.
         data: real images, held out from training.
         times: (K,) the conditioning times that are read.
         progress: called as (stage, done, total).
 
     Returns:
-        Instruments by name.
+        Instruments by name, and the parts' calibration or None.
     """
-    instruments = {}
+    instruments, by_part = {}, None
     estimators = build(checkpoint, protocol, data, times)
     for done, (name, estimator) in enumerate(estimators.items()):
         progress("calibrating", done, len(estimators))
         limit = protocol.estimators[name]
         x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
+        if parts is not None and isinstance(estimator, Residual):
+            instruments[name], by_part = calibrate_parts(
+                estimator, parts, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
+            )
+            continue
         instruments[name] = calibrate(
             estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
         )
     progress("calibrating", len(estimators), len(estimators))
-    return instruments
+    return instruments, by_part

@@ -64,6 +64,8 @@ class Shards:
         }
         if batch.cond is not None:
             arrays["cond"] = batch.cond.cpu().numpy()
+        if batch.parts is not None:
+            arrays["parts"] = batch.parts
         for kind, readings in (("sampled", batch.sampled), ("content", batch.content)):
             for name, part in readings.items():
                 arrays |= {f"{kind}/{name}/{key}": getattr(part, key) for key in ("t", "log_snr", "density")}
@@ -126,6 +128,7 @@ def _read(path: Path) -> BatchReadings:
         steps=arrays["steps"],
         sampled=parts["sampled"],
         content=parts["content"],
+        parts=arrays.get("parts"),
     )
 
 
