@@ -19,7 +19,7 @@ from torch import Tensor
 from noiseshift.diffusion.noise import NULL, POSITIVE, generators, normal
 from noiseshift.estimators.instrument import OWN, Array, Instrument, Instruments, Readings, forward_noise, readable
 from noiseshift.shift.report import ShiftReport
-from noiseshift.shift.summary import content_signs
+from noiseshift.shift.summary import content_signs, rms_in_words
 
 _OUTCOMES = {True: "passed", False: "FAILED", None: "note"}
 
@@ -184,15 +184,15 @@ def share_check(shares: pd.DataFrame) -> Check:
     """Whose the shift is, by step refinement and by an exact model: a finding, not a verdict."""
     name = shares.estimator.iloc[0]
     rows = shares[shares.estimator == name]
-    by = f"by step refinement solver {_rms(rows.solver):.4f}, network {_rms(rows.network):.4f}; "
+    by = f"by step refinement solver {_size(rows, 'solver')}, network {_size(rows, 'network')}; "
     if rows.solver.isna().all():
-        by = "the steps could not be refined; "
+        by = "this solver's steps cannot be refined, so there is no split by refinement; "
     found = " and ".join(
         f"{int(rows.whose.isin([part, 'both']).sum())} of {len(rows)} levels to the {part}" for part in PARTS
     )
     sentence = (
-        f"read by {name}, rms over steps: total {_rms(rows.total):.4f}; {by}by an exact model solver "
-        f"{_rms(rows.exact_solver):.4f}, network {_rms(rows.exact_network):.4f}; both experiments give {found}"
+        f"read by {name}, rms over steps: {by}by an exact model solver {_size(rows, 'exact_solver')}, network "
+        f"{_size(rows, 'exact_network')}; both experiments give {found}"
     )
     return Check("solver's share", None, sentence)
 
@@ -207,13 +207,15 @@ def content_check(reports: Mapping[str, ShiftReport]) -> Check:
         return Check("content", None, "not measured")
     table = report.table()
     flips, unsure = content_signs(table)
+    data = rms_in_words(table["shift"], table.low, table.high)
+    content = rms_in_words(table.content_shift, table.content_low, table.content_high)
     sentence = (
-        f"read by {name}, rms over steps: against real data {_rms(table['shift']):.4f}, against final samples, re-noised, "
-        f"{_rms(table.content_shift):.4f}; of {int(table.resolved.sum())} resolved steps {len(flips)} have the opposite sign "
+        f"read by {name}, rms over steps: against real data {data}, against final samples, re-noised, {content}; of "
+        f"{int(table.resolved.sum())} resolved steps {len(flips)} have the opposite sign "
         f"there and {len(unsure)} an interval that holds 0"
     )
     return Check("content", None, sentence)
 
 
-def _rms(values: pd.Series) -> float:
-    return float(np.sqrt((values**2).mean()))
+def _size(rows: pd.DataFrame, part: str) -> str:
+    return rms_in_words(rows[part], rows[f"{part}_low"], rows[f"{part}_high"])

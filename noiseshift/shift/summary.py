@@ -215,10 +215,25 @@ def terminal_shift(report: ShiftReport) -> float:
 
 
 def content_rms(report: ShiftReport) -> float:
-    """Root mean square of the content-controlled δ; NaN without that control."""
+    """Root mean square of the content-controlled δ, its noise taken out; NaN without that control."""
     if report.content is None:
         return float("nan")
-    return float(np.sqrt((report.table().content_shift ** 2).mean()))
+    table = report.table()
+    return rms_of(table.content_shift, table.content_low, table.content_high)
+
+
+def rms_of(values: pd.Series, low: pd.Series, high: pd.Series) -> float:
+    """Root mean square of estimates with 95 % intervals, the variance of their errors taken out; 0 where nothing is left, NaN
+    without an estimate."""
+    square = (values**2 - ((high - low) / (2 * 1.96)) ** 2).mean()
+    return float(np.sqrt(max(square, 0.0))) if not np.isnan(square) else float("nan")
+
+
+def rms_in_words(values: pd.Series, low: pd.Series, high: pd.Series) -> str:
+    """`rms_of` with four digits; where nothing is left, what the ends of the intervals leave room for."""
+    found = rms_of(values, low, high)
+    room = np.sqrt((np.maximum(low.abs(), high.abs()) ** 2).mean())
+    return f"< {room:.4f}" if found == 0 else f"{found:.4f}"
 
 
 def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Change:

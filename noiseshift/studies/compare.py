@@ -34,6 +34,7 @@ from noiseshift.shift.summary import (
     Span,
     common_span,
     content_rms,
+    rms_of,
     rms_shift,
     shared_levels,
     terminal_shift,
@@ -203,11 +204,12 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
 
 
 def _shares(run: Run, estimator: str) -> dict[str, float]:
-    """rms over the levels of the solver's and the network's part by step refinement; NaN where it was not made."""
+    """rms over the levels of the solver's and the network's part by step refinement, their noise taken out; NaN where it was
+    not made."""
     if run.controls is None or run.controls.shares.empty:
         return {"solver": np.nan, "network": np.nan}
     rows = run.controls.shares[run.controls.shares.estimator == estimator]
-    return {part: float(np.sqrt((rows[part] ** 2).mean())) for part in ("solver", "network")}
+    return {part: rms_of(rows[part], rows[f"{part}_low"], rows[f"{part}_high"]) for part in ("solver", "network")}
 
 
 def _quality(run: Run, reference: Features | Moments | None, found: Jackknife | None) -> dict[str, float]:

@@ -296,6 +296,36 @@ def test_latents_are_clipped_only_where_the_word_says_so():
     assert schedulers.make("DDIMScheduler", 5, {"clip_sample": True}).scheduler.config.clip_sample
 
 
+def own_spread(n, variance, table):
+    """Spread of the samples of n DDPM steps on N(0, variance) with the exact denoiser: its posterior step is linear in x."""
+    spread2 = 1.0
+    for label in range(1000 - 1000 // n, -1, -(1000 // n)):
+        here, after = float(table[label]), float(table[label - 1000 // n]) if label >= 1000 // n else 1.0
+        share = here / after
+        denoised = here**0.5 * variance / (here * variance + 1 - here)
+        slope = after**0.5 * (1 - share) / (1 - here) * denoised + share**0.5 * (1 - after) / (1 - here)
+        spread2 = slope**2 * spread2 + (1 - after) / (1 - here) * (1 - share)
+    return spread2**0.5
+
+
+def test_few_steps_of_ddpm_smooth_by_themselves_and_the_shift_is_left_in():
+    """Data of spread 1.5: 50 steps end at 1.407 with an exact denoiser. That is the scheduler's arithmetic, no clipped latent."""
+    schedule, variance = ns.Discrete.from_betas(), 1.5**2
+
+    def exact(x, t, cond=None):
+        level = schedule(t.double()).like(x)
+        return level.alpha * variance / (level.alpha**2 * variance + level.sigma**2) * x
+
+    model = ns.wrap(exact, schedule, predicts="x0")
+    x = torch.randn(16, 512, generator=torch.Generator().manual_seed(0))
+    noise = per_sample_noise([torch.Generator().manual_seed(i) for i in range(16)])
+    *_, last = sample(model, x, None, update=schedulers.make("DDPMScheduler", 50, schedule=schedule), noise=noise)
+    expected = own_spread(50, variance, schedule.alphas_cumprod)
+    assert expected == pytest.approx(1.407, abs=2e-3)
+    assert float(last.x.std()) == pytest.approx(expected, rel=0.02)
+    assert own_spread(1000, variance, schedule.alphas_cumprod) == pytest.approx(1.5, rel=5e-3)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [

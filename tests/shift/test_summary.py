@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 from reports import report_of
 
-from noiseshift.shift.summary import common_span, content_signs, mean_square, mean_square_draws, shared_levels
+from noiseshift.shift.summary import (
+    common_span,
+    content_signs,
+    mean_square,
+    mean_square_draws,
+    rms_in_words,
+    rms_of,
+    shared_levels,
+)
 
 TIMES = np.array([0.8, 0.6, 0.3, 0.1])
 
@@ -58,3 +66,15 @@ def test_content_signs_are_told_by_intervals():
     opposite, none_seen = content_signs(pd.DataFrame(rows))
     assert opposite.index.tolist() == [0, 2]
     assert none_seen.index.tolist() == [4]
+
+
+def test_a_sum_of_parts_does_not_count_its_own_noise():
+    """500 parts of size 0.01, each known to 0.03: their plain rms is 0.032. Where there are none, only a bound is said."""
+    noise = 0.03 * np.random.default_rng(0).standard_normal(500)
+    seen = pd.Series(0.01 * np.sign(noise[::-1]) + noise)
+    assert rms_of(seen, seen - 1.96 * 0.03, seen + 1.96 * 0.03) == pytest.approx(0.01, abs=0.004)
+    sharp = pd.Series([0.1, -0.1])
+    assert rms_of(sharp, sharp, sharp) == pytest.approx(0.1)
+    few = pd.Series([0.01, -0.01])
+    assert rms_in_words(few, few - 0.03, few + 0.03) == "< 0.0400"
+    assert np.isnan(rms_of(*[pd.Series([np.nan, np.nan])] * 3))
