@@ -191,11 +191,11 @@ def _exact(
     import pandas as pd
 
     from noiseshift.correction.methods import unguided
-    from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
+    from noiseshift.studies.correct_exact import correct_exact, fields, mixture, power_law
     from noiseshift.studies.correct_exact import images as image_case
 
     pictures = read_images(None if data == "bundled" else data, limits)[:500].floats
-    cases = (power_law(), mixture(), image_case(pictures))
+    cases = (power_law(), fields(), mixture(), image_case(pictures))
     with progress_bar(progress) as update:
         tables = [
             correct_exact(case, sampler, [unguided(), *methods], paths=256, seed=seed, progress=update)

@@ -171,7 +171,8 @@ def parse_range(text: str) -> tuple[float, float] | str:
 
 METHODS = (
     "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
-    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W"
+    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W, "
+    "tsr=K[:SPREAD], dcw=LOW[:HIGH] (own samplers of pictures)"
 )
 
 
@@ -191,6 +192,10 @@ def parse_method(text: str) -> Any:
             return correction.closed_loop(finite(value or "2"))
         if name == "epsilon-scaling":
             return correction.epsilon_scaling(*map(finite, value.split(":")))
+        if name == "tsr":
+            return correction.score_rescaling(*map(finite, value.split(":")))
+        if name == "dcw":
+            return correction.wavelets(*map(finite, value.split(":")))
         if name in ("level-nag", "time-shift", "tsg"):
             makers: dict[str, Callable[[float], Any]] = {
                 "level-nag": correction.level_nag,

@@ -21,6 +21,7 @@ from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Predictio
 from noiseshift.diffusion.noise import PERTURBING, generators, normal
 from noiseshift.diffusion.samplers import Transition, Update
 from noiseshift.estimators.instrument import Calibration, Instrument
+from noiseshift.estimators.parts import haar, inverse_haar
 from noiseshift.estimators.posterior import Estimator
 
 
@@ -76,6 +77,33 @@ class EpsilonScaled(Wrapped):
         eps = plain.eps / scale
         level = plain.level
         # Where alpha is 0 the state is all noise and says nothing of x0: it stays as it was.
+        x0 = torch.where(level.alpha > 1e-4, (x - level.sigma * eps) / level.alpha.clamp_min(1e-4), plain.x0)
+        return GuidedPrediction(x0, eps, level, {FULL: plain})
+
+
+class ScoreRescaled(Wrapped):
+    """Temporal score rescaling (TSR: arXiv 2510.01184), eps r(t) with r = (snr s² + 1) / (snr s² / k + 1), snr = alpha² / sigma².
+
+    Of Gaussian data of standard deviation s it makes the exact score of data of s / √k: k > 1 sharpens, k < 1 widens, 1 changes
+    nothing. (The ratio is that of the authors' schedulers for diffusers.)
+
+    Args:
+        model: whose noise is rescaled.
+        k: by what the variance is divided, above 0.
+        spread: s, of a mode of the data, above 0. The authors' schedulers take 1 for DDIM and 0.1 for flows.
+    """
+
+    def __init__(self, model: Model, k: float, spread: float = 1.0):
+        if not (k > 0 and spread > 0):
+            raise ValueError(f"temporal score rescaling takes k and a spread above 0, got {k:g} and {spread:g}")
+        super().__init__(model)
+        self.k, self.spread = k, spread
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        plain = self.model(x, t, cond)
+        level = plain.level
+        signal, noise = level.alpha**2 * self.spread**2, level.sigma**2
+        eps = plain.eps * (signal + noise) / (signal / self.k + noise)
         x0 = torch.where(level.alpha > 1e-4, (x - level.sigma * eps) / level.alpha.clamp_min(1e-4), plain.x0)
         return GuidedPrediction(x0, eps, level, {FULL: plain})
 
@@ -206,6 +234,35 @@ def level_projection(
         return update(replace(transition, step=step, prediction=right))
 
     return projected
+
+
+def wavelet_correction(update: Update, low: float, high: float = 0.0) -> Update:
+    """Differential correction in the wavelet domain (DCW: Yu et al., arXiv 2604.16044, eqs. 18 and 20): after each step,
+    LL ← LL + low (σ/σ₁) (LL - LL of x̂0), and each of LH, HL, HH likewise with high (1 - σ/σ₁).
+
+    One level of the Haar transform; x̂0 is the step's own prediction, σ its level and σ₁ that of t = 1, as in the authors'
+    `dcw_double`. Their second-order sampler takes x̂0 of the step's second evaluation, here it is that of its first.
+
+    Args:
+        update: makes the step.
+        low: scale of the low band; its sign is the authors' (above 0 away from x̂0).
+        high: scale of the three high bands.
+
+    Returns:
+        An update, for `sample`. It raises ValueError for states without an even height and width.
+    """
+
+    def corrected(transition: Transition) -> Tensor:
+        x, prediction = update(transition), transition.prediction
+        if x.ndim < 3 or x.shape[-1] % 2 or x.shape[-2] % 2:
+            raise ValueError(f"DCW needs states of even height and width, these are {tuple(x.shape[1:])}: leave it out")
+        away = haar((x - prediction.x0).double())
+        most = float(transition.model.schedule(torch.tensor(1.0, dtype=torch.float64)).sigma)
+        share = float(transition.level.sigma.flatten()[0]) / most
+        scales = {"LL": low * share, **dict.fromkeys(("LH", "HL", "HH"), high * (1 - share))}
+        return x + inverse_haar({name: scales[name] * part for name, part in away.items()}).to(x)
+
+    return corrected
 
 
 def closed_loop_scale(

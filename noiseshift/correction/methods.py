@@ -11,10 +11,12 @@ import torch
 from noiseshift.correction.alternatives import (
     EpsilonScaled,
     LevelGuidance,
+    ScoreRescaled,
     TimeShifted,
     TimeStepGuidance,
     closed_loop_scale,
     level_projection,
+    wavelet_correction,
 )
 from noiseshift.diffusion import guidance as guidances
 from noiseshift.diffusion.guidance import (
@@ -84,12 +86,14 @@ class Method:
         make: makes it for a context.
         kind: without its scale.
         scale: orders methods of one kind.
+        pictures: whether it acts along height and width, so that other states have none of it.
     """
 
     name: str
     make: Callable[[MethodContext], Built]
     kind: str = ""
     scale: float = 0.0
+    pictures: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What it is, in plain values: its name, and the hash of how it is made, with all of its scales and windows."""
@@ -187,6 +191,22 @@ def closed_loop(largest: float = 2.0) -> Method:
 def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
     name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
     return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
+
+
+def score_rescaling(k: float, spread: float = 1.0) -> Method:
+    name = f"tsr={k:g}" + (f":{spread:g}" if spread != 1 else "")
+    if not (k > 0 and spread > 0):
+        raise ValueError(f"tsr=K[:SPREAD] takes numbers above 0, got {k:g} and {spread:g}")
+    return Method(name, lambda b: Built(ScoreRescaled(b.model, k, spread)), "tsr", k)
+
+
+def wavelets(low: float, high: float = 0.0) -> Method:
+    name = f"dcw={low:g}" + (f":{high:g}" if high else "")
+
+    def make(context: MethodContext) -> Built:
+        return Built(context.model, lambda update: wavelet_correction(update, low, high))
+
+    return Method(name, make, "dcw", low, pictures=True)
 
 
 def time_shift(window: float, cutoff: float = 0.2) -> Method:

@@ -6,7 +6,7 @@ the noise is resolved every part reads 1, as the whole state does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,15 @@ def haar(x: Tensor) -> dict[str, Tensor]:
         "HL": (a - b + c - d) / 2,
         "HH": (a - b - c + d) / 2,
     }
+
+
+def inverse_haar(bands: Mapping[str, Tensor]) -> Tensor:
+    """States (…, H, W) from the four bands of `haar`."""
+    low, vertical, horizontal, diagonal = (bands[name] for name in ("LL", "LH", "HL", "HH"))
+    above = low + vertical + horizontal + diagonal, low + vertical - horizontal - diagonal
+    below = low - vertical + horizontal - diagonal, low - vertical - horizontal + diagonal
+    rows = [torch.stack(pair, -1).flatten(-2) / 2 for pair in (above, below)]
+    return torch.stack(rows, -2).flatten(-3, -2)
 
 
 def haar_bands(x: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from noiseshift.correction.methods import Method, guided_method, time_shift
 from noiseshift.data import ASSETS
 from noiseshift.evaluation import ClassifierFeatures, ModuleFeatures
 from noiseshift.studies import correct
+from noiseshift.studies.parts import Mask
 from noiseshift.studies.protocol import Protocol, fingerprint
 
 IMAGES = ns.data.reference()[:64]
@@ -58,6 +59,9 @@ def test_every_setting_of_a_protocol_counts():
         "calibration_rows": 399,
         "content_steps": 2,
         "controls": True,
+        "bands": True,
+        "mask": Mask(torch.eye(28) > 0),
+        "by": "class",
         "batch": 127,
         "seed": 1,
         "device": "cuda:0",
@@ -183,6 +187,7 @@ def test_no_two_methods_describe_themselves_alike():
             "projection",
         ),
         *("epsilon-scaling=1.005", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "time-shift=0.2", "tsg=1", "tsg=2"),
+        *("tsr=2", "tsr=3", "tsr=2:0.1", "dcw=0.01", "dcw=0.02", "dcw=0.01:0.01"),
     ]
     kinds = {
         word.partition("=")[0].partition("[")[0].strip() for word in METHODS.replace(",", " ").split() if "=" in word
