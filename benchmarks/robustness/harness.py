@@ -1,14 +1,14 @@
 """What the robustness benchmarks share: a tiny checkpoint, every command that writes at its smallest, processes that end at a
 chosen moment, and what a result consists of.
 
-Processes are forked from one that has imported everything, so that a run takes a second and not ten. Nothing in the library
-knows of it: a process is stopped by an audit hook, by a limit on the size of files, or by a signal.
+Processes are forked from one that has imported everything and run every command once, so that a run takes a second and not
+ten; figures are blank, since drawing is most of the rest. Nothing in the library knows of it: a process is stopped by an audit
+hook, by a limit on the size of files, or by a signal.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import multiprocessing
@@ -17,10 +17,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import lines
 
 FORK = multiprocessing.get_context("fork")
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.link"}
@@ -32,7 +34,7 @@ COMMANDS = {
     "approx": f"approx model.safetensors {TINY} --sampler euler:3 --times 0.3 --ratios 0.5 --rows 8 --samples 4 --substeps 2 "
     "--estimator residual --out OUT",
     "correct": f"correct model.safetensors {TINY} --sampler euler:3 --samples 8 --batch 4 --measured 4 --nag 0.5 --small "
-    "--estimator residual --out OUT",
+    "--reference few.npz --estimator residual --out OUT",
     "compare": f"compare --checkpoint model.safetensors {READ} --sampler euler:3 --sampler euler:4 --out OUT",
     "train": "train few.npz --no-progress --width 16 --depth 1 --heads 2 --patch 14 --batch 8 --steps 6 --out OUT",
     "finetune": f"finetune model.safetensors {TINY} --batch 8 --steps 4 --out OUT",
@@ -41,23 +43,11 @@ COMMANDS = {
 """Every command that leaves more than a page or a card, at its smallest; OUT is where it writes."""
 
 
-def prepare(folder: Path) -> None:
-    """Import everything, and put a tiny checkpoint and a few images into `folder`, which becomes the working directory."""
-    os.environ["MPLBACKEND"] = "Agg"
-    for name in (
-        "diffusers",
-        "matplotlib.pyplot",
-        "pandas",
-        "pyarrow.parquet",
-        "PIL.PngImagePlugin",
-        "scipy.stats",
-        "jinja2",
-    ):
-        importlib.import_module(name)
-    for name in ("measure", "approx", "correct", "compare", "sample", "train", "finetune", "train_estimator", "report"):
-        importlib.import_module(f"noiseshift.cli.{name}")
-    for name in ("report", "plots", "training", "compare", "correct", "approximate", "tables", "page_compare"):
-        importlib.import_module(f"noiseshift.analysis.{name}")
+def prepare(folder: Path, *, only: Iterable[str] = COMMANDS) -> None:
+    """Import everything, and put a tiny checkpoint and a few images into `folder`, which becomes the working directory; then
+    run the commands `only` once, so that none of the processes to come is the first to do anything."""
+    lines.prepare()
+    draw_blank()
     os.chdir(folder)
     _few_images()
     made = run("train", "made").wait()
@@ -65,7 +55,31 @@ def prepare(folder: Path) -> None:
         raise SystemExit(f"the tiny checkpoint cannot be trained: {made.said}")
     for name in ("model.safetensors", "model.yaml"):
         Path("made", name).rename(name)
-    run_words(["rm", "-r", "made"])
+    clear("made")
+    for command in only:
+        _once(command)
+
+
+def draw_blank() -> None:
+    """Figures of this process and its children are files of their kind and signature, with nothing in them."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def savefig(self: Any, file: Any, **how: Any) -> None:
+        save(Figure(figsize=(1, 1)), file, **{name: how[name] for name in ("format", "metadata") if name in how})
+
+    Figure.savefig = savefig  # type: ignore[method-assign]
+
+
+def _once(command: str) -> None:
+    from click.testing import CliRunner
+    from noiseshift.cli import main
+
+    done = CliRunner().invoke(main, words_of(command, "made"))
+    if done.exit_code:
+        raise SystemExit(f"{command} fails by itself: {done.stderr}")
+    clear("made")
 
 
 def _few_images() -> None:
@@ -121,8 +135,12 @@ class Job:
 
 def run(command: str, out: str, *more: str, stop: Callable[[], None] = lambda: None) -> Job:
     """Start one of COMMANDS with its result at `out`; `stop` prepares its end, inside its process."""
-    words = [word.replace("OUT", out) for word in COMMANDS[command].split()]
-    return Job([*words, *more], stop, Path(f"{out}.{time.monotonic_ns()}.log").absolute())
+    return Job([*words_of(command, out), *more], stop, Path(f"{out}.{time.monotonic_ns()}.log").absolute())
+
+
+def words_of(command: str, out: str) -> list[str]:
+    """One of COMMANDS with its result at `out`."""
+    return [word.replace("OUT", out) for word in COMMANDS[command].split()]
 
 
 def _in_child(words: list[str], stop: Callable[[], None], log: Path) -> None:
@@ -206,6 +224,18 @@ def clear(out: str) -> None:
     for path in list(Path().iterdir()):
         if path.name.lstrip(".").split(".")[0] == out:
             run_words(["rm", "-rf", str(path)])
+
+
+def keep(out: str, store: str) -> None:
+    """Copy everything of a name into the folder `store`."""
+    Path(store).mkdir()
+    run_words(["cp", "-a", *beside(out), store])
+
+
+def put_back(out: str, store: str) -> None:
+    """What `keep` copied, in its place again."""
+    clear(out)
+    run_words(["cp", "-a", *(str(path) for path in Path(store).iterdir()), "."])
 
 
 def beside(out: str) -> list[str]:

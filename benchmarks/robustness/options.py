@@ -4,29 +4,35 @@
     python benchmarks/robustness/options.py --runs 200 --seed 0 --working      only such values, so that most run to the end
 
 Each option is left out, given a small value that works, or a hostile one; files are good, damaged, missing, folders or empty.
-Prints how many combinations ended with which exit code, how many showed a traceback, called themselves a bug of ours, or had
-more than one line of error, and the command lines of those. About a second a combination.
+Every line is run in a process of its own (`lines.py`) with 60 s and 4 GB. Prints how many combinations ended with which exit
+code, how many showed a traceback, called themselves a bug of ours, had more than one line of error, or took too long or too
+much memory, and the command lines of those. About a quarter of a second a combination.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import random
-import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from noiseshift.cli import COMMANDS, main
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+import lines
+
+Run = Callable[[list[str], Path], lines.Ended]
 
 HOSTILE = [
     *("nan", "inf", "-inf", "1e309", "-1", "0", "1" + "0" * 30, "", " ", "none", "null", "x", "١", "1e3", "0x10", "-"),
@@ -277,18 +283,21 @@ class Tally:
     codes: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: collections.defaultdict(list))
 
-    def count(self, line: list[str], result: Result) -> None:
-        self.codes[str(result.exit_code)] += 1
-        errors = [text for text in result.stderr.splitlines() if not text.startswith(("warning:", "data:", "trusted:"))]
+    def count(self, line: list[str], ended: lines.Ended) -> None:
+        self.codes[str(ended.code)] += 1
+        errors = [text for text in ended.said.splitlines() if not text.startswith(("warning:", "data:", "trusted:"))]
+        stopped = ended.slow or ended.large
         for fault, is_there in (
-            ("traceback", "Traceback" in result.stderr or not isinstance(result.exception, SystemExit | None)),
-            ("called a bug", "bug of noiseshift" in result.stderr),
-            ("other exit code", result.exit_code not in (0, 1, 2)),
-            ("no line of error", result.exit_code != 0 and not errors),
-            ("several lines of error", result.exit_code != 0 and len(errors) > 1),
+            ("too slow", ended.slow),
+            ("too large", ended.large),
+            ("traceback", "Traceback" in ended.said),
+            ("called a bug", "bug of noiseshift" in ended.said),
+            ("other exit code", ended.code not in (0, 1, 2) and not stopped),
+            ("no line of error", ended.code != 0 and not errors and not stopped),
+            ("several lines of error", ended.code != 0 and len(errors) > 1 and not stopped),
         ):
             if is_there:
-                self.faults[fault].append((" ".join(map(repr, line)), result.stderr.strip()[-600:]))
+                self.faults[fault].append((" ".join(map(repr, line)), ended.said.strip()[-600:]))
 
     def table(self) -> str:
         rows = [("combinations", sum(self.codes.values()))]
@@ -300,35 +309,35 @@ class Tally:
             "no line of error",
             "several lines of error",
             "too slow",
+            "too large",
         )
         rows += [(kind, len(self.faults[kind])) for kind in kinds]
         rows.append(("faults", sum(map(len, self.faults.values()))))
         return "\n".join(f"{name:24s} {count:6d}" for name, count in rows)
 
 
-class TooSlow(BaseException):
-    """A combination that does not end."""
-
-
-@contextlib.contextmanager
-def limited(seconds: int) -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TooSlow
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+def in_process(line: list[str], folder: Path) -> lines.Ended:
+    """The line in this process: for the tests, which have imported what a few lines take."""
+    here, began = os.getcwd(), time.monotonic()
+    os.chdir(folder)
     try:
-        yield
+        result = CliRunner().invoke(main, line)
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        os.chdir(here)
+    raised = "" if isinstance(result.exception, SystemExit | None) else f"Traceback: {result.exception!r}"
+    return lines.Ended(result.exit_code, result.stdout, result.stderr + raised, time.monotonic() - began, 0)
+
+
+def in_own_process(line: list[str], folder: Path) -> lines.Ended:
+    """The line in a process of its own, whatever it does to it."""
+    return lines.run(line, folder, seconds=60, memory=4)
 
 
 def tried(
-    runs: int, number: int, *, commands: list[str] | None = None, seconds: int = 90, working: bool = False
+    runs: int, number: int, *, commands: list[str] | None = None, working: bool = False, run: Run = in_own_process
 ) -> Tally:
     """Run `runs` combinations of seed `number`, each in a scratch folder of its own kind of files."""
-    tally, here = Tally(), os.getcwd()
+    tally = Tally()
 
     @seed(number)
     @settings(
@@ -344,15 +353,7 @@ def tried(
         line = words(draws, draws.choice(commands or (RUNNING if working else list(COMMANDS))), working=working)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             scratch(Path(folder))
-            os.chdir(folder)
-            try:
-                with limited(seconds):
-                    tally.count(line, CliRunner().invoke(main, line))
-            except TooSlow:
-                tally.codes["none"] += 1
-                tally.faults["too slow"].append((" ".join(map(repr, line)), ""))
-            finally:
-                os.chdir(here)
+            tally.count(line, run(line, Path(folder)))
         if sum(tally.codes.values()) % 100 == 0:
             print(dict(tally.codes), {fault: len(found) for fault, found in tally.faults.items()}, flush=True)
 
@@ -367,6 +368,7 @@ def tried(
 @click.option("--command", "commands", type=click.Choice(list(COMMANDS)), multiple=True, help="Only these.")
 def cli(runs: int, number: int, working: bool, commands: tuple[str, ...]) -> None:
     """Print the table, then what was at fault; exit 1 where anything was."""
+    lines.prepare()
     tally = tried(runs, number, commands=list(commands) or None, working=working)
     click.echo(tally.table())
     for fault, cases in tally.faults.items():
