@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges
+from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -121,4 +121,4 @@ def command(
         click.echo(json.dumps(study.summary(), default=str))
     else:
         print_study(study)
-        click.echo(f"written: {folder}/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")
+        streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges
+from noiseshift.cli import parse, places, ranges, streams
 
 
 @click.command()
@@ -78,7 +78,7 @@ def command(
     else:
         print_audit(found)
         if out is not None:
-            click.echo(f"written: {out}/ (audit.csv, findings.json, audit.png)")
+            streams.written(out, "/ (audit.csv, findings.json, audit.png)")
     if beyond:
         click.get_current_context().exit(1)
 

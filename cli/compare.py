@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges
+from noiseshift.analysis.names import plain
+from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.options import (
     command_line,
     data_options,
@@ -171,8 +172,8 @@ def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int,
     console.print(terminal_table(comparison))
     console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
     for line in answer(comparison):
-        click.echo(line)
-    click.echo(f"written: {out}/ (report.html, table.csv, table.tex, table.md, pairs.csv, {figures} figures)")
+        click.echo(plain(line))
+    streams.written(out, f"/ (report.html, table.csv, table.tex, table.md, pairs.csv, {figures} figures)")
 
 
 def _save(comparison: Comparison, out: Path, where: dict[str, str], paper: str | None) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges
+from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -165,7 +165,7 @@ def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
         click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
     else:
         print_correction(found)
-        click.echo(f"written: {folder}/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")
+        streams.written(folder, f"/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")
 
 
 def _save(found: Correction, folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import places, ranges
+from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.options import (
     BUNDLED_DATA,
     Source,
@@ -118,7 +118,7 @@ def command(
     click.echo(
         f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
     )
-    click.echo(f"written: {path} and its card, loss.png, samples.png")
+    streams.written(path, " and its card, loss.png, samples.png")
 
 
 def _card(card: Card, data: str | None) -> Card:

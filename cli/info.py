@@ -94,7 +94,7 @@ def command(
         "card": asdict(loaded.card),
     }
     if write_card:
-        click.echo(f"written: {_write_card(source.checkpoint, loaded)}", err=True)
+        click.echo(f"written: {plain(_write_card(source.checkpoint, loaded))}", err=True)
     if as_json:
         click.echo(json.dumps({"preflight": checks.as_dict()} | found, default=str))
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges
+from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -146,7 +146,7 @@ def command(
         click.echo(json.dumps(found.summary(), default=str))
     else:
         print_run(found)
-        click.echo(f"written: {folder}/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
+        streams.written(folder, f"/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
 
 
 def _print_cost(cost: Any, as_json: bool) -> None:

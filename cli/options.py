@@ -235,7 +235,7 @@ def reference_for(checkpoints: Sequence[Checkpoint], reference: str | None, extr
 def _say(line: str) -> None:
     """A line on stderr, once under torchrun."""
     if distributed.joined()[0] == 0:
-        click.echo(line, err=True)
+        click.echo(plain(line), err=True)
 
 
 restart_option = click.option("--restart", is_flag=True, help="Start anew; a training that is there is moved aside.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from noiseshift.cli import places
+from noiseshift.cli import places, streams
 
 
 @click.command()
@@ -40,7 +40,7 @@ def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, title: st
         write_text(path, text)
         if out is None:
             adopt(runs[0], [path])
-    click.echo(f"written: {path} ({len(text.encode()) / 1e6:.1f} MB)")
+    streams.written(path, f" ({len(text.encode()) / 1e6:.1f} MB)")
 
 
 def _ours(page: Path) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import places
+from noiseshift.cli import places, streams
 from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run_options
 
 SUFFIXES = (".png", ".npz")
@@ -73,4 +73,4 @@ def command(
             return  # the first process writes
         save_samples(pictures, labels, out, overwrite=overwrite)
         shards.clear()
-    click.echo(f"written: {out} ({len(pictures)} samples)")
+    streams.written(out, f" ({len(pictures)} samples)")

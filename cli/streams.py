@@ -113,6 +113,11 @@ def guarded() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
+def written(place: object, what: str = "") -> None:
+    """`written: PLACE WHAT` on stdout, in one line whatever the place is called."""
+    click.echo(f"written: {plain(place)}{what}")
+
+
 def warn(message: object) -> None:
     """`warning: …` on stderr, in one line."""
     click.echo(f"warning: {plain(message)}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from noiseshift.cli import places, ranges
+from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.options import device_options, progress_bar, range_option, read_images, training_options
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def command(
         path = save_trained(out / "model.safetensors", state, card)
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
-    click.echo(f"written: {path} and its card, loss.png, samples.png")
+    streams.written(path, " and its card, loss.png, samples.png")
 
 
 def _card(family: str, heads: int, classes: int | None) -> Card:

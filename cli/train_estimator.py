@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import places, ranges
+from noiseshift.analysis.names import plain
+from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.options import (
     Source,
     checkpoint_options,
@@ -78,4 +79,4 @@ def command(
         if distributed.joined()[0]:
             return  # the first process writes
         network.save(path, overwrite=overwrite)
-    click.echo(f"written: {path}; put it beside the checkpoint and add to its card: estimator: {path.name}")
+    streams.written(path, f"; put it beside the checkpoint and add to its card: estimator: {plain(path.name)}")

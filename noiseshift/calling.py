@@ -31,6 +31,25 @@ def calling(name: str) -> Iterator[None]:
         raise CodeError(f"{name} failed{_where(error)}: {error_in_words(error)}") from error
 
 
+@contextmanager
+def evaluating(name: str) -> Iterator[None]:
+    """Around a network that was built by a file's settings, `name` for people: what torch or diffusers raises over settings that
+    cannot be evaluated becomes a CodeError. Our own errors and a full memory pass."""
+    try:
+        with calling(name):
+            yield
+    except CodeError as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and by_statement(cause) and _is_ours(cause):
+            raise cause from None
+        raise CodeError(f"{error}: its settings do not fit its weights or its inputs") from cause
+
+
+def _is_ours(error: BaseException) -> bool:
+    place = last_place(error)
+    return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith("noiseshift.")
+
+
 def called(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function of the user's returns. Raises CodeError when it fails."""
     with calling(name_of(function)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -31,13 +32,16 @@ def as_text(name: Name) -> str:
 
 @contextmanager
 def named_in_text(path: Name) -> Iterator[str]:
-    """The path or, where it is no text, another name of the same file while it is open: some libraries take text alone."""
+    """The path or, where it is no text, another name of the same file or folder, which holds as long as the block: some
+    libraries take text alone."""
     words = os.fspath(path)
     try:
         words.encode()
     except UnicodeEncodeError:
-        with open(path, "rb") as opened:
-            yield f"/proc/self/fd/{opened.fileno()}"
+        with tempfile.TemporaryDirectory() as place:
+            link = os.path.join(place, f"noiseshift{Path(os.fsencode(path).decode(errors='ignore')).suffix}")
+            os.symlink(os.path.abspath(path), link)
+            yield link
     else:
         yield words
 

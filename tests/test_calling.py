@@ -85,3 +85,26 @@ def test_what_a_checkpoints_function_answers_is_checked(tmp_path, monkeypatch):
     model = ns.load("theirs:make").model
     with pytest.raises(ValueError, match=r"returned a tensor of shape \(1, 1, 8, 8\)"):
         model(X, torch.tensor(0.5))
+
+
+class Broken(torch.nn.Module):
+    """As a network of a library whose settings cannot be."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, *batch):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), RuntimeError("shapes\ndiffer"), KeyError("x")])
+def test_a_network_whose_settings_cannot_be_is_one_line(error):
+    from noiseshift.networks.model import NetworkModel
+
+    trained = {"classes": 0, "class_dropout": False, "noise_dropout": False}
+    model = NetworkModel(Broken(error), ns.Linear(), "velocity", lambda t: t, **trained)
+    with pytest.raises(ValueError, match="the network failed at") as caught:
+        model(X, torch.tensor(0.5))
+    assert "do not fit" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -207,4 +207,5 @@ def _low_half(spectrum: Array) -> Array:
     rings = np.maximum(1, 2 * np.pi * np.arange(spectrum.shape[1]))
     power = spectrum * rings
     half = (spectrum.shape[1] + 1) // 2
-    return power[:, :half].sum(1) / power.sum(1)
+    with np.errstate(invalid="ignore"):  # there may be no power at all
+        return power[:, :half].sum(1) / power.sum(1)

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from noiseshift.calling import evaluating
 from noiseshift.diffusion.memory import Halving, joined
 from noiseshift.diffusion.models import (
     FULL,
@@ -99,7 +100,8 @@ class NetworkModel:
     def _mean(self, states: Tensor, time: Tensor, labels: Tensor, known: Tensor) -> Tensor:
         """The network's answer about `states` without the variance that some networks add."""
         with torch.autocast(states.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.network(states, time, labels, known)
+            with evaluating("the network"):
+                output = self.network(states, time, labels, known)
         rows, channels, *rest = states.shape
         learned = isinstance(output, Tensor) and output.ndim == states.ndim and output.shape[1] == 2 * channels
         wanted = (rows, 2 * channels if learned else channels, *rest)

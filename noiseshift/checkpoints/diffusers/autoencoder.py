@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noiseshift.calling import evaluating
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import config_of, load_part
 from noiseshift.data import Images
@@ -100,13 +101,15 @@ class Autoencoder:
         black, white = self.range
         pictures = black + (white - black) * (images.float() + 1) / 2 if self.range != (-1, 1) else images.float()
         # A grey picture is a coloured one whose channels agree.
-        found = network.encode(pictures.expand(-1, int(network.config["in_channels"]), -1, -1))
+        with evaluating("the autoencoder"):
+            found = network.encode(pictures.expand(-1, int(network.config["in_channels"]), -1, -1))
         latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
         return (latents - self.center.to(latents)) / self.spread.to(latents)
 
     def _decoded(self, states: Tensor) -> Tensor:
         states = states.float()
         latents = states * self.spread.to(states) + self.center.to(states)
-        pictures: Tensor = self.network.to(states.device).decode(latents).sample
+        with evaluating("the autoencoder"):
+            pictures: Tensor = self.network.to(states.device).decode(latents).sample
         black, white = self.range
         return 2 * (pictures - black) / (white - black) - 1 if self.range != (-1, 1) else pictures

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
-from noiseshift.reading import read_arrays, read_safetensors, reading
+from noiseshift.reading import named_in_text, read_arrays, read_safetensors, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import PROMPTS, signed_prompts
 
@@ -179,7 +179,8 @@ def _text_part(path: Path, entry: Sequence[Any]) -> Any:
         ) from None
     options = {"use_safetensors": True} if name in ENCODERS else {}
     try:
-        part = getattr(transformers, name).from_pretrained(str(path), local_files_only=True, **options)
+        with named_in_text(path) as folder:
+            part = getattr(transformers, name).from_pretrained(folder, local_files_only=True, **options)
     except Exception as error:  # transformers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {name}: {reason}") from None

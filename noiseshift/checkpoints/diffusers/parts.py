@@ -43,9 +43,10 @@ def load_part(path: Path, kind: str) -> Any:
     weights = weights_in(path)
     _require_plausible(path)
     try:
-        made = getattr(diffusers, kind).from_pretrained(
-            str(path), use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights)
-        )
+        with reading.named_in_text(path) as name:
+            made = getattr(diffusers, kind).from_pretrained(
+                name, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights)
+            )
     except Exception as error:  # diffusers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {kind}: {reason}") from None
