@@ -72,6 +72,7 @@ class Contents:
         tensors: the network's, by name, without `prefix`.
         prefix: what stands before each of their names, "" for nothing.
         schedule: the schedule in its buffers, or None.
+        names: of all tensors, as they lie in the set.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class Contents:
     tensors: Mapping[str, Tensor]
     prefix: str
     schedule: Table | None
+    names: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -204,7 +206,7 @@ def contents_of(path: str | Path) -> Contents:
     state = {_bare(key): value for key, value in _whole(content, found).items()}
     prefix = _prefix(state)
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    contents = Contents(path, found.shown, found.averaged, tensors, prefix, schedule_in(state))
+    contents = Contents(path, found.shown, found.averaged, tensors, prefix, schedule_in(state), tuple(state))
     if contents.axes is None:
         raise CheckpointError("it holds tensors, but no network's weights: give a file with a model's state dict")
     return contents

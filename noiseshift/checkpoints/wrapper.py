@@ -1,20 +1,30 @@
-"""A wrapper to be filled in: the few lines of Python between a file that is not built here and a measurement of it."""
+"""A wrapper to be filled in: the few lines of Python between a file that is not built here and a measurement of it.
+
+What the file does not say is looked for in the code beside it, which is parsed and not run; see `source`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from noiseshift.checkpoints.inspection import Contents
+from noiseshift.checkpoints.source import Beside, beside
+from noiseshift.checkpoints.source.networks import Network
+from noiseshift.checkpoints.source.training import Training
 from noiseshift.writing import write_text
 
 FILL = "# fill in"
 """What marks a line that only a person can complete."""
 
+NOTHING = Training(None, False, False, None, None, None, None)
+"""Of a file without code beside it."""
+
 
 def write_wrapper(path: str | Path, contents: Contents) -> Path:
-    """Write the wrapper of a file, as far as the file tells; returns its path.
+    """Write the wrapper of a file, as far as the file and the code beside it tell; returns its path.
 
     Raises ValueError where the path is no name of a module, or there is something already.
     """
@@ -27,63 +37,163 @@ def write_wrapper(path: str | Path, contents: Contents) -> Path:
     return path
 
 
-def wrapper(name: str, contents: Contents) -> str:
-    """The wrapper's text, for a module of that name."""
-    card = "\n".join(f"        {line}" for line in _card(contents))
+def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
+    """The wrapper's text, for a module of that name; `code` is looked for beside the file where it is not given."""
+    code = code or beside(contents.path, contents.names, contents.prefix)
+    network, training = (code.network, code.training) if code else (None, NOTHING)
+    card = "\n".join(f"        {line}" for line in _card(contents, network, training))
+    imports = "\n".join(_imports(network))
+    body = "\n".join(f"    {line}" for line in _body(network))
     return f'''"""For `noiseshift info {name}:model --data DATA`, which checks it, then `noiseshift measure` with the same words."""
 
-import noiseshift as ns
-from my_network import Network  {FILL}: where the network's class is
+{imports}
 
 FILE = {json.dumps(str(contents.path), ensure_ascii=False)}
 
 
 def model():
-    network = Network()  {FILL}: what it was made with
-    return ns.adapters.weights(FILE, network), {{
+{body}
 {card}
     }}
 '''
 
 
-def _card(contents: Contents) -> Iterator[str]:
-    """The card's lines: what the file tells, and usual values where it does not."""
-    yield f'"shape": {_shape(contents)}'
-    yield f'"range": [-1, 1],  {FILL}: what black and white were in its training'
+def _body(network: Network | None) -> Iterator[str]:
+    """The lines that make the network, up to where its card begins."""
+    made, others = _made(network), () if network is None else network.others
+    filled = f"ns.adapters.weights(FILE, {made})"
+    if FILL in made:
+        yield f"network = {made}"
+        filled = "ns.adapters.weights(FILE, network)"
+    if not others:
+        yield f"return {filled}, {{"
+        return
+    yield f"network = {filled}"
+    first = ", ".join((network and network.signature) or ("x", "t"))
+    more = ", ".join(f"{other}=..." for other in others)
+    yield f"return lambda x, t: network({first}, {more}), {{  {FILL}: {', '.join(others)}"
+
+
+def _imports(network: Network | None) -> Iterator[str]:
+    if network is None:
+        yield from ("import noiseshift as ns", f"from my_network import Network  {FILL}: where the network's class is")
+        return
+    if not network.importable:
+        yield from ("import noiseshift as ns", "")
+        path = json.dumps(network.source.path.as_posix(), ensure_ascii=False)
+        # Importing the file would run more than the class, or need more than is installed.
+        yield f'{network.name} = ns.adapters.defined_in({path}, "{network.name}")'
+        return
+    module = network.source.module or ""
+    if network.root:
+        yield from ("import sys", "", "import noiseshift as ns", "", f"sys.path.insert(0, {json.dumps(network.root)})")
+        yield f"from {module.removeprefix(network.root + '.')} import {network.name}"
+    else:
+        yield from (f"from {module} import {network.name}", "", "import noiseshift as ns")
+
+
+def _made(network: Network | None) -> str:
+    if network is None:
+        return f"Network()  {FILL}: what it was made with"
+    if network.complete:
+        return f"{network.name}({network.arguments})"
+    return f"{network.name}({network.arguments})  {FILL}: it takes {_one_line(network.parameters)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _card(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
+    """The card's lines: what the file and the code tell, and usual values where they do not."""
+    yield f'"shape": {_shape(contents, network, training)}'
+    if contents.axes != 0 and training.range is None:
+        yield f'"range": [-1, 1],  {FILL}: what black and white were in its training'
+    elif contents.axes != 0 and training.range not in (None, (-1.0, 1.0)):
+        yield f'"range": [{training.range[0]:g}, {training.range[1]:g}],' if training.range else ""
+    yield f'"schedule": {_schedule(contents, training)}'
+    yield f'"prediction": {_prediction(contents, training)}'
+    yield f'"time": {_time(contents, training)}'
+    yield from _classes(contents, network, training)
+    yield from _called(network)
+
+
+def _shape(contents: Contents, network: Network | None, training: Training) -> str:
+    channels, shown = contents.inputs, training.shape
     if contents.axes == 0:
-        yield "# of vectors, leave range out"
-    yield f'"schedule": {_schedule(contents)}'
-    yield f'"prediction": "{"epsilon" if contents.schedule else "velocity"}",  {FILL}: epsilon, x0, v_prediction, velocity or score'
-    yield f'"time": {_time(contents)}'
-    if contents.rows:
-        yield f'"classes": {contents.rows},  {FILL}: {contents.rows - 1} where the last row is a null class, and then:'
-        yield f'# "null_class": {contents.rows - 1},'
-    yield f'# "signature": "(t, x)", "output": "first",  {FILL}: where it is called so, or answers with a tuple'
+        return f"[{contents.outputs}],{'' if network else f'  {FILL}: of one state'}"
+    if contents.size:
+        return f"[{channels}, {contents.size}, {contents.size}],"
+    if contents.axes == 2 and shown is not None and shown[0] == channels:
+        return f"[{channels}, {shown[1]}, {shown[1]}],"
+    sides = ", ".join(["28"] * (contents.axes or 2))
+    return f"[{channels}, {sides}],  {FILL}: its size"
 
 
-def _shape(contents: Contents) -> str:
-    size, channels = contents.size, contents.inputs
-    if contents.axes == 0:
-        return f"[{contents.outputs}],  {FILL}: of one state"
-    sides = ", ".join([str(size)] * 2) if size else ", ".join(["28"] * (contents.axes or 2))
-    mark = "" if size else f"  {FILL}: its size"
-    return f"[{channels}, {sides}],{mark}"
-
-
-def _schedule(contents: Contents) -> str:
+def _schedule(contents: Contents, training: Training) -> str:
     table = contents.schedule
-    if table is None:
-        return f'{{"kind": "linear"}},  {FILL}: or {{"kind": "discrete", "steps": 1000}}, {{"kind": "variance-exploding"}}, …'
-    # Of a name that lies in a file, only what is known to be a word goes into code.
-    return f"ns.adapters.schedule(FILE),  # {len(table.alphas_cumprod):,} steps, by its {table.name.rpartition('.')[2]}"
-
-
-def _time(contents: Contents) -> str:
-    table = contents.schedule
-    if contents.steps:
-        counted = "" if table else f', "scale": {contents.steps}, "offset": -1'
-        return f'{{"integer": True{counted}}},  {FILL}: "column": True where its shape is (B, 1)'
     if table is not None:
-        steps = len(table.alphas_cumprod)
-        return f'{{"scale": {steps}, "offset": -1}},  {FILL}: steps 0 … {steps - 1}; {{}} for t from 0 to 1'
+        # Of a name that lies in a file, only what is known to be a word goes into code.
+        return f"ns.adapters.schedule(FILE),  # {len(table.alphas_cumprod):,} steps, by its {table.name.rpartition('.')[2]}"
+    if training.betas:
+        known = {"kind": "discrete", **training.betas} | ({"steps": contents.steps} if contents.steps else {})
+        mark = "" if "steps" in known else f"  {FILL}: steps"
+        return f"{_words(known)},{mark}"
+    if contents.steps:
+        return f'{{"kind": "discrete", "steps": {contents.steps}}},  {FILL}: its betas, where not DDPM\'s'
+    if training.to_data is not None:
+        return '{"kind": "linear"},'
+    return (
+        f'{{"kind": "linear"}},  {FILL}: or {{"kind": "discrete", "steps": 1000}}, {{"kind": "variance-exploding"}}, …'
+    )
+
+
+def _words(values: dict[str, Any]) -> str:
+    return json.dumps(values)
+
+
+def _prediction(contents: Contents, training: Training) -> str:
+    if training.epsilon and (training.betas or contents.schedule or contents.steps):
+        return '"epsilon",'
+    discrete = bool(training.betas or contents.schedule or contents.steps)
+    if training.to_data is not None and not discrete:
+        return '"velocity",'
+    return f'"{"epsilon" if discrete else "velocity"}",  {FILL}: epsilon, x0, v_prediction, velocity or score'
+
+
+def _time(contents: Contents, training: Training) -> str:
+    table, betas = contents.schedule, training.betas
+    if contents.steps:
+        counted = "" if table or betas else f', "scale": {contents.steps}, "offset": -1'
+        return f'{{"integer": True{counted}}},  # "column": True where its shape is (B, 1)'
+    if table is not None or betas:
+        steps = len(table.alphas_cumprod) if table is not None else (betas or {}).get("steps", 1000)
+        return f'{{"scale": {steps}, "offset": -1}},  # steps 0 … {steps - 1}; {{}} for t from 0 to 1'
+    if training.to_data is not None:
+        return f'{{"zero": "{"noise" if training.to_data else "data"}"}},'
     return f'{{"zero": "noise"}},  {FILL}: where its t = 0 is; {{"scale": 1000, "offset": -1}}: steps; {{"conditioning": "sigma"}}'
+
+
+def _classes(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
+    rows = contents.rows
+    if not rows:
+        return
+    if training.null == rows - 1:
+        yield from (f'"classes": {rows - 1},', f'"null_class": {rows - 1},')
+    elif network is not None and network.no_label:
+        yield from (f'"classes": {rows},', '"null_class": "none",')
+    elif rows in (11, 101, 1001):  # one more than data sets have
+        yield from (f'"classes": {rows - 1},', f'"null_class": {rows - 1},')
+    else:
+        yield f'"classes": {rows},  {FILL}: {rows - 1} where the last row is a null class, and then:'
+        yield f'# "null_class": {rows - 1},'
+
+
+def _called(network: Network | None) -> Iterator[str]:
+    if network is None:
+        yield f'# "signature": "(t, x)", "output": "first",  {FILL}: where it is called so, or answers with a tuple'
+        return
+    if network.signature and not network.others:
+        yield f'"signature": "({", ".join(network.signature)})",'
+    if network.several:
+        yield '"output": "first",'

@@ -25,6 +25,7 @@ from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.likeness import Likeness, likeness
+from noiseshift.shift.recalling import better_call
 from noiseshift.shift.rereading import ReadAs, better_reading
 
 FITTED, EVALUATED, LIKE = 256, 32, 128
@@ -271,9 +272,10 @@ def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
             for t in times:
                 model(x, t, cond)
     except Exception as error:  # anybody's network fails in its own way
-        return Check(
-            "time", False, f"the network cannot be called on states {tuple(x.shape[1:])}: {error_in_words(error)}"
-        )
+        way = better_call(model, x, times[0], cond)
+        remedy = f"; with {way} in its card it can" if way else ""
+        failed = f"the network cannot be called on states {tuple(x.shape[1:])}: {error_in_words(error)}{remedy}"
+        return Check("time", False, failed)
     finally:
         hook.remove()
     meant = torch.stack([model.time_input(t.reshape(1)).flatten()[0] for t in times]).double()

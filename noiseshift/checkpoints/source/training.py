@@ -1,0 +1,291 @@
+"""What the training code beside a checkpoint does with its data and noise: betas, the mixing of a flow, the range of pixels."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from noiseshift.checkpoints.source.files import Source
+from noiseshift.checkpoints.source.values import constants, literal
+
+STEPS = re.compile(
+    r"t|n_?t|t_?max|steps?|n_?steps|time_?steps|num_?(time_?|diffusion_?|train_?|noise_?)?(time)?steps|noise_?steps|diffusion_?steps|"
+    r"max_?t(imesteps?)?|num_train_timesteps|total_?steps",
+    re.IGNORECASE,
+)
+FIRST = re.compile(r"beta_?(start|min|1|_?0|low|begin)|start|b_?0|min_beta|beta1", re.IGNORECASE)
+LAST = re.compile(r"beta_?(end|max|2|t|high|stop)|end|b_?1|max_beta|beta2", re.IGNORECASE)
+NEAR, GIVEN, USUAL = 10, 3, 1
+"""Weights of what a file near the checkpoint says, of a number that is given, and of a function's usual one."""
+SIZES = {
+    "MNIST": (1, 28),
+    "FashionMNIST": (1, 28),
+    "KMNIST": (1, 28),
+    "EMNIST": (1, 28),
+    "CIFAR10": (3, 32),
+    "CIFAR100": (3, 32),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training shows; None where it does not.
+
+    Attributes:
+        betas: words of a discrete schedule: beta_start, beta_end, and steps where they are known; or betas: cosine.
+        certain: whether the code has one number of steps only.
+        epsilon: whether a loss compares with the noise that was drawn.
+        to_data: of a straight path between data and noise, whether its t = 1 is the data.
+        range: what black and white are.
+        shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
+        null: a number that is called the null class.
+    """
+
+    betas: dict[str, Any] | None
+    certain: bool
+    epsilon: bool
+    to_data: bool | None
+    range: tuple[float, float] | None
+    shape: tuple[int, int] | None
+    null: int | None
+
+
+def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Training:
+    """What the code in these files shows of a training; those `near` the checkpoint, which name it, count more."""
+    steps: Counter[int] = Counter()
+    shapes: Counter[tuple[int, int]] = Counter()
+    for source in found:
+        factor = NEAR if any(source is one for one in near) else 1
+        for number, weight in _steps(source.tree):
+            steps[number] += factor * weight
+        for shape in _shapes(source):
+            shapes[shape] += factor
+    straight = {way for source in found for way in _ways(source)}
+    ranges = Counter(ends for source in found for ends in _ranges(source.tree))
+    return Training(
+        betas=_betas(found, steps),
+        certain=len(steps) == 1,
+        epsilon=any(_compares_with_noise(source.tree) for source in found),
+        to_data=straight.pop() if len(straight) == 1 else None,
+        range=ranges.most_common(1)[0][0] if len(ranges) == 1 else None,
+        shape=shapes.most_common(1)[0][0] if shapes else None,
+        null=next((number for source in found for number in _nulls(source.tree)), None),
+    )
+
+
+def _nulls(tree: ast.Module) -> Iterator[int]:
+    for name, value in constants(tree).items():
+        if re.search(r"null|uncond", name, re.IGNORECASE) and type(value) is int:
+            yield value
+
+
+def _betas(found: Sequence[Source], steps: Counter[int]) -> dict[str, Any] | None:
+    """Linear betas by a linspace or by names of arguments, cosine ones by a function's name."""
+    number = {"steps": steps.most_common(1)[0][0]} if steps else {}
+    ends = Counter(pair for source in found for pair in _ends(source.tree))
+    if ends:
+        (first, last), _ = ends.most_common(1)[0]
+        return {"beta_start": first, "beta_end": last, **number}
+    names = (node.name.lower() for s in found for node in ast.walk(s.tree) if isinstance(node, ast.FunctionDef))
+    if any("cosine" in name and ("beta" in name or "schedule" in name) for name in names):
+        return {"betas": "cosine", **number}
+    return None
+
+
+def _ends(tree: ast.Module) -> Iterator[tuple[float, float]]:
+    known = constants(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) == "linspace" and len(node.args) >= 2:
+            values = [literal(argument, known) for argument in node.args[:2]]
+            if all(values) and _is_betas(*(value[0] for value in values if value)):
+                yield tuple(float(value[0]) for value in values if value)  # type: ignore[misc]
+        named = dict(_named(node))
+        first = [value for name, value in named.items() if FIRST.fullmatch(name)]
+        last = [value for name, value in named.items() if LAST.fullmatch(name)]
+        if first and last and _is_betas(first[0], last[0]):
+            yield float(first[0]), float(last[0])
+        pair = next((value for name, value in named.items() if name == "betas"), None)
+        if isinstance(pair, tuple | list) and len(pair) == 2 and _is_betas(*pair):
+            yield float(pair[0]), float(pair[1])
+
+
+def _is_betas(first: Any, last: Any) -> bool:
+    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (first, last))
+    return numbers and 0 < first < last < 0.5 and first <= 0.01
+
+
+def _named(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """Names with plain values: defaults of a function's arguments, keywords of a call."""
+    if isinstance(node, ast.FunctionDef):
+        arguments = node.args.args
+        pairs = [*zip(arguments[len(arguments) - len(node.args.defaults) :], node.args.defaults, strict=True)]
+        pairs += [(a, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d is not None]
+        given = [(argument.arg, default) for argument, default in pairs]
+    elif isinstance(node, ast.Call):
+        given = [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg]
+    else:
+        return
+    for name, value in given:
+        found = literal(value, {})
+        if found is not None:
+            yield name, found[0]
+
+
+def _steps(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Numbers under the names that steps of a diffusion have, and how much each counts."""
+    for node in ast.walk(tree):
+        for name, value in _named(node):
+            if (
+                STEPS.fullmatch(name)
+                and isinstance(value, int)
+                and 10 <= value <= 10_000
+                and not isinstance(value, bool)
+            ):
+                yield value, USUAL if isinstance(node, ast.FunctionDef) else GIVEN
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            name = target.id if isinstance(target, ast.Name) else getattr(target, "attr", "")
+            found = literal(node.value, {})
+            if STEPS.fullmatch(name) and found is not None and type(found[0]) is int and 10 <= found[0] <= 10_000:
+                yield found[0], GIVEN
+        if isinstance(node, ast.Call) and _called(node) == "linspace" and len(node.args) == 3:
+            found = literal(node.args[2], {})
+            betas = [literal(argument, {}) for argument in node.args[:2]]
+            if (
+                found is not None
+                and type(found[0]) is int
+                and found[0] >= 10
+                and _is_betas(*(b[0] if b else None for b in betas))
+            ):
+                yield found[0], GIVEN
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def _noises(tree: ast.AST) -> set[str]:
+    """Variables that are drawn from a normal distribution."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            calls = [part for part in ast.walk(node.value) if isinstance(part, ast.Call)]
+            if any(_called(call) in ("randn", "randn_like", "normal_") for call in calls):
+                found.add(node.targets[0].id)
+    return found
+
+
+def _ways(source: Source) -> Iterator[bool]:
+    """Of each t · a + (1 - t) · b of data and noise: whether t = 1 is the data."""
+    for function in ast.walk(source.tree):
+        if not isinstance(function, ast.FunctionDef | ast.Module):
+            continue
+        noises = _noises(function)
+        for node in ast.walk(function):
+            pair = _mixed(node)
+            if pair is None:
+                continue
+            growing, falling = pair
+            if (growing in noises) != (falling in noises):
+                yield falling in noises
+
+
+def _mixed(node: ast.AST) -> tuple[str, str] | None:
+    """The names in t · a + (1 - t) · b: a, b."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
+        return None
+    growing = falling = None
+    for side in (node.left, node.right):
+        if not (isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult)):
+            return None
+        for factor, other in ((side.left, side.right), (side.right, side.left)):
+            if not isinstance(other, ast.Name):
+                continue
+            if _is_rest(factor):
+                falling = other.id
+            elif growing is None and not _is_rest(factor):
+                growing = other.id
+    return (growing, falling) if growing and falling and growing != falling else None
+
+
+def _is_rest(node: ast.AST) -> bool:
+    """Whether it is 1 - t, maybe with a coefficient or a shape."""
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub)]
+    if any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Pow) for part in ast.walk(node)):
+        return False
+    if any(isinstance(part, ast.Call) and _called(part) == "sqrt" for part in ast.walk(node)):
+        return False  # of a diffusion, in squares
+    return any(isinstance(part.left, ast.Constant) and part.left.value == 1 for part in parts)
+
+
+def _compares_with_noise(tree: ast.Module) -> bool:
+    """Whether a loss of two arguments has drawn noise as one of them."""
+    noises = _noises(tree) | {"noise", "eps", "epsilon"}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and len(node.args) >= 2
+            and re.search(r"loss|criterion|mse", ast.unparse(node.func), re.I)
+        ):
+            if any(isinstance(argument, ast.Name) and argument.id in noises for argument in node.args[:2]):
+                return True
+    return False
+
+
+def _ranges(tree: ast.Module) -> Iterator[tuple[float, float]]:
+    """What pixels from 0 to 1 become by a Normalize of one mean and spread, or by 2 x - 1."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) == "Normalize":
+            values = [literal(value, {}) for value in [*node.args[:2], *(k.value for k in node.keywords)]][:2]
+            numbers = [_one(value[0]) for value in values if value is not None]
+            if len(numbers) == 2 and numbers[0] is not None and numbers[1]:
+                yield -numbers[0] / numbers[1], (1 - numbers[0]) / numbers[1]
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is(node.right, 1) and _doubled(node.left):
+            yield -1.0, 1.0
+
+
+def _one(value: Any) -> float | None:
+    """The number that stands for all channels."""
+    row = list(value) if isinstance(value, list | tuple) else [value]
+    same = row and all(isinstance(n, int | float) and n == row[0] for n in row)
+    return float(row[0]) if same else None
+
+
+def _doubled(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (_is(node.left, 2) or _is(node.right, 2))
+
+
+def _is(node: ast.expr, number: int) -> bool:
+    return isinstance(node, ast.Constant) and node.value == number
+
+
+def _shapes(source: Source) -> Iterator[tuple[int, int]]:
+    """Channels and side of data sets of torchvision's, resized where the file resizes."""
+    sides = [
+        found[0]
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and _called(node) == "Resize" and node.args
+        for found in [literal(node.args[0], constants(source.tree))]
+        if found is not None
+    ]
+    sides = [side[0] if isinstance(side, list | tuple) else side for side in sides]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and _called(node) in SIZES:
+            channels, side = SIZES[_called(node)]
+            yield channels, sides[0] if sides and isinstance(sides[0], int) else side
+        if isinstance(node, ast.Call) and _called(node) in ("randn", "sample", "zeros", "rand"):
+            yield from _drawn(node)
+
+
+def _drawn(node: ast.Call) -> Iterator[tuple[int, int]]:
+    """Channels and side of a batch that is drawn: randn(n, 1, 28, 28), sample(n, (1, 28, 28))."""
+    rows = [node.args, *(argument.elts for argument in node.args if isinstance(argument, ast.Tuple | ast.List))]
+    for row in rows:
+        found = [literal(part, {}) for part in row[-3:]]
+        numbers = [part[0] for part in found if part is not None and type(part[0]) is int]
+        if len(numbers) == 3 and numbers[1] == numbers[2] and 8 <= numbers[2] <= 1024 and numbers[0] <= 16:
+            yield numbers[0], numbers[2]

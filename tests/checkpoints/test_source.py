@@ -1,0 +1,276 @@
+"""The code beside a checkpoint: which class its tensors are of, how it was trained, and the wrapper that this makes."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from noiseshift.cli import main
+from torch import nn
+
+import noiseshift as ns
+from noiseshift.checkpoints.inspection import contents_of
+from noiseshift.checkpoints.source import beside
+from noiseshift.checkpoints.wrapper import FILL, wrapper
+
+NETWORK = """
+    import torch
+    from torch import nn
+    WIDTH = 8
+    class Embedding(nn.Module):
+        def forward(self, t):
+            return torch.stack([t.float(), t.float() ** 2], 1)
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp = nn.Linear(2, 3)
+            self.out = nn.Linear(3, 2)
+            self.middle = nn.Linear(3, 3)
+        def forward(self, x, t):
+            return self.out(self.inp(x))
+    class Denoiser(nn.Module):
+        def __init__(self, dim, hidden=WIDTH):
+            super().__init__()
+            self.embed = Embedding()
+            self.inp = nn.Linear(dim + 2, hidden)
+            self.act = nn.ReLU()
+            self.out = nn.Linear(hidden, dim)
+        def forward({arguments}):
+            h = self.act(self.inp(torch.cat([x, self.embed(t)], 1)))
+            return {answer}
+"""
+DDPM = """
+    import torch
+    from {module} import Denoiser
+    def main(timesteps=200, beta_start=1e-4, beta_end=0.02):
+        betas = torch.linspace(beta_start, beta_end, timesteps)
+        bars = (1 - betas).cumprod(0)
+        model = Denoiser(3, hidden=5).to("cpu")
+        noise = torch.randn_like(x0)
+        xt = bars[t].sqrt() * x0 + (1 - bars[t]).sqrt() * noise
+        loss = torch.nn.functional.mse_loss(model(xt, t), noise)
+        torch.save(model.state_dict(), "runs/toy.pt")
+"""
+FLOW = """
+    from {module} import Denoiser
+    dim = 3
+    model = Denoiser(dim, 5)
+    z = torch.randn(4, dim)
+    xt = {mixed}
+    torch.save(model.state_dict(), "runs/toy.pt")
+"""
+
+
+class Built:
+    """A repository in the working directory, and the file that it trained."""
+
+    def __init__(self, folder, layout, training, arguments="self, x, t", answer="self.out(h)", **words):
+        self.folder, path = folder, folder / layout
+        path.parent.mkdir(parents=True, exist_ok=True)
+        code = textwrap.dedent(NETWORK).format(arguments=arguments, answer=answer)
+        path.write_text(code)
+        module = layout.removeprefix("src/").removesuffix(".py").replace("/", ".")
+        (folder / "train.py").write_text(textwrap.dedent(training).format(module=module, **words))
+        space = {}
+        exec(code, space)
+        torch.manual_seed(0)
+        self.network = space["Denoiser"](3, 5)
+        (folder / "runs").mkdir(exist_ok=True)
+
+    def saved(self, prefix="", **beside):
+        state = {prefix + key: value for key, value in self.network.state_dict().items()}
+        torch.save(state | beside, self.folder / "runs/toy.pt")
+        return self.folder / "runs/toy.pt"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    known = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - known:
+        if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+    sys.modules.pop("mine", None)
+
+
+def written(path):
+    result = CliRunner().invoke(main, ["info", str(path), "--write-wrapper", "mine.py"])
+    assert result.exit_code == 0, result.output
+    return Path("mine.py").read_text()
+
+
+X, T = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), torch.tensor(0.5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix"),
+    [("toy_net.py", ""), ("toy_pkg/nets/toy_net.py", "diffusion.net."), ("src/toy_pkg/toy_net.py", "ema.module.")],
+)
+def test_a_wrapper_of_a_ddpm_needs_nothing(here, layout, prefix):
+    built = Built(here, layout, DDPM)
+    (here / "src").mkdir(exist_ok=True)
+    text = written(built.saved(prefix).relative_to(here))
+    assert FILL not in text
+    checkpoint = ns.load("mine:model")
+    with torch.no_grad():
+        expected = built.network(X, torch.full((2,), 99))
+    torch.testing.assert_close(checkpoint.model(X, T).eps, expected)
+    bars = (1 - torch.linspace(1e-4, 0.02, 200).double()).cumprod(0)
+    assert float(checkpoint.model.schedule(T).alpha ** 2) == pytest.approx(float(bars[99]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "zero"),
+    [
+        ("t * x1 + (1 - t) * z", "noise"),
+        ("(1 - t) * z + t * x1", "noise"),
+        ("(1.0 - t) * x1 + t * z", "data"),
+        ("x1 * (1 - t[:, None]) + t[:, None] * z", "data"),
+    ],
+)
+def test_which_end_of_a_flow_is_the_data(here, mixed, zero):
+    built = Built(here, "toy_net.py", FLOW, mixed=mixed)
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    found = ns.load("mine:model").card
+    assert (found.time.zero, found.prediction, found.schedule) == (zero, "velocity", {"kind": "linear"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "card"),
+    [
+        ("self, t, x", "self.out(h)", {"signature": ("t", "x")}),
+        ("self, noise_level, x", "self.out(h)", {"signature": ("t", "x")}),
+        ("self, x, t", "self.out(h), h", {"output": "first"}),
+    ],
+)
+def test_how_it_is_called(here, arguments, answer, card):
+    code = NETWORK.replace("(t)], 1)", "(noise_level)], 1)") if "noise_level" in arguments else NETWORK
+    built = Built(here, "toy_net.py", DDPM)
+    (here / "toy_net.py").write_text(textwrap.dedent(code).format(arguments=arguments, answer=answer))
+    written(built.saved().relative_to(here))
+    found = ns.load("mine:model")
+    assert {name: getattr(found.card, name) for name in card} == card
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(X, T).eps, built.network(X, torch.full((2,), 99)))
+
+
+def test_a_further_argument_is_the_one_line_to_fill_in(here):
+    built = Built(here, "toy_net.py", DDPM, arguments="self, x, t, horizon")
+    text = written(built.saved().relative_to(here))
+    assert sum(FILL in line for line in text.splitlines()) == 1
+    (here / "mine.py").write_text(text.replace("horizon=...", "horizon=0 * t"))
+    assert ns.load("mine:model").model(X, T).eps.shape == X.shape
+
+
+def test_a_class_of_a_script_is_taken_without_running_the_training(here):
+    built = Built(here, "toy_net.py", DDPM)
+    script = (here / "toy_net.py").read_text() + "\nfor epoch in range(3):\n    raise SystemExit('it trained')\n"
+    (here / "toy_net.py").write_text("import no_such_package\n" + script)
+    assert 'ns.adapters.defined_in("toy_net.py", "Denoiser")' in written(built.saved().relative_to(here))
+    with torch.no_grad():
+        torch.testing.assert_close(ns.load("mine:model").model(X, T).eps, built.network(X, torch.full((2,), 99)))
+
+
+def test_a_class_of_a_notebook(here):
+    built = Built(here, "toy_net.py", DDPM)
+    cells = ["!pip install x\n%matplotlib inline", (here / "toy_net.py").read_text(), "print('it ran')\nopen('x', 'w')"]
+    notebook = {"cells": [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]}
+    (here / "train.ipynb").write_text(json.dumps(notebook))
+    (here / "toy_net.py").unlink()
+    assert 'defined_in("train.ipynb", "Denoiser")' in written(built.saved().relative_to(here))
+    assert ns.load("mine:model").model(X, T).eps.shape == X.shape
+    assert not (here / "x").exists()
+
+
+def test_of_two_classes_the_one_that_the_file_was_saved_from(here):
+    built = Built(here, "toy_net.py", DDPM)
+    twin = textwrap.dedent(NETWORK).format(arguments="self, x, t", answer="self.out(h)").replace("Denoiser", "Twin")
+    (here / "a_twin.py").write_text(twin)
+    (here / "other.py").write_text("from a_twin import Twin\nm = Twin(3)\ntorch.save(m.state_dict(), 'other.pt')\n")
+    found = beside(built.saved(), contents_of(built.saved()).names)
+    assert found.network.name == "Denoiser"
+    assert (found.network.arguments, found.network.complete) == ("3, hidden=5", True)
+
+
+def test_what_is_not_plain_is_left_to_the_person(here):
+    built = Built(here, "toy_net.py", DDPM.replace("hidden=5", "hidden=config.hidden"))
+    text = written(built.saved().relative_to(here))
+    assert "Denoiser(3)  # fill in: it takes dim, hidden=WIDTH" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        ("Normalize((0.5,), (0.5,))", (-1, 1)),
+        ("Normalize(mean=[0.5], std=[1.0])", (-0.5, 0.5)),
+        ("transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])", (-1, 1)),
+        ("Lambda(lambda x: 2 * x - 1)", (-1, 1)),
+        ("Normalize((0.1307,), (0.3081,))", (-0.1307 / 0.3081, (1 - 0.1307) / 0.3081)),
+        ("ToTensor()", None),
+    ],
+)
+def test_the_range_of_pixels(here, line, ends):
+    (here / "data.py").write_text(f"tf = {line}\nmodel.sample(16, (1, 28, 28))\n")
+    found = beside(here / "x.pt", []).training
+    assert found.range == (None if ends is None else pytest.approx(ends))
+    assert found.shape == (1, 28)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "def f(n_steps=100, min_beta=10 ** -4, max_beta=0.02): ...\nf(n_steps=200)",
+        "betas = np.linspace(1e-4, 2e-2, 200)",
+        "class C:\n    def __init__(self):\n        self.T = 200\n        torch.linspace(0.0001, 0.02, self.T)",
+        "DDPM(net, betas=(1e-4, 0.02), n_T=200)",
+        "NOISE_STEPS = 200\nD(noise_steps=NOISE_STEPS, beta_start=1e-4, beta_end=0.02)",
+    ],
+)
+def test_betas_and_steps(here, line):
+    (here / "ddpm.py").write_text(line)
+    assert beside(here / "x.pt", []).training.betas == {"beta_start": 1e-4, "beta_end": 0.02, "steps": 200}
+
+
+def test_odd_files_are_passed_over(here):
+    (here / "broken.py").write_text("def f(:\n")
+    (here / "deep.py").write_text("x = " + "(" * 5000 + ")" * 5000)
+    (here / "bytes.py").write_bytes(b"\xff\xfe\x00")
+    (here / "broken.ipynb").write_text("{}")
+    (here / "list.ipynb").write_text("[1]")
+    assert beside(here / "x.pt", ["a.weight"]) is None
+
+
+def test_text_of_the_code_stays_data(here):
+    built = Built(here, "toy_net.py", DDPM.replace("3, hidden=5", "3, hidden='''x\\nimport os\\nraise SystemExit'''"))
+    text = wrapper("mine", contents_of(built.saved()))
+    compile(text, "mine.py", "exec")
+    assert not any(line.startswith(("import os", "raise")) for line in text.splitlines())
+
+
+def test_a_wrong_way_to_call_is_named(here):
+    class Column(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = nn.Embedding(50, 3), nn.Linear(3, 3)
+
+        def forward(self, x, t):
+            if t.shape != (len(x), 1):
+                raise ValueError("t must be (B, 1)")
+            return self.out(x + self.table(t)[:, 0])
+
+    card = {"shape": [3], "schedule": {"kind": "discrete", "steps": 50}, "prediction": "epsilon"}
+    (here / "mine.py").write_text("model = None\n")
+    import mine
+
+    for time, says in (({}, "time: {integer: true, column: true}"), ({"integer": True}, "time: {column: true}")):
+        mine.model = lambda time=time: (Column(), {**card, "time": {"scale": 50, "offset": -1, **time}})
+        result = CliRunner().invoke(main, ["info", "mine:model"])
+        assert f"with {says}" in " ".join(result.output.split()), result.output
+    mine.model = lambda: ((lambda t, x: torch.cat([x, t[:, None]], 1)[:, :3]), card)
+    assert "with signature: (t, x)" in " ".join(CliRunner().invoke(main, ["info", "mine:model"]).output.split())
