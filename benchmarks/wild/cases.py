@@ -37,10 +37,12 @@ class Case:
         file: the checkpoint in it.
         convention: what is its own about it.
         own: makes its own code's functions of the network; None where it is refused.
-        data: "fashion", "mnist", "mnist-32", "swiss-roll", or "none".
+        data: "fashion", "mnist", "mnist-32", "swiss-roll", "moons", "signals", or "none".
         sampler: our word for it.
         refused: why it is not measured, where it is not.
         paths: folders of the repository that its modules are imported from.
+        first: of a table of steps, the last that its sampler visits.
+        stochastic: whether its sampler draws noise.
     """
 
     wrapper: str
@@ -52,9 +54,11 @@ class Case:
     sampler: str = "euler:25"
     refused: str = ""
     paths: tuple[str, ...] = field(default=("",))
+    first: int = 0
+    stochastic: bool = True
 
 
-def ddpm(betas: Tensor, predicted: Predicted, first: int = 0) -> Own:
+def ddpm(betas: Tensor, predicted: Predicted, first: int = 0, stochastic: bool = True) -> Own:
     """The DDPM of a hundred tutorials, with their tables in float32: x_t = sqrt(ab) x0 + sqrt(1 - ab) eps, and Algorithm 2."""
     alphas, bars = 1 - betas, (1 - betas).cumprod(0)
     count = len(betas)
@@ -66,7 +70,7 @@ def ddpm(betas: Tensor, predicted: Predicted, first: int = 0) -> Own:
         for t in reversed(range(first, count)):
             eps = predicted(x, t, label)
             x = (x - (1 - alphas[t]) / (1 - bars[t]).sqrt() * eps) / alphas[t].sqrt()
-            x = x + betas[t].sqrt() * z(x) if t > first else x
+            x = x + betas[t].sqrt() * z(x) if stochastic and t > first else x
         return x
 
     steps = [first, count // 20, count // 4, count // 2, 3 * count // 4, count - 1]
@@ -161,7 +165,29 @@ def _zoe(network: Any) -> Own:
     return Own(lambda x0, eps, t: (1 - t) * x0 + t * eps, predicted, [(t, t) for t in times], sample)
 
 
+def _in_steps(betas: Tensor, first: int = 0, stochastic: bool = True) -> Callable[[Any], Own]:
+    """A DDPM whose network takes a whole step, and a label where it has one."""
+
+    def own(network: Any) -> Own:
+        def predicted(x: Tensor, t: int, label: Tensor | None) -> Tensor:
+            step = torch.full((len(x),), t)
+            answer: Tensor = network(x, step) if label is None else network(x, step, label)
+            return answer
+
+        return ddpm(betas, predicted, first, stochastic)
+
+    return own
+
+
+def _yichizz(network: Any) -> Own:
+    from diffusion_mnist.model_ddpm import ddpm_schedules
+
+    table = ddpm_schedules(1e-4, 0.02, 1000)["beta_t"]
+    return ddpm(table, lambda x, t, y: network(x, torch.full((len(x),), t / 1000)), first=1)
+
+
 _MNIST_DDPM, _OSCAR = "niuwengang/mnist_ddpm", "OscarW42/A2-Flowmatching"
+_RPW = "rpw1134/diffusion-model-experiment"
 CASES = (
     Case(
         "niuwengang_fashion",
@@ -207,6 +233,7 @@ CASES = (
         _willdalh,
         "mnist",
         "ddpm:11",
+        first=1,
     ),
     Case(
         "hiscolor",
@@ -228,6 +255,68 @@ CASES = (
         "paths (steps, 2), t up to .999",
         _zoe,
         sampler="ddim:25",
+    ),
+    Case(
+        "vivienlam",
+        "VivienLam/signal-generation-pytorch",
+        "checkpoints/ddpm.pt",
+        "signals of 100, 100 steps, t / 100 inside",
+        _in_steps(torch.linspace(1e-4, 0.02, 100), stochastic=False),
+        "signals",
+        "ddpm:25",
+        stochastic=False,
+    ),
+    Case(
+        "rpw1134_moons",
+        _RPW,
+        "diffusion_model.pth",
+        "points of the plane, 1,000 steps",
+        _in_steps(torch.linspace(1e-4, 0.02, 1000)),
+        "moons",
+        "ddpm:25",
+    ),
+    Case(
+        "rpw1134_mnist",
+        _RPW,
+        "mnist_diffusion_model_conditioned.pth",
+        "whole steps, classes, null class 10",
+        _in_steps(torch.linspace(1e-4, 0.02, 1000)),
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "rainfue",
+        "Rainfue/Diffusion",
+        "ddpm_mnist500.pth",
+        "its class is in a script that trains",
+        _in_steps(torch.linspace(1e-4, 0.02, 1000), first=1),
+        "mnist",
+        "ddpm:25",
+        first=1,
+    ),
+    Case(
+        "yichizz",
+        "Yichizz/hot_vs_cold_diffusion",
+        "model/ddpm_mnist_starter.pth",
+        "gt., 1,001 rows in buffers, i / 1000, pixels ±1/2",
+        _yichizz,
+        "mnist",
+        "ddpm:25",
+        first=1,
+    ),
+    Case(
+        "",
+        "Yichizz/hot_vs_cold_diffusion",
+        "model/ddm_mnist.pth",
+        "a cold diffusion",
+        refused="it takes fading masks off a picture, and no noise: there is no noise level to measure",
+    ),
+    Case(
+        "",
+        "Rainfue/Diffusion",
+        "diffusion_model.pth",
+        "conv1 … conv5, time_mlp",
+        refused="no class in the repository has these parts",
     ),
     Case(
         "kailaisun",

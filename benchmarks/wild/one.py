@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
 import types
@@ -17,6 +18,8 @@ from torch import Tensor
 
 import noiseshift as ns
 from noiseshift.checkpoints.custom_code import networks_in
+from noiseshift.checkpoints.inspection import contents_of
+from noiseshift.checkpoints.wrapper import wrapper
 
 UNUSED = ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.utils", "wandb", "cv2")
 """What repositories' modules import beside their network, and the network does not call."""
@@ -36,6 +39,10 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
 
         np.random.seed(0)  # noqa: NPY002 -- of their code
         return ns.data.Images(make_swiss_roll(4000))
+    if name == "signals":
+        return ns.data.Images(torch.from_numpy(np.load("data/signals.npy")).float())
+    if name == "moons":
+        return ns.data.Images(moons(4000))
     found = ns.data.load_images(mnist)[:3000]
     if name == "mnist":
         return found
@@ -43,6 +50,17 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
 
     grown = [np.array(Image.fromarray(p[0].numpy()).resize((32, 32), Image.Resampling.BILINEAR)) for p in found.pixels]
     return ns.data.Images(torch.from_numpy(np.stack(grown))[:, None], found.labels)
+
+
+def moons(count: int) -> Tensor:
+    """Two half circles with noise of .05, each coordinate of spread 1, as sklearn's make_moons and theirs."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.rand(count, generator=generator) * torch.pi
+    outer = torch.arange(count) % 2 == 0
+    x = torch.where(outer, angle.cos(), 1 - angle.cos())
+    y = torch.where(outer, angle.sin(), 0.5 - angle.sin())
+    points = torch.stack([x, y], 1) + 0.05 * torch.randn(count, 2, generator=generator)
+    return (points - points.mean(0)) / points.std(0)
 
 
 def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float, label: Tensor | None) -> float:
@@ -74,13 +92,12 @@ def replayed(case: Case, model: Any, x: Tensor, label: Tensor | None, z: Any) ->
     if case.sampler.startswith("ddpm"):
         times = model.levels.flip(0)
         bars = model.schedule(times.double()).alpha ** 2
-        first = 1 if case.wrapper == "willdalh" else 0
-        for i, t in enumerate(times[: len(times) - first]):
+        for i, t in enumerate(times[: len(times) - case.first]):
             before = bars[i + 1] if i + 1 < len(bars) else torch.tensor(1.0)
             alpha = (bars[i] / before).float()
             eps = model(x, t, label).eps
             x = (x - (1 - alpha) / (1 - bars[i]).sqrt().float() * eps) / alpha.sqrt()
-            x = x + (1 - alpha).sqrt() * z(x) if i + 1 < len(times) - first else x
+            x = x + (1 - alpha).sqrt() * z(x) if case.stochastic and i + 1 < len(times) - case.first else x
         return x
     grid = torch.linspace(1, 0, 51, dtype=torch.float64)
     if case.sampler.startswith("euler"):
@@ -93,7 +110,7 @@ def replayed(case: Case, model: Any, x: Tensor, label: Tensor | None, z: Any) ->
 def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None) -> dict[str, Any]:
     """The checks and the shift in the middle of those that can be read."""
     # A residual is one number of d squares: of few coordinates it says nothing, and the likelihood along t is asked instead.
-    estimator = "residual" if len(checkpoint.shape) == 3 else "fokker-planck"
+    estimator = "residual" if math.prod(checkpoint.shape) >= 64 else "fokker-planck"
     run = ns.run(
         checkpoint, ns.Protocol(case.sampler, samples=48, points=4, estimators={estimator: None}, batch=48), data
     )
@@ -110,6 +127,13 @@ def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None)
         "answer": str(run.answer),
         "table": rows,
     }
+
+
+def filled_in(kept: str, written: str) -> int:
+    """Lines of a wrapper that `info --write-wrapper` did not write, comments aside."""
+    lines = [[line.partition("  #")[0].rstrip() for line in text.splitlines()] for text in (written, kept)]
+    fresh = [line for line in lines[1] if line and not line.startswith('"""') and line not in lines[0]]
+    return len(fresh)
 
 
 class _Unused(types.ModuleType):
@@ -135,6 +159,8 @@ def main(name: str, mnist: Path, out: Path) -> None:
         theirs, ours = both_samplers(case, model, own, checkpoint.shape)
     np.savez(out / f"{name}.npz", theirs=checkpoint.decode(theirs).numpy(), ours=checkpoint.decode(ours).numpy())
     found = measured(case, checkpoint, data_of(case.data, mnist))
+    written = wrapper(name, contents_of(case.file))
+    found["lines filled in"] = filled_in(Path(importlib.import_module(name).__file__ or "").read_text(), written)
     found |= {"parity": f"{apart:.0e}", "samples apart": f"{float((theirs - ours).abs().max()):.0e}"}
     print(json.dumps(found | {"seconds": round(time.time() - started)}, default=str))
 

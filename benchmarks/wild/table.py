@@ -6,9 +6,9 @@ CHECKOUTS is a folder of git checkouts, one a repository, named owner+name (case
 and other people's code stay there. MNIST is a folder with t10k-images-idx3-ubyte.gz and its labels. Each case runs in a process
 of its own, since their modules share names.
 
-Prints the table: lines of wrapper; largest difference of states and predicted noise from their own code; the checks before a
-measurement; the shift in the middle; seconds. Writes OUT/table.json, and OUT/samples.png, in which their own sampler's samples
-stand beside ours from the same noise.
+Prints the table: lines of wrapper, and how many of them `info --write-wrapper` did not write; largest difference of states and
+predicted noise from their own code; the checks before a measurement; the shift in the middle; seconds. Writes OUT/table.json, and
+OUT/samples.png, in which their own sampler's samples stand beside ours from the same noise.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-COLUMNS = ("checkpoint", "convention", "lines", "parity", "checks", "shift", "seconds")
+COLUMNS = ("checkpoint", "convention", "lines filled in", "lines", "parity", "checks", "shift", "seconds")
 
 
 def lines_of(wrapper: Path) -> int:
     """Lines of code of a wrapper: no blank ones, no docstring."""
-    return sum(bool(line.strip()) and not line.startswith('"""') for line in wrapper.read_text().splitlines())
+    lines = [line.strip() for line in wrapper.read_text().splitlines()]
+    return sum(bool(line) and not line.startswith(('"""', "#")) for line in lines)
 
 
 def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, Any]:

@@ -111,9 +111,23 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
         yield f'"range": [-1, 1],  {FILL}: what black and white were in its training'
     elif contents.axes != 0 and training.range not in (None, (-1.0, 1.0)):
         yield f'"range": [{training.range[0]:g}, {training.range[1]:g}],' if training.range else ""
-    yield f'"schedule": {_schedule(contents, training)}'
-    yield f'"prediction": {_prediction(contents, training)}'
+    if _unknown(contents, training):
+        kinds = 'or {"kind": "discrete", "steps": 1000}, {"kind": "variance-exploding"}, …; epsilon, x0, v_prediction or score'
+        learned = "epsilon" if training.epsilon else "velocity"
+        yield f'"schedule": {{"kind": "linear"}}, "prediction": "{learned}",  {FILL}: {kinds}'
+    else:
+        yield f'"schedule": {_schedule(contents, training)}'
+        prediction = f'"prediction": {_prediction(contents, training)}'
+        if FILL not in prediction:
+            yield f'{prediction} "time": {_time(contents, training)}'
+            yield from _labelled(contents, network, training)
+            return
+        yield prediction
     yield f'"time": {_time(contents, training)}'
+    yield from _labelled(contents, network, training)
+
+
+def _labelled(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
     yield from _classes(contents, network, training)
     yield from _called(network)
 
@@ -128,6 +142,11 @@ def _shape(contents: Contents, network: Network | None, training: Training) -> s
         return f"[{channels}, {shown[1]}, {shown[1]}],"
     sides = ", ".join(["28"] * (contents.axes or 2))
     return f"[{channels}, {sides}],  {FILL}: its size"
+
+
+def _unknown(contents: Contents, training: Training) -> bool:
+    """Whether nothing shows which path between data and noise it was trained on."""
+    return not (contents.schedule or training.betas or contents.steps) and training.to_data is None
 
 
 def _schedule(contents: Contents, training: Training) -> str:
@@ -179,14 +198,14 @@ def _classes(contents: Contents, network: Network | None, training: Training) ->
     if not rows:
         return
     if training.null == rows - 1:
-        yield from (f'"classes": {rows - 1},', f'"null_class": {rows - 1},')
+        yield f'"classes": {rows - 1}, "null_class": {rows - 1},'
     elif network is not None and network.no_label:
-        yield from (f'"classes": {rows},', '"null_class": "none",')
+        yield f'"classes": {rows}, "null_class": "none",'
     elif rows in (11, 101, 1001):  # one more than data sets have
-        yield from (f'"classes": {rows - 1},', f'"null_class": {rows - 1},')
+        yield f'"classes": {rows - 1}, "null_class": {rows - 1},'
     else:
-        yield f'"classes": {rows},  {FILL}: {rows - 1} where the last row is a null class, and then:'
-        yield f'# "null_class": {rows - 1},'
+        last = f'"classes": {rows - 1}, "null_class": {rows - 1}'
+        yield f'"classes": {rows},  {FILL}: {last} where the last row is a null class'
 
 
 def _called(network: Network | None) -> Iterator[str]:

@@ -1,0 +1,18 @@
+"""rpw1134/diffusion-model-experiment, diffusion_model.pth: points of the plane."""
+
+import sys
+
+import noiseshift as ns
+
+sys.path.insert(0, "src")
+from diffusion_model_experiment.model import DiffusionModel
+
+FILE = "diffusion_model.pth"
+
+
+def model():
+    return ns.adapters.weights(FILE, DiffusionModel()), {
+        "shape": [2],
+        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
+        "prediction": "epsilon", "time": {"scale": 1000, "offset": -1},
+    }
