@@ -19,7 +19,7 @@ MOST = 2
 
 
 def better_call(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> str | None:
-    """The words of a card with which a network of somebody's own code can be called, the fewest; None where there are none, or
+    """The words of a card with which a network of custom code can be called, the fewest; None where there are none, or
     it is no such network.
 
     Args:
