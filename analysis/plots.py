@@ -252,10 +252,19 @@ def save_figure(ax: Axes, path: Path) -> list[Path]:
     assert figure is not None
     for file in written:
         check_file(file, signed_figure)
+    laid_out(figure)
     for file in written:
         write_figure(figure, file)
     plt.close(figure)
     return written
+
+
+def laid_out(figure: Any) -> None:
+    """Place a figure's parts now, once: matplotlib would do it twice for every file that is written of it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
 
 
 def write_figure(figure: Any, path: Path) -> None:

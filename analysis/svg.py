@@ -8,6 +8,8 @@ import io
 import re
 from typing import TYPE_CHECKING
 
+from noiseshift.analysis.plots import laid_out
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -33,6 +35,7 @@ def inline(figure: Figure, title: str, prefix: str) -> str:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
+    laid_out(figure)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
