@@ -54,7 +54,7 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     protocol = Protocol(
         ns.solver("diffusers/DDIMScheduler:6"),
         samples=8,
-        estimators={"fokker-planck": 2, "network": None},
+        estimators={"residual": 2, "network": None},
         points=2,
         calibration_rows=8,
         controls=True,
@@ -64,10 +64,10 @@ def test_a_run_through_a_diffusers_scheduler_with_controls():
     assert np.allclose(run.controls.solver["network"].times, run.reports["network"].times)
     # An estimator that reads the first few samples has its controls read on as many.
     assert {name: len(report.sampled) for name, report in run.controls.solver.items()} == {
-        "fokker-planck": 2,
+        "residual": 2,
         "network": 8,
     }
-    assert set(run.controls.null[run.controls.null.estimator == "fokker-planck"].n) == {2}
+    assert set(run.controls.null[run.controls.null.estimator == "residual"].n) == {2}
     assert run.pictures.shape == (8, 1, 28, 28)
 
 
