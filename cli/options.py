@@ -140,12 +140,26 @@ def range_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--data and --range."""
+    """--data, --range and --no-cache."""
     help_ = (
         "Held-out real images: folder, .zip, .npz or idx files; `bundled`: the Fashion-MNIST ones, the default of the bundled "
         "checkpoints; `none`: re-noised final samples of the run itself."
     )
-    return click.option("--data", type=click.Path(), help=help_)(range_option(function))
+    cache = click.option(
+        "--no-cache",
+        is_flag=True,
+        expose_value=False,
+        callback=_without_cache,
+        help="Neither take calibrations and checks of earlier runs from the cache folder nor keep this run's there.",
+    )
+    return click.option("--data", type=click.Path(), help=help_)(range_option(cache(function)))
+
+
+def _without_cache(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from noiseshift.studies import kept
+
+        context.with_resource(kept.turned_off())
 
 
 strict_option = click.option(

@@ -1,13 +1,27 @@
 """What every test starts from."""
 
+import atexit
 import logging
 import os
+import shutil
+import tempfile
 
 import pytest
 
 # Several processes share the cores: one thread each, also in what they start. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What runs keep for each other lies apart from the user's own. Processes that this one starts use the same folder.
+if "NOISESHIFT_CACHE" not in os.environ:
+    os.environ["NOISESHIFT_CACHE"] = tempfile.mkdtemp(prefix="noiseshift-tests-")
+    atexit.register(shutil.rmtree, os.environ["NOISESHIFT_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """As on a machine where noiseshift never ran."""
+    monkeypatch.setenv("NOISESHIFT_CACHE", "off")
 
 
 @pytest.fixture(autouse=True)

@@ -59,11 +59,16 @@ class Halving:
     """Calls functions on a batch at once, or on as many rows at a time as memory has shown to hold.
 
     What was learned is kept for the next call, and said once on the log. `who` names whose memory it is.
+
+    Attributes:
+        limit: how many rows memory has shown to hold; None while all fitted.
+        rows: how many go through at once because that is fastest (`studies.pace` tries it out); None for all.
     """
 
     def __init__(self, who: str):
         self.who = who
         self.limit: int | None = None
+        self.rows: int | None = None
         self.reported = False
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Halving:
         answers: list[Answer] = []
         done = 0
         while done < rows or not answers:
-            size = rows - done if self.limit is None else min(self.limit, rows - done)
+            size = min(rows - done, self.limit or rows, self.rows or rows)
             try:
                 answers.append(function(*(part if part is None else part[done : done + size] for part in batch)))
             except Exception as error:

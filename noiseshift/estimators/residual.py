@@ -42,7 +42,20 @@ class Residual:
         self.times = time_grid(model.schedule)
         self.fitted_times = times.double().cpu()
         fits = [self._fit(data, cond, t, generator) for t in self.fitted_times]
-        self.level, self.slope, self.spread = torch.tensor(fits, dtype=torch.float64).T
+        self.level, self.slope, self.spread = torch.tensor(fits, dtype=torch.float64).reshape(-1, 3).T
+
+    @classmethod
+    def of_fit(cls, model: Model, times: Tensor, fit: Tensor) -> Residual:
+        """One that was fitted before, at times (K,): (3, K) float64 level, slope and spread of the fit, as `fit` has them."""
+        made = cls(model, torch.zeros(0), times[:0], generator=torch.Generator())
+        made.fitted_times = times.double().cpu()
+        made.level, made.slope, made.spread = fit
+        return made
+
+    @property
+    def fit(self) -> Tensor:
+        """(3, K) float64: at each time the mean of ‖eps_hat‖/√d on real states, its slope in their level, and its spread."""
+        return torch.stack([self.level, self.slope, self.spread])
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         if step is None:

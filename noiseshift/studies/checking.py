@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.shift.preflight import SAMPLES, Preflight, preflight
+from noiseshift.studies.kept_calibration import kept_or_checked
 from noiseshift.studies.sampling import Progress
 
 
@@ -19,7 +22,8 @@ def checked(
 ) -> Preflight:
     """`shift.preflight` of a study. Raises ValueError for a check that failed, under `strict`."""
     progress("preflight", 0, 1)
-    found = preflight(checkpoint, data, device=device, samples=samples)
+    made = functools.partial(preflight, checkpoint, data, device=device, samples=samples)
+    found = kept_or_checked(checkpoint, data, device, samples, made)
     progress("preflight", 1, 1)
     if strict and not found.passed:
         failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)

@@ -44,10 +44,11 @@ from noiseshift.shift.summary import content_rms, reduction, rms_draws, rms_shif
 from noiseshift.studies import protocol as protocols
 from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import pictures_of, versions
+from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
 from noiseshift.studies.room import require_reference, require_room
-from noiseshift.studies.sampling import Progress, in_batches, labels, sampler_run
+from noiseshift.studies.sampling import Progress, calls_a_sample, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 from noiseshift.writing import whole_folder
 
@@ -232,6 +233,8 @@ def run(
     methods = [unguided(), *(m for m in methods if m.name != "none")]
     about = _manifest(checkpoint, protocol, methods, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
+    kept = [shards(method.name) if shards else None for method in methods]
+    pace = set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), kept[0])
     held_out = split(data, checkpoint)
     checks = checked(
         checkpoint, data, device=protocol.device, samples=protocol.samples, strict=strict, progress=progress
@@ -246,7 +249,9 @@ def run(
         if method.kind != "closed-loop":
             method.make(context)  # refuses now what would fail after hours
     outcomes: list[Outcome] = []
-    for method in methods:
+    for method, batches in zip(methods, kept, strict=True):
+        if batches is not None:
+            batches.rows = pace
         if outcomes:
             context = replace(context, pilot=next(iter(outcomes[0].reports.values())))
         outcome = _one(
@@ -257,7 +262,7 @@ def run(
             instruments,
             extractor,
             reference,
-            shards(method.name) if shards else None,
+            batches,
             progress,
         )
         outcomes.append(outcome)

@@ -28,6 +28,7 @@ from noiseshift.studies.content import OWN_SAMPLES, content_in_words, finer_solv
 from noiseshift.studies.final_noise import finished
 from noiseshift.studies.folders import Run, pictures_of, versions
 from noiseshift.studies.own_samples import against_own, own_samples, refuse_what_needs_data
+from noiseshift.studies.pace import set_pace
 from noiseshift.studies.parts import groups_of, parts_of, parts_table
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import calibrated_with_parts, on_device, read_times, split, warn_of_absent_classes
@@ -80,6 +81,7 @@ def run(
     about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
+    set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), shards)
     times = read_times(model, protocol)
     held_out = None if data is None else split(data, checkpoint)
     parts = parts_of((protocol.bands, protocol.mask, protocol.by), checkpoint.shape)

@@ -21,6 +21,7 @@ from noiseshift.estimators.instrument import Instrument, calibrate
 from noiseshift.estimators.parts import Parts
 from noiseshift.estimators.posterior import Estimator, time_grid
 from noiseshift.shift.parts import PartCalibration, calibrate_parts
+from noiseshift.studies.kept_calibration import kept_or_made
 from noiseshift.studies.protocol import ESTIMATORS, Protocol
 from noiseshift.studies.sampling import Progress
 
@@ -173,19 +174,32 @@ def calibrated_with_parts(
     Returns:
         Instruments by name, and the parts' calibration or None.
     """
-    instruments, by_part = {}, None
-    estimators = build(checkpoint, protocol, data, times)
-    for done, (name, estimator) in enumerate(estimators.items()):
-        progress("calibrating", done, len(estimators))
-        limit = protocol.estimators[name]
-        x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
-        if parts is not None and isinstance(estimator, Residual):
-            instruments[name], by_part = calibrate_parts(
-                estimator, parts, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
-            )
-            continue
-        instruments[name] = calibrate(
-            estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
-        )
-    progress("calibrating", len(estimators), len(estimators))
+    instruments: dict[str, Instrument] = {}
+    by_part: PartCalibration | None = None
+    for done, name in enumerate(protocol.estimators):
+        progress("calibrating", done, len(protocol.estimators))
+        if parts is not None and name == "residual":
+            instruments[name], by_part = _calibrated_parts(checkpoint, protocol, data, times, parts)
+        else:
+            made = functools.partial(_calibrated, checkpoint, protocol, data, times, name)
+            instruments[name] = kept_or_made(checkpoint, protocol, data, times, name, made)
+    progress("calibrating", len(protocol.estimators), len(protocol.estimators))
     return instruments, by_part
+
+
+def _calibrated(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str) -> Instrument:
+    limit = protocol.estimators[name]
+    estimator = build(checkpoint, replace(protocol, estimators={name: limit}), data, times)[name]
+    x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
+    return calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit)
+
+
+def _calibrated_parts(
+    checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, parts: Parts
+) -> tuple[Instrument, PartCalibration]:
+    limit = protocol.estimators["residual"]
+    estimator = _residual(checkpoint, data, times, protocol)
+    x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
+    return calibrate_parts(
+        estimator, parts, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit
+    )

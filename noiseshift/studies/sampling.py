@@ -16,6 +16,7 @@ from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
 from noiseshift.diffusion.samplers import Noise, Scheduled, Step, Update, per_sample_noise, sample
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.studies.folders import pictures_of
+from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.room import require_room
 from noiseshift.studies.shards import Shards
@@ -36,6 +37,7 @@ def draw(
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
+    set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), shards)
 
     def make(indices: range) -> BatchReadings:
         *_, last = sampler_run(model, checkpoint, protocol, indices)

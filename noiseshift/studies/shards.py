@@ -41,6 +41,8 @@ class Shards:
 
     Attributes:
         begun: whether some were found.
+        rows: how many rows go through the network at once, where that was tried out; those of an interrupted run, so that it goes
+            on to the same bits.
     """
 
     def __init__(self, folder: str | Path, fingerprint: Mapping[str, Any], part: Mapping[str, Any] | None = None):
@@ -54,6 +56,7 @@ class Shards:
             _tidy(self.folder)
         distributed.wait()
         self.begun = bool(_shards(self.folder))
+        self.rows = _rows_of(self.root)
 
     def save(self, start: int, batch: BatchReadings) -> None:
         """Keep the batch that begins at sample `start`."""
@@ -72,6 +75,8 @@ class Shards:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.root / "fingerprint.json").exists():
             write_text(self.root / "fingerprint.json", self.fingerprint)
+        if self.rows is not None and not (self.root / "rows.json").exists():
+            write_text(self.root / "rows.json", json.dumps(self.rows))
         with whole_file(self._path(start)) as fresh:
             np.savez(fresh, **arrays)
 
@@ -136,6 +141,13 @@ def _file_name(part: Mapping[str, Any]) -> str:
     """A part as a name of its own in any file system."""
     plain = re.sub(r"[^A-Za-z0-9=,.+-]", "_", "-".join(part)).lstrip(".")[:80]
     return f"{plain}-{short_hash(part, 8)}"
+
+
+def _rows_of(root: Path) -> int | None:
+    with suppress(OSError, ValueError):
+        found = read_json(root / "rows.json", "number of rows", "remove it")
+        return found if isinstance(found, int) and found > 0 else None
+    return None
 
 
 def _shards(folder: Path) -> list[Path]:

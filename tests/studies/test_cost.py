@@ -10,6 +10,8 @@ from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.studies.cost import estimate, parts
 from noiseshift.studies.protocol import Protocol
 
+pytestmark = pytest.mark.usefixtures("nothing_kept")
+
 
 def evaluated(monkeypatch, checkpoint, protocol, data):
     """Rows times branches that a real run asks the network for."""
@@ -47,7 +49,7 @@ def test_calls_are_those_of_the_run(monkeypatch):
 def test_fokker_planck_costs_about_what_is_said(monkeypatch):
     """Its calls depend on the states: on how narrow their posteriors are."""
     checkpoint, data = ns.load(), ns.data.reference()[:60]
-    protocol = Protocol("em:3", samples=4, estimators={"fokker-planck": 4}, points=1, calibration_rows=4)
+    protocol = Protocol("em:3", samples=2, estimators={"fokker-planck": 2}, points=1, calibration_rows=2)
     with monkeypatch.context() as patch:
         spent = evaluated(patch, checkpoint, protocol, data)
     stated = sum(part.calls for part in parts(checkpoint, protocol, len(data)))
