@@ -71,7 +71,8 @@ def save(kind: str, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(place) as fresh:
-            np.savez(fresh, about=np.array(words), **arrays)
+            written: dict[str, Any] = {"about": np.array(words), **arrays}
+            np.savez(fresh, **written)
         _thin_out(place.parent)
 
 
