@@ -16,7 +16,7 @@ from noiseshift.evaluation.features import Features, Moments
 
 Array = np.ndarray
 
-BLOCK = 2048
+BLOCK = 1024
 """Rows whose kernel with as many others is held at once."""
 
 NEIGHBOURS = 3
@@ -102,17 +102,34 @@ def kernel_sums(a: Array, b: Array) -> KernelSums:
     """The kernel's sums over all pairs, in blocks, so that memory does not grow with their number."""
     a_t, b_t = (torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)) for values in (a, b))
     a_b, b_a = _sums(a_t, b_t)
-    return KernelSums(_sums(a_t, a_t)[0] - _own(a_t), a_b, _sums(b_t, b_t)[0] - _own(b_t), b_a)
+    return KernelSums(_sums_within(a_t) - _own(a_t), a_b, _sums_within(b_t) - _own(b_t), b_a)
 
 
 def _sums(x: Tensor, y: Tensor) -> tuple[Array, Array]:
     rows, columns = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
     for i in range(0, len(x), BLOCK):
         for j in range(0, len(y), BLOCK):
-            kernel = (x[i : i + BLOCK] @ y[j : j + BLOCK].T / x.shape[1] + 1) ** 3
+            kernel = _kernel(x[i : i + BLOCK], y[j : j + BLOCK])
             rows[i : i + BLOCK] += kernel.sum(1)
             columns[j : j + BLOCK] += kernel.sum(0)
     return rows.numpy(), columns.numpy()
+
+
+def _sums_within(x: Tensor) -> Array:
+    """(n,) of each row with all rows of its own set: the kernel is symmetric, so each pair of blocks is computed once."""
+    rows = torch.zeros(len(x), dtype=torch.float64)
+    for i in range(0, len(x), BLOCK):
+        for j in range(i, len(x), BLOCK):
+            kernel = _kernel(x[i : i + BLOCK], x[j : j + BLOCK])
+            rows[i : i + BLOCK] += kernel.sum(1)
+            if j > i:
+                rows[j : j + BLOCK] += kernel.sum(0)
+    return rows.numpy()
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    plain = (x @ y.T).div_(x.shape[1]).add_(1)
+    return plain.square().mul_(plain)
 
 
 def _own(x: Tensor) -> Array:

@@ -8,6 +8,7 @@ holds the truth.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from noiseshift.evaluation.distances import (
     inception_score,
     kernel_sums,
 )
-from noiseshift.evaluation.features import Features, Moments, moments_of
+from noiseshift.evaluation.features import Features, Moments
 
 Array = np.ndarray
 
@@ -149,49 +150,86 @@ def jackknife(features: Features, reference: Features | Moments, *, seed: int = 
     Returns:
         The jackknife, whose `change` is FD with its interval.
     """
-    own, other = features.moments, reference.moments if isinstance(reference, Features) else reference
-    plain, width = frechet_distance(own, other), features.values.shape[1]
-    samples = _pseudo(plain, [frechet_distance(part, other) for part in _without(features.values, seed)])
-    drawn, least = np.zeros(0), len(features)
-    if isinstance(reference, Features):
-        least = min(least, len(reference))
-        drawn = _pseudo(plain, [frechet_distance(own, part) for part in _without(reference.values, seed)]) - plain
-    first = float(samples.mean() + (drawn.mean() if len(drawn) else 0))
-    second = first - (2 * plain - _of_halves(features, reference, seed))
-    return Jackknife(plain, samples, drawn, second, least >= ENOUGH * width)
+    width = features.values.shape[1]
+    own = _Groups(features.values, seed)
+    drawn = _Groups(reference.values, seed) if isinstance(reference, Features) else None
+    other = reference if isinstance(reference, Moments) else drawn.whole if drawn else None
+    assert other is not None
+    plain = frechet_distance(own.whole, other)
+    samples = _pseudo(plain, [frechet_distance(part, other) for part in own.without()])
+    of_reference, least, others = np.zeros(0), len(features), [other, other]
+    if drawn is not None:
+        least = min(least, drawn.n)
+        # FD is symmetric: the root of the samples' covariance serves all of these.
+        of_reference = _pseudo(plain, [frechet_distance(part, own.whole) for part in drawn.without()]) - plain
+        others = drawn.halves()
+    first = float(samples.mean() + (of_reference.mean() if len(of_reference) else 0))
+    halves = float(np.mean([frechet_distance(a, b) for a, b in zip(own.halves(), others, strict=True)]))
+    return Jackknife(plain, samples, of_reference, first - (2 * plain - halves), least >= ENOUGH * width)
 
 
 def _pseudo(plain: float, left: list[float]) -> Array:
     return len(left) * plain - (len(left) - 1) * np.array(left)
 
 
-def _of_halves(features: Features, reference: Features | Moments, seed: int) -> float:
-    """The mean FD of either half of the samples, to either half of a reference that was drawn too."""
-    own = _halves(features.values, seed)
-    other = _halves(reference.values, seed) if isinstance(reference, Features) else [reference, reference]
-    return float(np.mean([frechet_distance(a, b) for a, b in zip(own, other, strict=True)]))
+class _Groups:
+    """The scatter of groups of values, of which the moments of all, of all but a group, and of halves are sums.
+
+    So the values, which are many, go through one product each; the moments are those of the rows themselves but for rounding.
+
+    Args:
+        values: (N, d) features.
+        seed: of the groups: 100 where features are short, else 20.
+
+    Attributes:
+        n: how many values there are.
+        whole: their moments.
+    """
+
+    def __init__(self, values: Array, seed: int):
+        self.n = len(values)
+        count = min(100 if values.shape[1] <= SMALL else 20, self.n)
+        self.order = np.random.default_rng(seed).permutation(self.n)
+        self.values, self.mean = values, values.mean(0)
+        self.parts = [self._part(rows) for rows in np.array_split(self.order, count)]
+        self.total = sum(self.parts[1:], self.parts[0])
+        self.whole = self._moments(self.total)
+
+    def without(self) -> Iterator[Moments]:
+        """Moments without each of the groups in turn."""
+        for part in self.parts:
+            yield self._moments(self.total - part)
+
+    def halves(self) -> list[Moments]:
+        """Moments of the first and of the second half of the shuffled values."""
+        middle, kept = -(-self.n // 2), self.parts[: len(self.parts) // 2]
+        first = sum(kept[1:], kept[0]) if kept else self._part(self.order[:0])
+        # Groups end near the middle: the rows in between are few.
+        first = first + self._part(self.order[first.n : middle]) - self._part(self.order[middle : first.n])
+        return [self._moments(first), self._moments(self.total - first)]
+
+    def _part(self, rows: Array) -> _Sums:
+        centred = self.values[rows] - self.mean
+        return _Sums(len(rows), centred.sum(0), centred.T @ centred)
+
+    def _moments(self, part: _Sums) -> Moments:
+        scatter = part.scatter - np.outer(part.sums, part.sums / max(1, part.n))
+        return Moments(self.mean + part.sums / max(1, part.n), scatter / max(1, part.n - 1), part.n)
 
 
-def _halves(values: Array, seed: int) -> list[Moments]:
-    order = np.random.default_rng(seed).permutation(len(values))
-    return [moments_of(values[rows]) for rows in np.array_split(order, 2)]
+@dataclass(frozen=True)
+class _Sums:
+    """Of n centred values: their sum (d,) and the sum of their outer products (d, d)."""
 
+    n: int
+    sums: Array
+    scatter: Array
 
-def _without(values: Array, seed: int) -> list[Moments]:
-    """Moments without each of the groups in turn."""
-    count = min(100 if values.shape[1] <= SMALL else 20, len(values))
-    groups = np.array_split(np.random.default_rng(seed).permutation(len(values)), count)
-    whole = moments_of(values)
-    centred = values - whole.mean
-    total = centred.T @ centred
-    return [_moments_left(whole.mean, total, centred[rows], len(values)) for rows in groups]
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.n + other.n, self.sums + other.sums, self.scatter + other.scatter)
 
-
-def _moments_left(mean: Array, total: Array, group: Array, n: int) -> Moments:
-    """Moments of n values of this mean and `total` scatter without a group, whose values are centred."""
-    gone, left = group.sum(0), n - len(group)
-    scatter = total - group.T @ group - np.outer(gone, gone) / left
-    return Moments(mean - gone / left, scatter / max(1, left - 1), left)
+    def __sub__(self, other: _Sums) -> _Sums:
+        return _Sums(self.n - other.n, self.sums - other.sums, self.scatter - other.scatter)
 
 
 def paired_change(first: Features, second: Features, reference: Features | Moments, *, seed: int = 0) -> Change:
