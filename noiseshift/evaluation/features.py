@@ -25,6 +25,9 @@ from noiseshift.writing.signatures import FEATURES, sign_arrays, signed_features
 
 Array = np.ndarray
 
+CONDITION = 1e-4
+"""The least over the largest diagonal element of a covariance's factor, below which the factor is not used."""
+
 RESERVED = ("inception", "fashion")
 """Names that only the extractors of that name may have."""
 
@@ -98,6 +101,16 @@ class Moments:
         """The symmetric square root of the covariance."""
         values, axes = np.linalg.eigh(self.cov)
         return (axes * np.sqrt(values.clip(0))) @ axes.T
+
+    @cached_property
+    def factor(self) -> Array | None:
+        """The lower L of cov = L Lᵀ, or None where that is singular or nearly so."""
+        try:
+            lower = np.linalg.cholesky(self.cov)
+        except np.linalg.LinAlgError:
+            return None
+        diagonal = np.diagonal(lower)
+        return np.asfortranarray(lower) if diagonal.min() > CONDITION * diagonal.max() else None
 
 
 class Extractor(Protocol):

@@ -25,7 +25,7 @@ KEPT = ("network", "residual")
 
 
 def comparable(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint is one of ours or of a library's, which can be told from another."""
+    """Whether a checkpoint is one of ours or of a library's, which its weights and settings identify."""
     return isinstance(checkpoint.model, NetworkModel)
 
 
