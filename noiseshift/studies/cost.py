@@ -25,6 +25,9 @@ from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_t
 from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
 from noiseshift.studies.solver_share import DRAWS, REFINED, refined_calls
 
+AT_ONCE, TIMED_FLOP = 64, 1e11
+"""The network is timed on as many states at once as a run may give it, and on fewer where those are more than so many FLOP."""
+
 FORWARD_MODE = 2.0
 """A forward-mode derivative, which half precision needs, runs each matrix product twice: for the value and for the slope."""
 
@@ -67,7 +70,7 @@ class Cost:
         return sum(part.calls * part.weight for part in self.parts) * self.seconds / 3600 / devices
 
 
-def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *, timed: int = 4) -> Cost:
+def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *, timed: int | None = None) -> Cost:
     """The cost of a measurement before it is made.
 
     Not counted: decoding, the estimator networks of g_φ's kind, the exact model of the controls; each is small beside
@@ -77,7 +80,7 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *
         checkpoint: what would be measured.
         protocol: how.
         held_out: how many real images there are.
-        timed: how many states the network is timed on.
+        timed: how many states the network is timed on; None: as many as go through it at once in a run, a few of a large network.
 
     Returns:
         The cost, part by part.
@@ -143,13 +146,14 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     return counting.rows
 
 
-def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int) -> tuple[float, float]:
+def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None) -> tuple[float, float]:
     """(FLOP, seconds) of the unguided model on one state."""
     from torch.utils.flop_counter import FlopCounterMode
 
     shape, device = checkpoint.shape, protocol.device
-    x = torch.randn(rows, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    cond = labels(checkpoint, range(rows))
+    most = min(rows or AT_ONCE, protocol.batch)
+    x = torch.randn(most, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    cond = labels(checkpoint, range(most))
     cond = None if cond is None else cond.to(device)
     t = torch.tensor(0.5, device=device)
 
@@ -159,8 +163,12 @@ def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int) -> tuple[fl
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             call(1)
+        flop = float(counter.get_total_flops())
+        rows = rows or max(1, min(most, int(TIMED_FLOP / max(flop, 1))))
         call(rows)
-        started = time.perf_counter()
-        float(call(rows).eps.flatten()[0])  # waits for the device
-        elapsed = time.perf_counter() - started
-    return float(counter.get_total_flops()), elapsed / rows
+        elapsed = []
+        for _ in range(3):
+            started = time.perf_counter()
+            float(call(rows).eps.flatten()[0])  # waits for the device
+            elapsed.append(time.perf_counter() - started)
+    return flop, min(elapsed) / rows

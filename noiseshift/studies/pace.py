@@ -19,10 +19,10 @@ from noiseshift.studies import kept
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.shards import Shards
 
-SIZES = (8, 16, 32, 64, 128, 256, 512)
+SIZES = (16, 32, 64, 128, 256, 512)
 
-WORTH = 4000
-"""Rows that a run asks for, from which on the trial is worth its own few hundred."""
+WORTH, SHARE = 10_000, 40
+"""A trial is made for a run that asks for so many rows at least, and goes through one in so many of them at most."""
 
 NEAR, LOST = 1.03, 1.25
 """The fewest rows within the first factor of the fastest are taken; the trial ends at the second."""
@@ -48,28 +48,36 @@ def set_pace(checkpoint: Checkpoint, protocol: Protocol, calls: int, shards: Sha
         model.halving.rows = shards.rows
     elif calls >= WORTH:
         first = distributed.joined()[0] == 0
-        model.halving.rows = distributed.first(_rows(checkpoint, model, protocol) if first else None)
+        model.halving.rows = distributed.first(_rows(checkpoint, model, protocol, calls // SHARE) if first else None)
     if shards is not None:
         shards.rows = model.halving.rows
     return model.halving.rows
 
 
-def _rows(checkpoint: Checkpoint, model: NetworkModel, protocol: Protocol) -> int:
-    """As it was found before for such a network on such a device, or found now."""
+def _rows(checkpoint: Checkpoint, model: NetworkModel, protocol: Protocol, budget: int) -> int:
+    """As it was found before for such a network on such a device, or found now; anew where more can be tried than then."""
     about = {"network": _architecture(model), "shape": list(checkpoint.shape), "device": _device(protocol.device)}
     about |= {"precision": protocol.precision, "threads": torch.get_num_threads()}
     found = kept.load("rows", about)
-    if found is not None and int(found["rows"]) in SIZES:
+    if found is not None and int(found["rows"]) in SIZES and int(found["budget"]) >= min(budget, 2 * sum(SIZES)):
         return int(found["rows"])
-    rows = fastest(_trial(checkpoint, protocol))
-    kept.save("rows", about, {"rows": np.array(rows)})
+    rows = fastest(_trial(checkpoint, protocol), budget)
+    kept.save("rows", about, {"rows": np.array(rows), "budget": np.array(budget)})
     return rows
 
 
-def fastest(seconds: Callable[[int], float]) -> int:
-    """The fewest rows whose seconds a row are near the least, by `seconds` of a call with so many."""
+def fastest(seconds: Callable[[int], float], budget: int = 2 * sum(SIZES)) -> int:
+    """The fewest rows whose seconds a row are near the least.
+
+    Args:
+        seconds: of a call with so many rows.
+        budget: rows that are spent on it; each size is tried twice.
+    """
     cost: dict[int, float] = {}
     for size in SIZES:
+        budget -= 2 * size
+        if cost and budget < 0:
+            break
         try:
             cost[size] = min(seconds(size) for _ in range(2)) / size
         except MemoryError:
@@ -80,19 +88,19 @@ def fastest(seconds: Callable[[int], float]) -> int:
 
 
 def _trial(checkpoint: Checkpoint, protocol: Protocol) -> Callable[[int], float]:
-    x = torch.randn(SIZES[-1], *checkpoint.shape, generator=torch.Generator().manual_seed(0)).to(protocol.device)
-    classes = checkpoint.classes
-    cond = torch.arange(len(x), device=protocol.device) % classes if classes else None
-    t = torch.tensor(0.5, dtype=torch.float64, device=protocol.device)
+    classes, device = checkpoint.classes, protocol.device
+    t = torch.tensor(0.5, dtype=torch.float64, device=device)
 
     @torch.inference_mode()
     def seconds(rows: int) -> float:
+        x = torch.randn(rows, *checkpoint.shape, generator=torch.Generator().manual_seed(0)).to(device)
+        cond = torch.arange(rows, device=device) % classes if classes else None
         started = time.perf_counter()
-        found = checkpoint.model(x[:rows], t, None if cond is None else cond[:rows])
+        found = checkpoint.model(x, t, cond)
         float(found.eps.flatten()[0])  # waits for the device
         return time.perf_counter() - started
 
-    seconds(SIZES[0])  # the first call sets up
+    seconds(1)  # the first call sets up
     return seconds
 
 
