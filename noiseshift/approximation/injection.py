@@ -26,7 +26,7 @@ from noiseshift.approximation.roots import (
 from noiseshift.diffusion.noise import POSITIVE, TARGET, generator, generators, normal, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.instrument import Array, read
+from noiseshift.estimators.instrument import Array, Instrument, read
 from noiseshift.estimators.posterior import Estimator
 from noiseshift.targets import Target
 
@@ -144,7 +144,7 @@ def _last_within(part: pd.DataFrame, tolerance: float) -> float:
 
 def check(
     data: Tensor | Target,
-    estimator: Estimator,
+    estimator: Estimator | Instrument,
     times: Tensor,
     sigma_es: Tensor,
     *,
@@ -157,7 +157,7 @@ def check(
 
     Args:
         data: (n, …) real samples, or an exact target, of which 256 are drawn.
-        estimator: what reads them.
+        estimator: what reads them; an instrument's calibration is not needed, because the curve of its readings is measured here.
         times: (K,) strictly between 0 and 1.
         sigma_es: (E,) for every t, or (K, E).
         cond: (n,) classes, or None.
@@ -175,6 +175,8 @@ def check(
         data = data.sample(256, torch_generator(generator(0, seed=seed, stream=TARGET)))
     if len(data) < 8:
         raise ValueError(f"{len(data)} samples are too few for an interval: give at least 8, better 200")
+    if isinstance(estimator, Instrument):
+        estimator = estimator.estimator
     schedule, times = estimator.schedule, times.double().cpu()
     if not bool(((times > 0) & (times < 1)).all()):
         raise ValueError("inject strictly between t = 0 and t = 1: at the ends there is no level to read")

@@ -31,16 +31,23 @@ class EstimatedLevel:
     Called as (x (B, …), t (), cond) → (B,).
 
     Args:
-        estimator: reads the posterior.
-        calibration: gives the bias. Without it the reading is taken as it is, which is right only for an exact estimator.
+        reader: an instrument, or an estimator, which reads the posterior.
+        calibration: of a bare estimator: gives the bias. Without it the reading is taken as it is, which is right only for an exact
+            estimator.
         reach: readings stay within it of t, in units of min(t, 1 - t): a far one is a failed estimate.
     """
 
     def __init__(
-        self, estimator: Estimator, calibration: Calibration | Instrument | None = None, *, reach: float = 0.5
+        self,
+        reader: Estimator | Instrument,
+        calibration: Calibration | Instrument | None = None,
+        *,
+        reach: float = 0.5,
     ):
-        self.estimator, self.reach = estimator, reach
+        self.estimator = reader.estimator if isinstance(reader, Instrument) else reader
+        self.reach = reach
         self.bias: Callable[[float], float] = lambda t: 0.0
+        calibration = reader if isinstance(reader, Instrument) else calibration
         if calibration is not None:
             order = np.argsort(calibration.times)
             times, bias = calibration.times[order], calibration.bias[order]

@@ -128,7 +128,21 @@ class Calibration:
 
     @property
     def slope_log_snr(self) -> Array:
+        """(K,) the same in log-SNR."""
         return self.slopes_log_snr.mean(0)
+
+    def at(self, times: Array) -> Calibration:
+        """The part of it at some of its times (J,), in their order. Raises ValueError for a time that is not among them."""
+        found = [place(self.times, t) for t in times]
+        places = np.array([k for k in found if k is not None], dtype=int)
+        if len(places) < len(found):
+            missing = float(times[found.index(None)])
+            raise ValueError(
+                f"the instrument is not calibrated at t = {missing:.4f}: calibrate it at the times that are read"
+            )
+        real = Readings(self.real.t[:, places], self.real.log_snr[:, places], self.real.density[places])
+        slopes, slopes_log_snr = self.slopes[:, places], self.slopes_log_snr[:, places]
+        return Calibration(self.times[places], self.grid, real, slopes, slopes_log_snr, self.baseline)
 
 
 @dataclass(frozen=True)
@@ -176,6 +190,9 @@ class Instrument:
 
 Instruments = Mapping[str, Instrument]
 """Instruments by name, calibrated at the same times."""
+
+Readers = Mapping[str, "Estimator | Instrument"]
+"""What reads states whose times are not known beforehand: estimators, which are calibrated afterwards, or instruments."""
 
 
 def common_times(instruments: Instruments) -> Array:

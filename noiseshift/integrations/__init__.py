@@ -9,13 +9,12 @@ Nothing but (N, K) numbers is kept, and the last samples, on which `report()` ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
 
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.instrument import Readers
 from noiseshift.integrations.adapters import Adapted
 from noiseshift.integrations.calls import CallObserver
 from noiseshift.integrations.pipeline import PipelineObserver, schedule_of
@@ -26,7 +25,7 @@ __all__ = ["CallObserver", "PipelineObserver", "Recorder", "observe"]
 
 def observe(
     target: Any,
-    estimators: Mapping[str, Estimator] | None = None,
+    estimators: Readers | None = None,
     *,
     schedule: Schedule | None = None,
     points: int = 8,
@@ -39,8 +38,9 @@ def observe(
 
     Args:
         target: a diffusers pipeline or scheduler, or a model of `ns.adapters` while its library's own sampler calls its network.
-        estimators: what reads the states as they pass, by name. Without any, only the sizes of the predicted noises are kept,
-            which costs nothing and is what the `residual` report needs.
+        estimators: what reads the states as they pass, by name: instruments, or bare estimators, which `report` calibrates.
+            Without any, only the sizes of the predicted noises are kept, which costs nothing and is what the `residual` report
+            needs.
         schedule: of a pipeline's or scheduler's states; by default the scheduler's own, Linear for flow matching, else Discrete
             from its alphas_cumprod.
         points: how many times of a run are read.

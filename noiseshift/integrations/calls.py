@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.diffusion.models import Model
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.instrument import Readers
 from noiseshift.integrations.adapters import Adapted, Call
 from noiseshift.integrations.recorder import FinalSamples, Recorder, distinct, spread
 from noiseshift.integrations.stages import SLACK, Accepted, CallRecord, Falling, OnGrid, Stages
@@ -36,7 +36,7 @@ class CallObserver(Recorder):
 
     Args:
         model: one of `ns.adapters`.
-        estimators: what reads the states as they pass, by name.
+        estimators: what reads the states as they pass, by name: instruments, or bare estimators, which `report` calibrates.
         points: how many times of a run are read.
         times: the sampler's own grid in the library's units, "accepted", or None.
     """
@@ -44,7 +44,7 @@ class CallObserver(Recorder):
     def __init__(
         self,
         model: Adapted,
-        estimators: Mapping[str, Estimator] | None = None,
+        estimators: Readers | None = None,
         *,
         points: int = 8,
         times: Tensor | Literal["accepted"] | None = None,

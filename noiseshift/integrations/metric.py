@@ -45,8 +45,7 @@ class NoiseShift(Metric):
         self, instrument: Instrument | Estimator, calibration: Calibration | Instrument | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        single = paired(instrument, calibration)
-        self.estimator, self.calibration = single.estimator, single.calibration
+        self.instrument = paired(instrument, calibration)
         self.add_state("readings", default=[], dist_reduce_fx="cat", persistent=True)
 
     def update(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> None:
@@ -57,10 +56,10 @@ class NoiseShift(Metric):
             t: their conditioning time.
             cond: (B,) their classes, or None.
         """
-        k = place(self.calibration.times, t)
+        k = place(self.instrument.times, t)
         if k is None:
             return
-        found = read(self.estimator, x, cond, Step(k, torch.as_tensor(t, dtype=torch.float64), x))
+        found = read(self.instrument.estimator, x, cond, Step(k, torch.as_tensor(t, dtype=torch.float64), x))
         rows = torch.from_numpy(np.concatenate([found.t, found.log_snr], axis=1))
         self.readings.append(
             torch.cat([torch.full((len(rows), 1), float(k), dtype=rows.dtype), rows], 1).to(self.device)
@@ -68,9 +67,10 @@ class NoiseShift(Metric):
 
     def compute(self) -> Tensor:
         columns = self._columns()
-        real, slope = self.calibration.real.t.mean(0), self.calibration.slope
+        calibration = self.instrument.calibration
+        real, slope = calibration.real.t.mean(0), calibration.slope
         shift = [
-            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and self.calibration.readable[k] else np.nan
+            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and calibration.readable[k] else np.nan
             for k, column in enumerate(columns)
         ]
         return torch.tensor(np.array(shift))
@@ -82,10 +82,11 @@ class NoiseShift(Metric):
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError("a report needs every calibrated time of every sample: update at all steps of each run")
         stacked = np.stack(columns, axis=1)
-        grid = self.calibration.real.density.shape[1]
+        estimator, calibration = self.instrument.estimator, self.instrument.calibration
+        grid = calibration.real.density.shape[1]
         sampled = Readings(stacked[..., 0], stacked[..., 1], np.full((len(columns), grid), np.nan))
         steps = np.arange(len(columns))
-        return ShiftReport(name, self.estimator.schedule, steps, self.calibration.times, sampled, self.calibration)
+        return ShiftReport(name, estimator.schedule, steps, calibration.times, sampled, calibration)
 
     def plot(self, val: Any = None, ax: Axes | None = None) -> Any:
         """δ(t) with its band: (figure, axes), as torchmetrics' own `plot`."""
@@ -98,4 +99,4 @@ class NoiseShift(Metric):
         """(N_k, 2) readings of t and log-SNR for each time, in the order in which they came."""
         parts = self.readings if isinstance(self.readings, list) else [self.readings]
         rows = torch.cat(parts).double().cpu().numpy() if parts else np.empty((0, 3))
-        return [rows[rows[:, 0] == k, 1:] for k in range(len(self.calibration.times))]
+        return [rows[rows[:, 0] == k, 1:] for k in range(len(self.instrument.times))]

@@ -21,7 +21,7 @@ from noiseshift.audit.observed import Watch
 from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.instrument import Readers
 from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
 from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
 from noiseshift.shift.report import ShiftReport
@@ -40,7 +40,7 @@ class PipelineObserver(Recorder):
         unpaired: a line for each state whose level, or whose prediction, is not known for certain.
     """
 
-    def __init__(self, target: Any, schedule: Schedule, estimators: Mapping[str, Estimator] | None, points: int):
+    def __init__(self, target: Any, schedule: Schedule, estimators: Readers | None, points: int):
         super().__init__(schedule, estimators)
         self.scheduler, self.points = getattr(target, "scheduler", target), points
         self.pipeline = "" if self.scheduler is target else type(target).__name__

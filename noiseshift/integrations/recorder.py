@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +12,9 @@ from noiseshift.diffusion.models import Model, Prediction
 from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
-from noiseshift.estimators.instrument import Array, Readings, calibrate, place, read
-from noiseshift.estimators.posterior import Estimator
+from noiseshift.estimators.instrument import Array, Calibration, Instrument, Readers, Readings, calibrate, place, read
 from noiseshift.estimators.residual import Residual, statistic
+from noiseshift.shift.reading import first_rows
 from noiseshift.shift.report import ShiftReport
 
 RESIDUAL = "residual"
@@ -41,10 +40,10 @@ class Recorder:
 
     Args:
         schedule: of the states.
-        estimators: what reads states as they pass, by name.
+        estimators: what reads states as they pass, by name: instruments, or bare estimators, which `report` calibrates.
     """
 
-    def __init__(self, schedule: Schedule, estimators: Mapping[str, Estimator] | None = None):
+    def __init__(self, schedule: Schedule, estimators: Readers | None = None):
         self.schedule, self.estimators = schedule, dict(estimators or {})
         self._steps: dict[float, int] = {}
         self._readings: dict[str, dict[float, list[Readings]]] = {name: {} for name in self.estimators}
@@ -70,8 +69,12 @@ class Recorder:
         seen = self._counts.get(key, 0)
         self._counts[key] = seen + len(x)
         step = Step(self._steps[key], time, x, prediction, first=seen)
-        for name, estimator in self.estimators.items():
-            self._readings[name].setdefault(key, []).append(read(estimator, x, cond, step))
+        for name, reader in self.estimators.items():
+            if not isinstance(reader, Instrument):
+                self._readings[name].setdefault(key, []).append(read(reader, x, cond, step))
+            elif rows := reader.rows(seen, len(x)):
+                head, classes = first_rows(step, rows), None if cond is None else cond[:rows]
+                self._readings[name].setdefault(key, []).append(read(reader.estimator, head.x, classes, head))
         if prediction is not None:
             self._sizes.setdefault(key, []).append(statistic(prediction))
 
@@ -105,12 +108,14 @@ class Recorder:
     ) -> ShiftReport:
         """The shift of what was recorded.
 
-        With `real`, half of it fits the residual's curve and the other half calibrates. Without, the runs' own samples are
-        re-noised and calibrate: the report, named "…-content", says how far states are from the level at which the *same content*
-        would read alike. What is wrong with the content itself does not show in it.
+        An instrument is calibrated, and needs nothing more. A bare estimator is calibrated on `real`; for the residual, half of
+        it fits the curve and the other half calibrates. Without `real`, the runs' own samples are re-noised and calibrate: the
+        report, named "…-content", says how far states are from the level at which the *same content* would read alike. What is
+        wrong with the content itself does not show in it.
 
         Args:
-            real: (N, …) real samples in [-1, 1], held out from training; None takes the runs' own.
+            real: (N, …) real samples in [-1, 1], held out from training; None takes an instrument's calibration, or the runs' own
+                samples.
             estimator: the name of one that read the run, or "residual"; by default the only one, else "residual".
             model: the network whose predictions were recorded, for the residual; the observed one by default.
             cond: (N,) classes of the real samples, or None.
@@ -120,8 +125,32 @@ class Recorder:
             A report.
 
         Raises:
-            ValueError: nothing was recorded, the estimator is not there, or there is nothing to calibrate on.
+            ValueError: nothing was recorded, the estimator is not there, there is nothing to calibrate on, or an instrument was
+                calibrated at other times.
         """
+        name = self._name(estimator)
+        reader = self.estimators.get(name)
+        if isinstance(reader, Instrument) and real is None:
+            return self._report(name, self._read_by(name), reader.calibration.at(self.times.numpy()))
+        own = self.final_samples() if real is None else None
+        if own is not None:
+            real, cond, model = own.x, own.cond, model or own.model
+        if real is None:
+            raise ValueError("there is nothing to calibrate on: pass real samples, held out from training")
+        title = name if own is None else name + CONTENT
+        if reader is not None:
+            bare = reader.estimator if isinstance(reader, Instrument) else reader
+            # Estimators read these states without a condition, so they are calibrated without.
+            made = calibrate(bare, real, self.times, cond=cond if own is None else None, seed=seed)
+            return self._report(title, self._read_by(name), made.calibration)
+        if (model := model or self.model()) is None:
+            raise ValueError("the residual estimator is calibrated with the network: pass model=")
+        # One's own samples are few, and a fit on the rows that calibrate it is taken out again by the calibration.
+        half = len(real) // 2 if own is None else 0
+        return self._by_residual(title, model, real, cond, half, seed)
+
+    def _name(self, estimator: str | None) -> str:
+        """Whose report is made. Raises ValueError where there is none."""
         if not self._steps:
             raise ValueError("nothing was recorded: run the sampler inside the `with` block first")
         if len({self._counts[self._key(t)] for t in self.times}) > 1:
@@ -129,31 +158,28 @@ class Recorder:
         name = estimator or (next(iter(self.estimators)) if len(self.estimators) == 1 else RESIDUAL)
         if name != RESIDUAL and name not in self.estimators:
             raise ValueError(f"{name} did not read this run: choose from {', '.join([*self.estimators, RESIDUAL])}")
-        own = self.final_samples() if real is None else None
-        if own is not None:
-            real, cond, model = own.x, own.cond, model or own.model
-        if real is None:
-            raise ValueError("there is nothing to calibrate on: pass real samples, held out from training")
-        title = name if own is None else name + CONTENT
-        if name in self.estimators:
-            # Estimators read these states without a condition, so they are calibrated without.
-            calibration = calibrate(
-                self.estimators[name], real, self.times, cond=cond if own is None else None, seed=seed
-            ).calibration
-            sampled = Readings.stack([Readings.concatenate(self._readings[name][self._key(t)]) for t in self.times])
-            return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
-        if (model := model or self.model()) is None:
-            raise ValueError("the residual estimator is calibrated with the network: pass model=")
-        # One's own samples are few, and a fit on the rows that calibrate it is taken out again by the calibration.
-        half = len(real) // 2 if own is None else 0
+        return name
+
+    def _by_residual(
+        self, title: str, model: Model, real: Tensor, cond: Tensor | None, half: int, seed: int
+    ) -> ShiftReport:
+        """The report of the predictions' sizes: fitted on the first `half` of the real samples (0: on all), calibrated on the
+        others."""
         first = slice(0, half or None)
         source = torch_generator(generator(0, seed=seed, stream=FITTING))
         residual = Residual(
             model, real[first], self.times, generator=source, cond=None if cond is None else cond[first]
         )
         rest = None if cond is None else cond[half:]
-        calibration = calibrate(residual, real[half:], self.times, cond=rest, seed=seed).calibration
+        made = calibrate(residual, real[half:], self.times, cond=rest, seed=seed)
         sampled = Readings.stack([self._residual(residual, t) for t in self.times])
+        return self._report(title, sampled, made.calibration)
+
+    def _read_by(self, name: str) -> Readings:
+        """What one reader read, at all times."""
+        return Readings.stack([Readings.concatenate(self._readings[name][self._key(t)]) for t in self.times])
+
+    def _report(self, title: str, sampled: Readings, calibration: Calibration) -> ShiftReport:
         return ShiftReport(title, self.schedule, self._indices(), self.times.numpy(), sampled, calibration)
 
     def _residual(self, residual: Residual, t: Tensor) -> Readings:

@@ -269,13 +269,13 @@ def _read_all(step: Step, instruments: Instruments, cond: Tensor | None, start: 
     for name, instrument in instruments.items():
         if rows := instrument.rows(start, len(step.x)):
             labels = None if cond is None else cond[start : start + rows]
-            head = replace(_head(step, rows), first=start)
+            head = replace(first_rows(step, rows), first=start)
             found[name] = read(instrument.estimator, head.x, labels, head)
     return found
 
 
-def _head(step: Step, rows: int) -> Step:
-    """The first rows of a step; a prediction is dropped with the rows, and made again by whoever needs it."""
+def first_rows(step: Step, rows: int) -> Step:
+    """A step with its first rows alone. Its prediction is dropped with the others, and made again by whoever needs it."""
     return step if rows == len(step.x) else replace(step, x=step.x[:rows], prediction=None)
 
 

@@ -1,4 +1,6 @@
-"""The torchmetrics metric reads what `measure` reads."""
+"""The torchmetrics metric and the recorder read what `measure` reads."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -44,6 +46,24 @@ def test_times_that_were_not_calibrated_are_passed_over(scene):
     metric = ns.NoiseShift(estimator, calibration)
     metric.update(torch.zeros(2, 64), 0.123)
     assert not metric.readings
+
+
+def test_a_recorder_reads_with_the_instrument_that_it_is_given(scene):
+    _, _, instrument, runs = scene
+    some = dataclasses.replace(instrument, limit=20)
+    recorder = ns.Recorder(ns.Linear(), {"exact": some})
+    for steps in runs:
+        for step in steps[:-2]:  # the last calibrated time is not met
+            recorder.record(step.x, step.t)
+    found = recorder.report()
+    direct = ns.measure(iter([*runs[0], *runs[1]]), some, content=False).table().iloc[:-1]
+    assert found.estimator == "exact"
+    for column in ("shift", "low", "high", "n"):
+        np.testing.assert_allclose(found.table()[column], direct[column])
+    recorder.record(runs[0][1].x, 0.123)
+    recorder.record(runs[1][1].x, 0.123)
+    with pytest.raises(ValueError, match=r"not calibrated at t = 0\.1230"):
+        recorder.report()
 
 
 def test_the_metric_draws_itself(scene):
