@@ -1,16 +1,16 @@
 """`noiseshift audit` over every scheduler of the installed diffusers as it is made by default, and over the configurations that
 well-known checkpoints ship: which findings, at which step counts.
 
-    python benchmarks/audit.py docs/audit-table.md
+    python benchmarks/audit.py        # writes docs/data/audit.csv; a minute
 
-Writes a table, a row a configuration. Takes a minute.
+A row a configuration: the finding's size, the largest over the step counts, and those that have it, where not all do.
 """
 
-import sys
 import warnings
 from pathlib import Path
 
 import diffusers
+import pandas as pd
 
 import noiseshift as ns
 from noiseshift.audit import Finding
@@ -39,25 +39,20 @@ SHIPPED = {
         {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0},
     ),
 }
-HEAD = f"""| scheduler | findings (Δλ; at so many steps of {", ".join(map(str, STEPS))}) |
-|---|---|
-"""
+CSV = Path(__file__).parent.parent / "docs" / "data" / "audit.csv"
 
 
 def row(name, kind, options):
     try:
         found = ns.audit(kind(**options), STEPS)
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        return (
-            f"| {name} | not followed: {' '.join(str(error).split()).split('followed: ')[-1][:110].replace('|', '/')} |"
-        )
-    said = "; ".join(map(in_words, found.findings)) or "nothing"
-    return f"| {name} | {said} |"
+        return name, f"not followed: {' '.join(str(error).split()).split('followed: ')[-1]}"
+    return name, "; ".join(map(in_words, found.findings)) or "nothing"
 
 
 def in_words(finding: Finding) -> str:
     steps = "" if len(finding.steps) == len(STEPS) else f", {'/'.join(map(str, finding.steps))}"
-    return f"{finding.name} (note{steps})" if finding.note else f"**{finding.name}** ({size(finding.size)}{steps})"
+    return f"{finding.name} (note{steps})" if finding.note else f"{finding.name} ({size(finding.size)}{steps})"
 
 
 def size(value):
@@ -74,13 +69,14 @@ def schedulers():
         yield name, kind
 
 
-def main(path):
+def main():
     warnings.simplefilter("ignore")
-    lines = [row(name, getattr(diffusers, kind), options) for name, (kind, options) in SHIPPED.items()]
-    lines += [row(name, kind, {}) for name, kind in schedulers()]
-    Path(path).write_text(HEAD + "\n".join(lines) + "\n")
-    print(f"{len(lines)} rows in {path}")
+    found = [row(name, getattr(diffusers, kind), options) for name, (kind, options) in SHIPPED.items()]
+    found += [row(name, kind, {}) for name, kind in schedulers()]
+    columns = ["scheduler", f"findings (size in log-SNR; at so many steps of {', '.join(map(str, STEPS))})"]
+    pd.DataFrame(found, columns=columns).to_csv(CSV, index=False)
+    print(f"{len(found)} rows in {CSV}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

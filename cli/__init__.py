@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="noiseshift")
 def main() -> None:
-    """Measure, explain and correct the noise shift of diffusion and flow models.
+    """Measure, explain, correct and compare the noise shift of diffusion and flow models.
 
     \b
     noiseshift measure                                   the bundled model, within a minute

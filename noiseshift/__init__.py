@@ -1,4 +1,4 @@
-"""noiseshift: measure, explain and correct the noise shift of diffusion and flow models.
+"""noiseshift: measure, explain, correct and compare the noise shift of diffusion and flow models.
 
     import noiseshift as ns
 

@@ -112,7 +112,7 @@ def test_no_former_name_comes_back():
 
 
 def test_a_former_word_is_found():
-    page, code = ROOT / "docs/explanation/concepts.md", ROOT / "noiseshift/shift/report.py"
+    page, code = ROOT / "docs/explanation/shift.md", ROOT / "noiseshift/shift/report.py"
     for text in (
         "what the network is told",
         "a noise-blind branch",
