@@ -94,7 +94,12 @@ class TimeInput:
     @classmethod
     def of(cls, words: Mapping[str, Any] | TimeInput, steps: int | None = None) -> TimeInput:
         """From a card's words; `told` stands for `conditioning`, and `shape: [B, 1]` for `column`. Whole numbers, of which
-        nothing else is said, count the `steps` of a table from 0."""
+        nothing else is said, count the `steps` of a table from 0.
+
+        Args:
+            words: the fields of `TimeInput`, as a card has them; one that is made already is handed back.
+            steps: how many steps the table of a discrete schedule has; None of a continuous one.
+        """
         if isinstance(words, TimeInput):
             return words
         given = dict(words)
@@ -147,7 +152,12 @@ class TimeInput:
 
 def levels_of(schedule: Schedule, time: TimeInput) -> Tensor | None:
     """(K,) the only times that a network knows: its table's, or those at which it is handed a whole number where it takes
-    no others. None for a continuous one. Raises ReadingError where a table's steps are no whole numbers to such a one."""
+    no others. None for a continuous one. Raises ReadingError where a table's steps are no whole numbers to such a one.
+
+    Args:
+        schedule: the path on which the network was trained; a `Discrete` one has a table.
+        time: what the network takes for the time.
+    """
     from noiseshift.diffusion.schedules import Discrete
 
     if not isinstance(schedule, Discrete):
@@ -239,7 +249,12 @@ def signature_of(words: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def takes(function: Callable[..., Any], arguments: int) -> bool:
-    """Whether a function can be called with so many arguments, as far as it shows."""
+    """Whether a function can be called with so many arguments, as far as it shows.
+
+    Args:
+        function: a function, or a module, of which `forward` is looked at.
+        arguments: how many, all of them positional.
+    """
     try:
         inspect.signature(getattr(function, "forward", function)).bind(*range(arguments))
     except TypeError:

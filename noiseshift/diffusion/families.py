@@ -44,7 +44,17 @@ class Family(ABC):
         """(n,) float64 log-SNR of each timestep's label: the conditioning level, in the table that the network was trained on."""
 
     def answer(self, x0: Tensor, eps: Tensor, level: Pair, own: Pair) -> Tensor:
-        """What the scheduler wants to be given for a prediction (x0, eps) made at `level`, of a state it takes to be at `own`."""
+        """What the scheduler wants to be given for a prediction (x0, eps) made at `level`, of a state it takes to be at `own`.
+
+        Args:
+            x0: (B, …) predicted data.
+            eps: (B, …) predicted noise.
+            level: (alpha, sigma) of the conditioning level.
+            own: (alpha, sigma) that the scheduler takes the state to have.
+
+        Returns:
+            (B, …) in the form that its `step` takes.
+        """
         if self.kind == "epsilon":
             return eps
         if self.kind == "sample":
@@ -55,7 +65,16 @@ class Family(ABC):
         return alpha * eps - sigma * x0
 
     def read(self, output: Tensor, x: Tensor, level: Pair) -> tuple[Tensor, Tensor]:
-        """(x0, eps) of a network's output for x = alpha x0 + sigma eps at its conditioning level: the inverse of `answer`."""
+        """(x0, eps) of a network's output for x = alpha x0 + sigma eps at its conditioning level: the inverse of `answer`.
+
+        Args:
+            output: (B, …) what the network answered.
+            x: (B, …) the state.
+            level: (alpha, sigma) of its conditioning level.
+
+        Returns:
+            (x0, eps), each (B, …).
+        """
         alpha, sigma = level
         if self.kind == "epsilon":
             return (x - sigma * output) / max(alpha, 1e-10), output

@@ -204,7 +204,15 @@ class BranchSpace(Wrapped):
 
 
 def in_space(prediction: Prediction, space: Predicts) -> Tensor:
-    """A prediction's value as a velocity, an epsilon, an x0, a score or a v-prediction."""
+    """A prediction's value as a velocity, an epsilon, an x0, a score or a v-prediction.
+
+    Args:
+        prediction: the pair (x0, eps) at a level.
+        space: one of `READ`: "velocity", "epsilon", "x0", "score" or "v_prediction".
+
+    Returns:
+        (B, …).
+    """
     name = {"epsilon": "eps", "v_prediction": "v"}.get(space, space)
     value: Tensor = getattr(prediction, name)
     return value

@@ -40,6 +40,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, most: int 
     """What two descriptions (nested mappings of plain values) differ in, in one line: `seed was 1, is 0; …`.
 
     Returns the first `most` differences and how many more there are; an empty string where there is none.
+
+    Args:
+        before: a description, such as a run's manifest.
+        now: another one of the same kind.
+        most: how many differences are spelled out.
     """
     found = [f"{key} was {_short(old)}, is {_short(new)}" for key, old, new in _different(before, now, "")]
     return "; ".join(found[:most] + ([f"and {len(found) - most} more"] if len(found) > most else []))

@@ -44,7 +44,14 @@ def memory_of(device: str | torch.device) -> int:
 
 
 def require_memory(size: float, what: str, remedy: str, device: str | torch.device = "cpu") -> None:
-    """Raise ValueError where `what` takes more bytes than a device has."""
+    """Raise ValueError where `what` takes more bytes than a device has.
+
+    Args:
+        size: bytes.
+        what: names it, at the start of the message.
+        remedy: what to do instead, at its end.
+        device: "cpu", "cuda:0", …; its whole memory counts, not what is free.
+    """
     there = memory_of(device)
     if size > there:
         raise ValueError(f"{what} takes at least {size / 2**30:,.0f} GB, {device} has {there / 2**30:,.0f}: {remedy}")

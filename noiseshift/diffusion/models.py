@@ -97,7 +97,12 @@ class Model(Protocol):
 
 
 def require(model: Model, branches: Collection[Branch]) -> None:
-    """Raise ValueError, naming the missing branch and the remedy, unless `model` was trained for all of `branches`."""
+    """Raise ValueError, naming the missing branch and the remedy, unless `model` was trained for all of `branches`.
+
+    Args:
+        model: what is asked.
+        branches: those that are needed.
+    """
     missing = [branch for branch in branches if branch not in model.branches]
     if not missing:
         return
@@ -137,7 +142,12 @@ def checked(answer: object, x: Tensor, whose: str, shape: Sequence[int] | None =
 
 
 def require_states(x: Tensor, cond: Tensor | None) -> None:
-    """Raise ValueError unless x (B, …) is a batch of floating-point states and `cond` has one entry per row, or is None."""
+    """Raise ValueError unless x (B, …) is a batch of floating-point states and `cond` has one entry per row, or is None.
+
+    Args:
+        x: states, at least of two axes.
+        cond: (B,) classes, a bank's places, or None.
+    """
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(f"states must be a floating-point batch (B, …), got {x.dtype} of shape {tuple(x.shape)}")
     if isinstance(cond, Tensor) and cond.shape[:1] != x.shape[:1]:
@@ -145,12 +155,25 @@ def require_states(x: Tensor, cond: Tensor | None) -> None:
 
 
 def as_time(t: Tensor, x: Tensor) -> Tensor:
-    """t on the device of x, float32 or wider: rounding a time to half precision is a noise shift of its own."""
+    """t on the device of x, float32 or wider: rounding a time to half precision is a noise shift of its own.
+
+    Args:
+        t: () or (B,), of any dtype.
+        x: (B, …) the states that go with it.
+    """
     return t.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
-    """Each t moved to the nearest of the sorted `levels` (K,); the identity for None."""
+    """Each t moved to the nearest of the sorted `levels` (K,); the identity for None.
+
+    Args:
+        levels: (K,) rising times, or None.
+        t: times of any shape, in [0, 1].
+
+    Returns:
+        Of the shape of t.
+    """
     if levels is None:
         return t
     levels = levels.to(t)
@@ -163,7 +186,19 @@ PLAIN_TIME, PLAIN_CALLING = TimeInput(), Calling(("x", "t", "label"))
 
 
 class CallableModel:
-    """See `wrap`."""
+    """A model around a callable, as `wrap` makes it.
+
+    Args:
+        fn: the network, called as `calling` says.
+        schedule: the path on which it was trained.
+        predicts: the space of its answer, one of `READ`.
+        blind: its noise-unconditional branch, called as (x, cond), or None.
+        levels: (K,) the only times that it knows, or None.
+        unconditional: whether it answers without a class.
+        time: what it takes for the time.
+        calling: its arguments in their order, and which part of its answer counts.
+        range: what black and white are in its states, where not (-1, 1).
+    """
 
     def __init__(
         self,
@@ -204,7 +239,16 @@ class CallableModel:
 
     def raw(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
         """What the network itself answers to states x (B, …) and the number (B,) that it takes for the time: no sign, no
-        reading."""
+        reading.
+
+        Args:
+            x: states (B, …).
+            time: (B,) in the network's own units, as `time_input` gives them.
+            cond: (B,) classes; None is the null class where the network has one.
+
+        Returns:
+            (B, …) in the dtype of x.
+        """
         null = self.calling.null_class
         if cond is None and isinstance(null, int):
             cond = torch.full((len(x),), null, device=x.device)
@@ -366,7 +410,16 @@ class Guided(Wrapped):
 
 
 def gradient(log_prob: LogProb, x: Tensor, t: Tensor) -> Tensor:
-    """∇_x Σ log_prob(x, t), like x; works where gradients are switched off."""
+    """∇_x Σ log_prob(x, t), like x; works where gradients are switched off.
+
+    Args:
+        log_prob: called as (x, t), gives (B,).
+        x: states (B, …).
+        t: ().
+
+    Raises:
+        ValueError: what it gives is not (B,) floating-point numbers.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone().requires_grad_(True)
         value = checked(log_prob(x, t.clone()), x, "the guidance's log p(t | x)", x.shape[:1])

@@ -54,7 +54,13 @@ def generator(index: int, *, seed: int, stream: int) -> np.random.Generator:
 
 
 def generators(indices: Iterable[int], *, seed: int, stream: int) -> list[np.random.Generator]:
-    """One generator for each sample index; see `generator`."""
+    """One generator for each sample index; see `generator`.
+
+    Args:
+        indices: of the samples within a run, at least 0.
+        seed: the run's.
+        stream: keeps kinds of noise apart, one of the constants of this module.
+    """
     return [generator(index, seed=seed, stream=stream) for index in indices]
 
 
@@ -69,7 +75,12 @@ def _word(name: str, value: int) -> int:
 
 
 def normal(sources: Sequence[Source], shape: Sequence[int]) -> Tensor:
-    """Standard normal (len(sources), *shape), float32 on the CPU, row i drawn from source i."""
+    """Standard normal (len(sources), *shape), float32 on the CPU, row i drawn from source i.
+
+    Args:
+        sources: a generator per row.
+        shape: of one row.
+    """
     drawn = np.empty((len(sources), math.prod(shape)))
     for row, source in zip(drawn, sources, strict=True):
         if isinstance(source, torch.Generator):

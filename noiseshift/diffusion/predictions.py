@@ -33,14 +33,26 @@ class Prediction:
 
     @classmethod
     def from_x0(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a denoiser's output. Raises ValueError where sigma is 0: the noise is lost there."""
+        """From a denoiser's output. Raises ValueError where sigma is 0: the noise is lost there.
+
+        Args:
+            value: (B, …) predicted data.
+            x: (B, …) the state.
+            level: alpha and sigma at its conditioning time.
+        """
         level = level.like(x)
         require_some(level.sigma, "sigma is 0 at this time, where x0 says nothing of the noise: evaluate at t > 0")
         return cls(value, (x - level.alpha * value) / level.sigma, level)
 
     @classmethod
     def from_eps(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From a noise prediction. Raises ValueError where alpha is 0: the data are lost there."""
+        """From a noise prediction. Raises ValueError where alpha is 0: the data are lost there.
+
+        Args:
+            value: (B, …) predicted noise.
+            x: (B, …) the state.
+            level: alpha and sigma at its conditioning time.
+        """
         level = level.like(x)
         require_some(
             level.alpha, "alpha is 0 at this time, where noise and score say nothing of the data: evaluate at t < 1"
@@ -49,20 +61,38 @@ class Prediction:
 
     @classmethod
     def from_velocity(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From v = dalpha x0 + dsigma eps; regular at both ends of a flow."""
+        """From v = dalpha x0 + dsigma eps; regular at both ends of a flow.
+
+        Args:
+            value: (B, …) the predicted slope of the path, in t.
+            x: (B, …) the state.
+            level: alpha, sigma and their slopes at its conditioning time.
+        """
         alpha, sigma, dalpha, dsigma = level = level.like(x)
         wronskian = alpha * dsigma - sigma * dalpha
         return cls((dsigma * x - sigma * value) / wronskian, (alpha * value - dalpha * x) / wronskian, level)
 
     @classmethod
     def from_score(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From the score s = -eps / sigma. Raises ValueError where alpha or sigma is 0."""
+        """From the score s = -eps / sigma. Raises ValueError where alpha or sigma is 0.
+
+        Args:
+            value: (B, …) the predicted gradient of log p(x_t) in x.
+            x: (B, …) the state.
+            level: alpha and sigma at its conditioning time.
+        """
         require_some(level.sigma, "sigma is 0 at this time, where a score is infinite: evaluate at t > 0")
         return cls.from_eps(-level.like(x).sigma * value, x, level)
 
     @classmethod
     def from_v(cls, value: Tensor, x: Tensor, level: Level) -> Prediction:
-        """From v = (alpha eps - sigma x0) / sqrt(alpha² + sigma²) (Salimans & Ho, arXiv 2202.00512); regular at both ends."""
+        """From v = (alpha eps - sigma x0) / sqrt(alpha² + sigma²) (Salimans & Ho, arXiv 2202.00512); regular at both ends.
+
+        Args:
+            value: (B, …) the predicted v.
+            x: (B, …) the state.
+            level: alpha and sigma at its conditioning time.
+        """
         level = level.like(x)
         norm = (level.alpha**2 + level.sigma**2).sqrt()
         alpha, sigma = level.alpha / norm, level.sigma / norm
@@ -89,7 +119,12 @@ _NOTHING = 1e-9
 
 
 def require_some(scale: Tensor, sentence: str) -> None:
-    """Raise ValueError with `sentence` where an alpha or sigma (any shape) is 0, but for rounding."""
+    """Raise ValueError with `sentence` where an alpha or sigma (any shape) is 0, but for rounding.
+
+    Args:
+        scale: an alpha or a sigma.
+        sentence: what the error says.
+    """
     if bool((scale < _NOTHING).any()):
         raise ValueError(sentence)
 

@@ -23,6 +23,10 @@ def rehearse(update: Scheduled, width: int) -> list[Pair]:
     noise of earlier ones, its size is read from `width` numbers per row.
 
     Raises ValueError when a step fails, is not finite, or draws from torch's global generator.
+
+    Args:
+        update: with its timesteps set.
+        width: numbers a row, a multiple of 4, where what is drawn is not known.
     """
     reached, exact = _walk(update, EXACT)
     return reached if exact else _walk(update, width)[0]

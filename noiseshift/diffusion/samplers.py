@@ -244,7 +244,15 @@ def ddim(eta: float = 0.0) -> Update:
 
 
 def posterior_sigma(now: Level, then: Level) -> Tensor:
-    """Standard deviation of x' given x and x0: sigma' sqrt(1 - (alpha sigma' / alpha' sigma)²) (DDPM, 2006.11239, eq. 7)."""
+    """Standard deviation of x' given x and x0: sigma' sqrt(1 - (alpha sigma' / alpha' sigma)²) (DDPM, 2006.11239, eq. 7).
+
+    Args:
+        now: the level of x.
+        then: the level of x', of less noise.
+
+    Returns:
+        Like alpha and sigma; 0 where rounding would make it negative.
+    """
     ratio = (now.alpha * then.sigma) / (then.alpha * now.sigma)
     return then.sigma * (1 - ratio**2).clamp_min(0).sqrt()
 

@@ -123,5 +123,10 @@ def _one_time(t: Tensor | float, varies: bool) -> Tensor:
 
 
 def scale_at(scale: Scale, t: Tensor) -> float:
-    """The scale at time t, ()."""
+    """The scale at time t, ().
+
+    Args:
+        scale: a number, or a function of t.
+        t: ().
+    """
     return float(scale(t)) if callable(scale) else scale

@@ -21,7 +21,17 @@ def configured(
     schedule: Schedule | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The scheduler of `make`, whose timesteps are not set."""
+    """The scheduler of `make`, whose timesteps are not set.
+
+    Args:
+        name: the class, such as "EulerDiscreteScheduler".
+        options: what its constructor takes; they come before everything else.
+        schedule: the checkpoint's, which gives its table.
+        config: the scheduler configuration of a diffusers folder, which comes before `schedule`.
+
+    Raises:
+        ValueError: in one line, for a name, an option or a value that diffusers does not take, or a scheduler with another table.
+    """
     kind, options = scheduler_class(name), dict(options or {})
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
     unknown = [option for option in options if option not in known]

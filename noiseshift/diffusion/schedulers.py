@@ -142,11 +142,27 @@ class Scheduled:
         return [size / math.hypot(*own) for size, own in zip(_sizes(schedule, levels), levels, strict=True)]
 
     def read(self, output: Tensor, x: Tensor, level: Pair) -> tuple[Tensor, Tensor]:
-        """(x0, eps) of a network's output, conditioned on `level`, for x = alpha x0 + sigma eps: the inverse of what `run` does."""
+        """(x0, eps) of a network's output, conditioned on `level`, for x = alpha x0 + sigma eps: the inverse of what `run` does.
+
+        Args:
+            output: (B, …) what the network answered.
+            x: (B, …) the state.
+            level: (alpha, sigma) of its conditioning level.
+        """
         return self.family.read(output, x, level)
 
     def run(self, model: Model, x: Tensor, cond: Tensor | None, noise: Noise) -> Iterator[Step]:
-        """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal."""
+        """The steps; x (B, …) is sigma(1) eps of the model's schedule. Repeated levels within a step are internal.
+
+        Args:
+            model: what is sampled.
+            x: (B, …) noise.
+            cond: (B,) classes, or None.
+            noise: what the scheduler draws from.
+
+        Raises:
+            ValueError: a state or an answer is not finite, or noise is drawn and `noise` has none.
+        """
         scheduler, schedule = self._fresh(), model.schedule
         levels, times, order = self.levels(), self.conditioning_times(schedule), self.internal()
         sizes = _sizes(schedule, levels)
@@ -228,7 +244,15 @@ class Scheduled:
 
 
 def schedule_times(schedule: Schedule, levels: Sequence[Pair]) -> Tensor:
-    """The times of a schedule that have the log-SNR of each (alpha, sigma); those beyond its ends go to the ends."""
+    """The times of a schedule that have the log-SNR of each (alpha, sigma); those beyond its ends go to the ends.
+
+    Args:
+        schedule: whose times they are.
+        levels: (alpha, sigma) of each, in any common scaling.
+
+    Returns:
+        (n,) float64.
+    """
     return _times_of(schedule, torch.tensor([log_snr(pair) for pair in levels], dtype=torch.float64))
 
 
@@ -247,6 +271,11 @@ class Following(Scheduled):
     """A scheduler by its class's name that takes the table of whatever schedule it is run on; see `make`.
 
     Before it meets a schedule, its table is DDPM's linear one.
+
+    Args:
+        name: the class, such as "EulerDiscreteScheduler".
+        steps: what its `set_timesteps` is given.
+        options: what its constructor takes.
     """
 
     def __init__(self, name: str, steps: int, options: Mapping[str, Any]):

@@ -234,7 +234,12 @@ class Tabulated(Schedule):
 
     @classmethod
     def of(cls, schedule: Schedule, knots: int = 2049) -> Tabulated:
-        """The table of another schedule, evenly spaced in log-SNR, which is read as within ±46 (an SNR of 1e±20)."""
+        """The table of another schedule, evenly spaced in log-SNR, which is read as within ±46 (an SNR of 1e±20).
+
+        Args:
+            schedule: with a log-SNR that falls in t.
+            knots: entries of the table; levels that fall on one time are taken once.
+        """
         high, low = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64)).clamp(-46, 46)) for t in (0.0, 1.0))
         levels = torch.linspace(high, low, knots, dtype=torch.float64)
         inside = schedule.time_of_log_snr(levels[1:-1])

@@ -313,13 +313,23 @@ def _with_options(word: str, kind: type[Solver], steps: int, options: Mapping[st
 
 
 def bound(solver: Solver, checkpoint: Sampled) -> Solver:
-    """The solver with what it takes from a checkpoint: `own:N` its folder's scheduler. Raises ValueError where there is none."""
+    """The solver with what it takes from a checkpoint: `own:N` its folder's scheduler. Raises ValueError where there is none.
+
+    Args:
+        solver: any.
+        checkpoint: what is sampled.
+    """
     return solver.bound(checkpoint)
 
 
 def describe(solver: Solver, model: Model) -> dict[str, Any]:
     """What decides a solver's states on a model, in plain values: its word, and the hashes of its times and its update, a
-    scheduler's with its configuration and tables."""
+    scheduler's with its configuration and tables.
+
+    Args:
+        solver: bound to its checkpoint.
+        model: what is sampled; it decides the times.
+    """
     grid = solver.grid(model)
     return {
         "word": solver.name,

@@ -73,7 +73,14 @@ def no_noise(x: Tensor) -> Tensor:
 
 
 def predict_at(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> Prediction:
-    """A model's prediction for states x (B, …) at one time t. Raises ValueError where that has not their shape or is not finite."""
+    """A model's prediction for states x (B, …) at one time t. Raises ValueError where that has not their shape or is not finite.
+
+    Args:
+        model: what is called.
+        x: states (B, …).
+        t: ().
+        cond: (B,) classes, or None.
+    """
     prediction = model(x, as_time(t, x), cond)
     for value in (prediction.x0, prediction.eps):
         finite(checked(value, x, "the model"), t, "the model's answer")
@@ -81,7 +88,13 @@ def predict_at(model: Model, x: Tensor, t: Tensor, cond: Tensor | None) -> Predi
 
 
 def finite(x: Tensor, t: Tensor, what: str) -> Tensor:
-    """x (B, …) itself. Raises ValueError, naming t, where it holds NaN or infinity."""
+    """x (B, …) itself. Raises ValueError, naming t, where it holds NaN or infinity.
+
+    Args:
+        x: states, data or noise.
+        t: (), for the message.
+        what: names x, at the start of the message.
+    """
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
         where = f"at t = {float(t):.4f} in {bad} of {len(x)} rows"

@@ -40,7 +40,12 @@ def readable(slope: Array) -> Array:
 
 def place(times: Array, t: Tensor | float) -> int | None:
     """Which of `times` (K,) a conditioning time t is, or None: the one rule by which a time that came from outside is
-    recognised. Within a run, states are known by `Step.index`."""
+    recognised. Within a run, states are known by `Step.index`.
+
+    Args:
+        times: (K,) conditioning times, in any order.
+        t: one time; closer than `SAME_TIME` it is the same.
+    """
     distance = np.abs(times - float(t))
     nearest = int(distance.argmin()) if len(distance) else 0
     return nearest if len(distance) and distance[nearest] < SAME_TIME else None
@@ -184,7 +189,12 @@ class Instrument:
         return self.calibration.slope
 
     def rows(self, start: int, size: int) -> int:
-        """How many of the samples start … start + size - 1 it reads: the first ones."""
+        """How many of the samples start … start + size - 1 it reads: the first ones.
+
+        Args:
+            start: the index of a batch's first sample within the run.
+            size: how many samples the batch has.
+        """
         return size if self.limit is None else min(size, max(0, self.limit - start))
 
 
@@ -207,7 +217,14 @@ def common_times(instruments: Instruments) -> Array:
 
 @torch.no_grad()
 def read(estimator: Estimator, x: Tensor, cond: Tensor | None, step: Step) -> Readings:
-    """One estimator's readings (N, 1) of the states x (N, …) of a step. Raises ValueError when a reading is not finite."""
+    """One estimator's readings (N, 1) of the states x (N, …) of a step. Raises ValueError when a reading is not finite.
+
+    Args:
+        estimator: any.
+        x: states (N, …).
+        cond: (N,) their classes, or None.
+        step: theirs, with the conditioning time and the prediction where there is one.
+    """
     posterior = estimator(x, cond, step=step)
     log_snr = estimator.schedule.log_snr(posterior.times.double().cpu())
     mean = posterior.mean.double().cpu()

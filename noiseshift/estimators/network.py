@@ -67,6 +67,10 @@ class Network:
         """(B,) log p(t | x), a density in t under the flat prior, at times t () or (B,); differentiable in x.
 
         Its gradient in x is the classifier-based direction of Zhong, Jiang, Tao et al., arXiv 2510.12497.
+
+        Args:
+            x: states (B, …).
+            t: () or (B,), in (0, 1).
         """
         t = t.double().cpu().expand(len(x)).contiguous()  # an expanded t cannot carry a tangent
         slope = torch.func.jvp(self.schedule.log_snr, (t,), (torch.ones_like(t),))[1]
@@ -81,7 +85,12 @@ class Network:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write float16 weights with the schedule, shape and card in the safetensors header. Raises PlaceError (a ValueError)
-        where something else than a level estimator is there, unless `overwrite`."""
+        where something else than a level estimator is there, unless `overwrite`.
+
+        Args:
+            path: a .safetensors file.
+            overwrite: replace whatever is there.
+        """
         state = {k: v.half().contiguous() for k, v in self.network.state_dict().items()}
         about = {"schedule": describe(self.schedule), "config": self.network.config.as_dict(), "card": self.card}
         with replaced_file(path, signed_estimator, overwrite=overwrite) as fresh:

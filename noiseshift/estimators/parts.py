@@ -35,7 +35,13 @@ class Parts:
 
     @classmethod
     def of(cls, kind: str, names: Sequence[str], values: Values) -> Parts:
-        """Parts of one kind."""
+        """Parts of one kind.
+
+        Args:
+            kind: such as "band".
+            names: one per part, P of them.
+            values: gives (B, P) of states (B, …).
+        """
         return cls((kind,) * len(names), tuple(names), values)
 
     @classmethod

@@ -35,7 +35,12 @@ class Posterior:
 
     @classmethod
     def from_log_density(cls, times: Tensor, log_density: Tensor) -> Posterior:
-        """From an unnormalised log density in t at the grid points, weighed by the trapezoid rule (a flat prior on t)."""
+        """From an unnormalised log density in t at the grid points, weighed by the trapezoid rule (a flat prior on t).
+
+        Args:
+            times: (G,) rising grid in [0, 1].
+            log_density: (B, G).
+        """
         times = times.double()
         width = torch.zeros_like(times)
         width[1:] += times.diff() / 2

@@ -46,7 +46,13 @@ class Residual:
 
     @classmethod
     def of_fit(cls, model: Model, times: Tensor, fit: Tensor) -> Residual:
-        """One that was fitted before, at times (K,): (3, K) float64 level, slope and spread of the fit, as `fit` has them."""
+        """One that was fitted before, at times (K,): (3, K) float64 level, slope and spread of the fit, as `fit` has them.
+
+        Args:
+            model: whose predictions it reads.
+            times: (K,).
+            fit: (3, K).
+        """
         made = cls(model, torch.zeros(0), times[:0], generator=torch.Generator())
         made.fitted_times = times.double().cpu()
         made.level, made.slope, made.spread = fit
@@ -64,7 +70,12 @@ class Residual:
         return self.posterior(statistic(prediction), step.t)
 
     def posterior(self, value: Tensor, t: Tensor) -> Posterior:
-        """From the statistic (B,) of states at conditioning time t: what a tap on a running sampler has kept."""
+        """From the statistic (B,) of states at conditioning time t: what a tap on a running sampler has kept.
+
+        Args:
+            value: (B,) what `statistic` gives: the rms of each predicted noise.
+            t: (), one of the times that were fitted.
+        """
         k = self._index(t)
         read = self.fitted_times[k] + (value.cpu() - self.level[k]) / self.slope[k]
         width = (self.spread[k] / self.slope[k]).abs().clamp_min(1e-4)

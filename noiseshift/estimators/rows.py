@@ -15,7 +15,14 @@ def over_levels(
     evaluate: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, times: Tensor, cond: Tensor | None
 ) -> Tensor:
     """evaluate(x, t, cond) for every state x (B, …) at every one of its times (B, G), rows in one batch after another;
-    what it returns a row, (rows, …), comes back as (B, G, …)."""
+    what it returns a row, (rows, …), comes back as (B, G, …).
+
+    Args:
+        evaluate: called as (x, t, cond) with rows of each.
+        x: states (B, …).
+        times: (B, G), in [0, 1].
+        cond: (B,) classes, or None.
+    """
     rows, levels = times.shape
     state = torch.arange(rows, device=x.device).repeat_interleave(levels)
     t = times.reshape(-1).to(x.device)

@@ -93,6 +93,11 @@ def broadest(times: Tensor, mean: Tensor, std: Tensor) -> Posterior:
 
     Its log density is a parabola in t; two natural parameters per state are found by Newton's method on the convex dual.
     A width that the grid cannot hold is widened to half its spacing there.
+
+    Args:
+        times: (K,) rising grid.
+        mean: (B,), inside the grid.
+        std: (B,), positive.
     """
     cell = torch.gradient(times)[0]
     std = torch.maximum(std, cell[torch.searchsorted(times, mean.contiguous()).clamp(max=len(times) - 1)] / 2)

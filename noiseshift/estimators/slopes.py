@@ -34,7 +34,14 @@ networks they agree to 0.01 … 0.03 in float32 (T to 1 %), and to 0.5 … 0.9 i
 
 
 class Slopes(NamedTuple):
-    """What is known at levels of B states; each (B,), or (B, L) where stacked. float64, on the CPU."""
+    """What is known at levels of B states; each (B,), or (B, L) where stacked. float64, on the CPU.
+
+    Attributes:
+        log_snr: λ, the log-SNR of the levels.
+        energy: d log p / dλ without its trace.
+        trace: alpha ε·(∂x0/∂x)ε, averaged over the probes ε: alpha times the trace, without bias.
+        square: alpha² ‖(∂x0/∂x)ε‖², averaged over the probes.
+    """
 
     log_snr: Tensor
     energy: Tensor
@@ -66,7 +73,12 @@ class Probes:
         self.sources = generators(range(first, first + len(like)), seed=seed, stream=PROBING)
 
     def draw(self, rows: Tensor, count: int) -> Tensor:
-        """(rows, count, …) new signs for these rows."""
+        """(rows, count, …) new signs for these rows.
+
+        Args:
+            rows: (n,) which of the states.
+            count: how many each.
+        """
         shape = (count, *self.like.shape[1:])
         signs = [self.sources[row].integers(0, 2, shape, np.int8) * 2 - 1 for row in rows.tolist()]
         return torch.from_numpy(np.stack(signs)).to(self.like)
@@ -98,7 +110,14 @@ def slopes_at(model: Model, x: Tensor, cond: Tensor | None, log_snr: Tensor, pro
 
 
 def energy_at(model: Model, x: Tensor, cond: Tensor | None, log_snr: Tensor) -> Tensor:
-    """(B,) d log p / dλ without its trace, from one evaluation per state."""
+    """(B,) d log p / dλ without its trace, from one evaluation per state.
+
+    Args:
+        model: what denoises.
+        x: states (B, …).
+        cond: (B,) classes, or None.
+        log_snr: (B,) the level at which each is evaluated.
+    """
     t = model.schedule.time_of_log_snr(log_snr)
     x0 = over_levels(lambda y, s, c: _denoised(model, y, s, c), x, *_repeated(t, cond, 1))[:, 0]
     return _energy(model.schedule(t), x, x0.double().cpu())
@@ -108,6 +127,11 @@ def differences_hold(model: Model, like: Tensor, cond: Tensor | None) -> bool:
     """Whether finite differences give the derivative: two steps agree on a state of little noise.
 
     They do not where a network computes in half precision.
+
+    Args:
+        model: what is differentiated.
+        like: (B, …) states, for their shape, dtype and device.
+        cond: (B,) classes, or None.
     """
     t = torch.tensor([0.05], dtype=torch.float64)
     probe = Probes(like[:1], 0, 0).draw(torch.zeros(1, dtype=torch.long), 1)

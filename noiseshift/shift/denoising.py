@@ -26,7 +26,13 @@ SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 def checked_times(schedule: Schedule, spread: float, scales: Sequence[float] = SCALES) -> Tensor:
     """(T,) float64 ascending times at which noise over signal is `scales` times the data's spread, inside the schedule's
-    levels; times that fall together are taken once."""
+    levels; times that fall together are taken once.
+
+    Args:
+        schedule: the model's.
+        spread: standard deviation of the data.
+        scales: σ/α in units of it.
+    """
     low, high = (float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))) for t in (1.0, 0.0))
     wanted = -2 * torch.tensor(scales, dtype=torch.float64).mul(spread).log()
     inside = wanted[(wanted > low) & (wanted < high)]
@@ -35,7 +41,15 @@ def checked_times(schedule: Schedule, spread: float, scales: Sequence[float] = S
 
 
 def noise_errors(model: Model, x0: Tensor, times: Tensor, cond: Tensor | None = None, *, seed: int = 0) -> Array:
-    """(N, T) float64 mean squared noise error of each row at each time; the noise of row i depends on the seed and i alone."""
+    """(N, T) float64 mean squared noise error of each row at each time; the noise of row i depends on the seed and i alone.
+
+    Args:
+        model: what predicts the noise.
+        x0: (N, …) real data.
+        times: (T,) strictly between 0 and 1.
+        cond: (N,) classes, or None.
+        seed: of the noise.
+    """
     eps = normal(generators(range(len(x0)), seed=seed, stream=PREFLIGHT), x0.shape[1:]).to(x0)
     columns = []
     for t in times:

@@ -68,7 +68,13 @@ class ConstantCoordinates:
 
     @classmethod
     def of(cls, real: Tensor, tolerance: float = 0.01, least: int = 8) -> ConstantCoordinates | None:
-        """Those of data (N, …), of a standard deviation of at most `tolerance`; None where fewer than `least` are."""
+        """Those of data (N, …), of a standard deviation of at most `tolerance`; None where fewer than `least` are.
+
+        Args:
+            real: (N, …) real data.
+            tolerance: in the units of the data.
+            least: how many there must be.
+        """
         variance, mean = torch.var_mean(real.flatten(1).double().cpu(), dim=0)
         mask = variance <= tolerance**2
         return cls(mean, mask) if int(mask.sum()) >= least else None
@@ -162,7 +168,16 @@ COLUMNS = (
 
 
 def default_readers(real: Tensor, estimator: Estimator | None = None, seed: int = 0) -> dict[str, Reader]:
-    """Those that are available for data (N, …)."""
+    """Those that are available for data (N, …).
+
+    Args:
+        real: (N, …) real data: what is constant in them, and their shape, decide.
+        estimator: a level estimator, read near t = 0; None for none.
+        seed: of the noise that it adds to states.
+
+    Returns:
+        By name: "wavelet" (pictures of at least 8 × 8), "constant-pixel", "level".
+    """
     found: dict[str, Reader] = {}
     if real.ndim == 4 and min(real.shape[-2:]) >= 8:
         found["wavelet"] = wavelet
@@ -213,7 +228,13 @@ class Curve:
     @classmethod
     def of(cls, reader: Reader, real: Tensor, seed: int) -> Curve:
         """Of real data (M, …). Every amount is of one draw, so that the curve is smooth. Raises ValueError where the reader
-        does not see noise."""
+        does not see noise.
+
+        Args:
+            reader: gives a number per picture.
+            real: (M, …) real data without added noise.
+            seed: of the noise that is added.
+        """
         scale = float(real.double().std())
         eps = normal(generators(range(len(real)), seed=seed, stream=PERTURBING), real.shape[1:])
         sizes = [scale * size for size in ADDED]

@@ -83,12 +83,23 @@ class Error:
 
 
 def mean_error(rows: Array, seed: int = 0) -> Error:
-    """Of the column means of rows (n, C)."""
+    """Of the column means of rows (n, C).
+
+    Args:
+        rows: (n, C), n ≥ 2.
+        seed: rows of one number n and one seed are resampled alike.
+    """
     return Error(_variance(rows), *_resampled(_centred(rows), len(rows), seed))
 
 
 def difference_error(first: Array, second: Array, seed: int = 0) -> Error:
-    """Of mean(first) - mean(second) over rows (n, C) and (m, C)."""
+    """Of mean(first) - mean(second) over rows (n, C) and (m, C).
+
+    Args:
+        first: (n, C).
+        second: (m, C), of other states: the two are independent.
+        seed: of the resamples.
+    """
     pool = np.concatenate([_residuals(first), _residuals(second)])
     (a, a_variance), (b, b_variance) = (
         _resampled(_centred(pool), len(rows), seed + 7919 * k) for k, rows in enumerate((first, second))
@@ -136,13 +147,24 @@ def _block(count: int, total: int, rows: int, seed: int, block: int) -> Array:
 
 
 def resampled_means(values: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Array:
-    """(R, K) means over bootstrap resamples of the rows of values (N, K)."""
+    """(R, K) means over bootstrap resamples of the rows of values (N, K).
+
+    Args:
+        values: (N, K).
+        rng: gives the seed.
+        resamples: R.
+    """
     seed = int(rng.integers(2**31))
     return np.concatenate([weights @ values for weights in _weights(len(values), len(values), seed, resamples)])
 
 
 def divided(values: Array, slopes: Array) -> Array:
-    """values / slopes; NaN where a slope is 0."""
+    """values / slopes; NaN where a slope is 0.
+
+    Args:
+        values: of any shape.
+        slopes: broadcast with them.
+    """
     return values / np.where(slopes == 0, np.nan, slopes)
 
 
@@ -164,13 +186,25 @@ class Ratio:
 
     @classmethod
     def of_difference(cls, first: Array, second: Array, slopes: Array, seed: int = 0) -> Ratio:
-        """Of mean(first) - mean(second), rows (n, K) and (m, K), over the mean of slopes (s, K)."""
+        """Of mean(first) - mean(second), rows (n, K) and (m, K), over the mean of slopes (s, K).
+
+        Args:
+            first: (n, K) readings of the sampler's states.
+            second: (m, K) readings of real states.
+            slopes: (s, K) of the calibration.
+            seed: of the resamples.
+        """
         error = difference_error(first, second, seed)
         return cls(first.mean(0) - second.mean(0), slopes.mean(0), error, mean_error(slopes, seed=SLOPES))
 
     @classmethod
     def of_mean(cls, rows: Array, slopes: Array) -> Ratio:
-        """Of the mean of rows (n, K) over the mean of slopes (s, K)."""
+        """Of the mean of rows (n, K) over the mean of slopes (s, K).
+
+        Args:
+            rows: (n, K) differences, state by state.
+            slopes: (s, K) of the calibration.
+        """
         return cls(rows.mean(0), slopes.mean(0), mean_error(rows), mean_error(slopes, seed=SLOPES))
 
     @property
@@ -193,7 +227,12 @@ class Ratio:
 
     def band(self, level: float, levels: Array) -> tuple[Array, Array]:
         """(K,) ends of the band that holds the shifts at all of these levels at once. 0 is outside of it somewhere exactly
-        where `test` is significant."""
+        where `test` is significant.
+
+        Args:
+            level: the chance that the band holds all of them, such as 0.95.
+            levels: (K,) whether each takes part.
+        """
         return self.within(self.at(levels).test(level).critical)
 
     def within(self, critical: float) -> tuple[Array, Array]:
@@ -226,7 +265,16 @@ class Ratio:
 
 def largest(values: Sequence[Array], errors: Sequence[Error], level: float = 0.95) -> RunTest:
     """The test that all of these estimates are 0, by the largest |T|; estimates (C,) with their errors, whose equal draws
-    are resamples of the same states."""
+    are resamples of the same states.
+
+    Args:
+        values: estimates, (C,) each.
+        errors: theirs, in that order.
+        level: 1 - the error rate at which `critical` is given.
+
+    Returns:
+        The statistic, its p and the critical value; NaN where there is no estimate.
+    """
     if not sum(len(value) for value in values):
         return RunTest(float("nan"), float("nan"), float("nan"))
     found = [_statistics(value, error) for value, error in zip(values, errors, strict=True)]

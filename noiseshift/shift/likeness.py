@@ -40,6 +40,11 @@ class Likeness:
 def likeness(samples: Tensor, data: Tensor, *, seed: int = 0) -> Likeness:
     """Compare samples (N, …) with data (M, …) of the same classes in equal number.
 
+    Args:
+        samples: (N, …).
+        data: (M, …) real ones.
+        seed: of the permutations.
+
     Raises:
         ValueError: for fewer than 8 rows, or rows of another shape.
     """

@@ -56,12 +56,23 @@ class PartCalibration:
         return mean
 
     def read(self, step: Step, cond: Tensor | None = None) -> Array:
-        """(B, P) readings in t of the states of a step; one call where the step has no prediction."""
+        """(B, P) readings in t of the states of a step; one call where the step has no prediction.
+
+        Args:
+            step: of B states.
+            cond: (B,) their classes, or None.
+        """
         return in_t(_sizes(self.residual, self.parts, step, cond), step.t, self.residual.schedule)
 
 
 def in_t(values: Array, t: Tensor, schedule: Schedule) -> Array:
-    """Readings in t of rms values u (B, P) at conditioning time t: t + (u - 1) sigma / sigma'."""
+    """Readings in t of rms values u (B, P) at conditioning time t: t + (u - 1) sigma / sigma'.
+
+    Args:
+        values: (B, P) rms of the predicted noise by part, 1 at the conditioning level.
+        t: () the conditioning time.
+        schedule: the model's.
+    """
     level = schedule(t.double().cpu())
     found: Array = float(t) + (values - 1) * float(level.sigma / level.dsigma)
     return found
@@ -220,7 +231,17 @@ interval excludes 0; significant: the joint one does. p: of no shift anywhere in
 
 
 def part_columns(ratio: Ratio, where: Array, critical: float, level: float) -> pd.DataFrame:
-    """What is known of shifts (C,), NaN where `where` says that they cannot be read."""
+    """What is known of shifts (C,), NaN where `where` says that they cannot be read.
+
+    Args:
+        ratio: the shifts with their errors.
+        where: (C,) whether each can be read.
+        critical: of the joint test, from which the joint intervals are made.
+        level: of the single intervals, such as 0.95.
+
+    Returns:
+        A row per part: shift, low, high, joint_low, joint_high, floor, slope, resolved, significant.
+    """
     low, high = ratio.interval(level)
     joint_low, joint_high = ratio.within(critical)
     values = {

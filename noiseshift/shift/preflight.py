@@ -158,7 +158,12 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def preflight_calls(samples: int, rows: int) -> int:
-    """Network calls of a preflight that finds nothing wrong, where a run draws so many samples and has so many real rows."""
+    """Network calls of a preflight that finds nothing wrong, where a run draws so many samples and has so many real rows.
+
+    Args:
+        samples: of the run.
+        rows: of the real images.
+    """
     drawn = min(samples, SAMPLES, rows)
     return len(SCALES) * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 

@@ -131,7 +131,12 @@ def measure(
 
 
 def paired(instrument: Instrument | Estimator, calibration: Instrument | Calibration | None = None) -> Instrument:
-    """The instrument itself, or a bare estimator with its calibration. Raises TypeError for an estimator without one."""
+    """The instrument itself, or a bare estimator with its calibration. Raises TypeError for an estimator without one.
+
+    Args:
+        instrument: what `calibrate` gives, or a bare estimator.
+        calibration: of a bare estimator; an instrument needs none.
+    """
     if isinstance(instrument, Instrument):
         return instrument
     if calibration is None:
@@ -275,7 +280,12 @@ def _read_all(step: Step, instruments: Instruments, cond: Tensor | None, start: 
 
 
 def first_rows(step: Step, rows: int) -> Step:
-    """A step with its first rows alone. Its prediction is dropped with the others, and made again by whoever needs it."""
+    """A step with its first rows alone. Its prediction is dropped with the others, and made again by whoever needs it.
+
+    Args:
+        step: of at least so many states.
+        rows: how many are kept.
+    """
     return step if rows == len(step.x) else replace(step, x=step.x[:rows], prediction=None)
 
 
@@ -287,7 +297,16 @@ def _stack(columns: Sequence[Mapping[str, Readings]]) -> dict[str, Readings]:
 def read_renoised(
     final: Tensor, visited: Sequence[Step], instruments: Instruments, cond: Tensor | None, start: int, seed: int
 ) -> dict[str, Readings]:
-    """The content control: this batch's final samples, noised to every time that was read, and read as the states were."""
+    """The content control: this batch's final samples, noised to every time that was read, and read as the states were.
+
+    Args:
+        final: (B, …) final samples.
+        visited: the steps whose times are read; their states are not.
+        instruments: by name.
+        cond: (N,) classes of the whole run, or None.
+        start: the index of the first of these samples within the run.
+        seed: of the noise, a draw of its own for each sample index.
+    """
     schedule = next(iter(instruments.values())).estimator.schedule
     sources = generators(range(start, start + len(final)), seed=seed, stream=CONTENT)
     columns = []
@@ -298,7 +317,12 @@ def read_renoised(
 
 
 def assemble(batches: Sequence[BatchReadings], instruments: Instruments) -> dict[str, ShiftReport]:
-    """One report an instrument from the readings of all batches."""
+    """One report an instrument from the readings of all batches.
+
+    Args:
+        batches: in the order of their samples.
+        instruments: by name, those that read them.
+    """
     return {name: _assembled(name, batches, instrument) for name, instrument in instruments.items()}
 
 

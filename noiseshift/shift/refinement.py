@@ -44,7 +44,15 @@ class Parts:
     gap: Array
 
     def interval(self, name: str, level: float) -> tuple[Array, Array]:
-        """The central interval of draws (R, K)."""
+        """The central interval of draws (R, K).
+
+        Args:
+            name: of a field, such as "solver".
+            level: such as 0.95.
+
+        Returns:
+            Its ends, each (K,).
+        """
         low, high = np.nanquantile(getattr(self, name), [0.5 - level / 2, 0.5 + level / 2], axis=0)
         return low, high
 

@@ -22,7 +22,12 @@ RUN = ("part of a run", "measure it again")
 
 def write_reports(reports: Mapping[str, ShiftReport], folder: Path) -> None:
     """`shift.parquet`: estimator, states (sampled, real, slope, content), row, step, t, t_hat, log_snr_hat; with
-    `posteriors.npz` (mean posteriors) and `report.json` (schedule)."""
+    `posteriors.npz` (mean posteriors) and `report.json` (schedule).
+
+    Args:
+        reports: by estimator, of one run.
+        folder: one that is there.
+    """
     frames = [_long(report, states, part) for report in reports.values() for states, part in _parts(report)]
     write_table(folder / "shift.parquet", pd.concat(frames, ignore_index=True))
     arrays: dict[str, Any] = {f"{name}/grid": report.calibration.grid for name, report in reports.items()}

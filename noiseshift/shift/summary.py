@@ -164,7 +164,13 @@ def mean_square(report: ShiftReport, span: Span | None = None) -> float:
 
 def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: int = 0) -> Array:
     """(R,) bootstrap draws of `mean_square`. Reports of as many samples and calibration rows draw the same ones for the
-    same seed: their draws are paired."""
+    same seed: their draws are paired.
+
+    Args:
+        report: of one run.
+        span: the conditioning levels over which it is averaged; None: all that were read.
+        seed: of the resamples.
+    """
     usable, rng = _usable(report), np.random.default_rng(seed)
     sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
     shift, form = ((sampled - real) / report.calibration.slope)[:, usable], _form(report.times[usable], span)
@@ -191,12 +197,22 @@ def _form(times: Array, span: Span | None) -> Array:
 
 
 def rms_shift(report: ShiftReport, span: Span | None = None) -> float:
-    """The root of `mean_square`; 0 where nothing is left."""
+    """The root of `mean_square`; 0 where nothing is left.
+
+    Args:
+        report: of one run.
+        span: the conditioning levels over which it is averaged; None: all that were read.
+    """
     return float(np.sqrt(np.maximum(mean_square(report, span), 0)))
 
 
 def rms_draws(report: ShiftReport, *, seed: int = 0) -> Array:
-    """(R,) bootstrap draws of `rms_shift`."""
+    """(R,) bootstrap draws of `rms_shift`.
+
+    Args:
+        report: of one run.
+        seed: of the resamples.
+    """
     return np.sqrt(np.clip(mean_square_draws(report, seed=seed), 0, None))
 
 
@@ -224,13 +240,25 @@ def content_rms(report: ShiftReport) -> float:
 
 def rms_of(values: pd.Series, low: pd.Series, high: pd.Series) -> float:
     """Root mean square of estimates with 95 % intervals, the variance of their errors taken out; 0 where nothing is left, NaN
-    without an estimate."""
+    without an estimate.
+
+    Args:
+        values: estimates.
+        low: lower ends of their 95 % intervals.
+        high: upper ends.
+    """
     square = (values**2 - ((high - low) / (2 * 1.96)) ** 2).mean()
     return float(np.sqrt(max(square, 0.0))) if not np.isnan(square) else float("nan")
 
 
 def rms_in_words(values: pd.Series, low: pd.Series, high: pd.Series) -> str:
-    """`rms_of` with four digits; where nothing is left, what the ends of the intervals leave room for."""
+    """`rms_of` with four digits; where nothing is left, what the ends of the intervals leave room for.
+
+    Args:
+        values: estimates.
+        low: lower ends of their 95 % intervals.
+        high: upper ends.
+    """
     found = rms_of(values, low, high)
     room = np.sqrt((np.maximum(low.abs(), high.abs()) ** 2).mean())
     return f"< {room:.4f}" if found == 0 else f"{found:.4f}"
