@@ -51,7 +51,12 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def called(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of the user's returns. Raises CodeError when it fails."""
+    """What a function of the user's returns. Raises CodeError when it fails.
+
+    Args:
+        function: of the user's.
+        *arguments: what it is given.
+    """
     with calling(name_of(function)):
         return function(*arguments)
 

@@ -63,7 +63,12 @@ class ApproximationReport:
     def table(self, level: float = 0.95, resamples: int = 500) -> pd.DataFrame:
         """A row a (t, σ_e): measured shift with its bootstrap interval; the roots `sigma`, `snr`, `posterior` (NaN where
         one leaves [0, 1]); Statement 1 (`first_order`) and its leading term; and error = first_order / measured - 1 with
-        its interval. resolved: the interval excludes 0."""
+        its interval. resolved: the interval excludes 0.
+
+        Args:
+            level: of the intervals.
+            resamples: of the rows, for the intervals.
+        """
         draws = self._draws(resamples)
         low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2], axis=0)
         t, sigma_e = torch.tensor(self.times)[:, None], torch.tensor(self.sigma_es)

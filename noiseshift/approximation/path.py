@@ -130,7 +130,13 @@ def follow(
 @dataclass(frozen=True)
 class PathBatch:
     """`follow`'s numbers for one batch of paths: scalars (n, K) by name, the spectrum (K, F) averaged over it, and each
-    estimator's readings (n, K) of the coarse and the fine run."""
+    estimator's readings (n, K) of the coarse and the fine run.
+
+    Attributes:
+        scalars: (n, K) by name.
+        spectrum: (K, F), averaged over the batch.
+        readings: by estimator, (n, K) of the coarse and of the fine run.
+    """
 
     scalars: dict[str, Array]
     spectrum: Array
@@ -138,7 +144,13 @@ class PathBatch:
 
 
 def assemble(batches: Sequence[PathBatch], schedule: Schedule, instruments: Instruments) -> dict[str, PathReport]:
-    """A report an instrument from all batches."""
+    """A report an instrument from all batches.
+
+    Args:
+        batches: in the order of their samples.
+        schedule: of the states.
+        instruments: by name, those that read them.
+    """
     joined = {name: np.concatenate([b.scalars[name] for b in batches]) for name in batches[0].scalars}
     sizes = [len(b.scalars["sigma_e2"]) for b in batches]
     spectrum = np.average([b.spectrum for b in batches], axis=0, weights=sizes)

@@ -119,7 +119,16 @@ def first_order_shift(schedule: Schedule, t: Number, sigma_e: Number) -> Tensor:
 
 
 def shift_of_variance(schedule: Schedule, t: Number, variance: Number) -> Tensor:
-    """Statement 1 for a signed added variance (σ_e² and more): (√(σ_t² + variance)₊ − σ_t) / σ̇_t."""
+    """Statement 1 for a signed added variance (σ_e² and more): (√(σ_t² + variance)₊ − σ_t) / σ̇_t.
+
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `variance`.
+        variance: what is added to σ_t², negative where noise is missing; below -σ_t² it is taken as -σ_t².
+
+    Returns:
+        δ in t, float64.
+    """
     t, variance = torch.broadcast_tensors(_double(t), _double(variance))
     level = schedule(t)
     # variance/(√(σ² + variance) + σ) keeps its digits where the added variance is tiny.
@@ -128,7 +137,16 @@ def shift_of_variance(schedule: Schedule, t: Number, variance: Number) -> Tensor
 
 
 def leading_shift(schedule: Schedule, t: Number, sigma_e: Number) -> Tensor:
-    """σ_e² / (2 σ_t σ̇_t), the leading term of first order and of `sigma`; infinite at σ_t = 0."""
+    """σ_e² / (2 σ_t σ̇_t), the leading term of first order and of `sigma`; infinite at σ_t = 0.
+
+    Args:
+        schedule: the path between data and noise.
+        t: conditioning time; it broadcasts with `sigma_e`.
+        sigma_e: standard deviation of the added noise, at least 0.
+
+    Returns:
+        δ in t, float64.
+    """
     t, sigma_e = _pair(t, sigma_e)
     level = schedule(t)
     return sigma_e**2 / (2 * level.sigma * level.dsigma)

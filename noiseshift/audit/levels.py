@@ -33,7 +33,13 @@ FINITE = 40.0
 
 
 class Followed(Scheduled):
-    """A scheduler that is looked at and not refused for what it does; `reached` is empty where a step fails."""
+    """A scheduler that is looked at and not refused for what it does; `reached` is empty where a step fails.
+
+    Args:
+        scheduler: it is copied, never changed.
+        steps: what its `set_timesteps` is given.
+        timing: what a pipeline also hands to `set_timesteps`.
+    """
 
     def __init__(self, scheduler: Any, steps: int, timing: Mapping[str, Any]):
         self.steps, self.timing = steps, dict(timing)
@@ -94,7 +100,12 @@ class Levels:
     first_sigma: float | None = None
 
     def seen(self, handed_as: str, first_sigma: float | None) -> Levels:
-        """The same, with what an observer saw."""
+        """The same, with what an observer saw.
+
+        Args:
+            handed_as: the dtype in which the network got its times.
+            first_sigma: the noise of the first state, by its finest Haar band; None where it could not be read.
+        """
         return replace(self, handed_as=handed_as, first_sigma=first_sigma)
 
     @property
@@ -135,7 +146,13 @@ def levels(
 
 
 def begins(scheduler: Any, steps: int, strength: float) -> int:
-    """The place among its timesteps where an image-to-image pipeline starts. Raises ValueError where nothing is left to do."""
+    """The place among its timesteps where an image-to-image pipeline starts. Raises ValueError where nothing is left to do.
+
+    Args:
+        scheduler: with its timesteps set.
+        steps: what it was set to.
+        strength: in (0, 1]; 1 starts at the first timestep.
+    """
     # Pipelines of flows round the steps that are skipped, others those that are taken.
     taken = steps * strength if hasattr(scheduler, "scale_noise") else int(steps * strength)
     skipped = int(max(steps - min(taken, steps), 0))
@@ -162,7 +179,12 @@ def _noised(run: Followed, begin: int) -> Pair | None:
 
 
 def rows(run: Followed, handed: Tensor) -> pd.DataFrame:
-    """A row a call, for labels that the network gets as `handed` (n,)."""
+    """A row a call, for labels that the network gets as `handed` (n,).
+
+    Args:
+        run: the scheduler, as it was followed.
+        handed: the labels that the network gets, one per timestep.
+    """
     scheduler = run.scheduler
     raw = scheduler.timesteps.double().cpu()
     order = run.internal()
@@ -190,7 +212,13 @@ def _states(run: Followed) -> list[float] | float:
 
 
 def meant(family: Family, scheduler: Any, labels: Tensor) -> list[float]:
-    """The log-SNR that labels mean in the training table, whatever labels they are."""
+    """The log-SNR that labels mean in the training table, whatever labels they are.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose table it is.
+        labels: (n,) float64, also between whole numbers.
+    """
     other = copy.copy(scheduler)
     other.timesteps = labels
     return [clipped(value) for value in family.labelled(other).tolist()]
@@ -212,7 +240,12 @@ def clipped(value: float) -> float:
 
 
 def own_sigma(family: Family, value: float) -> float:
-    """The sigma of a log-SNR in a family's own scaling: alpha² + sigma² = 1, alpha = 1, or alpha + sigma = 1 of a flow."""
+    """The sigma of a log-SNR in a family's own scaling: alpha² + sigma² = 1, alpha = 1, or alpha + sigma = 1 of a flow.
+
+    Args:
+        family: of the scheduler.
+        value: a log-SNR.
+    """
     ratio = math.exp(-value / 2)
     if isinstance(family, Preserving):
         return ratio / math.hypot(1, ratio)
@@ -220,7 +253,12 @@ def own_sigma(family: Family, value: float) -> float:
 
 
 def table_end(family: Family, scheduler: Any) -> float:
-    """The log-SNR of the training's last level."""
+    """The log-SNR of the training's last level.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose table it is.
+    """
     if isinstance(family, Preconditioned):
         return -2 * math.log(scheduler.config["sigma_max"])
     last = torch.tensor([float(scheduler.config.num_train_timesteps - (not isinstance(family, Flow)))])
@@ -228,7 +266,13 @@ def table_end(family: Family, scheduler: Any) -> float:
 
 
 def position(family: Family, scheduler: Any, value: float) -> float:
-    """The label, not rounded, whose level has a log-SNR: the inverse of what a label means."""
+    """The label, not rounded, whose level has a log-SNR: the inverse of what a label means.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose table it is.
+        value: a log-SNR; one outside the table is put at its end.
+    """
     count = int(scheduler.config.num_train_timesteps)
     if isinstance(family, Flow):
         return own_sigma(family, value) * count
@@ -239,5 +283,10 @@ def position(family: Family, scheduler: Any, value: float) -> float:
 
 
 def accepts(scheduler: Any, option: str) -> bool:
-    """Whether the scheduler's constructor takes an option."""
+    """Whether the scheduler's constructor takes an option.
+
+    Args:
+        scheduler: any.
+        option: its name.
+    """
     return option in inspect.signature(type(scheduler).__init__).parameters

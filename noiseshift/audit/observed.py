@@ -84,7 +84,12 @@ class Watch:
             vars(self.scheduler).pop(name, None)
 
     def begin(self, place: int, sample: Tensor) -> None:
-        """A run starts at a place, from a state."""
+        """A run starts at a place, from a state.
+
+        Args:
+            place: of the first timestep that is taken.
+            sample: (B, …) the state there.
+        """
         frozen = copy.copy(self.scheduler)
         frozen.__dict__ = copy.deepcopy({k: v for k, v in vars(self.scheduler).items() if k not in HOOKED})
         run = Seen(frozen, place)
@@ -96,7 +101,12 @@ class Watch:
         self.runs.append(run)
 
     def call(self, place: int, time: Any) -> None:
-        """The network was called at a place, with this time."""
+        """The network was called at a place, with this time.
+
+        Args:
+            place: of the timestep.
+            time: what the network was handed; None where that was not seen.
+        """
         if not self.runs or time is None:
             return
         value = torch.as_tensor(time).detach().flatten()[:1].cpu()

@@ -52,7 +52,12 @@ class Audit:
 
     def beyond(self, tolerance: float = TOLERANCE, accept: Iterable[str] = ()) -> tuple[Finding, ...]:
         """The faults larger than `tolerance`, in log-SNR, but those whose names are accepted. Raises ValueError for a name
-        that no finding has."""
+        that no finding has.
+
+        Args:
+            tolerance: in log-SNR.
+            accept: names of findings.
+        """
         accepted = set(accept)
         unknown = accepted - set(NAMES)
         if unknown:
@@ -125,7 +130,8 @@ def audit(
         strength: audit a run from an image, in (0, 1], as image-to-image pipelines count it.
         size: pixels of the picture, (width, height), where the levels depend on it; 1024 × 1024 by default.
         dtype: "bf16" or "fp16", what the time argument is cast to before the network gets it.
-        sigmas, timesteps: custom ones, as `set_timesteps` takes them; their number is the step count.
+        sigmas: custom ones, as `set_timesteps` takes them; their number is the step count.
+        timesteps: custom ones, likewise.
 
     Returns:
         What was found.

@@ -19,7 +19,12 @@ Array = np.ndarray[Any, Any]
 
 
 def shift(sigma: Array, factor: float) -> Array:
-    """The shifted sigmas."""
+    """The shifted sigmas.
+
+    Args:
+        sigma: in [0, 1], of any shape.
+        factor: s, above 0; 1 leaves them.
+    """
     return factor * sigma / (1 + (factor - 1) * sigma)
 
 

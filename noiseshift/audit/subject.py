@@ -42,7 +42,12 @@ class Subject:
         return dict(self.scheduler.config)
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """An option of the scheduler, or `default` where it has none of that name."""
+        """An option of the scheduler, or `default` where it has none of that name.
+
+        Args:
+            name: of the option.
+            default: where there is none.
+        """
         return self.config.get(name, default)
 
 

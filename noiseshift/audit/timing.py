@@ -33,7 +33,8 @@ def timing(
         subject: the scheduler and its pipeline.
         steps: the step count, from which even sigmas are made.
         size: pixels of the picture, (width, height).
-        sigmas, timesteps: custom ones, handed over as they are.
+        sigmas: custom ones, handed over as they are.
+        timesteps: custom ones, likewise.
 
     Raises:
         ValueError: where the scheduler takes no custom sigmas or timesteps.
@@ -59,14 +60,24 @@ def dynamic(subject: Subject) -> bool:
 
 
 def tokens(subject: Subject, size: tuple[int, int]) -> int:
-    """How many tokens a picture of `size` pixels, (width, height), has."""
+    """How many tokens a picture of `size` pixels, (width, height), has.
+
+    Args:
+        subject: of a pipeline, whose autoencoder and patches are known.
+        size: pixels.
+    """
     side = subject.factor * subject.patch
     return (size[0] // side) * (size[1] // side)
 
 
 def mu(subject: Subject, size: tuple[int, int]) -> float:
     """The logarithm of the shift, a straight line in the number of tokens (Esser et al., arXiv 2403.03206, § 5.3.2, as Flux
-    uses it)."""
+    uses it).
+
+    Args:
+        subject: of a pipeline, whose scheduler says the line's two ends.
+        size: (width, height) in pixels.
+    """
     low, high = subject.setting("base_image_seq_len", 256), subject.setting("max_image_seq_len", 4096)
     first, last = subject.setting("base_shift", 0.5), subject.setting("max_shift", 1.15)
     return float(first + (tokens(subject, size) - low) * (last - first) / (high - low))

@@ -189,11 +189,26 @@ def closed_loop(largest: float = 2.0) -> Method:
 
 
 def epsilon_scaling(offset: float, slope: float = 0.0) -> Method:
+    """`epsilon-scaling=B[:K]`: eps / (B + K t); see `alternatives.EpsilonScaled`.
+
+    Args:
+        offset: B, near 1.
+        slope: K, 0 for the uniform schedule.
+    """
     name = f"epsilon-scaling={offset:g}" + (f":{slope:g}" if slope else "")
     return Method(name, lambda b: Built(EpsilonScaled(b.model, offset, slope)), "epsilon-scaling", offset + slope)
 
 
 def score_rescaling(k: float, spread: float = 1.0) -> Method:
+    """`tsr=K[:SPREAD]`; see `alternatives.ScoreRescaled`.
+
+    Args:
+        k: by what the variance is divided, above 0; 1 changes nothing.
+        spread: standard deviation of a mode of the data, above 0.
+
+    Raises:
+        ValueError: a number that is not above 0.
+    """
     name = f"tsr={k:g}" + (f":{spread:g}" if spread != 1 else "")
     if not (k > 0 and spread > 0):
         raise ValueError(f"tsr=K[:SPREAD] takes numbers above 0, got {k:g} and {spread:g}")
@@ -201,6 +216,12 @@ def score_rescaling(k: float, spread: float = 1.0) -> Method:
 
 
 def wavelets(low: float, high: float = 0.0) -> Method:
+    """`dcw=LOW[:HIGH]`, for pictures; see `alternatives.wavelet_correction`.
+
+    Args:
+        low: scale of the coarse band.
+        high: scale of the fine bands.
+    """
     name = f"dcw={low:g}" + (f":{high:g}" if high else "")
 
     def make(context: MethodContext) -> Built:
@@ -210,6 +231,12 @@ def wavelets(low: float, high: float = 0.0) -> Method:
 
 
 def time_shift(window: float, cutoff: float = 0.2) -> Method:
+    """`time-shift=WINDOW`; see `alternatives.TimeShifted`.
+
+    Args:
+        window: the time is searched within half of it on either side of t.
+        cutoff: the time is moved only while t is above it.
+    """
     return Method(f"time-shift={window:g}", lambda b: Built(TimeShifted(b.model, window, cutoff)), "time-shift", window)
 
 

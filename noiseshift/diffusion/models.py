@@ -122,6 +122,7 @@ def checked(answer: object, x: Tensor, whose: str, shape: Sequence[int] | None =
 
     Args:
         answer: what came back.
+        x: the states that it is about.
         whose: who answered, for the message.
         shape: what it must have; that of x by default.
 

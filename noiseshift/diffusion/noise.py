@@ -43,7 +43,9 @@ def generator(index: int, *, seed: int, stream: int) -> np.random.Generator:
     """The generator of one sample index.
 
     Args:
-        index, seed, stream: whole numbers in 0 … 2⁶⁴ - 1. Distinct triples draw distinct noise.
+        index: of the sample within the run, in 0 … 2⁶⁴ - 1.
+        seed: the run's, in that range.
+        stream: keeps kinds of noise apart, in that range. Distinct triples draw distinct noise.
 
     Raises:
         ValueError: a number out of range.

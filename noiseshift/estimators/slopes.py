@@ -65,7 +65,8 @@ class Probes:
 
     Args:
         like: the states (B, …).
-        seed, first: row i draws those of sample first + i.
+        seed: the run's.
+        first: row i draws the probes of sample first + i.
     """
 
     def __init__(self, like: Tensor, seed: int, first: int):

@@ -36,7 +36,12 @@ __all__ = [
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """‖m_a - m_b‖² + tr(A + B - 2 (B^½ A B^½)^½). Raises ValueError when the features are not of one length."""
+    """‖m_a - m_b‖² + tr(A + B - 2 (B^½ A B^½)^½). Raises ValueError when the features are not of one length.
+
+    Args:
+        a: of samples.
+        b: of the reference, with features of the same length.
+    """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
             f"features of {len(a.mean)} and {len(b.mean)} numbers cannot be compared: use one extractor for both"
@@ -106,12 +111,22 @@ class KernelSums:
 
 
 def kernel_distance(a: Array, b: Array) -> float:
-    """KID: the unbiased squared MMD with the kernel (x·y/d + 1)³, over all pairs of rows of a (n, d) and b (m, d)."""
+    """KID: the unbiased squared MMD with the kernel (x·y/d + 1)³, over all pairs of rows of a (n, d) and b (m, d).
+
+    Args:
+        a: features (n, d).
+        b: features (m, d).
+    """
     return kernel_sums(a, b).distance
 
 
 def kernel_sums(a: Array, b: Array) -> KernelSums:
-    """The kernel's sums over all pairs, in blocks, so that memory does not grow with their number."""
+    """The kernel's sums over all pairs, in blocks, so that memory does not grow with their number.
+
+    Args:
+        a: features (n, d).
+        b: features (m, d).
+    """
     a_t, b_t = (torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)) for values in (a, b))
     a_b, b_a = _sums(a_t, b_t)
     return KernelSums(_sums_within(a_t) - _own(a_t), a_b, _sums_within(b_t) - _own(b_t), b_a)

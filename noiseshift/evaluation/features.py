@@ -55,7 +55,12 @@ class Features:
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write an npz: extractor, values and, where there are any, probs. Raises PlaceError (a ValueError) where a file that
-        noiseshift did not make is there, unless `overwrite`."""
+        noiseshift did not make is there, unless `overwrite`.
+
+        Args:
+            path: an .npz.
+            overwrite: replace whatever is there.
+        """
         arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
         if self.probs is not None:
             arrays["probs"] = self.probs.astype("f4")

@@ -108,14 +108,24 @@ class Jackknife:
         return _widened(student(*_some(self.samples, self.reference)), self.second)
 
     def minus(self, other: Jackknife, *, paired: bool = True) -> Change:
-        """This FD minus another to the same reference; `paired` where sample i of both has one seed and class."""
+        """This FD minus another to the same reference; `paired` where sample i of both has one seed and class.
+
+        Args:
+            other: of another run, against the same reference.
+            paired: whether the two share their samples' noise and classes.
+        """
         found = student(*self._difference(other, paired))
         if not (self.enough and other.enough):
             return Change(found.value, float("nan"), float("nan"))
         return _widened(found, self.second - other.second)
 
     def p(self, other: Jackknife, *, paired: bool = True) -> float:
-        """Two-sided p of `minus`, 1 where that has no interval."""
+        """Two-sided p of `minus`, 1 where that has no interval.
+
+        Args:
+            other: of another run, against the same reference.
+            paired: as in `minus`.
+        """
         parts, second = self._difference(other, paired), self.second - other.second
         error, freedom = _error(parts)
         if not (self.enough and other.enough) or error == 0:

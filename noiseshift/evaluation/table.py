@@ -84,14 +84,24 @@ def evaluate(
 
 
 def require_enough(n: int, reference: Features | Moments) -> None:
-    """Raise ValueError for no more samples than features: their covariance is singular, and FD measures their number."""
+    """Raise ValueError for no more samples than features: their covariance is singular, and FD measures their number.
+
+    Args:
+        n: samples.
+        reference: of real images.
+    """
     width = _width(reference)
     if n <= width:
         raise ValueError(f"{n} samples under {width} features: FD would measure the count; give more, or say --small")
 
 
 def warn_of_no_interval(n: int, reference: Features | Moments) -> None:
-    """Say, before anything is sampled, that n samples are too few for an interval of the distance; see `ENOUGH`."""
+    """Say, before anything is sampled, that n samples are too few for an interval of the distance; see `ENOUGH`.
+
+    Args:
+        n: samples.
+        reference: of real images.
+    """
     least = ENOUGH * _width(reference)
     if n < least:
         logging.getLogger("noiseshift").warning(
@@ -100,7 +110,12 @@ def warn_of_no_interval(n: int, reference: Features | Moments) -> None:
 
 
 def require_width(features: Features, reference: Features | Moments) -> None:
-    """Raise ValueError where a reference is not of as many features."""
+    """Raise ValueError where a reference is not of as many features.
+
+    Args:
+        features: of samples.
+        reference: of real images.
+    """
     seen, there = features.values.shape[1], _width(reference)
     if seen != there:
         raise ValueError(

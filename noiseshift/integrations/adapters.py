@@ -76,7 +76,15 @@ class Adapted(CallableModel):
         return self.value(self.evaluate(x, self.to_time(t), cond))
 
     def read_call(self, call: Call, value: Tensor) -> Prediction:
-        """The prediction that was in the `value` of what a third-party call got back."""
+        """The prediction that was in the `value` of what a third-party call got back.
+
+        Args:
+            call: what `call_of` made of the arguments.
+            value: (B, …) the part of the answer that counts.
+
+        Returns:
+            Of the states as the schedule has them.
+        """
         level = self.schedule(self.of_time(call.time.double().flatten()[0].cpu()))
         value = checked(value, call.x, "the observed network")
         return READ[self.predicts](value, call.x, level.like(call.x))

@@ -85,6 +85,12 @@ class NoiseAwarenessGuidance(BaseGuidance):
         return [self._prepare_batch(data, int(name == "pred_uncond"), name) for name in self._names()]
 
     def prepare_inputs_from_block_state(self, data: Any, input_fields: dict[str, Any]) -> list[Any]:
+        """A batch of inputs per branch, as diffusers' modular pipelines ask for them.
+
+        Args:
+            data: the block's state.
+            input_fields: where each input lies in it, by branch.
+        """
         return [
             self._prepare_batch_from_block_state(input_fields, data, int(name == "pred_uncond"), name)
             for name in self._names()
@@ -93,6 +99,13 @@ class NoiseAwarenessGuidance(BaseGuidance):
     def forward(
         self, pred_cond: Tensor, pred_noise_uncond: Tensor | None = None, pred_uncond: Tensor | None = None
     ) -> GuiderOutput:
+        """The guided prediction: the full one, moved away from each weaker branch that is given.
+
+        Args:
+            pred_cond: (B, …) with the noise level and the condition.
+            pred_noise_uncond: (B, …) without the noise level, or None.
+            pred_uncond: (B, …) without the condition, or None.
+        """
         pred = pred_cond
         if pred_noise_uncond is not None:
             pred = pred + self.scale * (pred_cond - pred_noise_uncond)

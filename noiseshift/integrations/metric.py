@@ -89,7 +89,12 @@ class NoiseShift(Metric):
         return ShiftReport(name, estimator.schedule, steps, calibration.times, sampled, calibration)
 
     def plot(self, val: Any = None, ax: Axes | None = None) -> Any:
-        """δ(t) with its band: (figure, axes), as torchmetrics' own `plot`."""
+        """δ(t) with its band: (figure, axes), as torchmetrics' own `plot`.
+
+        Args:
+            val: not used: what is drawn is the report.
+            ax: where to draw; a new one by default.
+        """
         from noiseshift.analysis.plots import plot_shift
 
         drawn = plot_shift(self.report(), ax=ax)

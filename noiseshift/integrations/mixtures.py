@@ -42,7 +42,12 @@ def blocks(outputs: Sequence[Tensor], rows: int, channels: int) -> list[tuple[in
 
 
 def weights(mixture: Tensor, parts: Sequence[Tensor]) -> Tensor | None:
-    """(parts,) float64 weights that sum to 1, or None where the mixture (rows, …) is no combination of the parts."""
+    """(parts,) float64 weights that sum to 1, or None where the mixture (rows, …) is no combination of the parts.
+
+    Args:
+        mixture: (rows, …) what the scheduler was handed.
+        parts: (rows, …) what the network answered, each.
+    """
     flat = torch.stack([part.double().flatten(1) for part in parts], -1)
     target = mixture.double().flatten(1)
     if flat.shape[:2] != target.shape or not bool(torch.isfinite(flat).all() and torch.isfinite(target).all()):
@@ -64,6 +69,11 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
 
     Guidance by more than one weighs the condition above one and something else below zero. Between, at a scale of at most
     one, the `known` order of the pipeline decides (see `order`).
+
+    Args:
+        mixture: (rows, …) what the scheduler was handed.
+        parts: (rows, …) what the network answered, each.
+        known: what `order` says.
     """
     found = weights(mixture, parts) if parts else None
     if found is None:
@@ -74,7 +84,12 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
 
 
 def order(pipeline: str, parts: Sequence[tuple[int, slice, Tensor]]) -> int | None:
-    """Where the condition stands in one batch of two, by the pipeline's source; None for calls of their own."""
+    """Where the condition stands in one batch of two, by the pipeline's source; None for calls of their own.
+
+    Args:
+        pipeline: its class's name.
+        parts: (call, rows of its batch, answer) of each.
+    """
     if not pipeline or len(parts) != 2 or parts[0][0] != parts[1][0]:
         return None
     return 0 if pipeline in FIRST else 1
@@ -82,7 +97,13 @@ def order(pipeline: str, parts: Sequence[tuple[int, slice, Tensor]]) -> int | No
 
 def distinct_rows(sample: Tensor, mixture: Tensor, outputs: Sequence[Tensor]) -> int:
     """How many rows of a sample are states of their own: a batch that guidance doubled (DiT) has equal halves, mixed from
-    answers that differ. Equal latents alone are no doubled batch."""
+    answers that differ. Equal latents alone are no doubled batch.
+
+    Args:
+        sample: (B, …) what the scheduler was handed as its state.
+        mixture: (B, …) what it was handed as the prediction.
+        outputs: what the network answered since the last step.
+    """
     half = len(sample) // 2
     if not half or len(sample) % 2 or not torch.equal(sample[:half], sample[half:]):
         return len(sample)

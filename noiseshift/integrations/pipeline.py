@@ -36,6 +36,12 @@ class PipelineObserver(Recorder):
     condition follows from the mixture that the scheduler is handed (see `mixtures`); where it does not, the state is
     recorded without a prediction, and `report` says so.
 
+    Args:
+        target: a diffusers pipeline or scheduler.
+        schedule: of its states.
+        estimators: what reads the states as they pass, by name; None for none.
+        points: how many times of a run are read.
+
     Attributes:
         unpaired: a line for each state whose level, or whose prediction, is not known for certain.
     """
@@ -190,7 +196,12 @@ class PipelineObserver(Recorder):
         return self._watch.audit()
 
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
-        """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain."""
+        """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain.
+
+        Args:
+            *args: those of `Recorder.report`.
+            **kwargs: likewise.
+        """
         if self.unpaired:
             log.warning("%d states were not read, the first: %s", len(self.unpaired), self.unpaired[0])
         return super().report(*args, **kwargs)
@@ -300,6 +311,10 @@ class Replay:
     """The network of an observed pipeline as a `Model` at the observed times, called as the pipeline called it.
 
     cond: integers (B,), which observed sample's conditions each row has; None where there are none.
+
+    Args:
+        seen: an observer, after a run.
+        rows: conditions that differ between samples, (N, …) by argument.
     """
 
     predicts: Predicts = "epsilon"
@@ -320,7 +335,14 @@ class Replay:
 
     @torch.no_grad()
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """One t for all rows of x (B, …)."""
+        """One t for all rows of x (B, …).
+
+        Args:
+            x: states (B, …).
+            t: conditioning time; the observed one that is nearest is taken.
+            cond: (B,) which observed sample's conditions each row has, or None.
+            branches: the full one.
+        """
         require(self, branches)
         time = self.snap(t.double().flatten()[:1])[0]
         state = self._states[float(time)]

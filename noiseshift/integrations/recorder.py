@@ -194,7 +194,12 @@ class Recorder:
 
 
 def spread(count: int, points: int) -> list[int]:
-    """`points` of range(count), evenly, both ends among them."""
+    """`points` of range(count), evenly, both ends among them.
+
+    Args:
+        count: at least 0.
+        points: how many are chosen, or all where there are no more.
+    """
     return np.unique(np.linspace(0, count - 1, min(points, count)).round().astype(int)).tolist() if count else []
 
 

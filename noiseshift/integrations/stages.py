@@ -20,7 +20,14 @@ SLACK = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class CallRecord:
-    """One call: a state x (B, …) at its conditioning time t, what the network said, and its conditions, if any."""
+    """One call: a state x (B, …) at its conditioning time t, what the network said, and its conditions, if any.
+
+    Attributes:
+        t: conditioning time, in [0, 1].
+        x: (B, …) the state, as the schedule has it.
+        prediction: the network's.
+        cond: (B,) the conditions, or None.
+    """
 
     t: float
     x: Tensor

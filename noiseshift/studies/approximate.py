@@ -282,7 +282,13 @@ def _runs(
 
 
 def plan_fingerprint(checkpoint: Checkpoint, plan: Plan, data: Images) -> dict[str, Any]:
-    """What a study's numbers depend on, of all its solvers."""
+    """What a study's numbers depend on, of all its solvers.
+
+    Args:
+        checkpoint: what is sampled.
+        plan: what is injected and which runs are followed.
+        data: held-out real images.
+    """
     own = {"times": plan.times, "ratios": plan.ratios, "rows": plan.rows, "substeps": plan.substeps}
     runs = [fingerprint(checkpoint, plan.protocol(solver), data) for solver in plan.solvers]
     return (

@@ -21,7 +21,12 @@ def from_text(cell: str) -> str:
 
 
 def with_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """A table with every text in it changed."""
+    """A table with every text in it changed.
+
+    Args:
+        table: of any columns.
+        change: from a text to another.
+    """
     texts = [column for column in table if table[column].map(lambda cell: isinstance(cell, str)).any()]
     changed = {c: table[c].map(lambda cell: change(cell) if isinstance(cell, str) else cell) for c in texts}
     return table.assign(**changed)

@@ -20,7 +20,16 @@ def checked(
     strict: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> Preflight:
-    """`shift.preflight` of a study. Raises ValueError for a check that failed, under `strict`."""
+    """`shift.preflight` of a study. Raises ValueError for a check that failed, under `strict`.
+
+    Args:
+        checkpoint: as the study has it.
+        data: real images, or None.
+        device: where the network computes.
+        samples: how many are drawn to compare with the data.
+        strict: whether a failed check stops the study.
+        progress: called as (stage, done, total).
+    """
     progress("preflight", 0, 1)
     made = functools.partial(preflight, checkpoint, data, device=device, samples=samples)
     found = kept_or_checked(checkpoint, data, device, samples, made)

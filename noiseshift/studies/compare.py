@@ -108,12 +108,21 @@ class Comparison:
         """Write table.csv, pairs.csv, and comparison.json with where the runs are: their folders by name in `sources`.
 
         Raises PlaceError (a ValueError) where `folder` holds what noiseshift did not write.
+
+        Args:
+            folder: may hold an older comparison.
+            sources: the folder of each run, by name.
         """
         with merged_folder(folder, "compare", MANIFEST) as fresh:
             self.write(fresh, {name: os.path.relpath(sources[name], folder) for name in self.runs})
 
     def write(self, folder: Path, where: Mapping[str, str]) -> None:
-        """Write the comparison's files into a fresh folder; `where` are its runs, relative to its place."""
+        """Write the comparison's files into a fresh folder; `where` are its runs, relative to its place.
+
+        Args:
+            folder: one that is there.
+            where: each run's folder, by name.
+        """
         with_texts(self.table, as_text).to_csv(folder / "table.csv", index=False)
         with_texts(self.pairs, as_text).to_csv(folder / "pairs.csv", index=False)
         about = {"estimator": self.estimator, "span": self.span, "command": self.command, "runs": dict(where)}

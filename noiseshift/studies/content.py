@@ -30,7 +30,12 @@ OWN_SAMPLES = "the run's own final samples"
 
 
 def finer_solver(checkpoint: Checkpoint, protocol: Protocol) -> Solver | None:
-    """What makes the final samples of the content control, or None where they are the run's own."""
+    """What makes the final samples of the content control, or None where they are the run's own.
+
+    Args:
+        checkpoint: to which it is bound.
+        protocol: says the solver and `content_steps`.
+    """
     if protocol.content_steps == 1:
         return None
     try:
@@ -50,7 +55,12 @@ def content_rows(protocol: Protocol) -> int:
 
 
 def content_in_words(instruments: Instruments, finer: Solver | None) -> str | None:
-    """What the content control is against; None without one, where the baseline is that already."""
+    """What the content control is against; None without one, where the baseline is that already.
+
+    Args:
+        instruments: those of the run.
+        finer: what made the final samples; None: the run itself.
+    """
     if next(iter(instruments.values())).calibration.baseline != DATA:
         return None
     return OWN_SAMPLES if finer is None else f"final samples of {finer.name} from the same seeds"
@@ -66,7 +76,18 @@ def with_content(
     shards: Shards | None,
     progress: Progress,
 ) -> dict[str, ShiftReport]:
-    """The reports with the content control of a finer run: its first samples, of the same initial noise and classes."""
+    """The reports with the content control of a finer run: its first samples, of the same initial noise and classes.
+
+    Args:
+        reports: of the run, by estimator.
+        model: what is sampled, under its guidance.
+        checkpoint: whose model it is.
+        instruments: by name.
+        protocol: the run's.
+        finer: the solver of more steps.
+        shards: where batches are kept, or None.
+        progress: called as (stage, done, total).
+    """
     first = next(iter(reports.values()))
     visited = [Step(int(k), torch.tensor(t), torch.zeros(0)) for k, t in zip(first.steps, first.times, strict=True)]
     every, steps = all_labels(checkpoint, protocol), replace(protocol, solver=finer)

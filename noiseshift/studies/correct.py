@@ -372,7 +372,16 @@ def fingerprint(
     measured: int,
     against: Checkpoint | None,
 ) -> dict[str, Any]:
-    """Everything that decides a correction's numbers, but the methods: each describes itself."""
+    """Everything that decides a correction's numbers, but the methods: each describes itself.
+
+    Args:
+        checkpoint: what is corrected.
+        protocol: of the runs.
+        data: held-out real images.
+        extractor: of the distance.
+        measured: how many of the samples are read for their shift.
+        against: a checkpoint whose samples are a line of the table, or None.
+    """
     return {
         **protocols.fingerprint(checkpoint, protocol, data, extractor),
         "measured": measured,

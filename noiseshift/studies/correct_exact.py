@@ -53,7 +53,12 @@ class ExactCase:
     basis: np.ndarray | None = None
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Samples (count, …)."""
+        """Samples (count, …).
+
+        Args:
+            count: how many.
+            generator: draws them.
+        """
         found = self.target.sample(count, generator)
         return found if self.shape is None else found.reshape(count, *self.shape)
 
@@ -68,14 +73,24 @@ class ExactCase:
 
 
 def power_law(dim: int = 256, exponent: float = 1.0) -> ExactCase:
-    """Zero-mean Gaussian whose k-th variance is k^-exponent."""
+    """Zero-mean Gaussian whose k-th variance is k^-exponent.
+
+    Args:
+        dim: d.
+        exponent: at least 0.
+    """
     variances = torch.arange(1, dim + 1, dtype=torch.float64) ** -exponent
     moments = Moments(np.zeros(dim), np.diag(variances.numpy()))
     return ExactCase("gaussian", Gaussian(torch.zeros(dim, dtype=torch.float64), variances), moments, diagonal=True)
 
 
 def fields(side: int = 16, exponent: float = 1.0) -> ExactCase:
-    """Gaussian pictures (1, side, side): the variance of a cosine of frequency k is (1 + k²)^-exponent."""
+    """Gaussian pictures (1, side, side): the variance of a cosine of frequency k is (1 + k²)^-exponent.
+
+    Args:
+        side: pixels.
+        exponent: at least 0.
+    """
     k = np.arange(side)
     cosines = np.cos(np.pi * (k[:, None] + 0.5) * k / side) * np.where(k == 0, 1, 2**0.5) / side**0.5
     basis = np.kron(cosines, cosines)
@@ -87,7 +102,13 @@ def fields(side: int = 16, exponent: float = 1.0) -> ExactCase:
 
 
 def mixture(dim: int = 64, components: int = 10, rank: int = 8) -> ExactCase:
-    """Equal components of low rank, means of variance 0.25 a coordinate."""
+    """Equal components of low rank, means of variance 0.25 a coordinate.
+
+    Args:
+        dim: d.
+        components: equally likely.
+        rank: of each component's covariance, besides 1e-3 in every direction.
+    """
     generator = torch.Generator().manual_seed(0)
     means = 0.5 * torch.randn(components, dim, generator=generator, dtype=torch.float64)
     factors = 0.5 * torch.randn(components, dim, rank, generator=generator, dtype=torch.float64) / rank**0.5
@@ -100,7 +121,12 @@ def mixture(dim: int = 64, components: int = 10, rank: int = 8) -> ExactCase:
 
 
 def images(pixels: Tensor, name: str = "images") -> ExactCase:
-    """The exact denoiser of a finite set of images (N, C, H, W) in [-1, 1]."""
+    """The exact denoiser of a finite set of images (N, C, H, W) in [-1, 1].
+
+    Args:
+        pixels: float, all of equal weight.
+        name: of the case.
+    """
     return ExactCase(name, Empirical(pixels), Features(name, pixels.flatten(1).double().numpy()).moments)
 
 

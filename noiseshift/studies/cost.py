@@ -92,7 +92,13 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *
 
 
 def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> list[Part]:
-    """The calls of each part of a run; parts without any are left out."""
+    """The calls of each part of a run; parts without any are left out.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: what is done with it.
+        held_out: how many real images there are, None without any.
+    """
     points = len(read_times(guided(checkpoint, protocol), protocol))
     calls = calls_a_sample(checkpoint, protocol)
     own = own_rows(protocol) if held_out is None else (0, 0)

@@ -43,7 +43,13 @@ class Quantity:
 
     def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
         """first - second, its 95 % interval and two-sided p by Student's t, at the fewer of the degrees of freedom (which is
-        no more than Welch's number)."""
+        no more than Welch's number).
+
+        Args:
+            first: a run.
+            second: another.
+            paired: whether they share samples.
+        """
         a, b = self.draws[first], self.draws[second]
         spread = float((a - b).std(ddof=1) if paired else np.hypot(a.std(ddof=1), b.std(ddof=1)))
         value, freedom = self.values[first] - self.values[second], min(self.freedom[first], self.freedom[second])
@@ -71,13 +77,24 @@ def shifts_of(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
 
 @dataclass(frozen=True)
 class Distances:
-    """The distance to real images, tested as `Quantity` is: by the jackknife of each run that kept features."""
+    """The distance to real images, tested as `Quantity` is: by the jackknife of each run that kept features.
+
+    Attributes:
+        name: of the distance.
+        values: by run.
+    """
 
     name: str
     values: Mapping[str, Jackknife]
 
     def difference(self, first: str, second: str, *, paired: bool) -> dict[str, Any]:
-        """first - second, without the bias of few samples, its 95 % interval and two-sided p."""
+        """first - second, without the bias of few samples, its 95 % interval and two-sided p.
+
+        Args:
+            first: a run.
+            second: another.
+            paired: whether they share samples.
+        """
         a, b = self.values[first], self.values[second]
         found = a.minus(b, paired=paired)
         p = a.p(b, paired=paired)

@@ -157,7 +157,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:
     """What a run's folder is called by default: checkpoint, sampler, guidance, what is done (`study`) and seed, and a short hash
-    of all that its numbers depend on, so that two runs share a name only where they are the same."""
+    of all that its numbers depend on, so that two runs share a name only where they are the same.
+
+    Args:
+        fingerprint: of the run.
+        study: of another command than `measure`, its word.
+    """
     guided = in_words(fingerprint["guidance"])
     words = (fingerprint["checkpoint"]["name"], fingerprint["sampler"], "" if guided == "none" else guided, study)
     plain = "-".join(re.sub(r"[^A-Za-z0-9._=+-]+", "-", word).strip("-.") for word in words if word)

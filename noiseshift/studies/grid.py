@@ -48,13 +48,13 @@ def run_grid(
     strict: bool = False,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Run]:
-    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made. Under
-    `strict` the checks of all cells are made before the first run.
+    """Every cell's run, in its own sub-folder: one that is there already, of the same protocol, is read and not made.
 
     Args:
         cells: the runs of the grid, each under a name of its own.
         folder: holds a sub-folder per run.
         extractor: what computes features, for distances; None for none.
+        strict: stop, before the first run, where a check of any cell's checkpoint on its data fails.
         progress: called as (stage, done, total).
 
     Returns:

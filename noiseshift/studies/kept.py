@@ -52,7 +52,12 @@ def turned_off() -> Iterator[None]:
 
 
 def load(kind: str, about: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """The arrays of this kind that were saved under the same `about`, or None."""
+    """The arrays of this kind that were saved under the same `about`, or None.
+
+    Args:
+        kind: such as "preflight".
+        about: everything that decides the arrays, in plain values.
+    """
     place, words = _place(kind, about)
     if place is None or not place.is_file():
         return None
@@ -64,7 +69,13 @@ def load(kind: str, about: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
 
 
 def save(kind: str, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep arrays for `load`. A folder that cannot be written is no error: nothing is kept there."""
+    """Keep arrays for `load`. A folder that cannot be written is no error: nothing is kept there.
+
+    Args:
+        kind: such as "preflight".
+        about: everything that decides the arrays, in plain values.
+        arrays: by name; "about" is taken.
+    """
     place, words = _place(kind, about)
     if place is None:
         return

@@ -62,7 +62,15 @@ def kept_or_made(
 def kept_or_checked(
     checkpoint: Checkpoint, data: Images | None, device: str, samples: int, made: Callable[[], Preflight]
 ) -> Preflight:
-    """The checks before a measurement as the cache has them, or as `made` makes them."""
+    """The checks before a measurement as the cache has them, or as `made` makes them.
+
+    Args:
+        checkpoint: what is checked.
+        data: real images; without any, nothing is kept.
+        device: where the network computes.
+        samples: how many are drawn.
+        made: makes the checks.
+    """
     if data is None or not comparable(checkpoint) or kept.folder() is None:
         return made()
     about = {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}

@@ -46,7 +46,18 @@ def own_samples(
     checkpoint: Checkpoint, model: Model, protocol: Protocol, shards: Shards | None, progress: Progress
 ) -> tuple[Images, Images]:
     """Final samples of the run's protocol, of the indices that follow those that are measured: one part calibrates, the other,
-    empty without controls, tests."""
+    empty without controls, tests.
+
+    Args:
+        checkpoint: whose samples they are.
+        model: it, under the run's guidance.
+        protocol: of the run.
+        shards: where batches are kept, or None.
+        progress: called as (stage, done, total).
+
+    Raises:
+        ValueError: a final sample is not finite.
+    """
     first, second = own_rows(protocol)
     within = range(protocol.samples, protocol.samples + first + second)
 

@@ -82,7 +82,12 @@ PICTURE = ("mask", "give a picture, white inside")
 
 def read_grouping(path: str | Path, column: str) -> Grouping:
     """A CSV file with a column `class` or `prompt`, of names or numbers, and the `column` of their groups. Raises ReadingError,
-    or ValueError where a column is missing."""
+    or ValueError where a column is missing.
+
+    Args:
+        path: of the CSV file, at most a megabyte.
+        column: of the groups.
+    """
     text = read_text(path, "table of groups", "give a CSV file", most=MB)
     rows = list(csv.DictReader(io.StringIO(text)))
     heads = list(rows[0]) if rows else []
@@ -100,13 +105,24 @@ def require_grouping(by: By | None) -> None:
 
 
 def describe(bands: bool, mask: Mask | None, by: By | None) -> dict[str, Any]:
-    """What a fingerprint says of them; nothing where nothing is asked for."""
+    """What a fingerprint says of them; nothing where nothing is asked for.
+
+    Args:
+        bands: whether Haar bands are read.
+        mask: a region, or None.
+        by: a grouping of samples or frames, or None.
+    """
     grouped = {} if by is None else {"by": by if isinstance(by, str) else by.describe()}
     return ({"bands": True} if bands else {}) | ({} if mask is None else {"mask": mask.describe()}) | grouped
 
 
 def parts_of(wanted: tuple[bool, Mask | None, By | None], shape: Sequence[int]) -> Parts | None:
-    """The parts of states of this shape that are read, or None. Raises ValueError where states have not such parts."""
+    """The parts of states of this shape that are read, or None. Raises ValueError where states have not such parts.
+
+    Args:
+        wanted: whether Haar bands are read, a region or None, a grouping or None.
+        shape: of one state.
+    """
     by_band, mask, by = wanted
     found = [bands(shape)] if by_band else []
     found += [] if mask is None else [region(mask.inside, shape)]
@@ -150,7 +166,13 @@ def _group(checkpoint: Checkpoint, by: By, label: int) -> str:
 def parts_table(
     reports: Mapping[str, ShiftReport], parts: PartReport | None, groups: Groups | None
 ) -> pd.DataFrame | None:
-    """The shift by parts and by groups, one table under another; None where nothing was asked for."""
+    """The shift by parts and by groups, one table under another; None where nothing was asked for.
+
+    Args:
+        reports: of whole states, by estimator.
+        parts: the report by parts, or None.
+        groups: which samples go together, or None.
+    """
     tables = [] if parts is None else [parts.table()]
     tables += [] if groups is None else [measure_groups(reports, groups)]
     return pd.concat(tables, ignore_index=True) if tables else None

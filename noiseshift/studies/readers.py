@@ -37,7 +37,15 @@ ASKING: Mapping[str, Callable[[Model], Estimator]] = {
 
 
 def read_times(model: Model, protocol: Protocol) -> Tensor:
-    """Which of the sampler's conditioning times are read: `points` of them, even in step index, strictly between 0 and 1."""
+    """Which of the sampler's conditioning times are read: `points` of them, even in step index, strictly between 0 and 1.
+
+    Args:
+        model: decides the sampler's times.
+        protocol: with its solver and `points`.
+
+    Returns:
+        (K,) float64, falling.
+    """
     grid = protocol.solver.grid(model)
     if grid is None:
         update = protocol.solver.update()
@@ -77,7 +85,16 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
 def available(
     checkpoint: Checkpoint, data: Images | None, wanted: Sequence[str] = ESTIMATORS[:3]
 ) -> dict[str, int | None]:
-    """Those of the `wanted` estimators that this checkpoint and these images allow, each reading all samples."""
+    """Those of the `wanted` estimators that this checkpoint and these images allow, each reading all samples.
+
+    Args:
+        checkpoint: may bring a level estimator.
+        data: real images, or None.
+        wanted: names of estimators.
+
+    Returns:
+        A limit of None by name; "residual" where nothing else is left.
+    """
     found = dict.fromkeys(wanted)
     if checkpoint.estimator is None:
         found.pop("network", None)
@@ -99,13 +116,26 @@ def _residual(checkpoint: Checkpoint, data: Images, times: Tensor, protocol: Pro
 
 
 def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
-    """Images as floats, and their classes, on a device."""
+    """Images as floats, and their classes, on a device.
+
+    Args:
+        device: such as "cuda".
+        data: a set of images.
+    """
     return data.floats.to(device), None if data.labels is None else data.labels.to(device)
 
 
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
-    for a latent checkpoint come out encoded; labels that the checkpoint does not take are left out."""
+    for a latent checkpoint come out encoded; labels that the checkpoint does not take are left out.
+
+    Args:
+        data: real images.
+        checkpoint: says the shape of states and the classes.
+
+    Raises:
+        ValueError: images of another size or number of channels, or fewer than 8.
+    """
     data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
@@ -128,7 +158,12 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
 
 
 def warn_of_absent_classes(data: Images, sampled: Tensor | None) -> None:
-    """On the log, where most of what is sampled is of classes that the real images do not show."""
+    """On the log, where most of what is sampled is of classes that the real images do not show.
+
+    Args:
+        data: real images.
+        sampled: (N,) classes of the run, or None.
+    """
     if sampled is None or data.labels is None:
         return
     drawn = sampled.unique()
@@ -149,7 +184,15 @@ def calibrated(
     times: Tensor,
     progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Instrument]:
-    """The protocol's estimators, calibrated: instruments by name. See `calibrated_with_parts`."""
+    """The protocol's estimators, calibrated: instruments by name. See `calibrated_with_parts`.
+
+    Args:
+        checkpoint: whose network they use.
+        protocol: names them, and says on how many images they are calibrated.
+        data: real images, held out from training.
+        times: (K,) the conditioning times that are read.
+        progress: called as (stage, done, total).
+    """
     return calibrated_with_parts(checkpoint, protocol, None, data, times, progress)[0]
 
 

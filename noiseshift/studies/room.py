@@ -57,7 +57,15 @@ def require_reference(
     checkpoint: Checkpoint, extractor: Extractor, reference: Features | Moments, samples: int, *, small: bool
 ) -> None:
     """Raise ValueError where no distance of the samples to `reference` can be taken: too few of them unless `small`, or a
-    reference of another extractor's features."""
+    reference of another extractor's features.
+
+    Args:
+        checkpoint: whose samples are compared.
+        extractor: what computes their features.
+        reference: features or moments of real images.
+        samples: how many are drawn.
+        small: allow no more samples than features.
+    """
     if not small:
         require_enough(samples, reference)
     blank = to_uint8(checkpoint.decode(torch.zeros(1, *checkpoint.shape)).float().cpu())

@@ -32,7 +32,14 @@ def draw(
     shards: Shards | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The protocol's samples as uint8 pictures (N, C, H, W), and their classes."""
+    """The protocol's samples as uint8 pictures (N, C, H, W), and their classes.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: how.
+        shards: where batches are kept, or None.
+        progress: called as (stage, done, total).
+    """
     protocol = protocol.bound(checkpoint)
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
@@ -49,7 +56,12 @@ def draw(
 
 
 def preview(path: Path, *, samples: int = 40) -> tuple[Tensor, Tensor | None]:
-    """What a network that was just trained makes: uint8 pictures (N, C, H, W) by 50 Euler steps, and their classes."""
+    """What a network that was just trained makes: uint8 pictures (N, C, H, W) by 50 Euler steps, and their classes.
+
+    Args:
+        path: of the checkpoint.
+        samples: how many.
+    """
     return draw(load(path), Protocol("euler:50", samples=samples))
 
 
@@ -97,18 +109,38 @@ def in_batches(
 
 
 def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
-    """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch."""
+    """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: with its guidance, or None for none.
+    """
     return checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
 
 
 def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
-    """Balanced classes: sample i is of class i mod classes, so that two runs differ in nothing but what is compared."""
+    """Balanced classes: sample i is of class i mod classes, so that two runs differ in nothing but what is compared.
+
+    Args:
+        checkpoint: says how many classes there are.
+        indices: of samples within the run.
+
+    Returns:
+        (len(indices),), or None where there are no classes.
+    """
     classes = checkpoint.classes
     return None if not classes else torch.tensor([i % classes for i in indices])
 
 
 def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: int) -> Tensor:
-    """x at t = 1 for samples `indices`: sigma(1) eps, each row from its own generator."""
+    """x at t = 1 for samples `indices`: sigma(1) eps, each row from its own generator.
+
+    Args:
+        model: whose schedule says sigma(1).
+        shape: of one state.
+        indices: of samples within the run.
+        seed: the run's.
+    """
     eps = normal(generators(indices, seed=seed, stream=INITIAL), shape)
     return model.schedule(torch.tensor(1.0)).like(eps).sigma * eps
 
@@ -149,7 +181,16 @@ def sampler_run(
 def path(
     model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range, times: Tensor, noise: Noise
 ) -> Iterator[Step]:
-    """The steps of one batch on other times than the protocol's, with its own noise; for solvers of ours."""
+    """The steps of one batch on other times than the protocol's, with its own noise; for solvers of ours.
+
+    Args:
+        model: what is sampled.
+        checkpoint: says shape and classes.
+        protocol: with solver, seed and device.
+        indices: of samples within the run.
+        times: (N,) falling from 1 to 0.
+        noise: what a stochastic solver draws from.
+    """
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
     cond = labels(checkpoint, indices)
     cond = None if cond is None else cond.to(protocol.device)
@@ -157,12 +198,23 @@ def path(
 
 
 def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
-    """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing."""
+    """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: with its solver and guidance.
+    """
     return counted(checkpoint, protocol, lambda model, here: sampler_run(model, checkpoint, here, range(1)))
 
 
 def counted(checkpoint: Checkpoint, protocol: Protocol, walk: Callable[[Model, Protocol], Iterator[Step]]) -> int:
-    """The branches that one trajectory of `walk(model, protocol on the CPU)` asks for."""
+    """The branches that one trajectory of `walk(model, protocol on the CPU)` asks for.
+
+    Args:
+        checkpoint: whose model's shape and times the walk has.
+        protocol: with its guidance.
+        walk: called as (model, protocol); its steps are gone through.
+    """
     counting = CountingModel(checkpoint.model)
     *_, _last = walk(counting.model, replace(protocol, device="cpu"))
     weights = protocol.guidance.weights if protocol.guidance else None
@@ -191,5 +243,11 @@ def _levels(model: Model) -> Tensor | None:
 
 
 def all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
+    """The classes of all samples of a run (N,), on its device; None where there are none.
+
+    Args:
+        checkpoint: says how many classes there are.
+        protocol: says how many samples, and the device.
+    """
     every = labels(checkpoint, range(protocol.samples))
     return None if every is None else every.to(protocol.device)

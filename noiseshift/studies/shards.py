@@ -59,7 +59,12 @@ class Shards:
         self.rows = _rows_of(self.root)
 
     def save(self, start: int, batch: BatchReadings) -> None:
-        """Keep the batch that begins at sample `start`."""
+        """Keep the batch that begins at sample `start`.
+
+        Args:
+            start: the index of its first sample within the run.
+            batch: what is kept of it.
+        """
         arrays: dict[str, Any] = {
             "final": batch.final.cpu().numpy(),
             "steps": batch.steps,
@@ -116,7 +121,12 @@ class Shards:
 
 
 def short_hash(fingerprint: Mapping[str, Any], digits: int = 16) -> str:
-    """The first hexadecimal digits of the SHA-256 of a fingerprint."""
+    """The first hexadecimal digits of the SHA-256 of a fingerprint.
+
+    Args:
+        fingerprint: plain values.
+        digits: at most 64.
+    """
     wanted = json.dumps(fingerprint, sort_keys=True, default=str)
     return hashlib.sha256(wanted.encode()).hexdigest()[:digits]
 

@@ -50,6 +50,14 @@ def shares_of(
 ) -> tuple[pd.DataFrame, dict[str, ShiftReport]]:
     """Both experiments on a run.
 
+    Args:
+        checkpoint: what is sampled.
+        protocol: the run's.
+        instruments: by name.
+        reports: of the run, by estimator.
+        held_out: the two halves of the real images.
+        progress: called as (stage, done, total).
+
     Returns:
         The table of `shift.shares` for every instrument, one under another; and the exact model's reports.
     """
@@ -103,7 +111,12 @@ def _readings(
 
 
 def refined_calls(checkpoint: Checkpoint, protocol: Protocol) -> int:
-    """NFE of one sample under N, 2N and 4N steps; 0 where its solver is not refined."""
+    """NFE of one sample under N, 2N and 4N steps; 0 where its solver is not refined.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: the run's.
+    """
     times = protocol.solver.grid(checkpoint.model)
     if protocol.solver.order is None or times is None:
         return 0
@@ -142,7 +155,13 @@ def _exact_reports(
 
 
 def exact_target(checkpoint: Checkpoint, held_out: tuple[Images, Images], t: float) -> GaussianMixture:
-    """The Gaussian or mixture, fitted to one half of the data, under which the other is likeliest at level t."""
+    """The Gaussian or mixture, fitted to one half of the data, under which the other is likeliest at level t.
+
+    Args:
+        checkpoint: says the schedule.
+        held_out: the two halves of the real images.
+        t: strictly between 0 and 1.
+    """
     first, second = held_out
     level = checkpoint.model.schedule(torch.tensor(t, dtype=torch.float64))
     return best_fit(first.floats, first.labels, second.floats[:256], level)

@@ -40,7 +40,12 @@ class Empirical(Target):
             self.branches = self.branches | {UNCONDITIONAL, Branch(noise=False, condition=False)}
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, …) points of the data set, drawn with replacement."""
+        """(n, …) points of the data set, drawn with replacement.
+
+        Args:
+            n: how many.
+            generator: on the device where indices are drawn.
+        """
         which = torch.randint(len(self.data), (n,), generator=generator, device=generator.device)
         return self.data[which.to(self.data.device)]
 

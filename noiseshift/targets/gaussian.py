@@ -53,6 +53,12 @@ class GaussianMixture(Target):
         self.mean_coordinates = self._coordinates(self.means[:, None])
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, d) independent draws, in the target's dtype.
+
+        Args:
+            n: how many.
+            generator: on any device.
+        """
         device = self.means.device
         which = torch.multinomial(self.weights.to(generator.device), n, replacement=True, generator=generator).to(
             device

@@ -49,7 +49,12 @@ class Target(ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """(n, …) independent draws of x0."""
+        """(n, …) independent draws of x0.
+
+        Args:
+            n: how many.
+            generator: on the device where numbers are drawn.
+        """
 
     @abstractmethod
     def _log_density(self, x: Tensor, levels: Levels, cond: Tensor | None) -> Tensor:
@@ -98,7 +103,12 @@ class Target(ABC):
         return ExactModel(self, schedule, blind, self.estimator(schedule, times))
 
     def estimator(self, schedule: Schedule, times: Tensor | None = None) -> ExactPosterior:
-        """The exact posterior p(t | x) under a flat prior on t, on the grid `times` (T,)."""
+        """The exact posterior p(t | x) under a flat prior on t, on the grid `times` (T,).
+
+        Args:
+            schedule: the path whose times are read.
+            times: rising, in [0, 1]; by default as many as the dimension needs.
+        """
         return ExactPosterior(self, schedule, _grid_for(schedule, self.dim) if times is None else times.double())
 
     def to(self: Self, device: torch.device | str) -> Self:
@@ -144,7 +154,13 @@ def _rows(cond: Tensor | None, part: slice) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Levels:
-    """T levels for every state, or (`paired`) one level a state: alpha and sigma (T,) float64."""
+    """T levels for every state, or (`paired`) one level a state: alpha and sigma (T,) float64.
+
+    Attributes:
+        alpha: (T,).
+        sigma: (T,).
+        paired: whether level b belongs to state b.
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -152,7 +168,12 @@ class Levels:
 
     @classmethod
     def of(cls, level: Level, x: Tensor) -> Levels:
-        """One level for all of x, or one per row. Raises ValueError (from `Level.like`) for anything else."""
+        """One level for all of x, or one per row. Raises ValueError (from `Level.like`) for anything else.
+
+        Args:
+            level: with alpha and sigma of one number or (B,).
+            x: states (B, …).
+        """
         level.like(x)
         alpha, sigma = (part.to(x.device, torch.float64).reshape(-1) for part in level[:2])
         return cls(alpha, sigma, paired=len(alpha) > 1)
@@ -172,20 +193,41 @@ class Levels:
             yield from zip(self.alpha, self.sigma, strict=True)
 
     def pair(self, values: Tensor, gains: Tensor) -> Tensor:
-        """Σ_j values[:, b, j] gains[:, t, j]: (K, B, r) with (K, T, r) → (K, B, T)."""
+        """Σ_j values[:, b, j] gains[:, t, j]: (K, B, r) with (K, T, r) → (K, B, T).
+
+        Args:
+            values: (K, B, r).
+            gains: (K, T, r), T = B where `paired`.
+        """
         return (values * gains).sum(-1, keepdim=True) if self.paired else values @ gains.mT
 
     def mix(self, weights: Tensor, gains: Tensor) -> Tensor:
-        """Σ_t weights[:, b, t] gains[:, t, j]: (K, B, T) with (K, T, r) → (K, B, r)."""
+        """Σ_t weights[:, b, t] gains[:, t, j]: (K, B, T) with (K, T, r) → (K, B, r).
+
+        Args:
+            weights: (K, B, T).
+            gains: (K, T, r), T = B where `paired`.
+        """
         return weights * gains if self.paired else weights @ gains
 
     def outer(self, values: Tensor, gains: Tensor) -> Tensor:
-        """values[:, b] gains[:, t]: (K, B) with (K, T) → (K, B, T)."""
+        """values[:, b] gains[:, t]: (K, B) with (K, T) → (K, B, T).
+
+        Args:
+            values: (K, B).
+            gains: (K, T), T = B where `paired`.
+        """
         return (values * gains)[..., None] if self.paired else values[..., None] * gains[:, None]
 
 
 class ExactPosterior:
-    """p(t | x) of a target under a flat prior on t: an `Estimator` without error. See `Target.estimator`."""
+    """p(t | x) of a target under a flat prior on t: an `Estimator` without error. See `Target.estimator`.
+
+    Args:
+        target: the exact distribution.
+        schedule: the path.
+        times: (T,) the grid, rising.
+    """
 
     def __init__(self, target: Target, schedule: Schedule, times: Tensor):
         self.target, self.schedule, self.times = target, schedule, times
@@ -197,7 +239,17 @@ class ExactPosterior:
 
 
 class ExactModel:
-    """A target as a `Model`: exact predictions of every branch. See `Target.model`."""
+    """A target as a `Model`: exact predictions of every branch. See `Target.model`.
+
+    Args:
+        target: the exact distribution.
+        schedule: the path.
+        blind: the space in which the noise-unconditional branch is averaged over levels, one of `READ`.
+        posterior: over the levels of a state, for that branch.
+
+    Raises:
+        ValueError: another space.
+    """
 
     def __init__(self, target: Target, schedule: Schedule, blind: Predicts, posterior: ExactPosterior):
         if blind not in READ:
@@ -219,7 +271,14 @@ class ExactModel:
         return self.predict(x, t, cond, (FULL,))[0]
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """Branches at x (B, …), t () or (B,). A noise-unconditional branch read in epsilon or score is singular where alpha = 0."""
+        """Branches at x (B, …), t () or (B,). A noise-unconditional branch read in epsilon or score is singular where alpha = 0.
+
+        Args:
+            x: states (B, …).
+            t: () or (B,), in [0, 1].
+            cond: (B,) components, or None.
+            branches: some of `branches`.
+        """
         require(self, branches)
         level = self.schedule(t.to(x.device, torch.float64))
         return tuple(

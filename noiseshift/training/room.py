@@ -25,6 +25,12 @@ def require_room(config: TransformerConfig, images: Images, batch: int, device: 
     """Raise ValueError, in a line that says what to make smaller, where a training cannot fit.
 
     On an accelerator the activations are not counted: there a batch that does not fit is taken in parts.
+
+    Args:
+        config: the network's sizes.
+        images: what is trained on.
+        batch: images per step.
+        device: where it is trained.
     """
     one, two = (_parameters(replace(config, depth=depth)) for depth in (1, 2))
     parameters = one + (config.depth - 1) * (two - one)  # a thousand blocks take seconds to make
@@ -42,6 +48,11 @@ def _parameters(config: TransformerConfig) -> int:
 
 
 def require_batch(images: Images, batch: int) -> None:
-    """Raise ValueError where a batch of these images alone does not fit."""
+    """Raise ValueError where a batch of these images alone does not fit.
+
+    Args:
+        images: what is trained on.
+        batch: images per step.
+    """
     size = 4 * STATES * batch * math.prod(images.pixels.shape[1:])
     require_memory(size, f"a batch of {batch:,} images", "take a smaller --batch")

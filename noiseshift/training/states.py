@@ -23,13 +23,23 @@ Log = list[dict[str, Any]]
 
 
 def save_tensors(state: Mapping[str, Any], path: Path) -> None:
-    """`torch.save`, whole or not at all, to the same bytes under any name."""
+    """`torch.save`, whole or not at all, to the same bytes under any name.
+
+    Args:
+        state: tensors and plain values.
+        path: a file that takes its name once it is whole.
+    """
     with whole_file(path) as fresh, fresh.open("wb") as file:
         write_tensors(state, file)  # to a file, since a path's name would become part of the archive
 
 
 def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
-    """`torch.save` to an open file. Where the disk is full, that is what is raised: torch says something else on top."""
+    """`torch.save` to an open file. Where the disk is full, that is what is raised: torch says something else on top.
+
+    Args:
+        state: tensors and plain values.
+        file: open for writing bytes.
+    """
     import torch
 
     try:
@@ -42,7 +52,13 @@ def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
 
 
 def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:
-    """Write `state.pt` with the log's rows, and `log.jsonl`."""
+    """Write `state.pt` with the log's rows, and `log.jsonl`.
+
+    Args:
+        folder: is made where it is not there.
+        state: what is needed to go on.
+        log: a row per report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({**state, "log": [dict(row) for row in log]}, folder / "state.pt")
     _write_log(folder, log)

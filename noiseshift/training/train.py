@@ -89,7 +89,12 @@ class Objective:
     sign: float = 1.0
 
     def batch(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(x_t, target, time input) for data x0 (B, C, H, W) at fresh uniform times."""
+        """(x_t, target, time input) for data x0 (B, C, H, W) at fresh uniform times.
+
+        Args:
+            x0: data (B, C, H, W).
+            generator: draws times and noise.
+        """
         t = torch.rand(len(x0), generator=generator)
         if isinstance(self.schedule, Discrete):
             steps = len(self.schedule.times)
@@ -102,7 +107,12 @@ class Objective:
 
 
 class Average:
-    """Exponential moving average of a network's state, with the usual ramp so that early steps count."""
+    """Exponential moving average of a network's state, with the usual ramp so that early steps count.
+
+    Args:
+        network: whose state it starts from.
+        decay: of one step, once the ramp is over, in [0, 1).
+    """
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
@@ -110,6 +120,12 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
+        """Take in a network's state.
+
+        Args:
+            network: the trained one.
+            step: how many steps were taken; the decay is at most (1 + step) / (10 + step).
+        """
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         for key, value in network.state_dict().items():
             self.state[key].lerp_(value, weight)
@@ -168,7 +184,22 @@ def train_in(
     restart: bool = False,
     report: Callable[[int, float], None] = lambda step, loss: None,
 ) -> dict[str, Tensor]:
-    """As `train`, in a folder that is held already."""
+    """As `train`, in a folder that is held already.
+
+    Args:
+        folder: held by `claimed`.
+        network: is trained in place.
+        objective: what it is trained to predict.
+        images: with labels.
+        config: steps, batch, rates, seed.
+        device: where.
+        every: steps between two kept states.
+        restart: begin again although a state is there.
+        report: called as (step, loss).
+
+    Returns:
+        The averaged weights.
+    """
     if images.labels is None:
         raise ValueError("training is class-conditional: give labelled images")
     require_room(network.config, images, config.batch, device)
@@ -265,7 +296,14 @@ def _descend(
 def describe_training(
     network: Transformer, objective: Objective, images: Images, config: TrainingConfig
 ) -> dict[str, Any]:
-    """What a training is made of, in plain values: a state of another one is not gone on with."""
+    """What a training is made of, in plain values: a state of another one is not gone on with.
+
+    Args:
+        network: with its starting weights.
+        objective: what it is trained to predict.
+        images: what it is trained on.
+        config: steps, batch, rates, seed.
+    """
     return {
         "settings": asdict(config),
         "network": asdict(network.config),
