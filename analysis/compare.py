@@ -271,7 +271,9 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
     ax.set_yticks(range(len(ridges)), list(figure_labels(found).values())[::-1])
     ax.axvline(0, color="black", linewidth=0.6, linestyle=":")
     kind = "real states" if found.baseline == DATA else "own final samples, re-noised"
-    ax.set(xlabel=f"level read minus that of {kind} (in sd)", xlim=(low, high))
+    ax.set(
+        xlabel=f"level read from a state, minus the mean of {kind}\n(in standard deviations of those)", xlim=(low, high)
+    )
     ax.grid(False)
     return ax
 

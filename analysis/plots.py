@@ -43,6 +43,15 @@ COLOURS = {
     "fokker-planck": "#CC79A7",
     "score-mixture": "#E69F00",
 }
+# Lines and marks differ as well: figures are printed in grey, too.
+LINES = {
+    "network": "-",
+    "residual": "--",
+    "constant-pixel": ":",
+    "fokker-planck": "-.",
+    "score-mixture": (0, (5, 1, 1, 1, 1, 1)),
+}
+MARKERS = {"network": "o", "residual": "s", "constant-pixel": "D", "fokker-planck": "^", "score-mixture": "v"}
 REAL, SAMPLED, CONTENT = "#777777", "#0072B2", "#56B4E9"
 
 
@@ -128,14 +137,14 @@ def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = Non
     ax = axes(ax)
     ax.axhline(0, color="black", linewidth=0.8)
     ax.plot(rows.t, rows.total, marker="o", color="#0072B2", label="whole shift")
-    for part, colour, label in (
-        ("solver", "#E69F00", "taken away by finer steps (solver)"),
-        ("network", "#009E73", "left by finer steps (network)"),
-        ("exact_solver", "#CC79A7", "exact model, same solver"),
+    for part, colour, line, label in (
+        ("solver", "#E69F00", "s--", "taken away by finer steps (solver)"),
+        ("network", "#009E73", "D:", "left by finer steps (network)"),
+        ("exact_solver", "#CC79A7", "^-.", "exact model, same solver"),
     ):
         if rows[part].notna().any():
             ax.fill_between(rows.t, rows[f"{part}_low"], rows[f"{part}_high"], color=colour, alpha=0.18, linewidth=0)
-            ax.plot(rows.t, rows[part], marker="s", markersize=4, color=colour, label=label)
+            ax.plot(rows.t, rows[part], line, markersize=4, color=colour, label=label)
     ax.set_ylabel(f"noise shift δ (in t), by {rows.estimator.iloc[0]}{_against(run.reports)}")
     _finish(ax)
     return ax
@@ -318,10 +327,19 @@ def _curves(
             )
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
-        ax.plot(table.t, value, color=colour, label=in_figure(name))
+        line, mark = LINES.get(name, "-"), MARKERS.get(name, "o")
+        ax.plot(table.t, value, line, color=colour, label=in_figure(name))
         low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)
-        ax.scatter(table.t, value, s=18, zorder=3, edgecolors=colour, facecolors=np.where(resolved, colour, "white"))
+        ax.scatter(
+            table.t,
+            value,
+            s=18,
+            marker=mark,
+            zorder=3,
+            edgecolors=colour,
+            facecolors=np.where(resolved, colour, "white"),
+        )
     # The values decide the scale: a wide band may leave the frame, a narrow one must stay readable.
     room = 0.4 * (high_end - low_end) + 1e-4
     ax.set_ylim(low_end - room, high_end + room)

@@ -209,7 +209,7 @@ def statement() -> pd.DataFrame:
                 table[table["error over σ"] == share].groupby("schedule", sort=False),
                 strict=False,
             ):
-                ax.plot(part.t, 100 * part["first order over exact"], line, color=colour, label=name)
+                ax.plot(part.t, part["first order over exact"], line, color=colour, label=name)
             ax.set(xlim=(1, 0), ylim=(0, 1.1), xlabel="conditioning time t", title=f"error = {share:g} σ")
         panels[0].set_ylabel("Statement 1 over the exact\nshift (1 is right)")
         panels[0].legend(loc="lower right")
