@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable
@@ -129,7 +130,8 @@ class Watch:
             given = inspect.signature(own).bind(*args, **kwargs).arguments
             image = given.get("original_samples", given.get("sample"))
             if isinstance(given.get("noise"), Tensor) and isinstance(image, Tensor):
-                self._noised = _coefficients(found, image, given["noise"]), found.detach()
+                with contextlib.suppress(Exception):  # watching never fails a user's run
+                    self._noised = _coefficients(found, image, given["noise"]), found.detach()
             return found
 
         return noising

@@ -2,12 +2,14 @@
 
 A guided pipeline hands its scheduler a mixture of parts: u + s (c - u), three parts for InstructPix2Pix, a perturbed one for
 PAG, each in one batch or in calls of their own, in an order that differs between pipelines. The weights of the parts follow
-from the mixture by least squares, row by row, which `guidance_rescale` multiplies by one number.
+from the mixture by least squares, row by row, which `guidance_rescale` multiplies by one number. Some pipelines scale every
+token to the condition's own norm instead (Qwen-Image), and some hand on the negative of what the network said (Z-Image, Lumina).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +25,22 @@ FIRST = {
     "StableCascadePriorPipeline",
 }
 """Pipelines whose batch starts with the condition (from their source, diffusers 0.42); in others it comes last."""
+
+FIRST_OF_THREE = {"StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"}
+LAST_OF_THREE = {"DreamLitePipeline"}
+"""Pipelines guided by text and by an image: the part with the image alone may weigh more than the one with both."""
+
+
+class Found(NamedTuple):
+    """The part of a mixture that had the condition.
+
+    Attributes:
+        part: which.
+        factor: what turns the network's words into those that the scheduler was handed.
+    """
+
+    part: int
+    factor: float
 
 
 def blocks(outputs: Sequence[Tensor], rows: int, channels: int) -> list[tuple[int, slice, Tensor]]:
@@ -41,34 +59,43 @@ def blocks(outputs: Sequence[Tensor], rows: int, channels: int) -> list[tuple[in
     return found
 
 
-def weights(mixture: Tensor, parts: Sequence[Tensor]) -> Tensor | None:
-    """(parts,) float64 weights that sum to 1, or None where the mixture (rows, …) is no combination of the parts.
+def weights(mixture: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """What each part weighs in a mixture.
 
     Args:
         mixture: (rows, …) what the scheduler was handed.
         parts: (rows, …) what the network answered, each.
+
+    Returns:
+        (parts,) float64 weights that sum to 1, and (rows,) what the mixture is multiplied by; None where it is no combination of
+        the parts.
     """
     flat = torch.stack([part.double().flatten(1) for part in parts], -1)
     target = mixture.double().flatten(1)
     if flat.shape[:2] != target.shape or not bool(torch.isfinite(flat).all() and torch.isfinite(target).all()):
         return None
+    solved = _combination(target, flat)
+    total = None if solved is None else solved.sum(1, keepdim=True)
+    if solved is None or total is None or not bool((total.abs() > 1e-3).all()):
+        return None
+    shares = solved / total
+    middle = shares.median(0).values
+    return (middle, total[:, 0]) if bool((shares - middle).abs().max() < 0.1) else None
+
+
+def _combination(target: Tensor, flat: Tensor) -> Tensor | None:
+    """(…, parts) coefficients of vectors (…, n) in parts (…, n, parts); None where one is not spanned by them."""
     solved = torch.linalg.pinv(flat, rtol=1e-6) @ target[..., None]
     off = (flat @ solved)[..., 0] - target
-    if not bool((off.norm(dim=1) <= EXACT * target.norm(dim=1) + 1e-12).all()):
-        return None
-    solved = solved[..., 0]
-    total = solved.sum(1, keepdim=True)
-    if not bool((total.abs() > 1e-3).all()):
-        return None
-    shares: Tensor = solved / total
-    return shares.median(0).values if bool((shares - shares.median(0).values).abs().max() < 0.1) else None
+    spanned = off.norm(dim=-1) <= EXACT * target.norm(dim=-1) + 1e-12
+    return solved[..., 0] if bool(spanned.all()) else None
 
 
-def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = None) -> int | None:
+def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = None) -> Found | None:
     """Which part had the condition; None where the arithmetic does not say.
 
-    Guidance by more than one weighs the condition above one and something else below zero. Between, at a scale of at most
-    one, the `known` order of the pipeline decides (see `order`).
+    Guidance by more than one weighs the condition above zero and something else below. Where two parts are above zero, or none
+    is below, the `known` order of the pipeline decides (see `order`).
 
     Args:
         mixture: (rows, …) what the scheduler was handed.
@@ -77,22 +104,60 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
     """
     found = weights(mixture, parts) if parts else None
     if found is None:
+        return _of_equal_norms(mixture, parts) if len(parts) > 1 else None
+    shares, total = found
+    if len(parts) == 1:
+        return Found(0, float(total.median()))
+    if all(torch.allclose(part, parts[0]) for part in parts[1:]):
+        return Found(0, 1.0)
+    part = _above_zero(shares, known)
+    return None if part is None or not _rescaled(mixture, parts[part], total) else Found(part, _sign(total))
+
+
+def _above_zero(shares: Tensor, known: int | None) -> int | None:
+    """The one part that is weighed above zero while another is below; else the known one."""
+    above = (shares > EXACT).nonzero().flatten().tolist()
+    if bool((shares < -EXACT).any()):
+        return above[0] if len(above) == 1 else known if known in above else None
+    return known
+
+
+def _rescaled(mixture: Tensor, part: Tensor, total: Tensor) -> bool:
+    """Whether a mixture is multiplied by nothing, or on the way to its conditional part's own spread (arXiv 2305.08891, eq. 16)."""
+    spreads = [x.double().flatten(1).std(1) for x in (part, mixture)]
+    to_part = spreads[0] / (spreads[1] / total.abs()).clamp_min(1e-12)
+    least, most = to_part.clamp(max=1) * 0.9, to_part.clamp(min=1) * 1.1
+    return bool(((total.abs() >= least) & (total.abs() <= most)).all())
+
+
+def _of_equal_norms(mixture: Tensor, parts: Sequence[Tensor]) -> Found | None:
+    """The part whose every token (…, C) has the mixture's norm, which it was scaled to; None where it is not one only."""
+    if any(part.shape != mixture.shape for part in parts) or mixture.ndim < 3 or mixture.shape[-1] <= len(parts):
         return None
-    if len(parts) == 1 or all(torch.allclose(part, parts[0]) for part in parts[1:]):
-        return 0
-    return int(found.argmax()) if float(found.min()) < -EXACT else known
+    solved = _combination(mixture.double(), torch.stack([part.double() for part in parts], -1))
+    norms = mixture.double().norm(dim=-1)
+    alike = [torch.allclose(part.double().norm(dim=-1), norms, rtol=EXACT, atol=1e-6) for part in parts]
+    return Found(alike.index(True), _sign(solved.sum(-1))) if solved is not None and sum(alike) == 1 else None
+
+
+def _sign(total: Tensor) -> float:
+    return -1.0 if float(total.median()) < 0 else 1.0
 
 
 def order(pipeline: str, parts: Sequence[tuple[int, slice, Tensor]]) -> int | None:
-    """Where the condition stands in one batch of two, by the pipeline's source; None for calls of their own.
+    """Where the condition stands in one batch, by the pipeline's source; None for calls of their own, and where it is not
+    known.
 
     Args:
         pipeline: its class's name.
         parts: (call, rows of its batch, answer) of each.
     """
-    if not pipeline or len(parts) != 2 or parts[0][0] != parts[1][0]:
+    if not pipeline or len({call for call, *_ in parts}) != 1:
         return None
-    return 0 if pipeline in FIRST else 1
+    if len(parts) == 3:
+        return 0 if pipeline in FIRST_OF_THREE else 2 if pipeline in LAST_OF_THREE else None
+    # A perturbed batch without guidance starts with the condition; with guidance, the weights themselves tell.
+    return None if len(parts) != 2 else 0 if pipeline in FIRST or "PAG" in pipeline else 1
 
 
 def distinct_rows(sample: Tensor, mixture: Tensor, outputs: Sequence[Tensor]) -> int:

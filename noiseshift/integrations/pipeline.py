@@ -6,7 +6,6 @@ old timestep. What the network itself predicted, before guidance mixed it, is ca
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,11 @@ from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, requ
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.instrument import Readers
+from noiseshift.integrations.called import HowCalled, NetworkCall, PerRow, how_called
+from noiseshift.integrations.called import tensor_of as _tensor
 from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
 from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
+from noiseshift.integrations.tap import Tap
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
@@ -55,15 +57,15 @@ class PipelineObserver(Recorder):
         self.unpaired: list[str] = []
         self._watch = Watch(self.scheduler, self.pipeline)
         self._hooks: list[Any] = []
-        self._calls: list[_NetworkCall] = []  # since the scheduler's last step
+        self._calls: list[NetworkCall] = []  # since the scheduler's last step
         self._run: _Run | None = None
         self._states: dict[float, _State] = {}
         self._given: list[dict[str, Any]] = []  # the conditions of each run that came to its end
         self._ends: list[Tensor] = []
 
     def __enter__(self) -> PipelineObserver:
-        self._run, self._own = None, self.scheduler.step
-        self.scheduler.step = self._step
+        self._run, self._tap = None, Tap(self.scheduler, self._before, self._after)
+        self._tap.open()
         self._watch.open()
         self._hooks = [part.register_forward_hook(self._hear, with_kwargs=True) for part in self.networks]
         return self
@@ -71,24 +73,13 @@ class PipelineObserver(Recorder):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self.scheduler.step  # the class's own shows again
+        self._tap.close()
         self._watch.close()
         for hook in self._hooks:
             hook.remove()
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        self._calls.append(_NetworkCall(network, args, kwargs, output))
-
-    def _step(self, output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        calls, self._calls = self._calls, []
-        try:
-            self._before(output, timestep, sample, calls)
-        except Exception as error:  # watching never fails a user's run
-            self._lose(f"{type(error).__name__}: {error}")
-        result = self._own(output, timestep, sample, *args, **kwargs)
-        if self._run is not None and self._run.at_end:
-            self._end(self._run, result[0] if isinstance(result, tuple) else result.prev_sample)
-        return result
+        self._calls.append(NetworkCall(network, args, kwargs, output))
 
     @property
     def _place(self) -> int:
@@ -98,7 +89,23 @@ class PipelineObserver(Recorder):
     def _lose(self, why: str) -> None:
         self.unpaired.append(" ".join(why.split())[:200])
 
-    def _before(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[_NetworkCall]) -> None:
+    def _before(self, output: Tensor, timestep: Any, sample: Tensor) -> None:
+        """A state, its label and what was made of the network's answers are handed to the scheduler."""
+        calls, self._calls = self._calls, []
+        try:
+            self._pair(output, timestep, sample, calls)
+        except Exception as error:  # watching never fails a user's run
+            self._lose(f"{type(error).__name__}: {error}")
+
+    def _after(self, result: Any) -> None:
+        """The scheduler's answer: where it was the last, the final samples."""
+        try:
+            if self._run is not None and self._run.at_end:
+                self._end(self._run, result[0] if isinstance(result, tuple) else result.prev_sample)
+        except Exception as error:
+            self._lose(f"{type(error).__name__}: {error}")
+
+    def _pair(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
         run, place = self._run, self._find(timestep)
         if run is None or run.ended or self._anew(run, place):
             rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
@@ -156,7 +163,7 @@ class PipelineObserver(Recorder):
         chosen = frozenset(inside[k] for k in spread(len(inside), self.points))
         return _Grid(start, labels, levels, view, times, view.factors(self.schedule), chosen)
 
-    def _see(self, run: _Run, output: Tensor, sample: Tensor, calls: Sequence[_NetworkCall]) -> None:
+    def _see(self, run: _Run, output: Tensor, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
         grid, rows, channels = run.grid, run.rows, sample.shape[1]
         t = grid.times[run.place]
         x = sample[:rows].float() * grid.factors[run.place]
@@ -164,11 +171,13 @@ class PipelineObserver(Recorder):
         if self.networks:
             parts = blocks([_tensor(call.output) for call in calls], rows, channels)
             found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
-            predicted = None if found is None else parts[found][-1]
             if found is None:
+                predicted = None
                 self._lose("what the network predicted of a state is not known from the guided mixture")
             else:
-                self._keep(run, calls[parts[found][0]], parts[found][1], sample[:rows])
+                call, part, said = parts[found.part]
+                predicted = found.factor * said.reshape(x.shape)
+                self._keep(run, calls[call], part, sample[:rows], found.factor)
         if predicted is None:
             self.record(x, t, None)
             return
@@ -176,19 +185,19 @@ class PipelineObserver(Recorder):
         x0, eps = grid.view.read(predicted.float(), x, (float(level.alpha), float(level.sigma)))
         self.record(x, t, Prediction(x0, eps, level.like(x)))
 
-    def _keep(self, run: _Run, call: _NetworkCall, part: slice, sample: Tensor) -> None:
-        """How to call the network the same way at this place; the conditions are kept once a run."""
-        arguments, rows = call.arguments(), len(_tensor(call.output))
-        first = next(iter(arguments))
-        mine = {name: _rows(value, rows, part) for name, value in arguments.items() if name != first}
-        given = arguments[first][part][:, : sample.shape[1]].float()
-        scale = (given * sample).sum() / sample.float().square().sum()
-        label = mine.pop("timestep", None)
+    def _keep(self, run: _Run, call: NetworkCall, part: slice, sample: Tensor, factor: float) -> None:
+        """How to call the network the same way at this place, as far as that can be known; the conditions are kept once a run."""
+        try:
+            how = how_called(call, part, sample)
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            self.without_model = self.without_model or " ".join(str(error).split())
+            return
         if run.given is None:
-            run.given = mine
-        label = label.value[:1] if isinstance(label, _PerRow) else label
+            run.given = how.given
+        elif not _alike(run.given, how.given):
+            self.without_model = "what the network is given beside state and time changes within a run"
         t = float(run.grid.times[run.place])
-        self._states[t] = _State(call.network, run.grid.view, run.grid.factors[run.place], first, label, scale)
+        self._states[t] = _State(call.network, run.grid.view, run.grid.factors[run.place], how, factor)
 
     def audit(self) -> Audit:
         """The levels of what ran: labels, the time as the network got it (its value and dtype), states, where steps land; and the
@@ -208,13 +217,24 @@ class PipelineObserver(Recorder):
 
     def model(self) -> Replay | None:
         """The pipeline's network, unless it took more than the state and its level, which real samples lack."""
-        return None if not self._states or self._per_row() else Replay(self, {})
+        found = self._replay()
+        return None if found is None or found.rows else found
 
     def final_samples(self) -> FinalSamples | None:
-        if not self._states or not self._ends:
+        if not self._ends or not (self._states or self.without_model):
             return None
         x = torch.cat(self._ends)
-        return FinalSamples(x, torch.arange(len(x), device=x.device), Replay(self, self._per_row()))
+        return FinalSamples(x, torch.arange(len(x), device=x.device), self._replay())
+
+    def _replay(self) -> Replay | None:
+        """The network, to be called as the pipeline called it; None where that is not known, `without_model` says why."""
+        if not self._states or self.without_model:
+            return None
+        try:
+            return Replay(self, self._per_row())
+        except ValueError as error:
+            self.without_model = str(error)
+            return None
 
     def conditions(self) -> list[dict[str, Any]]:
         """What the network was given beside state and time: of each run that came to its end, else of the latest."""
@@ -222,28 +242,13 @@ class PipelineObserver(Recorder):
         return self._given or latest
 
     def _per_row(self) -> dict[str, Tensor]:
-        """The conditions of all samples, by argument."""
+        """The conditions of all samples, by argument. Raises ValueError for runs whose conditions do not fit together."""
         every = self.conditions()
-        names = [n for n, v in every[0].items() if isinstance(v, _PerRow)]
-        return {name: torch.cat([given[name].value for given in every]) for name in names}
-
-
-class _NetworkCall(NamedTuple):
-    """One call of a network."""
-
-    network: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Any
-
-    def arguments(self) -> dict[str, Any]:
-        """Its arguments by name."""
-        named = inspect.signature(unwrapped(self.network).forward).bind(*self.args, **self.kwargs).arguments
-        return {**named, **named.pop("kwargs", {})}
-
-    def time(self) -> Any:
-        """What it was given as the time, or None."""
-        return self.arguments().get("timestep")
+        names = [n for n, v in every[0].items() if isinstance(v, PerRow)]
+        values = {name: [given[name].value for given in every if isinstance(given.get(name), PerRow)] for name in names}
+        if any(len(found) < len(every) or len({v.shape[1:] for v in found}) > 1 for found in values.values()):
+            raise ValueError("the observed runs were given conditions of unlike shapes")
+        return {name: torch.cat(found) for name, found in values.items()}
 
 
 @dataclass(frozen=True)
@@ -298,13 +303,8 @@ class _State(NamedTuple):
     network: nn.Module  # a pipeline may hand over to a second one below a level
     view: Scheduled
     factor: float  # our state over the scheduler's own
-    first: str  # the network's name for its input
-    label: Any  # its conditioning time, as the pipeline gave it
-    scale: Tensor  # its input over the scheduler's state
-
-
-class _PerRow(NamedTuple):
-    value: Tensor
+    how: HowCalled
+    handed: float  # what the scheduler was handed over what the network said
 
 
 class Replay:
@@ -323,7 +323,7 @@ class Replay:
     def __init__(self, seen: PipelineObserver, rows: Mapping[str, Tensor]):
         self.schedule, self.rows = seen.schedule, rows
         self._states = dict(seen._states)
-        self._same = {name: v for name, v in seen.conditions()[0].items() if not isinstance(v, _PerRow)}
+        self._same = {name: v for name, v in seen.conditions()[0].items() if not isinstance(v, PerRow)}
         self._times = torch.tensor(sorted(self._states), dtype=torch.float64)
 
     def snap(self, t: Tensor) -> Tensor:
@@ -350,22 +350,10 @@ class Replay:
         given = dict(self._same)
         if cond is not None:
             given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
-        label = state.label.expand(len(x)) if isinstance(state.label, Tensor) and state.label.ndim else state.label
-        inputs = (x / state.factor * state.scale).to(next(state.network.parameters()).dtype)
-        output = _tensor(state.network(**{state.first: inputs}, timestep=label, **given))
-        x0, eps = state.view.read(output[:, : x.shape[1]].float(), x, (float(level.alpha), float(level.sigma)))
+        inputs = (x / state.factor * state.how.scale).to(next(state.network.parameters()).dtype)
+        output = state.handed * _tensor(state.network(**state.how.arguments(inputs, given)))[:, : x.shape[1]].float()
+        x0, eps = state.view.read(output, x, (float(level.alpha), float(level.sigma)))
         return tuple(Prediction(x0, eps, level.like(x)) for _ in branches)
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """The network inside torch.compile, DistributedDataParallel, PEFT and the like, whose own forward names its arguments."""
-    for name in ("_orig_mod", "module", "base_model", "model"):
-        kinds = {p.kind for p in inspect.signature(network.forward).parameters.values()}
-        if not kinds <= {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-            break
-        inner = network._modules.get(name)
-        network = network if inner is None else unwrapped(inner)
-    return network
 
 
 def schedule_of(scheduler: Any) -> Schedule:
@@ -377,10 +365,14 @@ def schedule_of(scheduler: Any) -> Schedule:
     return Discrete(scheduler.alphas_cumprod)
 
 
-def _rows(value: Any, rows: int, part: slice) -> Any:
-    return _PerRow(value[part].detach()) if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
+def _alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether the network was given the same beside state and time."""
+    return first.keys() == second.keys() and all(_same(first[name], second[name]) for name in first)
 
 
-def _tensor(output: Any) -> Tensor:
-    found: Tensor = output if isinstance(output, Tensor) else output[0]
-    return found
+def _same(first: Any, second: Any) -> bool:
+    if isinstance(first, PerRow) and isinstance(second, PerRow):
+        return torch.equal(first.value, second.value)
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.equal(first, second)
+    return type(first) is type(second)

@@ -27,12 +27,12 @@ class FinalSamples(NamedTuple):
     Attributes:
         x: samples (N, …).
         cond: (N,) their conditions as `model` takes them, or None.
-        model: the observed network.
+        model: the observed network; None where it cannot be called again as it was.
     """
 
     x: Tensor
     cond: Tensor | None
-    model: Model
+    model: Model | None
 
 
 class Recorder:
@@ -49,6 +49,7 @@ class Recorder:
         self._readings: dict[str, dict[float, list[Readings]]] = {name: {} for name in self.estimators}
         self._sizes: dict[float, list[Tensor]] = {}
         self._counts: dict[float, int] = {}
+        self.without_model = ""  # why the observed network cannot be called again
 
     def record(
         self, x: Tensor, t: Tensor | float, prediction: Prediction | None = None, *, cond: Tensor | None = None
@@ -144,7 +145,8 @@ class Recorder:
             made = calibrate(bare, real, self.times, cond=cond if own is None else None, seed=seed)
             return self._report(title, self._read_by(name), made.calibration)
         if (model := model or self.model()) is None:
-            raise ValueError("the residual estimator is calibrated with the network: pass model=")
+            why = f" (it cannot be called as in the run: {self.without_model})" if self.without_model else ""
+            raise ValueError(f"the residual estimator is calibrated with the network: pass model={why}")
         # One's own samples are few, and a fit on the rows that calibrate it is taken out again by the calibration.
         half = len(real) // 2 if own is None else 0
         return self._by_residual(title, model, real, cond, half, seed)

@@ -29,7 +29,7 @@ def test_the_condition_is_found_by_the_mixture(case, rescale, dtype):
     axes = (1, 2, 3)
     scaled = mixture * (given[right].std(axes, keepdim=True) / mixture.std(axes, keepdim=True))
     mixture = rescale * scaled + (1 - rescale) * mixture
-    assert conditional(mixture.to(dtype), [part.to(dtype) for part in given]) == right
+    assert conditional(mixture.to(dtype), [part.to(dtype) for part in given]) == (right, pytest.approx(1.0, abs=1e-3))
 
 
 def test_what_is_no_combination_is_not_guessed():
@@ -43,9 +43,38 @@ def test_what_is_no_combination_is_not_guessed():
 def test_a_known_order_decides_where_the_weights_do_not(scale):
     both, mixture = torch.cat([U, C]), U + scale * (C - U)
     assert conditional(mixture, [U, C]) is None
-    assert conditional(mixture, [U, C], order("StableDiffusionPipeline", blocks([both], 3, 4))) == 1
-    assert conditional(mixture, [C, U], order("DiTPipeline", blocks([both], 3, 4))) == 0
+    assert conditional(mixture, [U, C], order("StableDiffusionPipeline", blocks([both], 3, 4))) == (1, 1.0)
+    assert conditional(mixture, [C, U], order("DiTPipeline", blocks([both], 3, 4))) == (0, 1.0)
     assert order("WanPipeline", blocks([C, U], 3, 4)) is None  # calls of their own
+
+
+def test_the_negative_of_what_the_network_said_is_known_for_it():
+    """Lumina, HiDream and Z-Image hand the scheduler -v; a network alone may be scaled by anything."""
+    assert conditional(-(U + 4 * (C - U)), [C, U]) == (0, -1.0)
+    assert conditional(-C, [C]) == (0, pytest.approx(-1.0))
+    assert conditional(0.5 * C, [C]) == (0, pytest.approx(0.5))
+    assert conditional(3.0 * (U + 4 * (C - U)), [U, C]) is None  # no rescaling by spread makes it larger
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_tokens_scaled_to_the_conditions_norm_name_it(sign):
+    mixture = U + 4 * (C - U)
+    scaled = sign * mixture * (C.norm(dim=-1, keepdim=True) / mixture.norm(dim=-1, keepdim=True))
+    assert conditional(scaled, [C, U]) == (0, sign)
+    assert conditional(scaled, [U, C]) == (1, sign)
+    assert conditional(mixture.clamp(-1, 1), [U, C]) is None
+
+
+def test_of_two_parts_above_zero_the_pipelines_order_decides():
+    """Text 1.2, image 3: the part with the image alone weighs 1.8, the one with both 1.2."""
+    mixture = U + 1.2 * (C - P) + 3 * (P - U)
+    assert conditional(mixture, [C, P, U]) is None
+    known = order("StableDiffusionInstructPix2PixPipeline", blocks([torch.cat([C, P, U])], 3, 4))
+    assert conditional(mixture, [C, P, U], known) == (0, 1.0)
+    # Adaptive perturbed guidance fades: its batch starts with the condition, where guidance alone would end with it.
+    known = order("StableDiffusionPAGPipeline", blocks([torch.cat([C, P])], 3, 4))
+    assert conditional(C, [C, P], known) == (0, 1.0)
+    assert conditional(U + 5 * (C - U), [U, C], known) == (1, 1.0)
 
 
 def test_equal_latents_are_no_doubled_batch():

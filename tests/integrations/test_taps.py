@@ -1,5 +1,6 @@
 """A tap keeps its place: runs that stop early, start in the middle, or are run again, and networks that are wrapped."""
 
+import copy
 import math
 
 import diffusers
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import noiseshift as ns
-from noiseshift.integrations.pipeline import unwrapped
+from noiseshift.integrations.called import unwrapped
 
 X0 = 0.5 * torch.sign(torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0)))
 TABLE = {"beta_start": 1e-4, "beta_end": 0.02}
@@ -89,6 +90,79 @@ def test_watching_never_fails_the_run_and_says_what_it_left_out(caplog):
     with pytest.raises(ValueError, match="nothing was recorded"):
         seen.report(torch.zeros(8, 1, 8, 8))
     assert "none of its timesteps" in caplog.text
+
+
+def test_a_step_called_by_names_runs_as_ever_and_is_seen():
+    scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
+    scheduler.set_timesteps(5)
+    state, answer = start(), start(2)
+    label = scheduler.timesteps[1]
+    alone = scheduler.step(model_output=answer, timestep=label, sample=state).prev_sample
+    with ns.observe(scheduler, points=100) as seen:
+        found = scheduler.step(sample=state, model_output=answer, timestep=label).prev_sample
+        with pytest.raises(TypeError):  # the scheduler's own complaint
+            scheduler.step(answer, label)
+    assert torch.equal(found, alone)
+    assert len(seen.times) == 1
+
+
+def test_taps_stand_before_one_another_and_leave_in_any_order():
+    for inner_first in (True, False):
+        scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
+        scheduler.set_timesteps(6)
+        first, second = ns.observe(scheduler, points=100), ns.observe(scheduler, points=100)
+        first.__enter__()
+        second.__enter__()
+        x = start()
+        for k, label in enumerate(scheduler.timesteps):
+            x = exact(scheduler, x, label)
+            if k == 2:
+                (second if inner_first else first).__exit__(None, None, None)
+        (first if inner_first else second).__exit__(None, None, None)
+        assert "step" not in vars(scheduler)
+        assert sorted([len(first.times), len(second.times)]) == [3, 6]
+
+
+def test_a_copy_of_a_watched_scheduler_steps_by_itself():
+    """LTX-2 copies its scheduler for the sound: both must step as if nothing watched."""
+    scheduler = diffusers.EulerDiscreteScheduler(**TABLE)
+    scheduler.set_timesteps(5)
+    with ns.observe(scheduler, points=100) as seen:
+        other = copy.deepcopy(scheduler)
+        x = sound = start() * scheduler.init_noise_sigma
+        for label in scheduler.timesteps:
+            x, sound = exact(scheduler, x, label), exact(other, sound, label)
+    torch.testing.assert_close(x, sound)
+    assert len(seen.times) == 4  # the first is pure noise
+    assert not seen.unpaired
+
+
+def test_runs_of_unlike_batches_add_up_and_an_interrupted_one_is_refused():
+    net = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    pipe = diffusers.DDIMPipeline(net, diffusers.DDIMScheduler(clip_sample=False))
+    pipe.set_progress_bar_config(disable=True)
+    with ns.observe(pipe, points=100) as seen:
+        for rows in (2, 3):
+            pipe(batch_size=rows, num_inference_steps=4, output_type="np")
+    assert list(seen.report().table().n.unique()) == [5]
+    assert seen.final_samples().x.shape == (5, 1, 8, 8)
+
+    def stop(network, args, output):
+        if args[1] < 500:
+            raise KeyboardInterrupt
+
+    with ns.observe(pipe, points=100) as seen:
+        hook = net.register_forward_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            pipe(batch_size=2, num_inference_steps=4, output_type="np")
+        hook.remove()
+        pipe(batch_size=2, num_inference_steps=4, output_type="np")
+    assert seen.final_samples().x.shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="differ in their times"):
+        seen.report()
 
 
 def test_wrapped_networks_show_their_own_signature():
