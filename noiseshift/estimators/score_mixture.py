@@ -22,7 +22,21 @@ from noiseshift.estimators.rows import over_levels
 if TYPE_CHECKING:
     from noiseshift.diffusion.samplers import Step
 
-WINDOW = 17  # levels of each refinement
+WINDOW = 17  # levels of each refinement of a wide posterior
+
+AROUND, EDGE = (3.0, 1.0, 0.0, -1.0, -3.0), 0.5
+"""Log-SNRs about the conditioning level that are looked at first; a state nearer to their ends is looked for elsewhere."""
+
+CLOSER = (0.5, 0.02)
+"""The least half-widths of the two windows of three levels that follow."""
+
+NEAR_CALLS = 1 + len(AROUND) + 3 * len(CLOSER)
+"""Forwards a state where these levels will do."""
+
+NARROW = 0.3
+"""Standard deviation of log-SNR below which three levels describe the curve of the conditional predictions: on the oracle's
+mixtures the mean is then off by at most 0.03 standard deviations."""
+
 NEWTON = 25  # two or three suffice for a narrow posterior, the rest for one piled up at an end
 
 
@@ -31,8 +45,10 @@ class ScoreMixture:
 
     Least squares on the simplex chooses few levels, but their mean and spread are those of the posterior: the first is
     where f(x) lies along the curve f(x | t), the second how far inside its bend. The broadest density in t with these
-    two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered. Costs
-    G + 2 × 17 forwards per state, and one of the noise-unconditional branch.
+    two moments is returned, a Gaussian cut off at the ends of the grid; the posterior's skew is not recovered.
+
+    Costs one forward of the noise-unconditional branch, and 11 of the other where the posterior is narrow and near the
+    conditioning level; elsewhere G + 2 × 17 more.
 
     Args:
         model: has a noise-unconditional branch.
@@ -48,25 +64,51 @@ class ScoreMixture:
         self.times = time_grid(self.schedule, 1500, float(self.levels[0]), float(self.levels[-1]))
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
-        """x (B, …), cond (B,) or None."""
+        """x (B, …), cond (B,) or None. The search starts at the level of `step`; without one all levels are looked at."""
         with torch.no_grad():
             # Any t will do: in the space it was trained in, the noise-unconditional branch does not depend on it.
             mixed = self._value(x, as_time(torch.tensor(0.5), x), cond, NOISE_UNCONDITIONAL).flatten(1).double()
-            coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
-            mean, spread = _moments(coarse, self._weights(x, cond, mixed, coarse))
-            spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
-            # First the coarse cell, then four standard deviations of what was seen there.
-            finer = self._window(mean, (3 * spread).clamp_min(1.5 * spacing))
-            mean, spread = _moments(finer, self._weights(x, cond, mixed, finer))
-            finest = self._window(mean, 4 * spread.clamp_min(spacing / 50))
-            weights = self._weights(x, cond, mixed, finest)
+            mean, std = torch.empty(2, len(x), dtype=torch.float64)
+            rest = torch.arange(len(x))
+            if step is not None:
+                start = self.schedule.log_snr(step.t.double().cpu())
+                mean, std, narrow = self._near(x, cond, mixed, start)
+                rest = rest[~narrow]
+            if len(rest):
+                rows = rest.to(x.device)
+                some = None if cond is None else cond[rest.to(cond.device)]
+                mean[rest], std[rest] = self._swept(x[rows], some, mixed[rows])
         # Log-SNR has no end where the signal vanishes, and its moments there are those of a tail: t has both ends.
-        return broadest(self.times, *_moments(self.schedule.time_of_log_snr(finest), weights))
+        return broadest(self.times, mean, std)
 
-    def _window(self, centre: Tensor, half: Tensor) -> Tensor:
-        """(B, 17) log-SNRs around each state's centre, within the grid."""
+    def _near(self, x: Tensor, cond: Tensor | None, mixed: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and standard deviation (B,) of t from 11 levels around log-SNR `start` (), and for which states these will do."""
+        low, high = (float(end) for end in self.schedule.log_snr(self.levels[[-1, 0]]))
+        levels = (start + torch.tensor(AROUND, dtype=torch.float64)).clamp(low, high).expand(len(x), -1)
+        mean, spread = _moments(levels, self._weights(x, cond, mixed, levels))
+        inside = (mean > levels[:, -1] + EDGE) & (mean < levels[:, 0] - EDGE)
+        for least in CLOSER:
+            levels = self._window(mean, (3 * spread).clamp_min(least), 3)
+            weights = self._weights(x, cond, mixed, levels)
+            mean, spread = _moments(levels, weights)
+        mean_t, std_t = _moments(self.schedule.time_of_log_snr(levels), weights)
+        return mean_t, std_t, inside & (spread < NARROW)
+
+    def _swept(self, x: Tensor, cond: Tensor | None, mixed: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (B,) of t from all the levels, and twice from some around where they put it."""
+        coarse = self.schedule.log_snr(self.levels).expand(len(x), -1)
+        mean, spread = _moments(coarse, self._weights(x, cond, mixed, coarse))
+        spacing = float((coarse[0, 0] - coarse[0, -1]) / (coarse.shape[1] - 1))
+        # First the coarse cell, then four standard deviations of what was seen there.
+        finer = self._window(mean, (3 * spread).clamp_min(1.5 * spacing), WINDOW)
+        mean, spread = _moments(finer, self._weights(x, cond, mixed, finer))
+        finest = self._window(mean, 4 * spread.clamp_min(spacing / 50), WINDOW)
+        return _moments(self.schedule.time_of_log_snr(finest), self._weights(x, cond, mixed, finest))
+
+    def _window(self, centre: Tensor, half: Tensor, count: int) -> Tensor:
+        """(B, count) log-SNRs around each state's centre, within the grid."""
         ends = self.schedule.log_snr(self.levels[[-1, 0]])
-        offsets = torch.linspace(1, -1, WINDOW, dtype=torch.float64)
+        offsets = torch.linspace(1, -1, count, dtype=torch.float64)
         return (centre[:, None] + half[:, None] * offsets).clamp(float(ends[0]), float(ends[1]))
 
     def _weights(self, x: Tensor, cond: Tensor | None, mixed: Tensor, log_snr: Tensor) -> Tensor:

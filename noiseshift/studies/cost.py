@@ -1,6 +1,7 @@
 """What a measurement will cost before it is made: network calls, FLOP and hours, part by part.
 
-Calls are counted as the run makes them. Those of Fokker–Planck depend on the states, and are counted on one of pure noise. A
+Calls are counted as the run makes them. Those of Fokker–Planck depend on the states, and are counted on one of pure noise; those of
+the score mixture are of narrow posteriors. A
 call's FLOP are counted by torch on one state, its seconds timed on a few. A multiply and an add are two FLOP: SiT-XL/2 takes
 237 GFLOP per call.
 """
@@ -15,6 +16,7 @@ import torch
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
 from noiseshift.diffusion.samplers import Step
+from noiseshift.estimators.score_mixture import NEAR_CALLS
 from noiseshift.shift.preflight import HANDED, preflight_calls
 from noiseshift.shift.refinement import FACTORS
 from noiseshift.studies.content import content_rows, finer_solver
@@ -144,6 +146,8 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     """Calls that reading a state takes, where the state comes without a prediction."""
     if name not in ASKING:
         return int(name == "residual")
+    if name == "score-mixture":
+        return NEAR_CALLS
     counting = CountingModel(checkpoint.model)
     t = torch.tensor(0.3, dtype=torch.float64)
     noise = torch.randn(1, *checkpoint.shape, generator=torch.Generator().manual_seed(0))

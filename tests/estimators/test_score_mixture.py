@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.correction.counting import CountingModel
 from noiseshift.estimators import ScoreMixture, time_grid
 from noiseshift.estimators.score_mixture import _simplex, broadest
 from noiseshift.targets import GaussianMixture, LowRank
@@ -52,3 +53,20 @@ def test_a_spread_below_the_grid_is_widened_to_it():
     posterior = broadest(times, torch.tensor([0.305]).double(), torch.tensor([0.0]).double())
     assert 0.004 < float(posterior.std) < 0.011
     assert float(posterior.mean) == pytest.approx(0.305, abs=1e-3)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.8, -4.0])
+def test_near_the_conditioning_level_a_narrow_posterior_takes_twelve_forwards(off):
+    """And wherever the search starts it finds the same."""
+    generator, schedule, t = torch.Generator().manual_seed(0), ns.Linear(), torch.tensor(0.2, dtype=torch.float64)
+    means = 0.5 * torch.randn(10, 256, generator=generator, dtype=torch.float64)
+    factors = torch.randn(10, 256, 4, generator=generator, dtype=torch.float64) / 4
+    target = GaussianMixture(torch.ones(10), means, LowRank(factors, torch.full((10,), 1e-3, dtype=torch.float64)))
+    x = schedule(t).mix(target.sample(8, generator), torch.randn(8, 256, generator=generator, dtype=torch.float64))
+    start = schedule.time_of_log_snr(schedule.log_snr(t) + off)
+    counted = CountingModel(target.model(schedule))
+    read = ScoreMixture(counted, time_grid(schedule, 32))(x, step=ns.Step(0, start, x))
+    assert counted.rows == 8 * (12 if abs(off) < 1 else 12 + 32 + 34)
+    exact = target.estimator(schedule, time_grid(schedule, 1500))(x)
+    assert float((((read.mean - exact.mean) / exact.std) ** 2).mean().sqrt()) < 0.1
+    assert float((read.std / exact.std - 1).abs().mean()) < 0.15

@@ -28,7 +28,7 @@ def evaluated(monkeypatch, checkpoint, protocol, data):
 
 def test_calls_are_those_of_the_run(monkeypatch):
     checkpoint, data = ns.load(), ns.data.reference()[:60]
-    asking = {"residual": None, "score-mixture": 2, "constant-pixel": None}
+    asking = {"residual": 3, "constant-pixel": None}
     within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
     for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
         protocol = Protocol(
@@ -46,10 +46,11 @@ def test_calls_are_those_of_the_run(monkeypatch):
         assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
 
 
-def test_fokker_planck_costs_about_what_is_said(monkeypatch):
-    """Its calls depend on the states: on how narrow their posteriors are."""
+@pytest.mark.parametrize("name", ["fokker-planck", "score-mixture"])
+def test_estimators_that_ask_cost_about_what_is_said(name, monkeypatch):
+    """Their calls depend on the states: on how narrow their posteriors are."""
     checkpoint, data = ns.load(), ns.data.reference()[:60]
-    protocol = Protocol("em:3", samples=2, estimators={"fokker-planck": 2}, points=1, calibration_rows=2)
+    protocol = Protocol("em:3", samples=2, estimators={name: 2}, points=1, calibration_rows=2)
     with monkeypatch.context() as patch:
         spent = evaluated(patch, checkpoint, protocol, data)
     stated = sum(part.calls for part in parts(checkpoint, protocol, len(data)))

@@ -1,0 +1,45 @@
+"""What noiseshift's parts cost, each against a bound: one table.
+
+    python benchmarks/speed                           all rows, about a quarter of an hour on one quiet core
+    python benchmarks/speed --only distances          one part: sampling, asking, distances, job
+    python benchmarks/speed --repeats 9
+
+A value is a ratio of processor times (one thread) of two pieces of work that are done in turns in one process, its median and
+quartiles over the repeats; or a count, or a peak of memory. Printed: a line a row with its bound and whether that is met, and
+how many are missed.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import asking
+import distances
+import job
+import sampling
+
+PARTS = {"sampling": sampling, "asking": asking, "distances": distances, "job": job}
+
+
+@click.command()
+@click.option("--only", default=",".join(PARTS), show_default=True, help="Parts, joined by commas.")
+@click.option("--repeats", default=5, show_default=True)
+def main(only: str, repeats: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    missed = 0
+    for name in only.split(","):
+        for row in PARTS[name].rows(repeats):
+            click.echo(row)
+            missed += not row.met
+    click.echo(f"{missed} missed")
+
+
+if __name__ == "__main__":
+    main()
