@@ -50,7 +50,16 @@ def paper_table(found: Comparison) -> pd.DataFrame:
         if score:
             columns[score] = [_interval(row, score, 2) for _, row in table.iterrows()]
             columns |= _plain(table, score)
+    if "variant" in table:
+        columns |= {"variant": list(table.variant)} | _costs(table)
     return pd.DataFrame(columns, index=pd.Index(table.run, name="run"))
+
+
+def _costs(table: pd.DataFrame) -> dict[str, list[str]]:
+    """What is left in the samples of each variant, and what it costs."""
+    left = {"σ end": [_interval(row, "σ end", 4) for _, row in table.iterrows()]} if "σ end" in table else {}
+    costs = [column for column in ("sampling seconds", "weights MB", "peak MB") if column in table]
+    return left | {column: [_number(value, 1) for value in table[column]] for column in costs}
 
 
 def _rms(row: dict[str, Any]) -> str:
@@ -308,6 +317,48 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
+    """What every variant changes against the first: paired differences with their 95 % intervals, in units of their spread where
+    quantities differ, filled where Holm's p is under 5 %; on the right what it costs.
+
+    Args:
+        found: a comparison of variants.
+        ax: the axes of the first panel; new ones by default.
+
+    Returns:
+        The axes of the first panel.
+    """
+    import matplotlib.pyplot as plt
+
+    names, quantities = list(found.runs), list(dict.fromkeys(found.pairs.quantity))
+    costs = [column for column in ("sampling seconds", "weights MB") if column in found.table]
+    panels = len(quantities) + len(costs)
+    size = (2.2 * panels, 0.6 + 0.34 * len(names))
+    every = list(plt.subplots(1, panels, figsize=size, sharey=True, squeeze=False)[1][0]) if ax is None else [ax]
+    rows = found.pairs[found.pairs["first"] == names[0]]
+    for panel, quantity in zip(every, quantities, strict=False):
+        panel.axvline(0, color="black", linewidth=0.8)
+        for row in rows[rows.quantity == quantity].to_dict("records"):
+            y = names.index(row["second"])
+            panel.plot([-row["high"], -row["low"]], [y, y], color=COLOURS[0], linewidth=1.2)
+            face = COLOURS[0] if row["resolved"] else "white"
+            panel.scatter(-row["difference"], y, s=20, zorder=3, edgecolors=COLOURS[0], facecolors=face)
+        panel.set_xlabel(f"change of\n{in_figure(quantity)}")
+        panel.locator_params(axis="x", nbins=3)
+    for panel, column in zip(every[len(quantities) :], costs, strict=False):
+        panel.barh(range(len(names)), found.table[column], color="#bbbbbb", height=0.5)
+        panel.set_xlabel(column)
+    every[0].set_yticks(range(len(names)), [in_figure(word) for word in _variants(found)])
+    every[0].set_ylim(len(names) - 0.5, -0.5)
+    return every[0]
+
+
+def _variants(found: Comparison) -> list[str]:
+    """Words of the variants, with the rest of the run's name where that differs."""
+    alike = found.table.groupby("variant").size().max() == 1
+    return list(found.table.variant if alike else found.table.run)
+
+
 def _against(found: Comparison) -> str:
     """A second line of an axis' label, where shifts are not against data."""
     return "" if found.baseline == DATA else f"\nagainst {found.baseline}"
@@ -315,6 +366,13 @@ def _against(found: Comparison) -> str:
 
 def figures(found: Comparison) -> Iterator[Figure]:
     """Every figure of a comparison that its runs allow."""
+    if "variant" in found.table and len(found.runs) > 1:
+        yield (
+            "variants",
+            partial(plot_variants, found),
+            "What each variant changes against the first: paired differences with 95 % intervals, filled where Holm's p is under "
+            "5 %, and what it costs.",
+        )
     if found.table.nfe.notna().any():
         yield "shift-nfe", partial(plot_shift_nfe, found), "rms δ against network calls, with 95 % intervals."
         if found.distance() is not None:

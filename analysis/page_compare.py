@@ -17,7 +17,11 @@ from noiseshift.studies.compare import Comparison
 from noiseshift.studies.differences import MEAN_SQUARE
 
 PAIRS: tuple[Column, ...] = (
-    ("quantity", "of", "the mean δ² (rms δ squared), or the distance without what few samples add to it"),
+    (
+        "quantity",
+        "of",
+        "the mean δ² (rms δ squared), the distance without what few samples add to it, or the noise variance of final samples",
+    ),
     ("first", "first", ""),
     ("second", "second", ""),
     ("difference", "first − second", "the difference with its 95 % interval"),
@@ -153,6 +157,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
     low, high = found.span
     yield "run", "run", ""
     yield "guidance", "guidance", "scale 0 = unguided"
+    yield "variant", "variant", "the change of the checkpoint"
     yield "nfe", "NFE", "network calls per sample"
     yield "samples", "read", "samples that the estimator read"
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
@@ -169,6 +174,10 @@ def _columns(found: Comparison) -> Iterator[Column]:
             yield f"{distance} plain", f"{distance}, plain", "the distance as everybody prints it"
         others = [c for c in found.table if c.startswith(("IS", "K", "precision", "recall")) and " " not in c]
         yield from ((each, each, "with its 95 % interval") for each in others)
+    yield "σ end", "σ end", "residual noise of the final samples, by the first reader, in the data's units (95 %)"
+    yield "sampling seconds", "sampling, s", "seconds of sampling and reading, where the run was made in one go"
+    yield "weights MB", "weights, MB", "of the network that samples"
+    yield "peak MB", "peak, MB", "the most that the CUDA device held while sampling"
     yield "seconds", "seconds", "of measuring"
 
 

@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Repeat for several; the bundled model by default.")
 @click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {parse.SAMPLERS}.")
 @click.option("--guidance", "guidances", multiple=True, help="Repeat for several: none, cfg=W, nag=W, cfg=W,nag=W.")
+@click.option(
+    "--variant",
+    "variants",
+    type=parse.VARIANT,
+    multiple=True,
+    help=f"Repeat for several changes of the checkpoint, the first of which is compared with the others: {parse.VARIANTS}.",
+)
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
 @click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
@@ -73,6 +80,7 @@ def command(
     checkpoints: tuple[str, ...],
     samplers: tuple[Any, ...],
     guidances: tuple[str, ...],
+    variants: tuple[Any, ...],
     family: str | None,
     samples: int,
     estimators: dict[str, int | None] | None,
@@ -102,6 +110,7 @@ def command(
     \b
     noiseshift compare --sampler euler:10 --sampler euler:20 --sampler em:20 --out runs/samplers
     noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
+    noiseshift compare --sampler euler:20 --variant fp32 --variant bf16 --variant time=bf16 --variant steps=10
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
     places.folder(out, "compare", adding=True)
@@ -114,8 +123,10 @@ def command(
     from noiseshift.studies.grid import run_grid
     from noiseshift.studies.room import require_reference
 
-    if runs and (checkpoints or samplers or guidances):
-        raise click.UsageError("give finished RUNS or a grid of --checkpoint, --sampler and --guidance, not both")
+    if runs and (checkpoints or samplers or guidances or variants):
+        raise click.UsageError(
+            "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
+        )
     if extractor and extractor != "fashion":
         reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
@@ -137,6 +148,8 @@ def command(
         settings |= {"seed": seed, "device": device, "precision": precision}
         held_out = images_for(loaded, data, limits)
         cells = _grid(loaded, samplers, guidances or ("none",), held_out, estimators, settings)
+        if variants:
+            cells = [_varied(cell, each, checkpoints, loaded, family, trust) for cell in cells for each in variants]
         if features_by is not None and real is not None:
             warn_of_no_interval(samples, real)
             for cell in cells:
@@ -217,6 +230,21 @@ def _grid(
         )
         cells.append(Cell(name.translate(str.maketrans(":/,=", "----")), checkpoint, protocol, held_out))
     return cells
+
+
+def _varied(
+    cell: Cell, variant: Any, paths: tuple[str, ...], loaded: Sequence[Checkpoint], family: str | None, trust: bool
+) -> Cell:
+    """The cell of a variant; a LoRA is merged into a checkpoint that is loaded anew."""
+    from noiseshift.checkpoints import load
+
+    checkpoint = cell.checkpoint
+    if variant.lora is not None:
+        places = dict(zip(map(id, loaded), paths, strict=False))
+        checkpoint = load(places.get(id(checkpoint)), family=family, trust=trust, lora=[variant.lora])
+    changed, protocol = variant(checkpoint, cell.protocol)
+    name = f"{cell.name}-{variant.name}".translate(str.maketrans(":/,=", "----"))
+    return replace(cell, name=name, checkpoint=changed, protocol=protocol)
 
 
 def _common(runs: dict[str, Any]) -> str:

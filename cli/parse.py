@@ -79,6 +79,19 @@ def parse_prompts(path: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
+VARIANTS = (
+    "fp32, bf16, fp16, time=bf16, time=fp16, compile[=BACKEND], int8, steps=N, lora=FILE[:SCALE], cache=KIND[:VALUE] "
+    "(first-block, taylorseer, pab, faster, mag)"
+)
+
+
+def parse_variant(text: str) -> Any:
+    """`bf16`, `steps=10`, `cache=first-block:0.1` … → `noiseshift.studies.variants.Variant`. Raises ValueError."""
+    from noiseshift.studies.variants import variant
+
+    return variant(text)
+
+
 def parse_by(text: str) -> Any:
     """`class`, `prompt`, `frame`, or FILE.csv:COLUMN → what `Protocol.by` takes. Raises ValueError naming the remedy."""
     from noiseshift.studies.parts import FRAME, LABELS, Grouping, read_grouping
@@ -280,6 +293,7 @@ COUNTS = Parsed("NUMBERS", parse_counts)
 PICTURE = Parsed("WIDTHxHEIGHT", parse_picture)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
+VARIANT = Parsed("NAME", parse_variant)
 BY = Parsed("KEY", parse_by)
 MASK = Parsed("FILE", parse_mask)
 DEVICE = Parsed("NAME", parse_device)

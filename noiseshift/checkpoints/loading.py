@@ -49,6 +49,7 @@ class Checkpoint:
         autoencoder: a latent model's, where it is known.
         sampler: makes the n steps that a diffusers folder's own pipeline takes; None for other files.
         recognised: what it was taken for, and why.
+        sampled: the model that samples, where it is not the one that estimators read with: one with a cache keeps a run's past.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Checkpoint:
     autoencoder: Autoencoder | None = None
     sampler: Callable[[int], Scheduled] | None = None
     recognised: str = ""
+    sampled: Model | None = None
 
     def __repr__(self) -> str:
         conditions = f"{self.classes} conditions" if self.classes else "unconditional"
@@ -102,12 +104,14 @@ class Checkpoint:
         return Network.load(self.estimator)
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
-        """The same checkpoint computing on a device in "fp32" or "bf16" (states and readings stay float32).
+        """The same checkpoint computing on a device in "fp32", "bf16" or "fp16" (states and readings stay float32).
 
-        A Model that custom code made stays where it was put. Raises ValueError when such a one is asked for bf16.
+        A Model that custom code made stays where it was put. Raises ValueError when such a one is asked for half precision.
         """
         if isinstance(self.model, NetworkModel):
-            return replace(self, model=self.model.to(device, precision))
+            sampled: Any = self.sampled
+            moved = None if sampled is None else sampled.to(device, precision)
+            return replace(self, model=self.model.to(device, precision), sampled=moved)
         if precision != "fp32":
             raise ValueError(f"{self.name} was made by custom code, which decides the precision: leave --precision out")
         return self

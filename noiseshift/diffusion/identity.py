@@ -122,6 +122,9 @@ class _Hashing:
         if isinstance(network, torch.jit.ScriptModule):
             code = [(name, getattr(part, "code", "")) for name, part in network.named_modules()]
             return self._all([code, dict(network.named_parameters()), dict(network.named_buffers())])
+        if callable(getattr(type(network), "known_by", None)):  # `networks.variants.Changed`
+            known: Any = network
+            return self._all([type(network), known.known_by()])
         inside = getattr(network, "_orig_mod", None)  # what torch.compile was given
         if isinstance(inside, nn.Module):
             return [self.digest(inside)]

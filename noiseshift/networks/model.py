@@ -25,7 +25,9 @@ from noiseshift.diffusion.models import (
 )
 from noiseshift.diffusion.schedules import Schedule
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NetworkModel:
@@ -59,10 +61,10 @@ class NetworkModel:
         self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> NetworkModel:
-        """The same model computing on `device` in "fp32" or "bf16" (autocast: times, states and predictions keep their
+        """The same model computing on `device` in "fp32", "bf16" or "fp16" (autocast: times, states and predictions keep their
         own precision). The weights are moved, not copied: both models share them. Raises ValueError otherwise."""
-        if precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision must be fp32 or bf16, got {precision!r}")
+        if precision not in ("fp32", *AUTOCAST):
+            raise ValueError(f"precision must be fp32, bf16 or fp16, got {precision!r}")
         moved = copy.copy(self)
         moved.network = self.network.to(device)
         moved.precision = cast("Precision", precision)
@@ -99,7 +101,8 @@ class NetworkModel:
 
     def _mean(self, states: Tensor, time: Tensor, labels: Tensor, known: Tensor) -> Tensor:
         """The network's answer about `states` without the variance that some networks add."""
-        with torch.autocast(states.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = AUTOCAST.get(self.precision)
+        with torch.autocast(states.device.type, half or torch.bfloat16, enabled=half is not None):
             with evaluating("the network"):
                 output = self.network(states, time, labels, known)
         rows, channels, *rest = states.shape

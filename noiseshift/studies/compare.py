@@ -40,7 +40,7 @@ from noiseshift.shift.summary import (
     terminal_shift,
 )
 from noiseshift.studies.cells import as_text, from_text, with_texts
-from noiseshift.studies.differences import MEAN_SQUARE, Distances, pairs_of, shifts_of
+from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, left_of, pairs_of, shifts_of
 from noiseshift.studies.folders import Run
 from noiseshift.writing import merged_folder
 
@@ -187,7 +187,10 @@ def compare(
         _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, found.get(name))
         for name, run in runs.items()
     ]
-    pairs = pd.concat([pairs_of(shifts, runs), pairs_of(distances, runs)], ignore_index=True)
+    tested: list[Quantity | Distances] = [shifts, distances]
+    if any("variant" in run.manifest["checkpoint"] for run in runs.values()):
+        tested.append(left_of(runs))
+    pairs = pd.concat([pairs_of(each, runs) for each in tested], ignore_index=True)
     return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
 
 
@@ -208,8 +211,19 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "terminal": terminal_shift(report),
         "content": content_rms(report),
     }
-    row |= _shares(run, estimator)
-    return row | {"seconds": about.get("seconds", np.nan)}
+    row |= _shares(run, estimator) | _left(run)
+    if "variant" in about["checkpoint"]:
+        row["variant"] = about["checkpoint"]["variant"]
+    costs = {name: about[name] for name in ("sampling seconds", "weights MB", "peak MB") if name in about}
+    return row | costs | {"seconds": about.get("seconds", np.nan)}
+
+
+def _left(run: Run) -> dict[str, float]:
+    """The residual noise of the final samples, by the first reader; nothing where it was not read."""
+    if run.residual_noise is None or run.residual_noise.empty:
+        return {}
+    first = run.residual_noise.iloc[0]
+    return {"σ end": first.sigma, "σ end low": first.low, "σ end high": first.high}
 
 
 def _shares(run: Run, estimator: str) -> dict[str, float]:

@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
+from torch import Tensor
 
+from noiseshift.data import to_float
 from noiseshift.diffusion.schedules import describe
 from noiseshift.evaluation import Jackknife
+from noiseshift.shift.final_noise import wavelet
+from noiseshift.shift.inference import resampled_means
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import Span, mean_square, mean_square_draws
 from noiseshift.studies.folders import Run
 
 MEAN_SQUARE = "mean δ²"
+LEFT = "residual noise variance"
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,27 @@ def shifts_of(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
         {name: mean_square_draws(report, span) for name, report in seen.items()},
         {name: len(report.sampled) - 1 for name, report in seen.items()},
     )
+
+
+def left_of(runs: Mapping[str, Run]) -> Quantity:
+    """The noise variance of final pictures, by the finest diagonal Haar band, uncalibrated: in the difference of two runs of the
+    same seeds, the pictures' own texture is taken out. Of the first pictures that each run kept.
+
+    Args:
+        runs: by name; those whose samples are no pictures of eight pixels a side are left out.
+    """
+    kept = {name: to_float(run.pictures) for name, run in runs.items() if _readable(run.pictures)}
+    rows = {name: wavelet(pictures) for name, pictures in kept.items()}
+    return Quantity(
+        LEFT,
+        {name: float(values.mean()) for name, values in rows.items()},
+        {name: resampled_means(values[:, None], np.random.default_rng(0))[:, 0] for name, values in rows.items()},
+        {name: len(values) - 1 for name, values in rows.items()},
+    )
+
+
+def _readable(pictures: Tensor) -> bool:
+    return pictures.ndim == 4 and min(pictures.shape[-2:]) >= 8 and len(pictures) > 1
 
 
 @dataclass(frozen=True)

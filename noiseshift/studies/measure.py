@@ -98,7 +98,10 @@ def run(
     if data is None:
         instruments = against_own(instruments)
         by_part = None if by_part is None else replace(by_part, baseline=OWN)
+    resumed, sampling = shards is not None and shards.begun, time.time()
+    _forget_peak(protocol.device)
     measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
+    cost = {} if resumed else {"sampling seconds": round(time.time() - sampling, 2)}
     reports, final = measured.reports, measured.final
     groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
     pictures = pictures_of(checkpoint.decode(final))
@@ -110,7 +113,9 @@ def run(
         | about
         | {"content": content_in_words(instruments, finer_solver(checkpoint, protocol))}
         | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
-        | _cost_and_versions(checkpoint, protocol, time.time() - started),
+        | _cost_and_versions(checkpoint, protocol, time.time() - started)
+        | cost
+        | _memory(checkpoint, protocol.device),
         reports=reports,
         controls=found,
         pictures=pictures,
@@ -191,6 +196,29 @@ def _controls(
     shares, solver = shares_of(checkpoint, protocol, instruments, reports, held_out, progress)
     checks = (null_check, level_check, control.share_check(shares), control.content_check(reports))
     return control.Controls(checks, null, level, solver, shares)
+
+
+def _forget_peak(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _memory(checkpoint: Checkpoint, device: str) -> dict[str, float]:
+    """Megabytes: of the weights that sample, and the most that a CUDA device held while sampling."""
+    network = getattr(checkpoint.sampled or checkpoint.model, "network", None)
+    if network is None:
+        return {}
+    found = {"weights MB": round(sum(_bytes(part) for part in network.parameters()) / 1e6, 2)}
+    if torch.device(device).type == "cuda":
+        found["peak MB"] = round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return found
+
+
+def _bytes(weights: Tensor) -> int:
+    """What they take: quantised ones are held in several tensors."""
+    names = weights.__tensor_flatten__()[0] if hasattr(weights, "__tensor_flatten__") else ()
+    parts = [getattr(weights, name) for name in names] or [weights]
+    return sum(part.numel() * part.element_size() for part in parts)
 
 
 def _cost_and_versions(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:

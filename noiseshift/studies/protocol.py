@@ -89,7 +89,7 @@ class Protocol:
         batch: samples at once.
         seed: sample i depends on it and on i alone.
         device: where the network computes.
-        precision: of the network, "fp32" or "bf16"; states and readings stay float32.
+        precision: of the network, "fp32", "bf16" or "fp16"; states and readings stay float32.
     """
 
     solver: Word = Word()
@@ -106,7 +106,7 @@ class Protocol:
     batch: int = 128
     seed: int = 0
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -192,8 +192,10 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "name": checkpoint.name,
         "sha256": checkpoint.hash,
         "family": checkpoint.card.family,
+        **{key: checkpoint.card.provenance[key] for key in ("variant",) if key in checkpoint.card.provenance},
         "weights": checkpoint.card.provenance.get("weights", "the whole file"),
         "model": identity(checkpoint.model),
+        **({} if checkpoint.sampled is None else {"sampled": identity(checkpoint.sampled)}),
         "card": stated | {"identity": identity(card)},
         "classes": checkpoint.classes,
         "autoencoder": None if coder is None else identity(coder),

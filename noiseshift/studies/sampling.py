@@ -109,13 +109,14 @@ def in_batches(
 
 
 def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
-    """The checkpoint's model under the protocol's guidance. Raises ValueError when it lacks a branch.
+    """The model that samples under the protocol's guidance. Raises ValueError when it lacks a branch.
 
     Args:
         checkpoint: what is sampled.
         protocol: with its guidance, or None for none.
     """
-    return checkpoint.model if protocol.guidance is None else Guided(checkpoint.model, protocol.guidance)
+    model = checkpoint.sampled or checkpoint.model
+    return model if protocol.guidance is None else Guided(model, protocol.guidance)
 
 
 def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:

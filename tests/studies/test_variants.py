@@ -1,0 +1,206 @@
+"""Variants of one checkpoint: each changes what it says, is known by its word, and is compared from the same seeds."""
+
+import copy
+import sys
+
+import diffusers
+import numpy as np
+import pytest
+import tiny_pipelines as tiny
+import torch
+from click.testing import CliRunner
+from noiseshift.analysis.compare import figures, markdown_table
+from noiseshift.cli import main
+from noiseshift.cli.compare import _varied
+
+import noiseshift as ns
+from noiseshift.checkpoints import Card, Checkpoint
+from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions
+from noiseshift.checkpoints.diffusers.networks import PackedTransformer
+from noiseshift.networks.model import NetworkModel
+from noiseshift.studies.compare import compare
+from noiseshift.studies.differences import LEFT, left_of
+from noiseshift.studies.grid import Cell
+from noiseshift.studies.protocol import fingerprint
+from noiseshift.studies.sampling import sampler_run
+from noiseshift.studies.variants import variant
+
+PROTOCOL = ns.Protocol(
+    "euler:7", samples=8, estimators={"residual": None}, points=2, batch=8, content_steps=1, calibration_rows=16
+)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return ns.load()
+
+
+@pytest.fixture(scope="module")
+def transformer():
+    """A tiny Flux network, which takes caches, as a folder's is wrapped, with two encoded prompts."""
+    torch.manual_seed(0)
+    network = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=False,
+        axes_dims_rope=(2, 2, 4),
+    )
+    prompts = Conditions(torch.randn(3, 5, 16), torch.randn(3, 16), 2, ("a red cat", "a blue dog"))
+    model = NetworkModel(
+        PackedTransformer(tiny.shaken(network), Bank(prompts), None),
+        ns.Linear(),
+        "velocity",
+        lambda t: t,
+        classes=2,
+        class_dropout=True,
+        noise_dropout=False,
+        shape=(4, 8, 8),
+    )
+    return Checkpoint("tiny-flux", model, Card("callable"), "0" * 64, (4, 8, 8), 2, None, lambda x: x)
+
+
+def final(checkpoint, protocol=PROTOCOL):
+    """The final states of two samples."""
+    from noiseshift.studies.sampling import guided
+
+    moved = checkpoint.to("cpu", protocol.precision)
+    *_, last = sampler_run(guided(moved, protocol), moved, protocol, range(2))
+    return last.x
+
+
+@pytest.mark.parametrize("word", ["bf16", "fp16", "time=bf16", "time=fp16", "steps=5", "int8"])
+def test_a_variant_changes_the_samples_a_little_and_the_fingerprint(bundled, word):
+    if word == "int8":
+        pytest.importorskip("torchao")
+    plain = final(bundled)
+    changed, protocol = variant(word)(bundled, PROTOCOL)
+    found = final(changed, protocol)
+    assert 0 < float((found - plain).square().mean().sqrt()) < 0.5
+    torch.testing.assert_close(final(bundled), plain, rtol=0, atol=0, msg="the checkpoint itself is as it was")
+    about = fingerprint(changed, protocol)
+    assert about["checkpoint"]["variant"] == word
+    assert about != fingerprint(bundled, PROTOCOL)
+    assert about == fingerprint(*variant(word)(ns.load(), PROTOCOL)), "the same in another process"
+
+
+def test_fp32_is_the_checkpoint_as_it_is(bundled):
+    torch.testing.assert_close(final(*variant("fp32")(bundled, PROTOCOL)), final(bundled), rtol=0, atol=0)
+
+
+def test_a_compiled_network_gives_the_same_samples_and_says_which_backend(bundled):
+    changed, _ = variant("compile=eager")(bundled, PROTOCOL)
+    torch.testing.assert_close(final(changed), final(bundled), rtol=1e-5, atol=1e-5)
+    other = variant("compile")(bundled, PROTOCOL)[0]
+    prints = [fingerprint(each, PROTOCOL)["checkpoint"]["model"] for each in (bundled, changed, other)]
+    assert len({*prints}) == 3
+    with pytest.raises(ValueError, match="no backend 'fast'"):
+        variant("compile=fast")(bundled, PROTOCOL)
+
+
+def test_a_rounded_time_is_the_half_precision_number(bundled):
+    model = variant("time=bf16")(bundled, PROTOCOL)[0].model
+    t = torch.tensor([0.7512], dtype=torch.float64)
+    plain = bundled.model.time_input(t)
+    assert model.time_input(t) == plain.to(torch.bfloat16)
+    assert model.time_input(t).dtype == plain.dtype
+
+
+@pytest.mark.parametrize("word", ["cache=first-block:0.5", "cache=taylorseer:2", "cache=pab:2"])
+def test_a_cache_skips_work_in_a_run_and_forgets_at_the_next(transformer, word):
+    changed, protocol = variant(word)(transformer, PROTOCOL)
+    first = final(changed, protocol)
+    assert bool(torch.isfinite(first).all())
+    torch.testing.assert_close(final(changed, protocol), first, rtol=0, atol=0, msg="the second run starts anew")
+    # What reads has no cache.
+    x, t = torch.randn(2, *transformer.shape), torch.tensor(0.5)
+    a, b = (each.model(x, t, torch.tensor([0, 1])).eps for each in (changed, transformer))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert fingerprint(changed, protocol)["checkpoint"]["variant"] == word
+
+
+def test_a_cache_that_is_never_used_changes_nothing_and_one_that_always_is_does(transformer):
+    plain = final(transformer)
+    torch.testing.assert_close(final(*variant("cache=first-block:0")(transformer, PROTOCOL)), plain)
+    assert float((final(*variant("cache=first-block:1e9")(transformer, PROTOCOL)) - plain).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        *(
+            (word, "is no variant")
+            for word in ("fp8", "steps=x", "steps=", "cache=none", "cache=first-block:x", "lora=", "time=int8")
+        ),
+        ("steps=1", "at least 2"),
+        ("cache=first-block", "transformers of diffusers folders"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(bundled, word, why):
+    with pytest.raises(ValueError, match=why) as caught:
+        variant(word)(bundled, PROTOCOL)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_torchao_int8_is_refused_in_one_line(bundled, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ValueError, match=r"pip install 'noiseshift\[quantize\]'"):
+        variant("int8")(bundled, PROTOCOL)
+
+
+def test_custom_code_is_not_changed():
+    model = ns.wrap(lambda x, t, cond: x, ns.Linear(), predicts="x0")
+    mine = Checkpoint("mine", model, Card("callable"), "0" * 64, (1, 4, 4), 0, None, lambda x: x)
+    for word in ("time=bf16", "compile=eager", "int8", "cache=first-block"):
+        with pytest.raises(ValueError, match=f"custom code, which {word} cannot change"):
+            variant(word)(mine, PROTOCOL)
+
+
+@pytest.fixture(scope="module")
+def compared(bundled):
+    """The bundled model under three variants."""
+    data = ns.data.reference()[:64]
+    runs = {}
+    for word in ("fp32", "time=bf16"):
+        checkpoint, protocol = variant(word)(bundled, PROTOCOL)
+        runs[word] = ns.run(checkpoint, protocol, data)
+    return compare(runs, "residual")
+
+
+def test_the_table_and_the_figure_name_variants_and_what_they_cost(compared):
+    assert list(compared.table.variant) == ["fp32", "time=bf16"]
+    assert (compared.table["weights MB"] > 1).all()
+    assert (compared.table["sampling seconds"] > 0).all()
+    assert {"mean δ²", LEFT} <= {*compared.pairs.quantity}
+    assert compared.pairs.paired.all()
+    assert "variant" in markdown_table(compared)
+    drawn = {name: draw for name, draw, _ in figures(compared)}
+    assert drawn["variants"]().get_figure().axes
+
+
+def test_the_noise_left_in_two_runs_is_compared_picture_by_picture(compared):
+    runs = dict(compared.runs)
+    base = runs["fp32"]
+    noisy = copy.copy(base)
+    generator = torch.Generator().manual_seed(0)
+    added = 12 * torch.randn(base.pictures.shape, generator=generator)
+    object.__setattr__(noisy, "pictures", (base.pictures + added).round().clamp(0, 255).to(torch.uint8))
+    found = left_of({"plain": base, "noisy": noisy})
+    row = found.difference("noisy", "plain", paired=True)
+    assert row["low"] > 0
+    assert found.difference("plain", "plain", paired=True)["p"] == 1
+    assert np.isfinite(row["high"])
+
+
+def test_the_command_makes_a_cell_of_each(bundled):
+    cell = Cell("fashion-sit-euler-7", bundled, PROTOCOL, None)
+    made = _varied(cell, variant("steps=3"), ("fashion-sit",), [bundled], None, False)
+    assert (made.name, made.protocol.solver.steps) == ("fashion-sit-euler-7-steps-3", 3)
+    refused = CliRunner().invoke(main, ["compare", "--sampler", "euler:2", "--variant", "fp8"])
+    assert refused.exit_code == 2
+    assert "is no variant" in refused.output
