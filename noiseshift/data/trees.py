@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ PARTS: dict[str, Part] = {
     **dict.fromkeys(("test", "testing", "testset", "val", "valid", "validation", "dev", "eval"), "held-out"),
     **dict.fromkeys(("heldout", "held-out", "held_out", "holdout"), "held-out"),
 }
+
+PICTURES = {"image", "images", "img", "imgs", "jpegimages", "pictures"}
+TARGETS = {"label", "labels", "mask", "masks", "annotations", "segmentation", "seg", "gt", "groundtruth", "depth"}
+"""Names of folders that hold pictures, and pictures that say something of these."""
 
 JUNK = {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin"}
 JUNK |= {"system volume information", "icon\r"}
@@ -172,12 +177,28 @@ def _tops(pictures: Sequence[File], root: Place, where: str) -> list[str]:
     return sorted(tops, key=natural)
 
 
+def part_of(name: str) -> Part | None:
+    """The part of a set that a folder is called after: val, val2017, train_images, Test-Set, testA."""
+    word, _, rest = _NOT_LETTERS.sub(" ", name).strip().casefold().partition(" ")
+    stem = word if rest in {"", *PICTURES, "set", "data", "split"} else ""
+    domain = name[:-1].casefold() if name[-1:] in ("A", "B") else ""  # of a set that is translated into another
+    return PARTS.get(name.casefold()) or PARTS.get(stem) or PARTS.get(domain)
+
+
+_NOT_LETTERS = re.compile(r"[^A-Za-z]+")
+
+
 def _chosen(tops: Sequence[str], part: Part, where: str) -> str | None:
     """The wanted part of a set that comes in parts, None for one that does not."""
-    known = [name for name in tops if name.casefold() in PARTS]
+    names = {name.casefold() for name in tops}
+    if names & PICTURES and names & TARGETS:
+        raise ValueError(
+            f"{where} holds pictures and what belongs to them ({_few(tops)}): give the folder of the pictures"
+        )
+    known = [name for name in tops if part_of(name) is not None]
     if len(known) < 2:
         return None
-    wanted = [name for name in known if PARTS[name.casefold()] == part]
+    wanted = [name for name in known if part_of(name) == part]
     if len(wanted) == 1 and len(known) == len(tops):
         return wanted[0]
     raise ValueError(f"{where} comes in parts ({_few(tops)}): give one of them, such as {Path(where, known[0])}")
@@ -186,7 +207,7 @@ def _chosen(tops: Sequence[str], part: Part, where: str) -> str | None:
 def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequence[str]) -> None:
     """Raise ValueError where the folders under `root` need not be the classes."""
     depth, where = len(root), _path(tree.root, root)
-    inner = {name for file in pictures for name in file.place[depth + 1 : -1] if name.casefold() in PARTS}
+    inner = {name for file in pictures for name in file.place[depth + 1 : -1] if part_of(name) is not None}
     if len({name.casefold() for name in inner}) > 1:
         raise ValueError(
             f"the classes of {where} come in parts ({_few(inner)}): give a folder of one part, a folder per class"

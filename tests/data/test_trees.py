@@ -123,6 +123,31 @@ def test_of_a_training_and_a_held_out_part_the_wanted_one_is_taken(tmp_path, rea
     assert shades(read(part="train")) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        ("train2017", "val2017"),
+        ("train_images", "test_images"),
+        ("Train-Set", "Test-Set"),
+        ("train_data", "validation"),
+    ],
+)
+def test_parts_are_known_by_the_word_in_their_names(tmp_path, read, train, held_out):
+    picture(tmp_path / "set" / train / "a.png", 1)
+    picture(tmp_path / "set" / held_out / "a.png", 2)
+    assert (shades(read()), read().labels) == ([2], None)
+
+
+@pytest.mark.parametrize(
+    "names", [("trainA", "trainB", "testA", "testB"), ("images", "masks"), ("JPEGImages", "Annotations")]
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path, read, names):
+    for name in names:
+        picture(tmp_path / "set" / name / "a.png")
+    with pytest.raises(ValueError, match=r"comes in parts|give the folder of the pictures"):
+        read()
+
+
 def test_of_two_held_out_parts_none_is_guessed(tmp_path, read):
     for part in ("train", "val", "test"):
         picture(tmp_path / "set" / part / "a" / "a.png")
