@@ -19,7 +19,7 @@ from noiseshift.checkpoints.card import CheckpointError
 
 ANYWHERE = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 """What wrappers put into a key at any place."""
-AVERAGED = re.compile(r"(^|[._])(ema|avg|averaged?|averaging|swa|polyak|shadow)([._0-9]|$)", re.IGNORECASE)
+AVERAGED = re.compile(r"(^|[._])(emas?|avg|averaged?|averaging|swa|polyak|shadow)([._0-9]|$)", re.IGNORECASE)
 RAW = re.compile(r"(^|[._])(online|current|raw|student|collected)([._0-9]|$)")
 MODEL = r"(model|net|network|unet|denoiser|diffusion|dit|sit|backbone|params|module)"
 USUAL = re.compile(rf"(net_)?{MODEL}(_(state(_dict)?|dict|weights|params))?|state_dict|weights|current_model_state")
@@ -81,9 +81,25 @@ def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order
         named = ", ".join(sorted({part.name or "the file itself" for part in averaged or sets})[:6])
         kind = "averaged weights" if averaged else "weights"
         raise CheckpointError(f"it holds several {kind} ({named}): save the one to measure in a file of its own")
+    if not averaged and (hidden := next(_unread(content, ""), None)):
+        raise CheckpointError(
+            f"its averaged weights ({hidden}) are not named as a network's: save them as a state dict"
+        )
     if any(key.endswith("_flat_param") for key in found.state):
         raise CheckpointError("its parameters are FSDP's flat ones: save a full state dict")
     return found
+
+
+def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
+    """Where averages lie that are no set: tensors in a list, or in the state of an optimizer that averages."""
+    pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
+    for key, value in pairs:
+        where = f"{name}/{key}".removeprefix("/")
+        if isinstance(value, Tensor) and value.ndim > 1 and AVERAGED.search(name.replace("/", ".")):
+            yield name
+            return
+        if isinstance(value, Mapping | list | tuple) and depth < 2 * DEEPEST:
+            yield from _unread(value, where, depth + 1)
 
 
 def _is_network(state: Mapping[str, Tensor]) -> bool:
@@ -111,8 +127,18 @@ def _sets(content: Mapping[Any, Any], name: str, wanted: frozenset[str] | None, 
     if depth == DEEPEST:
         return
     for key, value in content.items():
-        if isinstance(value, Mapping) and not SKIPPED.search(str(key)):
-            yield from _sets(value, f"{name}/{key}" if name else str(key), wanted, depth + 1)
+        if SKIPPED.search(str(key)):
+            continue
+        where = f"{name}/{key}" if name else str(key)
+        inner = {where: value} if isinstance(value, Mapping) else _numbered(value, where)
+        for place, found in inner.items():
+            yield from _sets(found, place, wanted, depth + 1)
+
+
+def _numbered(value: Any, where: str) -> dict[str, Mapping[Any, Any]]:
+    """The sets in a list: averages of several lengths are often kept so."""
+    rows = value if isinstance(value, list | tuple) else ()
+    return {f"{where}/{place}": row for place, row in enumerate(rows) if isinstance(row, Mapping)}
 
 
 def _inherits(name: str) -> bool:

@@ -130,6 +130,8 @@ def test_wrappers_leave_no_trace(case):
     ("content", "says"),
     [
         ({"ema_0.999": MEAN, "ema_0.9999": RUNNING}, "several averaged weights (ema_0.999, ema_0.9999)"),
+        ({"emas": [MEAN, RUNNING], "model": RUNNING}, "several averaged weights (emas/0, emas/1)"),
+        ({"model": RUNNING, "optimizer_states": [{"ema": rows(MEAN)}]}, "averaged weights (optimizer_states/0/ema)"),
         ({"ema": MEAN, "swa": RUNNING, "model": RUNNING}, "several averaged weights (ema, swa)"),
         ({"first": MEAN, "second": RUNNING}, "several weights (first, second)"),
         ({"state_dict": {**under("model.", MEAN), **under("net.", RUNNING)}}, "several weights (state_dict/model"),
