@@ -289,6 +289,10 @@ FAMILIES: Mapping[str, Card] = {
     ),
     # k-diffusion's networks are conditioned on sigma, and denoise; each file has its range of sigmas (arXiv 2206.00364).
     "k-diffusion": Card("k-diffusion", {"kind": "variance-exploding"}, "x0", TimeInput("data")),
+    # Single files of Stable Diffusion's original layout; their tensors show the rest (arXiv 2112.10752).
+    "stable-diffusion": Card(
+        "stable-diffusion", {"kind": "discrete", "steps": 1000}, "epsilon", TimeInput("data", 1000.0, -1.0)
+    ),
     # Anybody's function of (x, t): counts as we do unless its card says otherwise.
     "callable": Card("callable", {"kind": "linear"}, "velocity", TimeInput("data")),
 }

@@ -16,8 +16,16 @@ from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCo
 from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
-from noiseshift.checkpoints.diffusers.folder import is_folder, is_kept, read_folder
+from noiseshift.checkpoints.diffusers.folder import (
+    Folder,
+    is_folder,
+    is_kept,
+    read_folder,
+    read_single_file,
+    weights_of,
+)
 from noiseshift.checkpoints.diffusers.lora import Lora
+from noiseshift.checkpoints.diffusers.single_file import tensors_of
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.weights import chosen
@@ -139,7 +147,8 @@ def load(
 
     Args:
         path: a bundled one by name (`fashion-sit` when None, `fashion-ddpm`); a `.pt`, `.pth` or `.safetensors` file of one
-            of `formats.FORMATS`, as its authors save it (EMA weights preferred); a diffusers folder; or `module:function`,
+            of `formats.FORMATS`, as its authors save it (EMA weights preferred); a diffusers folder; a single file of Stable
+            Diffusion; or `module:function`,
             which returns a Model, a callable of (x, time), with classes (x, time, label), and its card's values, or a Model
             and a card that says the shape.
         family: "sit", "dit", …, where the file does not say.
@@ -158,22 +167,18 @@ def load(
         CheckpointError: in one line that names the remedy.
     """
     loras = [Lora.of(word) for word in ([lora] if isinstance(lora, str | Path | Lora) else lora)]
-    if loras and (path is None or not Path(path).is_dir()):
-        raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
     coder = None if vae is None else Autoencoder.load(vae)
+    texts = {"prompts": prompts, "embeddings": embeddings, "size": size, "loras": loras}
     if path is not None and is_reference(str(path)):
+        _refuse_texts(str(path), texts)
         made = call(str(path))
         return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
     file = _resolve(path)
     if file.is_dir():
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
-            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size, loras=loras)
-        found = _checkpoint(file, _sha256_of_all(folder.weights), folder.model, folder.card, folder.autoencoder)
-        found = replace(found, name="+".join([found.name, *(each.name for each in loras)]))
+            folder = read_folder(file, vae=vae, **texts)
         whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
-        return replace(found, sampler=folder.sampler, recognised=f"a diffusers folder, by {whose}")
-    if prompts is not None or embeddings is not None:
-        raise CheckpointError(f"{file.name} is no diffusers folder: prompts and embeddings are for those")
+        return _of_pipeline(file, _sha256_of_all(weights_of(file)), folder, loras, f"a diffusers folder, by {whose}")
     try:
         # Whatever odd values in a file make of themselves, while it is followed, is one line.
         with reading(
@@ -182,6 +187,12 @@ def load(
             content = read_trusted(file) if trust else read_content(file)
             if network := network_in(content):
                 return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
+            tensors = tensors_of(content)
+            if tensors is not None:
+                folder = read_single_file(file, tensors, card=_given(card or _beside(file)), vae=vae, **texts)
+                shown = "a single file of Stable Diffusion, by model.diffusion_model.* among its keys"
+                return _of_pipeline(file, sha256(file), folder, loras, shown)
+            _refuse_texts(file.name, texts)
             form, shown = recognised(content)
             convention = _card(file, family, card, form, content)
             if size is not None:
@@ -194,6 +205,20 @@ def load(
         raise CheckpointError(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
     convention = replace(convention, provenance={**convention.provenance, **_taken(content)})
     return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
+
+
+def _of_pipeline(file: Path, digest: str, folder: Folder, loras: Sequence[Lora], shown: str) -> Checkpoint:
+    found = _checkpoint(file, digest, folder.model, folder.card, folder.autoencoder)
+    name = "+".join([found.name, *(each.name for each in loras)])
+    return replace(found, name=name, sampler=folder.sampler, recognised=shown)
+
+
+def _refuse_texts(name: str, texts: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where what is for text pipelines was given with another checkpoint."""
+    if texts["prompts"] is not None or texts["embeddings"] is not None:
+        raise CheckpointError(f"{name} is no diffusers folder: prompts and embeddings are for those")
+    if texts["loras"]:
+        raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
 
 
 def _sha256_of_all(first: Path) -> str:

@@ -27,6 +27,13 @@ from noiseshift.checkpoints.diffusers.networks import (
     differentiable,
 )
 from noiseshift.checkpoints.diffusers.parts import load_part, read_json, weights_in
+from noiseshift.checkpoints.diffusers.single_file import (
+    autoencoder_of,
+    network_of,
+    pipeline_of,
+    prediction_of,
+    scheduler_of,
+)
 from noiseshift.diffusion.samplers import Scheduled, from_diffusers
 from noiseshift.diffusion.schedules import Discrete, Linear, describe
 from noiseshift.networks.model import NetworkModel
@@ -57,7 +64,6 @@ class Folder:
 
     model: NetworkModel
     card: Card
-    weights: Path
     autoencoder: Autoencoder | None
     sampler: Callable[[int], Scheduled]
 
@@ -76,6 +82,11 @@ class Found:
 def is_folder(path: Path) -> bool:
     """Whether a folder is a pipeline of diffusers', or a state that its training kept beside one."""
     return (path / "model_index.json").exists() or bool(_kept(path) and (path.parent / "model_index.json").exists())
+
+
+def weights_of(path: Path) -> Path:
+    """The first file of a folder's network's weights."""
+    return weights_in(_recognise(path).part)
 
 
 def is_kept(path: Path) -> bool:
@@ -105,11 +116,55 @@ def read_folder(
     found = _recognise(path)
     coder = _autoencoder(found, vae)
     network = load_part(found.part, found.network)
-    _refuse_more_inputs(path, int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16))
+    more = int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16)
+    _refuse_more_inputs(path, more)
     added = merge(network, found.pipeline, loras, prompts=prompts is not None)
     conditions = _conditions(found, network, prompts, embeddings)
+    return _assembled(found, network, coder, _scheduler(found), conditions, size, added)
+
+
+def read_single_file(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    card: Card | None = None,
+    vae: str | Path | None = None,
+    prompts: Sequence[str] | None = None,
+    embeddings: str | Path | Conditions | None = None,
+    size: int | tuple[int, int] | None = None,
+    loras: Sequence[Lora] = (),
+) -> Folder:
+    """The model in a single file of Stable Diffusion's layout, as `single_file.tensors_of` gives it; see `load` for the options.
+
+    Raises CheckpointError for a file that takes more than a text, or lacks a part.
+    """
+    if prompts is not None:
+        raise CheckpointError(
+            "a single file holds no tokenizer: encode the prompts with its text encoder in diffusers and give --embeddings"
+        )
+    first, last = (tensors[f"model.diffusion_model.{name}.weight"] for name in ("input_blocks.0.0", "out.2"))
+    _refuse_more_inputs(path, first.shape[1] - len(last))
+    pipeline, prediction = pipeline_of(tensors), prediction_of(tensors, card)
+    network = network_of(tensors, card)
+    coder = Autoencoder.load(vae) if vae is not None else autoencoder_of(tensors, pipeline)
+    found = Found(path, {}, pipeline, "UNet2DConditionModel", path / "unet")
+    added = merge(network, pipeline, loras, prompts=False)
+    conditions = _conditions(found, network, None, embeddings)
+    scheduler = scheduler_of(tensors, pipeline, prediction)
+    return _assembled(found, network, coder, scheduler, conditions, size, added)
+
+
+def _assembled(
+    found: Found,
+    network: Any,
+    coder: Autoencoder | None,
+    scheduler: Any,
+    conditions: Conditions | None,
+    size: int | tuple[int, int] | None,
+    added: list[dict[str, Any]],
+) -> Folder:
+    """The model and card that these parts make; `added` says which LoRAs are in the network."""
     shape = _shape(found, network, coder, size)
-    scheduler = _scheduler(found)
     adapter, classes, null = _adapted(found, network, conditions, coder, shape)
     schedule, prediction, time = _convention(found, scheduler)
     model = NetworkModel(
@@ -133,7 +188,7 @@ def read_folder(
         class_names=() if conditions is None else conditions.names,
         provenance=_provenance(found, scheduler, coder, conditions, adapter) | ({"lora": added} if added else {}),
     )
-    return Folder(model, card, weights_in(found.part), coder, _sampler(found, scheduler, network, shape))
+    return Folder(model, card, coder, _sampler(found, scheduler, network, shape))
 
 
 def _recognise(path: Path) -> Found:
