@@ -41,8 +41,6 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
         return ns.data.Images(make_swiss_roll(4000))
     if name == "signals":
         return ns.data.Images(torch.from_numpy(np.load("data/signals.npy")).float())
-    if name == "moons":
-        return ns.data.Images(moons(4000))
     found = ns.data.load_images(mnist)[:3000]
     if name == "mnist":
         return found
@@ -50,17 +48,6 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
 
     grown = [np.array(Image.fromarray(p[0].numpy()).resize((32, 32), Image.Resampling.BILINEAR)) for p in found.pixels]
     return ns.data.Images(torch.from_numpy(np.stack(grown))[:, None], found.labels)
-
-
-def moons(count: int) -> Tensor:
-    """Two half circles with noise of .05, each coordinate of spread 1, as sklearn's make_moons and theirs."""
-    generator = torch.Generator().manual_seed(0)
-    angle = torch.rand(count, generator=generator) * torch.pi
-    outer = torch.arange(count) % 2 == 0
-    x = torch.where(outer, angle.cos(), 1 - angle.cos())
-    y = torch.where(outer, angle.sin(), 0.5 - angle.sin())
-    points = torch.stack([x, y], 1) + 0.05 * torch.randn(count, 2, generator=generator)
-    return (points - points.mean(0)) / points.std(0)
 
 
 def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float, label: Tensor | None) -> float:
@@ -141,17 +128,23 @@ class _Unused(types.ModuleType):
         return object
 
 
-def main(name: str, mnist: Path, out: Path) -> None:
-    case = next(case for case in CASES if case.wrapper == name)
-    assert case.own is not None
+def _own(case: Case, network: Any) -> Own:
+    """Their code's functions; what their modules import besides is not there."""
     absent = [module for module in UNUSED if importlib.util.find_spec(module.partition(".")[0]) is None]
     sys.modules |= {module: _Unused(module) for module in absent}
-    checkpoint = ns.load(f"{name}:model")
+    assert case.own is not None
+    found = case.own(network)
     for module in absent:
         del sys.modules[module]
+    return found
+
+
+def main(name: str, mnist: Path, out: Path) -> None:
+    case = next(case for case in CASES if case.wrapper == name)
+    checkpoint = ns.load(f"{name}:model")
     model, started = checkpoint.model, time.time()
     (network,) = networks_in(model.network.fn)
-    own = case.own(network)
+    own = _own(case, network)
     low, high = checkpoint.card.range or (-1.0, 1.0)
     label = torch.arange(8) if checkpoint.classes else None
     with torch.no_grad():

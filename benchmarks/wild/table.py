@@ -66,7 +66,9 @@ def main() -> None:
         rows.append(run_case(case, given.checkouts, given.mnist, given.out))
         print("| " + " | ".join(str(rows[-1].get(column, "")) for column in COLUMNS) + " |", flush=True)
     (given.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    draw([case for case in wanted if (given.out / f"{case.wrapper}.npz").exists()], given.out)
+    drawn = [case for case in wanted if (given.out / f"{case.wrapper}.npz").exists()]
+    if drawn:
+        draw(drawn, given.out)
 
 
 def draw(cases: list[Any], out: Path) -> None:

@@ -160,8 +160,9 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
             below.setdefault(first, {})[inner] = value
         else:
             rest.add(key)
-    # A GaussianDiffusion of lucidrains is one whole: its schedule lies beside its network.
-    if not below or "betas" in rest:
+    # A GaussianDiffusion of lucidrains is one whole: its schedule lies beside its network. So is a network that calls a part of
+    # itself `model` or `net`, as the keys of the one at hand show.
+    if not below or "betas" in rest or (wanted is not None and _fits_better(wanted, state, below)):
         yield Weights(part.name, state, part.averaged)
         return
     for first, inside in below.items():
@@ -170,6 +171,13 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
         averaged = (part.averaged and not RAW.search(first)) or bool(AVERAGED.search(first))
         short = _undotted(inside, below) if first == "model_ema" else None
         yield from _split(Weights(name, short or inside, averaged), wanted)
+
+
+def _fits_better(
+    wanted: frozenset[str], state: Mapping[str, Tensor], below: Mapping[str, Mapping[str, Tensor]]
+) -> bool:
+    """Whether more of a network's keys are in a set as it is than in any part of it."""
+    return len(wanted & state.keys()) > max(len(wanted & inside.keys()) for inside in below.values())
 
 
 def _undotted(inside: Mapping[str, Tensor], below: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor] | None:

@@ -164,6 +164,31 @@ class Preconditioned(Family):
         return (self.data / total) ** 2, sign * sigma * self.data / total
 
 
+class Consistency(Preconditioned):
+    """Consistency models' (Song et al., arXiv 2303.01469, appendix C): states x0 + sigma eps, labels 250 log sigma, and weights
+    that make the network's answer the state itself at the least noise.
+
+    Args:
+        data: sigma_data.
+        least: sigma_min.
+    """
+
+    def __init__(self, data: float, least: float):
+        super().__init__("epsilon", data)
+        self.least = least
+
+    def labelled(self, scheduler: Any) -> Tensor:
+        return -2 * scheduler.timesteps.double().cpu() / CONSISTENCY_SCALE
+
+    def _weights(self, sigma: float) -> Pair:
+        above = sigma - self.least
+        return self.data**2 / (above**2 + self.data**2), above * self.data / math.hypot(sigma, self.data)
+
+
+CONSISTENCY_SCALE = 250.0
+"""Labels of a consistency model over log sigma."""
+
+
 def unit(level: Pair) -> Pair:
     """A level scaled to alpha² + sigma² = 1."""
     norm = math.hypot(*level)
@@ -195,6 +220,8 @@ def family_of(scheduler: Any, *, step: bool = True) -> Family:
     config = dict(getattr(scheduler, "config", {}))
     require_signature(scheduler)
     _refuse(scheduler, _unknown_levels(scheduler, config) or _unknown_output(config, step))
+    if hasattr(scheduler, "get_scalings_for_boundary_condition"):
+        return Consistency(config["sigma_data"], config["sigma_min"])
     if hasattr(scheduler, "precondition_outputs"):
         return Preconditioned(config["prediction_type"], config["sigma_data"])
     if config.get("use_flow_sigmas") or not hasattr(scheduler, "alphas_cumprod"):
@@ -241,7 +268,8 @@ def _unknown_levels(scheduler: Any, config: dict[str, Any]) -> str | None:
     if config.get("invert_sigmas"):
         return "invert_sigmas=True counts towards noise: set it to False"
     table = "prediction_type" in config and hasattr(scheduler, "alphas_cumprod")
-    if not table and not hasattr(scheduler, "precondition_outputs") and not _labels_are_sigmas(scheduler, config):
+    known = hasattr(scheduler, "precondition_outputs") or hasattr(scheduler, "get_scalings_for_boundary_condition")
+    if not table and not known and not _labels_are_sigmas(scheduler, config):
         return _ANY
     labels = scheduler.timesteps.double()
     rising = len(labels) > 1 and float(labels[0]) < float(labels[-1])

@@ -187,6 +187,14 @@ def test_weights_are_found_under_a_prefix(network, tmp_path, prefix):
     assert all(torch.equal(value, filled.state_dict()[key]) for key, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("part", ["model", "net", "network"])
+def test_a_part_of_another_version_is_named(tmp_path, part):
+    net = nn.ModuleDict({part: nn.Linear(6, 2), "embed": nn.Linear(1, 4)})
+    state = {key.replace("embed.", "time.embed."): value for key, value in net.state_dict().items()}
+    with pytest.raises(ns.CheckpointError, match=r"4 tensors differ, first embed\.weight"):
+        ns.adapters.weights(saved(tmp_path / "x.pt", state), net)
+
+
 def test_two_networks_under_prefixes_are_not_guessed(network, tmp_path):
     state = {f"{name}.{key}": v for name in ("teacher", "pupil") for key, v in network().state_dict().items()}
     with pytest.raises(ns.CheckpointError, match="does not fit"):

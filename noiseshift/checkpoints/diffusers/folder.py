@@ -5,6 +5,7 @@ Weights come from safetensors alone and are rebuilt by diffusers' own classes; n
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions, encode_prompts
 from noiseshift.checkpoints.diffusers.lora import Lora, merge
 from noiseshift.checkpoints.diffusers.networks import (
+    Boundary,
     ClassTransformer,
     JointTransformer,
     PackedTransformer,
@@ -34,8 +36,9 @@ from noiseshift.checkpoints.diffusers.single_file import (
     prediction_of,
     scheduler_of,
 )
+from noiseshift.diffusion.families import CONSISTENCY_SCALE
 from noiseshift.diffusion.samplers import Scheduled, from_diffusers
-from noiseshift.diffusion.schedules import Discrete, Linear, describe
+from noiseshift.diffusion.schedules import Discrete, Linear, Schedule, VarianceExploding, describe
 from noiseshift.networks.model import NetworkModel
 
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v_prediction"}
@@ -48,6 +51,8 @@ TEXT = {
 READABLE = f"those of a UNet2DModel (DDPMPipeline, DDIMPipeline, LDMPipeline), DiTPipeline, {', '.join(TEXT)}"
 MOST_STEPS = 100_000
 """A longer table of noise levels is none."""
+CONSISTENCY = "CMStochasticIterativeScheduler"
+"""The scheduler of consistency models of pixels, which has their preconditioning."""
 FLUX_SIDE = 128
 """Latents a side of the pictures that Flux draws unless another is given; its configuration names no size."""
 FLUX_GUIDANCE = 3.5
@@ -166,13 +171,14 @@ def _assembled(
     """The model and card that these parts make; `added` says which LoRAs are in the network."""
     shape = _shape(found, network, coder, size)
     adapter, classes, null = _adapted(found, network, conditions, coder, shape)
+    if type(scheduler).__name__ == CONSISTENCY:
+        adapter = Boundary(adapter, scheduler.config.sigma_data, scheduler.config.sigma_min)
     schedule, prediction, time = _convention(found, scheduler)
     model = NetworkModel(
         differentiable(adapter),
         schedule,
         prediction,
-        # Not rounded: a sampler between two steps of the table tells the network so, and what it says is measured.
-        lambda t: (time.scale * t + time.offset).clamp_min(0),
+        _time_input(time, schedule),
         classes=classes,
         class_dropout=null,
         noise_dropout=False,
@@ -189,6 +195,13 @@ def _assembled(
         provenance=_provenance(found, scheduler, coder, conditions, adapter) | ({"lora": added} if added else {}),
     )
     return Folder(model, card, coder, _sampler(found, scheduler, network, shape))
+
+
+def _time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
+    """What the network is given. Not rounded: a sampler between two steps of the table says so, and that is measured."""
+    if time.conditioning != "t":
+        return functools.partial(time, schedule)
+    return lambda t: (time.scale * t + time.offset).clamp_min(0)
 
 
 def _recognise(path: Path) -> Found:
@@ -336,7 +349,7 @@ def _scheduler(found: Found) -> Any:
     return made.from_config(config, **fixed)
 
 
-def _convention(found: Found, scheduler: Any) -> tuple[Discrete | Linear, Any, TimeInput]:
+def _convention(found: Found, scheduler: Any) -> tuple[Schedule, Any, TimeInput]:
     """Schedule, prediction and time as the network was trained: the table of a DDPM, or a flow conditioned on sigma.
 
     A flow scheduler's shift only says which sigmas the sampler visits.
@@ -347,6 +360,9 @@ def _convention(found: Found, scheduler: Any) -> tuple[Discrete | Linear, Any, T
             raise CheckpointError(f"{place}: {name} is none of FlowMatch*, which a {found.pipeline} is trained with")
         # Flux's own forward multiplies by 1000.
         return Linear(), "velocity", TimeInput("data", 1.0 if found.network.startswith("Flux") else 1000.0)
+    if name == CONSISTENCY and found.network == "UNet2DModel":
+        ends = VarianceExploding(scheduler.config.sigma_min, scheduler.config.sigma_max)
+        return ends, "x0", TimeInput("data", CONSISTENCY_SCALE, conditioning="log_sigma")
     if not hasattr(scheduler, "alphas_cumprod"):
         raise CheckpointError(f"{place}: {name} has no alphas_cumprod, which a {found.network} is trained on")
     prediction = PREDICTIONS.get(getattr(scheduler.config, "prediction_type", "epsilon"))
@@ -381,8 +397,13 @@ def _dynamic_shift(scheduler: Any, shape: tuple[int, int, int], patch: int) -> f
     return float(first + (tokens - low) * (last - first) / (high - low))
 
 
-def _levels(schedule: Discrete | Linear, scheduler: Any) -> Tensor | None:
-    """The times that the network knows: the table's, or those that a consistency model was distilled at (LCM, TCD)."""
+def _levels(schedule: Schedule, scheduler: Any) -> Tensor | None:
+    """The times that the network knows: the table's, or those that a consistency model was distilled at (LCM, TCD, and
+    those of pixels, at noise scales even in sigma^(1/rho))."""
+    if isinstance(schedule, VarianceExploding):
+        scheduler.set_timesteps(scheduler.config.num_train_timesteps)
+        sigmas = scheduler.sigmas[:-1].double().clamp(scheduler.config.sigma_min, scheduler.config.sigma_max)
+        return schedule.time_of_sigma(sigmas).flip(0).contiguous()
     if not isinstance(schedule, Discrete):
         return None
     kept = scheduler.config.get("original_inference_steps")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.diffusers.conditions import Bank
+from noiseshift.diffusion.families import CONSISTENCY_SCALE
 
 
 class PlainUnet(nn.Module):
@@ -24,6 +25,22 @@ class PlainUnet(nn.Module):
         labels = {"class_labels": label} if self.classes else {}
         output: Tensor = self.unet(x, t, **labels).sample
         return output
+
+
+class Boundary(nn.Module):
+    """A consistency model's network with its scheduler's preconditioning: the data predicted from states x0 + sigma eps, equal to
+    the state at the least noise (Song et al., arXiv 2303.01469, appendix C). t is 250 log sigma."""
+
+    def __init__(self, unet: nn.Module, data: float, least: float):
+        super().__init__()
+        self.unet, self.data, self.least = unet, data, least
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        sigma = (t / CONSISTENCY_SCALE).exp().reshape(-1, 1, 1, 1)
+        above, total = sigma - self.least, (sigma.square() + self.data**2).sqrt()
+        skip, out = self.data**2 / (above.square() + self.data**2), above * self.data / total
+        answer: Tensor = self.unet(x / total, t, label, known)
+        return skip * x + out * answer
 
 
 class ClassTransformer(nn.Module):
