@@ -168,15 +168,15 @@ def load(
     """
     loras = [Lora.of(word) for word in ([lora] if isinstance(lora, str | Path | Lora) else lora)]
     coder = None if vae is None else Autoencoder.load(vae)
-    texts = {"prompts": prompts, "embeddings": embeddings, "size": size, "loras": loras}
+    texted = prompts is not None or embeddings is not None
     if path is not None and is_reference(str(path)):
-        _refuse_texts(str(path), texts)
+        _refuse_texts(str(path), texted, loras)
         made = call(str(path))
         return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
     file = _resolve(path)
     if file.is_dir():
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
-            folder = read_folder(file, vae=vae, **texts)
+            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size, loras=loras)
         whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
         return _of_pipeline(file, _sha256_of_all(weights_of(file)), folder, loras, f"a diffusers folder, by {whose}")
     try:
@@ -189,10 +189,19 @@ def load(
                 return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
             tensors = tensors_of(content)
             if tensors is not None:
-                folder = read_single_file(file, tensors, card=_given(card or _beside(file)), vae=vae, **texts)
+                folder = read_single_file(
+                    file,
+                    tensors,
+                    card=_given(card or _beside(file)),
+                    vae=vae,
+                    prompts=prompts,
+                    embeddings=embeddings,
+                    size=size,
+                    loras=loras,
+                )
                 shown = "a single file of Stable Diffusion, by model.diffusion_model.* among its keys"
                 return _of_pipeline(file, sha256(file), folder, loras, shown)
-            _refuse_texts(file.name, texts)
+            _refuse_texts(file.name, texted, loras)
             form, shown = recognised(content)
             convention = _card(file, family, card, form, content)
             if size is not None:
@@ -213,11 +222,11 @@ def _of_pipeline(file: Path, digest: str, folder: Folder, loras: Sequence[Lora],
     return replace(found, name=name, sampler=folder.sampler, recognised=shown)
 
 
-def _refuse_texts(name: str, texts: Mapping[str, Any]) -> None:
+def _refuse_texts(name: str, texted: bool, loras: Sequence[Lora]) -> None:
     """Raise CheckpointError where what is for text pipelines was given with another checkpoint."""
-    if texts["prompts"] is not None or texts["embeddings"] is not None:
+    if texted:
         raise CheckpointError(f"{name} is no diffusers folder: prompts and embeddings are for those")
-    if texts["loras"]:
+    if loras:
         raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
 
 

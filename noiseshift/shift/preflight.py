@@ -225,7 +225,7 @@ def _denoises(errors: pd.DataFrame, reading: ReadAs | None) -> Check:
             "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {text}; {remedy}"
         )
     if 2 * worse > len(errors):
-        causes = "check range, time direction, schedule, prediction and the data"
+        causes = "check range, time direction, schedule, prediction and the data; or it learned little"
         return Check(
             "denoises", False, f"this checkpoint, as it was read, does not denoise these data: {text}; {causes}"
         )
