@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.baseline import opened
 from noiseshift.analysis.checks import headed
+from noiseshift.analysis.phrases import at, chance, delta, estimated, plural
 
 from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
@@ -57,33 +58,10 @@ def controls_verdict(run: Run) -> Verdict:
     return "not run" if not judged else "passed" if all(judged) else "failed"
 
 
-def at(value: float) -> str:
-    """A conditioning level, in as few digits as tell it from others."""
-    return f"t = {value:.3g}" if value < 0.995 else f"t = {value:.4f}"
-
-
-def delta(value: float) -> str:
-    """A signed shift in t."""
-    return f"{value:+.4f}".replace("-", "−")
-
-
-def _range(row: pd.Series, value: str = "shift") -> str:
-    return f"{delta(row[value])} (95 % {delta(row.low)} … {delta(row.high)})"
-
-
-def _plural(count: int, word: str = "level") -> str:
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def worst(table: pd.DataFrame) -> pd.Series:
     """The row of the largest |δ|, among resolved ones if there are any."""
     rows = table[table.resolved] if table.resolved.any() else table[table["shift"].notna()]
     return rows.loc[rows["shift"].abs().idxmax()]
-
-
-def chance(p: float) -> str:
-    """A p-value in words."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
 def _finding(run: Run, name: str) -> str:
@@ -104,19 +82,19 @@ def _together(run: Run, read: pd.DataFrame) -> str:
     """What the run's test was over."""
     count = len(run.answer.joint)
     estimators = "" if count < 2 else f" and {count} estimators"
-    return f"{_plural(len(read))}{estimators} together" if len(read) > 1 or count > 1 else "this level"
+    return f"{plural(len(read))}{estimators} together" if len(read) > 1 or count > 1 else "this level"
 
 
 def _unshifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -> str:
     bound = float(read[["band_low", "band_high"]].abs().to_numpy().max())
     text = (
         f"{where} no noise shift is significant at 95 % in {states} (over {_together(run, read)}, {chance(run.answer.run.p)}). "
-        f"That is not zero: as read by {name}, |δ| is below {bound:.4f} in t at all of {_plural(len(read))}."
+        f"That is not zero: as read by {name}, |δ| is below {bound:.4f} in t at all of {plural(len(read))}."
     )
     alone = int(read.resolved.sum())
     if not alone:
         return text
-    return f"{text} At {_plural(alone)} an interval of its own leaves out 0, which chance does among so many."
+    return f"{text} At {plural(alone)} an interval of its own leaves out 0, which chance does among so many."
 
 
 def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -> str:
@@ -127,24 +105,24 @@ def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -
         by = f" by {' and '.join(seen)}" if seen else " over the estimators together"
         return (
             f"{where} a noise shift is significant at 95 % in {states}{by} ({test}); {name} reads none at any one of "
-            f"{_plural(len(read))}, the largest {_range(top)} in t at {at(top.t)}."
+            f"{plural(len(read))}, the largest {estimated(top)} in t at {at(top.t)}."
         )
     if up and down:
         return (
             f"{where} {states} are noisier than their conditioning level at {up} and cleaner at {down} of "
-            f"{_plural(len(read))} ({test}); the largest shift, read by {name}, is {_range(top)} in t at {at(top.t)}."
+            f"{plural(len(read))} ({test}); the largest shift, read by {name}, is {estimated(top)} in t at {at(top.t)}."
         )
     side = "noisier" if up else "cleaner"
     return (
-        f"{where} {states} are {side} than their conditioning level at {up + down} of {_plural(len(read))} ({test}), by at "
-        f"most {_range(top)} in t at {at(top.t)}, as read by {name}."
+        f"{where} {states} are {side} than their conditioning level at {up + down} of {plural(len(read))} ({test}), by at "
+        f"most {estimated(top)} in t at {at(top.t)}, as read by {name}."
     )
 
 
 def _unread(table: pd.DataFrame) -> str:
     unreadable = int(table["shift"].isna().sum())
     return (
-        f"At {_plural(unreadable, 'further level')} nothing can be read (slope not within ½ … 2)." if unreadable else ""
+        f"At {plural(unreadable, 'further level')} nothing can be read (slope not within ½ … 2)." if unreadable else ""
     )
 
 
@@ -200,7 +178,7 @@ def _content(run: Run, report: ShiftReport) -> str:
     if seen.empty:
         count = int(((table.content_low > 0) | (table.content_high < 0)).sum())
         read = int(table.content_shift.notna().sum())
-        return f"Against {content_of(run)}, re-noised, 0 is outside the interval at {count} of {_plural(read)}."
+        return f"Against {content_of(run)}, re-noised, 0 is outside the interval at {count} of {plural(read)}."
     flips, unsure = content_signs(seen)
     if flips.empty and unsure.empty:
         return f"Against {content_of(run)}, re-noised, the sign is the same wherever a level is resolved."
@@ -213,7 +191,7 @@ def _flipped(flips: pd.DataFrame, seen: int) -> str:
     bound = float(flips[["low", "high", "content_low", "content_high"]].abs().to_numpy().max())
     where = ", ".join(map(at, flips.t))
     return (
-        f"The content control has the opposite sign at {len(flips)} of {_plural(seen, 'resolved level')} ({where}), both "
+        f"The content control has the opposite sign at {len(flips)} of {plural(seen, 'resolved level')} ({where}), both "
         f"intervals without 0: there only a bound holds, |δ| ≤ {bound:.4f}."
     )
 
@@ -223,7 +201,7 @@ def _unsure(run: Run, unsure: pd.DataFrame, seen: int) -> str:
         return ""
     return (
         f"Against {content_of(run)}, re-noised, the shift is not significant at {len(unsure)} of "
-        f"{_plural(seen, 'resolved level')}: what is read there may be their level or their content."
+        f"{plural(seen, 'resolved level')}: what is read there may be their level or their content."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,8 +133,6 @@ def save_figures(found: Correction, folder: Path) -> list[Path]:
 @spared("the table on the terminal")
 def print_correction(found: Correction) -> None:
     """What the methods did, for people, and which one to choose."""
-    from rich.text import Text
-
     console = screen()
     about = found.manifest
     print_failures(console, kept(about))
@@ -149,8 +147,18 @@ def print_correction(found: Correction) -> None:
         "paired, 95 %; ● resolved; NFE: calls of the denoiser + of the level estimator. Scale 0 = unguided.",
         style="dim",
     )
-    name, reason = found.chosen()
-    console.print(Text.assemble("choose: ", (plain(name), "bold"), f": {plain(reason)}"))
+    console.print(plain(choice(about, *found.chosen())))
+
+
+def choice(about: Mapping[str, Any], method: str, reason: str) -> str:
+    """Which method to choose, and why: the first line of the page, and the last on the terminal.
+
+    Args:
+        about: the study's manifest.
+        method: its name.
+        reason: what `Correction.chosen` says.
+    """
+    return f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {method}: {reason}."
 
 
 def correction_table(found: Correction) -> Table:

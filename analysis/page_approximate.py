@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from noiseshift.analysis.approximate import figures, median_error, off
+from noiseshift.analysis.approximate import answer, figures
 from noiseshift.analysis.checks import headed, kept, listed
 from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
 from noiseshift.analysis.plots import Figure
@@ -29,18 +29,12 @@ COLUMNS = (
 
 
 PART = ("part of an approximation", "run `noiseshift approx` again")
-ROOTS = {
-    "sigma": "the exact root in σ",
-    "snr": "the exact root in signal-to-noise ratio",
-    "posterior": "the posterior root, from the images' spectrum",
-    "first_order": "first order itself",
-}
 
 
 def approximated(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `approx` wrote: its figures are drawn again from its tables."""
     about, injected = manifest(folder), read_table(folder / "injected.parquet", *PART)
-    first, second, short = _answer(injected)
+    first, second, short = answer(injected)
     return Section(
         anchor,
         f"Statement 1 on {about['checkpoint']['name']}",
@@ -54,22 +48,6 @@ def approximated(anchor: str, name: str, folder: Path) -> Section:
         "" if "command" in about else "This folder did not keep its command line; the protocol below has its settings.",
         {"folder": name, "what": f"approx: {about['checkpoint']['name']}", "controls": "not run", "largest": short},
         listed(kept(about)),
-    )
-
-
-def _answer(injected: pd.DataFrame) -> tuple[str, str, str]:
-    """What first order is worth, which root is nearest, and both in few words."""
-    seen = injected[injected.resolved]
-    if seen.empty:
-        none = f"None of {len(injected)} injected errors makes a shift that is resolved."
-        return none, "No prediction can be judged.", "none resolved"
-    nearest = min(ROOTS, key=lambda root: median_error(seen, root))
-    return (
-        f"Of {len(injected)} injected errors {len(seen)} make a shift that is resolved; Statement 1's first order misses it by "
-        f"{off(seen, 'first_order')}.",
-        f"The nearest prediction is {ROOTS[nearest]}, off by {off(seen, nearest)}. "
-        "Predictions were not tested against each other.",
-        f"first order off by {off(seen, 'first_order')}",
     )
 
 

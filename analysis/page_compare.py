@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from noiseshift.analysis.baseline import against, columns_against, opened
 from noiseshift.analysis.checks import headed, of_runs
 from noiseshift.analysis.compare import figures, labels
 from noiseshift.analysis.page_parts import Column, Section, drawings, protocol, table
+from noiseshift.analysis.phrases import listed_names
 
 from noiseshift.shift.controls import Check
 from noiseshift.studies.compare import Comparison
@@ -111,7 +112,11 @@ def _least(found: Comparison, quantity: str) -> str:
     if len(rows) == 1:
         return f"{words[name]}'s: {size}"
     others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
-    tied = f"not significantly different: {_names(others)}" if others else "all that it can be tested against have more"
+    tied = (
+        f"not significantly different: {listed_names(others)}"
+        if others
+        else "all that it can be tested against have more"
+    )
     return f"{words[name]}'s: {size}; {tied}"
 
 
@@ -123,7 +128,7 @@ def _distances(found: Comparison) -> str:
     if len(found.runs) == 1:
         return line
     both = [word for name, word in labels(found).items() if name in found.best(distance) & found.best("rms")]
-    return f"{line} {f'Among the best in both: {_names(both)}.' if both else 'No run is among the best in both.'}"
+    return f"{line} {f'Among the best in both: {listed_names(both)}.' if both else 'No run is among the best in both.'}"
 
 
 def _unresolved(found: Comparison) -> str:
@@ -147,10 +152,6 @@ def _unpaired(found: Comparison) -> str:
     if loose.empty:
         return ""
     return f"{len(loose)} of {len(found.pairs)} tests are of runs that share no samples, which see less."
-
-
-def _names(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _columns(found: Comparison) -> Iterator[Column]:

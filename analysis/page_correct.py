@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiseshift.analysis.checks import headed, kept, listed
-from noiseshift.analysis.correct import figures
+from noiseshift.analysis.correct import choice, figures
 from noiseshift.analysis.page_parts import (
     UNCHECKED,
     Column,
@@ -40,7 +40,7 @@ def corrected(anchor: str, name: str, folder: Path) -> Section:
     lines = (
         headed(
             kept(about),
-            f"On {about['checkpoint']['name']} under {about['sampler']} the method to choose is {chosen}: {reason}.",
+            choice(about, chosen, reason),
         ),
         f"Without a correction the rms shift is {_size(base, read_by[0])} in t (by {read_by[0]}) and {distance} is "
         f"{base[distance]:.2f}; {moved} of {len(methods) - 1} methods change {distance} by more than their 95 % interval.",

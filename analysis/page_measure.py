@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 from noiseshift.analysis import parts, plots, svg
 from noiseshift.analysis.after import spared
-from noiseshift.analysis.answer import answer, at, chance, content_of, delta, worst
+from noiseshift.analysis.answer import answer, content_of, worst
 from noiseshift.analysis.baseline import against, columns_against
 from noiseshift.analysis.checks import listed
 from noiseshift.analysis.final_noise import RESIDUAL_COLUMNS, residual_line
 from noiseshift.analysis.page_parts import Column, Drawing, Section, Table, drawings, protocol, table
+from noiseshift.analysis.phrases import at, chance, delta
 from noiseshift.analysis.samples import plot_states
 
 from noiseshift.studies.folders import Run

@@ -12,11 +12,10 @@ from noiseshift.analysis import names, plots, tables
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.page_parts import drawings
 from noiseshift.analysis.report import page
+from reports import report_of
 
 import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
-from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import compare
 
 mpl.use("Agg")
@@ -50,9 +49,7 @@ WORDS = [name for name in NAMES if "\udcff" not in name]
 def run(name, shift=0.02):
     rng = np.random.default_rng(0)
     real, states = TIMES + 0.01 * rng.standard_normal((100, 3)), TIMES + shift + 0.01 * rng.standard_normal((100, 3))
-    empty, ones = np.full((3, 5), 0.2), np.ones((20, 3))
-    calibration = Calibration(TIMES, np.linspace(0, 1, 5), Readings(real, real, empty), ones, ones)
-    report = ShiftReport("network", ns.Linear(), np.arange(3), TIMES, Readings(states, states, empty), calibration)
+    report = report_of(TIMES, states, real)
     about = {"checkpoint": {"name": name}, "sampler": "euler:9", "guidance": None, "seed": 0, "samples": 100}
     controls = Controls((Check("null", True, name), Check(name, None, name)))
     pictures = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)

@@ -4,30 +4,25 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from reports import log_snr_of, report_of
 
 mpl.use("Agg")
 
 from noiseshift.analysis import plots, tables
 
 import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
-from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 
 
 def report(shift=0.02, name="network", seed=0):
     rng, times = np.random.default_rng(seed), np.array([0.9, 0.5, 0.1])
 
-    def readings(offset, n):
-        t = times + offset + 0.01 * rng.standard_normal((n, 3))
-        return Readings(t, 2 * np.log(1 / t - 1), np.full((3, 4), 0.25))
+    def around(offset, n):
+        return times + offset + 0.01 * rng.standard_normal((n, 3))
 
-    real = readings(0.0, 100)
-    calibration = Calibration(times, np.linspace(0.1, 0.9, 4), real, np.ones((20, 3)), np.ones((20, 3)))
-    return ShiftReport(
-        name, ns.Linear(), np.arange(3), times, readings(shift, 80), calibration, readings(shift / 2, 80)
-    )
+    real, states, content = around(0.0, 100), around(shift, 80), around(shift / 2, 80)
+    return report_of(times, states, real, content=content, name=name, log_snr=log_snr_of)
 
 
 @pytest.fixture

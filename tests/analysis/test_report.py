@@ -14,31 +14,26 @@ from click.testing import CliRunner
 from noiseshift.analysis.answer import answer
 from noiseshift.analysis.report import page
 from noiseshift.cli import main
+from reports import log_snr_of, report_of
 
 import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.refinement import FACTORS, Refinement
-from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 
 TIMES = np.array([0.9, 0.5, 0.1])
 PASSED = (Check("null", True, "0 of 9"), Check("level", True, "9 of 9"), Check("exact model", None, "a note"))
 
 
-def readings(offset, n, seed):
+def around(offset, n, seed):
     """Readings around t + offset; states of one seed share their noise, as a run and its exact model do."""
-    t = TIMES + offset + 0.01 * np.random.default_rng(seed).standard_normal((n, 3))
-    return Readings(t, 2 * np.log(1 / t - 1), np.full((3, 4), 0.25))
+    return TIMES + offset + 0.01 * np.random.default_rng(seed).standard_normal((n, 3))
 
 
 def report(shift, name="network", *, content=None, slope=1.0, seed=2):
-    real = readings(0.0, 400, 1)
-    calibration = Calibration(TIMES, np.linspace(0.1, 0.9, 4), real, slope * np.ones((20, 3)), np.ones((20, 3)))
-    against = readings(0.0 if content is None else content, 200, 3)
-    return ShiftReport(
-        name, ns.Linear(), np.arange(3), TIMES, readings(np.array(shift), 200, seed), calibration, against
-    )
+    states, real = around(np.array(shift), 200, seed), around(0.0, 400, 1)
+    against = around(0.0 if content is None else content, 200, 3)
+    return report_of(TIMES, states, real, slope=slope, content=against, name=name, log_snr=log_snr_of)
 
 
 def refined(one, solver, order=1):
@@ -119,9 +114,7 @@ def test_a_level_that_is_resolved_alone_is_not_the_runs_answer():
     sampled, real = (times + 0.01 * rng.standard_normal((rows, 10)) for rows in (200, 400))
     floor = 1.96 * np.sqrt((sampled.var(0, ddof=1) / 200) + real.var(0, ddof=1) / 400)
     sampled += real.mean(0) - sampled.mean(0) + np.where(times == times[4], 1.1 * floor, 0)
-    parts = [Readings(rows, -rows, np.full((10, 2), 0.5)) for rows in (sampled, real)]
-    calibration = Calibration(times, np.array([0.0, 1.0]), parts[1], np.ones((20, 10)), np.ones((20, 10)))
-    run = made(ShiftReport("network", ns.Linear(), np.arange(10), times, parts[0], calibration))
+    run = made(report_of(times, sampled, real))
     assert run.table().resolved.sum() == 1
     assert not run.answer.significant
     first = answer(run).lines[0]

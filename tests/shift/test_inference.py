@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reports import report_of
 from scipy import stats
 
-import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.inference import Ratio, difference_error, largest, mean_error, resampled_means
-from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import disagreement, mean_square, mean_square_draws, reduction, rms_shift, run_answer
 
 
@@ -23,17 +21,13 @@ def skewed(shape, rng):
 KINDS = {"normal": lambda shape, rng: rng.normal(size=shape), "skewed": skewed}
 
 
-def readings(t):
-    return Readings(t, -4 * t, np.full((t.shape[1], 2), 0.5))
-
-
 def report(sampled, real, slopes, name="e", content=None):
     """A report of readings about 0.5 … at as many levels as there are columns."""
     levels = sampled.shape[1]
     times = np.linspace(0.9, 0.1, levels)
-    calibration = Calibration(times, np.array([0.0, 1.0]), readings(real + times), slopes, slopes)
-    against = None if content is None else readings(content + times)
-    return ShiftReport(name, ns.Linear(), np.arange(levels), times, readings(sampled + times), calibration, against)
+    against = None if content is None else content + times
+    states, data = sampled + times, real + times
+    return report_of(times, states, data, slope=slopes, content=against, name=name, log_snr=lambda t: -4 * t)
 
 
 def noise_report(rng, *, shift=0.0, n=128, m=200, levels=8, scale=0.02, name="e"):

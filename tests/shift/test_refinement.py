@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from reports import report_of
 
 import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.shift.refinement import Refinement
-from noiseshift.shift.report import ShiftReport
 
 TIMES = np.array([0.5, 0.1])
 NETWORK = np.array([0.02, -0.03])
@@ -15,19 +14,14 @@ SOLVER = np.array([0.04, 0.05])
 SLOPE = 0.8
 
 
-def readings(t):
-    return Readings(t, -t, np.ones_like(t))
-
-
 def measured(shift_at, rng, spread=0.02, samples=200):
     """Readings whose means follow shift_at(N), under N, 2N and 4N steps, of paths that share their noise."""
     base = TIMES + spread * rng.normal(size=(samples, 2))
     runs = np.stack([base + SLOPE * shift_at(factor) + 0.001 * rng.normal(size=base.shape) for factor in (1, 2, 4)])
-    real = readings(TIMES + spread * rng.normal(size=(200, 2)))
+    real = TIMES + spread * rng.normal(size=(200, 2))
     slopes = SLOPE + 0.01 * rng.normal(size=(50, 2))
-    calibration = Calibration(TIMES, TIMES, real, slopes, -slopes)
-    report = ShiftReport("exact", ns.Linear(), np.array([1, 2]), TIMES, readings(runs[0]), calibration)
-    return runs, calibration, report
+    report = report_of(TIMES, runs[0], real, slope=slopes, name="exact", steps=np.array([1, 2]))
+    return runs, report.calibration, report
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -13,11 +13,10 @@ from noiseshift.analysis.page_compare import answer, compared
 from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
 from noiseshift.cli.compare import _grid as grid_of
+from reports import report_of
 
 import noiseshift as ns
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
-from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.cells import as_text, from_text
 from noiseshift.studies.compare import Comparison, compare
 from noiseshift.studies.differences import holm
@@ -32,12 +31,7 @@ TIMES = np.array([0.6, 0.3, 0.1])
 def run(shift, rng, *, common, real, name="euler:9", nfe=9, seed=0, times=TIMES):
     """A run whose readings are off by `shift`, its states sharing half of their noise with the other runs'."""
     states = times + shift + 0.01 * (common + rng.standard_normal((len(common), len(times)))) / 2**0.5
-    empty = np.zeros((len(times), 5))
-    ones = np.ones((20, len(times)))
-    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, empty), ones, ones)
-    report = ShiftReport(
-        "network", ns.Linear(), np.arange(len(times)), times, Readings(states, states, empty), calibration
-    )
+    report = report_of(times, states, real)
     about = {"checkpoint": {"name": "toy_a"}, "sampler": name, "guidance": None, "seed": seed, "samples": len(states)}
     return Run(about | {"nfe": nfe, "seconds": 1.0}, {"network": report}, None, torch.zeros(1, 1, 2, 2), None)
 

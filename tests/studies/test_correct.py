@@ -9,12 +9,11 @@ import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
 from noiseshift.cli.parse import guided_methods, parse_method
+from reports import report_of
 
 import noiseshift as ns
 from noiseshift.correction import methods as methods_of
-from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.evaluation import ClassifierFeatures, extract
-from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction
 from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
@@ -28,11 +27,7 @@ def report(shift, seed=0, n=400, spread=0.01):
     times = np.array([0.6, 0.3])
     real = times + spread * rng.standard_normal((n, 2))
     sampled = times + shift + spread * rng.standard_normal((n, 2))
-    ones = np.ones((50, 2))
-    calibration = Calibration(times, np.linspace(0, 1, 5), Readings(real, real, np.zeros((2, 5))), ones, ones)
-    return ShiftReport(
-        "test", ns.Linear(), np.arange(2), times, Readings(sampled, sampled, np.zeros((2, 5))), calibration
-    )
+    return report_of(times, sampled, real, name="test")
 
 
 def test_the_rms_shift_does_not_count_its_own_error():
