@@ -173,7 +173,8 @@ def _columns(found: Comparison) -> Iterator[Column]:
         yield distance, distance, "distance to real images, without what few samples add to it (95 %)"
         if f"{distance} plain" in found.table:
             yield f"{distance} plain", f"{distance}, plain", "the distance as everybody prints it"
-        others = [c for c in found.table if c.startswith(("IS", "K", "precision", "recall")) and " " not in c]
+        kinds = ("IS", "K", "precision", "recall", "density", "coverage")
+        others = [c for c in found.table if c.startswith(kinds) and " " not in c]
         yield from ((each, each, "with its 95 % interval") for each in others)
     yield "σ end", "σ end", "residual noise of the final samples, by the first reader, in the data's units (95 %)"
     yield "sampling seconds", "sampling, s", "seconds of sampling and reading, where the run was made in one go"

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @data_options
 @strict_option
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
-@click.option("--extractor", help="Also take distances: fashion, inception, or a TorchScript file.")
+@click.option("--extractor", help=f"Also take distances: {parse.EXTRACTORS}.")
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )

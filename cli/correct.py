@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 )
 @data_options
 @strict_option
-@click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
+@click.option("--extractor", default="fashion", show_default=True, help=f"{parse.EXTRACTORS}.")
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")

@@ -15,7 +15,7 @@ from noiseshift.cli.options import progress_bar, range_option, read_images
     "--reference", type=click.Path(), help="Statistics or real images; Fashion-MNIST's held-out ones by default."
 )
 @range_option
-@click.option("--extractor", default="fashion", show_default=True, help="fashion, inception, or a TorchScript file.")
+@click.option("--extractor", default="fashion", show_default=True, help=f"{parse.EXTRACTORS}.")
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )
@@ -43,17 +43,18 @@ def command(
     """Distance of SAMPLES (.npz or a folder of pictures) to real images, with 95 % intervals.
 
     FID is what Inception-v3 sees; any other extractor's distance is FD-<its name>. Statistics (mu, sigma) give the
-    distance alone; real images also give KD, precision and recall.
+    distance alone; real images also give KD, precision, recall, density and coverage.
 
     \b
     noiseshift sample --samples 2000 --out samples.npz
     noiseshift evaluate samples.npz
+    noiseshift evaluate samples.npz --extractor wavelet-packets
     noiseshift evaluate samples.npz --extractor inception --reference VIRTUAL_imagenet256_labeled.npz
     """
     from noiseshift import data as sets
     from noiseshift.evaluation import evaluate, extract, load_reference, require_enough, require_width
 
-    if reference is None and extractor != "fashion":
+    if reference is None and extractor not in ("fashion", "wavelet-packets"):
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust)
     pictures = read_images(samples, limits).pictures

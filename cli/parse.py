@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -235,18 +236,24 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
     return [parse_method(word) for word in words]
 
 
+EXTRACTORS = "fashion, inception, dinov2, clip, effnet-lite0, wavelet-packets (no weights), or a TorchScript file"
+
+
 def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trust: bool = False) -> Any:
-    """fashion, inception or the path of a TorchScript file, which is run where it is trusted → a
+    """One of `EXTRACTORS`, or the path of a TorchScript file, which is run where it is trusted → a
     `noiseshift.evaluation.Extractor` on a device."""
     from noiseshift import evaluation
 
-    found: evaluation.ClassifierFeatures | evaluation.InceptionFeatures | evaluation.ModuleFeatures
-    if name == "fashion":
-        found = evaluation.ClassifierFeatures()
-    else:
-        inception = name == "inception"
-        found = evaluation.InceptionFeatures(weights) if inception else evaluation.ModuleFeatures(name, trust=trust)
-    found.network.to(device)
+    makers: dict[str, Callable[[], Any]] = {
+        "fashion": evaluation.ClassifierFeatures,
+        "inception": lambda: evaluation.InceptionFeatures(weights),
+        "effnet-lite0": evaluation.EfficientNetLite,
+        "wavelet-packets": evaluation.WaveletPackets,
+        **{each: functools.partial(evaluation.FidelityFeatures, each, weights) for each in ("dinov2", "clip")},
+    }
+    found = makers[name]() if name in makers else evaluation.ModuleFeatures(name, trust=trust)
+    if hasattr(found, "network"):
+        found.network.to(device)
     return found
 
 

@@ -1,14 +1,23 @@
 """Distances between samples and data, with intervals."""
 
-from noiseshift.evaluation.distances import frechet_distance, inception_score, kernel_distance, precision_recall
+from noiseshift.evaluation.distances import (
+    density_coverage,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from noiseshift.evaluation.features import (
     Array,
     ClassifierFeatures,
+    EfficientNetLite,
     Extractor,
     Features,
+    FidelityFeatures,
     InceptionFeatures,
     ModuleFeatures,
     Moments,
+    WaveletPackets,
     distance_name,
     extract,
     kernel_name,
@@ -35,13 +44,17 @@ __all__ = [
     "Array",
     "Change",
     "ClassifierFeatures",
+    "EfficientNetLite",
     "Extractor",
     "Features",
+    "FidelityFeatures",
     "InceptionFeatures",
     "Jackknife",
     "ModuleFeatures",
     "Moments",
+    "WaveletPackets",
     "coverage_change",
+    "density_coverage",
     "distance_name",
     "evaluate",
     "extract",

