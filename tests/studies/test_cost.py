@@ -9,6 +9,7 @@ import noiseshift as ns
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.studies.cost import estimate, parts
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.readers import available
 
 pytestmark = pytest.mark.usefixtures("nothing_kept")
 
@@ -55,6 +56,13 @@ def test_estimators_that_ask_cost_about_what_is_said(name, monkeypatch):
         spent = evaluated(patch, checkpoint, protocol, data)
     stated = sum(part.calls for part in parts(checkpoint, protocol, len(data)))
     assert 0.6 < stated / spent < 1.6
+
+
+def test_the_checks_before_a_default_run_are_a_twentieth_of_it_at_most():
+    checkpoint, data = ns.load(), ns.data.reference()
+    protocol = Protocol("em:50", samples=256, estimators=available(checkpoint, data))
+    calls = {part.name: part.calls for part in parts(checkpoint, protocol, len(data))}
+    assert 0 < calls["preflight"] < 0.05 * sum(calls.values())
 
 
 def test_without_a_number_all_of_the_half_is_calibrated_on():
