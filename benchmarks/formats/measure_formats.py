@@ -6,7 +6,8 @@
 In the environment of .ci/parity-files, with transformers, smalldiffusion, flow_matching and azula. Each checkpoint is
 a small network of the format's own library, trained for a few hundred steps on 16×16 Fashion-MNIST by that library's
 loss (diffusers': as its training scripts do) and saved by its code, so that a level, a time or a scale read wrongly would
-show as a shift. The networks are poor and the autoencoders untrained: the figures compare nothing.
+show as a shift. The networks are poor and the autoencoders untrained: the figures compare nothing. The last column names the checks
+before the measurement that failed: each is a false alarm.
 """
 
 from __future__ import annotations
@@ -77,14 +78,18 @@ def error(words: list[str], real: ns.data.Images) -> float:
 
 def row(name: str, words: list[str], out: Path, wrong: float) -> str:
     """A line of the table: the readable step in the middle, and how many steps are resolved."""
-    table = ns.Run.load(out).reports["residual"].table().dropna(subset=["shift"])
+    measured = ns.Run.load(out)
+    checks = (
+        "none" if measured.preflight is None else ", ".join(c.name for c in measured.preflight.failures) or "passed"
+    )
+    table = measured.reports["residual"].table().dropna(subset=["shift"])
     shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
     if table.empty:
-        return f"| {name} | `{shown}` | {wrong:.3f} | not readable | | |"
+        return f"| {name} | `{shown}` | {wrong:.3f} | not readable | | | {checks} |"
     at = table.iloc[len(table) // 2]
     shift = f"{at['shift']:+.3f} [{at['low']:+.3f}, {at['high']:+.3f}] at t = {at['t']:.2f}".replace("-", "−")
     resolved = f"{int(table['resolved'].sum())} of {len(table)}"
-    return f"| {name} | `{shown}` | {wrong:.3f} | {shift} | {at['slope']:.2f} | {resolved} |"
+    return f"| {name} | `{shown}` | {wrong:.3f} | {shift} | {at['slope']:.2f} | {resolved} | {checks} |"
 
 
 def sources_option(name: str) -> Any:
@@ -103,7 +108,8 @@ def sources_option(name: str) -> Any:
 def main(out: Path, only: str | None, steps: int, samples: int, data: str, **sources: Path | None) -> None:
     images, held_out = pictures(ns.data.load_idx(data, "train")), pictures(ns.data.reference())
     print(
-        "| format | `noiseshift measure` … | ε error | δ, 95 % interval | slope | resolved |\n|---|---|---|---|---|---|"
+        "| format | `noiseshift measure` … | ε error | δ, 95 % interval | slope | resolved | failed checks |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for number, (name, make) in enumerate(FORMATS.items()):
         if only and only not in name:
