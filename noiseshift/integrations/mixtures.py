@@ -18,15 +18,23 @@ EXACT = 1e-2
 """A mixture's relative distance from the best combination of its parts; half precision stays below."""
 
 FIRST = {
+    "AceStepPipeline",
     "DiTPipeline",
     "LuminaPipeline",
     "Lumina2Pipeline",
+    "OmniGenPipeline",
     "StableCascadeDecoderPipeline",
     "StableCascadePriorPipeline",
+    "WuerstchenDecoderPipeline",
+    "WuerstchenPriorPipeline",
 }
 """Pipelines whose batch starts with the condition (from their source, diffusers 0.42); in others it comes last."""
 
-FIRST_OF_THREE = {"StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"}
+FIRST_OF_THREE = {
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+    "OmniGenPipeline",
+}
 LAST_OF_THREE = {"DreamLitePipeline"}
 """Pipelines guided by text and by an image: the part with the image alone may weigh more than the one with both."""
 
