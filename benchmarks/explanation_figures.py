@@ -10,6 +10,7 @@ docs/data/explanation-NAME.csv.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +26,7 @@ from reinforcement import exact_shift, exact_states
 
 import noiseshift as ns
 
-HERE = Path(__file__).parent.parent / "docs"
+HERE = Path(os.environ.get("NOISESHIFT_DOCS") or Path(__file__).parent.parent / "docs")
 VARIANCES = 20 * torch.arange(1, 785, dtype=torch.float64) ** -1.5
 BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 LINES = ("-", "--", ":", "-.")

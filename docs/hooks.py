@@ -32,4 +32,6 @@ def on_page_content(content, **_):
 
 
 def _formula(tag, latex):
-    return convert(latex, display="block" if tag == "div" else "inline")
+    if tag == "span":
+        return convert(latex, display="inline")
+    return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'  # a narrow window scrolls it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,7 +14,8 @@ import noiseshift as ns
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
 from noiseshift.diffusion.samplers import Scheduled, per_sample_noise
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+DOCS = Path(os.environ.get("NOISESHIFT_DOCS") or Path(__file__).parent.parent.parent / "docs")
+"""Where figures and tables are written; `docs_numbers.py` has them made elsewhere."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
 LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*X"
@@ -38,8 +40,9 @@ def steps_of(model, word: str, samples: int, *, checkpoint=None, seed: int = 0, 
 
 
 def reports(checkpoint, word: str, estimators: dict, *, samples=96, real=400, model=None, levels=8, seed=0, at=None):
-    """The shift of one run, by each estimator, against `real` held-out images of the bundled set."""
-    model, data = model or checkpoint.model, ns.data.reference()[: 2 * real : 2]
+    """The shift of one run, by each estimator, against the first `real` held-out images. Classes come in turn, so that a block
+    holds all of them equally."""
+    model, data = model or checkpoint.model, ns.data.reference()[:real]
     pictures, labels = data.floats, data.labels
     kept = [step for step in steps_of(model, word, samples, checkpoint=checkpoint, seed=seed) if not step.internal]
     inside = [step for step in kept if 0.02 < float(step.t) < 0.98]
@@ -70,3 +73,13 @@ def keep(table: pd.DataFrame, name: str, digits: int = 4) -> None:
 
 def style():
     return plots.style("iclr")
+
+
+def interval(values: torch.Tensor) -> tuple[float, float, float]:
+    """Mean over samples and its 95 % interval by Student's t."""
+    from scipy import stats
+
+    values = values.double().flatten()
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * float(values.std()) / len(values) ** 0.5
+    mean = float(values.mean())
+    return mean, mean - half, mean + half
