@@ -138,6 +138,13 @@ def run(command: str, out: str, *more: str, stop: Callable[[], None] = lambda: N
     return Job([*words_of(command, out), *more], stop, Path(f"{out}.{time.monotonic_ns()}.log").absolute())
 
 
+def run_by_default(command: str, *more: str) -> Job:
+    """Start one of COMMANDS without `--out`."""
+    words = words_of(command, "OUT")
+    place = words.index("--out")
+    return Job([*words[:place], *words[place + 2 :], *more], never, Path(f"{time.monotonic_ns()}.log").absolute())
+
+
 def words_of(command: str, out: str) -> list[str]:
     """One of COMMANDS with its result at `out`."""
     return [word.replace("OUT", out) for word in COMMANDS[command].split()]
@@ -245,12 +252,12 @@ def beside(out: str) -> list[str]:
 
 def result(out: str) -> dict[str, str]:
     """Every file of a result by a hash of what it says. Times, and formats that hold the time of writing, are left out."""
-    found = {}
-    for top in beside(out):
-        for path in [Path(top), *sorted(Path(top).rglob("*"))]:
-            if path.is_file():
-                found[str(path).replace(out, "OUT")] = _said(path)
-    return found
+    return {name.replace(out, "OUT"): text for top in beside(out) for name, text in contents(Path(top)).items()}
+
+
+def contents(place: Path) -> dict[str, str]:
+    """Every file of a folder, or a file, by a hash of what it says."""
+    return {str(path): _said(path) for path in [place, *sorted(place.rglob("*"))] if path.is_file()}
 
 
 def _said(path: Path) -> str:

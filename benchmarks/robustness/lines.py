@@ -62,13 +62,14 @@ def prepare() -> None:
 
 
 def run(words: list[str], folder: Path, *, seconds: float = 90, memory: float = 8) -> Ended:
-    """Run `noiseshift WORDS` in `folder`, for at most `seconds` and `memory` GB beyond what is imported."""
+    """Run `noiseshift WORDS` in `folder`, for at most `seconds` of processor (ten times as many on the clock, where it is a
+    crowd) and `memory` GB beyond what is imported."""
     began, held = time.monotonic(), _resident("self")
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as said:
         child = os.fork()
         if not child:
             _child(words, folder, out.fileno(), said.fileno())
-        watch = _Watch(child, began + seconds, held + memory)
+        watch = _Watch(child, seconds, held + memory)
         _, status, _ = os.wait4(child, 0)
         watch.stop()
         code = os.waitstatus_to_exitcode(status)
@@ -80,8 +81,9 @@ def run(words: list[str], folder: Path, *, seconds: float = 90, memory: float = 
 class _Watch:
     """Ends a process that takes too long or too much; `peak` is the most GB that it was seen to hold."""
 
-    def __init__(self, process: int, until: float, most: float):
-        self.process, self.until, self.most = process, until, most
+    def __init__(self, process: int, seconds: float, most: float):
+        self.process, self.seconds, self.most = process, seconds, most
+        self.late = time.monotonic() + 10 * seconds
         self.peak = 0.0
         self.slow = self.large = False
         self._ended = threading.Event()
@@ -93,9 +95,10 @@ class _Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._ended.wait(0.02):
+        while not self._ended.wait(0.05):
             self.peak = max(self.peak, _resident(str(self.process)))
-            self.slow, self.large = time.monotonic() > self.until, self.peak > self.most
+            self.slow = _processor(self.process) > self.seconds or time.monotonic() > self.late
+            self.large = self.peak > self.most
             if self.slow or self.large:
                 os.kill(self.process, signal.SIGKILL)
                 return
@@ -107,6 +110,15 @@ def _resident(process: str) -> float:
     except (OSError, IndexError):
         return 0.0
     return pages * resource.getpagesize() / GB
+
+
+def _processor(process: int) -> float:
+    """Seconds of processor that a process took."""
+    try:
+        words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _text(file: int) -> str:

@@ -12,6 +12,7 @@ much memory, and the command lines of those. About a quarter of a second a combi
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import random
 import sys
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -79,7 +81,7 @@ FILES = [
     "s.npz",
 ]
 WORKING: dict[str, list[str]] = {
-    "checkpoint": ["fashion-sit", "fashion-ddpm"],
+    "checkpoint": [*4 * ["tiny.safetensors"], "fashion-sit", "fashion-ddpm"],
     "samples": ["2", "3", "8"],
     "measured": ["2", "4"],
     "rows": ["8"],
@@ -164,11 +166,32 @@ ALWAYS = {
 """Options that are never left out: their defaults take minutes."""
 
 
+@functools.cache
+def _few() -> Any:
+    import noiseshift as ns
+
+    return ns.data.reference()[:24]
+
+
+@functools.cache
+def _network() -> Any:
+    """Untrained, and small: how long a line takes is not what is looked at."""
+    import torch
+
+    from noiseshift.networks.transformer import Transformer, TransformerConfig
+
+    torch.manual_seed(0)
+    return Transformer(TransformerConfig(28, 1, 14, 16, 1, 2, classes=10)).state_dict()
+
+
 def scratch(folder: Path) -> None:
     """The files that options name."""
     import noiseshift as ns
+    from noiseshift.checkpoints.saving import save
 
-    few = ns.data.reference()[:24]
+    card = {"family": "sit", "heads": 2, "data": "fashion-heldout"}
+    save(folder / "tiny", _network(), ns.Card.from_dict(card))
+    few = _few()
     np.savez(folder / "few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
     np.savez(folder / "labels.npz", images=few.pixels.numpy(), labels=np.full(24, -1))
     np.savez(folder / "s.npz", mu=np.zeros(128), sigma=np.eye(128))

@@ -4,14 +4,15 @@
 
 A round starts two processes of a command, the second a random time later. Either the second says who is there (exit 1, one
 line), or the first had ended and its result is replaced. What stands in the end is one of the two seeds' own result, to the
-bit, with nothing beside it. Then both run without --out, each in a folder of its own. Prints a row a command; exit code 1 where
-anything was mixed or lost.
+bit, with nothing beside it. Then, once a command, both run without --out in one working directory: both end well, and each result
+lies in a place of its own, as if it had been alone. Prints a row a command; exit code 1 where anything was mixed or lost.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -63,7 +64,45 @@ def _rounds(command: str, rounds: int, chance: random.Random) -> tuple[int, list
             odd = {name for name in now if now[name] not in [one.get(name) for one in alone]}
             faults.append(f"what stands is neither seed's result: {sorted(odd)[:5] or sorted(now)[:5]}")
     harness.clear("out")
+    if command in NAMED_BY_ITSELF:
+        faults += _by_default(command)
     return busy, faults
+
+
+NAMED_BY_ITSELF = ("sample", "measure", "approx", "correct")
+"""Commands whose result without --out is called by what decides it."""
+
+
+def _by_default(command: str) -> list[str]:
+    """What goes wrong where both seeds run without --out in one working directory."""
+    alone = [_left_by_default(command, seed)[1] for seed in ("0", "1")]
+    ended, both = _left_by_default(command, "0", "1")
+    faults = [
+        f"by default: exit {end.code}: {end.said.strip()[-300:]}" for end in ended if end.code or not end.in_a_line
+    ]
+    if both != alone[0] | alone[1]:
+        odd = sorted(set(both.items()) ^ set((alone[0] | alone[1]).items()))
+        faults.append(f"by default: other results than alone: {odd[:4]}")
+    if set(alone[0]) & set(alone[1]):
+        faults.append(f"by default: one place for both seeds: {sorted(set(alone[0]) & set(alone[1]))[:4]}")
+    return faults
+
+
+def _left_by_default(command: str, *seeds: str) -> tuple[list[harness.Ended], dict[str, str]]:
+    """How processes of these seeds, all at once in a new working directory, ended, and the files that they left there."""
+    here = Path.cwd()
+    inputs = ("few.npz", "model.safetensors", "model.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in inputs:
+            shutil.copy(name, folder)
+        os.chdir(folder)
+        try:
+            jobs = [harness.run_by_default(command, "--seed", seed) for seed in seeds]
+            ended = [job.wait() for job in jobs]
+            found = harness.contents(Path())
+        finally:
+            os.chdir(here)
+    return ended, {name: text for name, text in found.items() if name not in inputs}
 
 
 def _alone(command: str, seed: str) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""The gradient of a batch's mean loss, in parts where memory does not hold the batch: the step is the same but for rounding."""
+"""The gradient of a batch's mean loss, in parts where memory does not hold the batch: the step is the same but for rounding.
+
+On the CPU a system gives memory that it has not, and then ends the process: there a few rows tell what a row takes.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift import distributed
-from noiseshift.diffusion.memory import is_out_of_memory
+from noiseshift.diffusion.memory import is_out_of_memory, memory_of
 
 FULL = "memory is full: take a smaller --batch, a smaller network, or another --device"
+
+
+FEW = 8
+"""Rows that tell what one takes."""
+
+
+def saved_bytes(network: nn.Module, loss: Callable[..., Tensor], rows: Sequence[Tensor]) -> int:
+    """Bytes that a loss keeps for its gradient, beside the network's weights."""
+    weights = {each.untyped_storage().data_ptr() for each in (*network.parameters(), *network.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        graph = loss(*rows)  # while it is there, no storage takes another's place
+    return sum(size for place, size in kept.items() if place not in weights) if graph.requires_grad else 0
 
 
 class Gradients:
@@ -35,6 +57,8 @@ class Gradients:
         Raises:
             MemoryError: a single row does not fit, or, under torchrun, where all must take equal parts, the whole does not.
         """
+        if self.limit is None and rows[0].device.type == "cpu" and distributed.joined()[1] == 1:
+            self._foresee(loss, rows)
         while True:
             found = self._attempt(loss, rows)
             if found is not None:
@@ -47,6 +71,26 @@ class Gradients:
                 torch.cuda.empty_cache()
             logging.getLogger("noiseshift").warning(
                 "out of memory: the training takes %d rows at a time; its steps are of the whole batch as before",
+                self.limit,
+            )
+
+    def _foresee(self, loss: Callable[..., Tensor], rows: Sequence[Tensor]) -> None:
+        """Set the limit to the rows that fit into half of the memory, where a batch is more. It depends on the machine alone: a
+        training which goes on rounds as before."""
+        self.limit = len(rows[0])
+        if self.limit <= FEW:
+            return
+        try:
+            row = saved_bytes(self.network, loss, [each[:FEW] for each in rows]) / FEW
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # the attempts will find out
+        fitting = int(memory_of("cpu") / 2 / max(1, row))
+        if fitting < self.limit:
+            self.limit = max(1, fitting)
+            logging.getLogger("noiseshift").warning(
+                "a step takes %d rows at a time, which this memory holds; it is of the whole batch as before",
                 self.limit,
             )
 
