@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dis
+import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,12 +22,13 @@ class CodeError(ReadingError, RuntimeError):
 @contextmanager
 def calling(name: str) -> Iterator[None]:
     """Around a call of the user's own code, `name` for people. What it raises becomes a CodeError, a SystemExit too; our own
-    errors, an interruption and a full memory pass."""
+    errors, an interruption and a full memory pass. What it prints goes to stderr: stdout holds our own answer."""
     try:
-        yield
-    except (ReadingError, MemoryError):
+        with redirect_stdout(sys.stderr):
+            yield
+    except (ReadingError, MemoryError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
         raise CodeError(f"{name} failed{_where(error)}: {error_in_words(error)}") from error
@@ -48,6 +51,21 @@ def evaluating(name: str) -> Iterator[None]:
 def _is_ours(error: BaseException) -> bool:
     place = last_place(error)
     return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith("noiseshift.")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Around the user's code that makes a model: the working directory, torch's default type and whether it keeps gradients are
+    afterwards what they were."""
+    import torch
+
+    here, dtype, gradients = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        os.chdir(here)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
 
 
 def called(function: Callable[..., Any], *arguments: Any) -> Any:

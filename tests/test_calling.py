@@ -1,5 +1,7 @@
 """The user's own code, failing in every way: one line says whose it is, and where."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,32 @@ def test_a_network_whose_settings_cannot_be_is_one_line(error):
         model(X, torch.tensor(0.5))
     assert "do not fit" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_code_that_makes_a_model_changes_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "changing.py").write_text(
+        "import os, torch\n"
+        "def make():\n"
+        "    os.chdir('/')\n"
+        "    torch.set_default_dtype(torch.float64)\n"
+        "    torch.set_grad_enabled(False)\n"
+        "    print('made')\n"
+        "    return (lambda x, t: print('called') or x), {'shape': [1, 8, 8]}\n"
+    )
+    model = ns.load("changing:make").model
+    model(X, torch.tensor(0.5))
+    assert os.getcwd() == str(tmp_path)
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.is_grad_enabled()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.split() == ["made", "called"]
+
+
+def test_code_that_raises_what_is_no_exception_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "raising.py").write_text("class Odd(BaseException): ...\ndef make():\n    raise Odd('x')\n")
+    with pytest.raises(ns.CheckpointError, match=r"raising:make failed at raising.py:3: Odd: x"):
+        ns.load("raising:make")

@@ -5,10 +5,9 @@
 makes a sound file of every kind in a temporary folder (a minute: one is a small measurement), then NOISESHIFT_FUZZ mutations
 (1,000 by default), spread over the kinds: bits flipped, ends cut off, pieces doubled, moved or taken from another file, members of
 archives and headers changed under sums that fit again, numbers and words replaced by hostile ones, values of another type in
-sound JSON, YAML, CSV, parquet and npz (`retyping.py`). Every file is read in a
-process of its own with 20 s and 6 GB. It prints a row a kind, and one of all: read, refused in a line, refused without the
-file's name, tracebacks, hangs, crashes; and every file that ended badly, by seed. It exits 1
-if one did.
+sound JSON, YAML, CSV, parquet and npz (`retyping.py`). Every file is read in a process of its own with 20 s of processor and
+6 GB. It prints a row a kind, and one of all: read, refused in a line, refused without the file's name, tracebacks, hangs, crashes;
+and every file that ended badly, by seed. It exits 1 if one did.
 """
 
 from __future__ import annotations
@@ -492,13 +491,14 @@ def outcome(read: Callable[[Path], Any], path: Path) -> str:
         found = answer.read().decode(errors="replace")
     _, status = os.waitpid(child, 0)
     ended = status & 127
-    if ended == signal.SIGALRM:
+    if ended in (signal.SIGALRM, signal.SIGPROF):
         return "hang"
     return f"crash: signal {ended}" if ended else found
 
 
 def _child(read: Callable[[Path], Any], path: Path, out: int) -> None:
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of processor
+    signal.alarm(10 * SECONDS)  # on the clock: of a file that waits
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:

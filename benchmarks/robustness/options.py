@@ -321,6 +321,7 @@ class Tally:
         ):
             if is_there:
                 self.faults[fault].append((" ".join(map(repr, line)), ended.said.strip()[-600:]))
+                print(f"{fault}: noiseshift {' '.join(map(repr, line))}\n{ended.said.strip()[-600:]}\n", flush=True)
 
     def table(self) -> str:
         rows = [("combinations", sum(self.codes.values()))]
@@ -390,13 +391,10 @@ def tried(
 @click.option("--working", is_flag=True, help="Only values that work.")
 @click.option("--command", "commands", type=click.Choice(list(COMMANDS)), multiple=True, help="Only these.")
 def cli(runs: int, number: int, working: bool, commands: tuple[str, ...]) -> None:
-    """Print the table, then what was at fault; exit 1 where anything was."""
+    """Print what is at fault as it comes, then the table; exit 1 where anything was."""
     lines.prepare()
     tally = tried(runs, number, commands=list(commands) or None, working=working)
     click.echo(tally.table())
-    for fault, cases in tally.faults.items():
-        for line, errors in cases:
-            click.echo(f"\n{fault}: noiseshift {line}\n{errors}")
     raise SystemExit(any(tally.faults.values()))
 
 

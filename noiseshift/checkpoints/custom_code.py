@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noiseshift.calling import CodeError, calling
+from noiseshift.calling import CodeError, calling, undisturbed
 from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.files import read_content
 from noiseshift.checkpoints.formats.rebuilt import model_of
@@ -66,7 +66,7 @@ def call(reference: str) -> Any:
     where, _, name = reference.partition(":")
     see_working_directory()
     _refuse_other(where)
-    with _reported(), calling(f"importing {where}"):
+    with _reported(), undisturbed(), calling(f"importing {where}"):
         try:
             module = importlib.import_module(where)
         except ImportError as error:
@@ -75,7 +75,7 @@ def call(reference: str) -> Any:
     if not hasattr(module, name):
         raise CheckpointError(f"{reference}: {where} has no {name}: name a function that returns the model")
     function = getattr(module, name)
-    with _reported(), calling(reference):
+    with _reported(), undisturbed(), calling(reference):
         return function()
 
 
@@ -92,7 +92,7 @@ def read_trusted(path: Path) -> Any:
         "trusted: loading %s imports, and may call, %s", path.name, ", ".join(names)
     )
     see_working_directory()
-    with _reported(), calling(f"{path.name}: its code"):
+    with _reported(), undisturbed(), calling(f"{path.name}: its code"):
         return torch.load(path, map_location="cpu", weights_only=False)
 
 

@@ -81,7 +81,8 @@ class Gradients:
         if self.limit <= FEW:
             return
         try:
-            row = saved_bytes(self.network, loss, [each[:FEW] for each in rows]) / FEW
+            few = [each[:FEW].clone() for each in rows]  # of their own storage, whose size is counted
+            row = saved_bytes(self.network, loss, few) / FEW
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
