@@ -124,3 +124,28 @@ def test_a_posterior_root_past_the_end_of_the_schedule_is_no_number(schedule):
     assert bool((t + inside < 1).all())
     with pytest.raises(ValueError, match="the posterior root leaves"):
         exact_shift(schedule, t, 20 * end, "posterior", data=data)
+
+
+def test_a_limit_that_is_broken_at_once_is_the_least_ratio():
+    assert float(approximation.first_order_limit(ns.Cosine(), T[:1], 0.0)) == pytest.approx(1e-3)
+
+
+def test_the_posterior_root_is_where_the_divergence_is_least():
+    """In one dimension, alpha_s² Λ + sigma_s² and alpha_s m by hand, over a fine grid; two pairs at once."""
+    data = Spectrum(torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.4], dtype=torch.float64))
+    t, sigma_e = torch.tensor([0.3, 0.6], dtype=torch.float64), torch.tensor([0.2, 0.1], dtype=torch.float64)
+    s = torch.linspace(0.01, 0.99, 9801, dtype=torch.float64)
+    there = (1 - s) ** 2 * 0.3 + s**2
+    for root, time, error in zip(
+        t + possible_shift(ns.Linear(), t, sigma_e, "posterior", data=data), t, sigma_e, strict=True
+    ):
+        variance = (1 - time) ** 2 * 0.3 + time**2 + error**2
+        divergence = (variance + (0.4 * (s - time)) ** 2) / there + there.log()
+        assert float(root) == pytest.approx(float(s[divergence.argmin()]), abs=1e-4)
+
+
+@pytest.mark.parametrize(("variance", "inside"), [(0.999, True), (1.001, False), (1.1, False)])
+def test_a_posterior_root_just_past_the_end_is_no_number(variance, inside):
+    nothing = Spectrum(torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))
+    found = possible_shift(ns.Linear(), 0.5, (variance - 0.25) ** 0.5, "posterior", data=nothing)
+    assert float(found) == pytest.approx(variance**0.5 - 0.5, abs=1e-6) if inside else bool(found.isnan())

@@ -19,6 +19,7 @@ from noiseshift.diffusion import guidance
 from noiseshift.diffusion.guidance import BranchSpace
 from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL, Branch, Guided, gradient
 from noiseshift.diffusion.samplers import Step, Transition, euler, per_sample_noise
+from noiseshift.diffusion.scales import Within
 from noiseshift.estimators.posterior import Posterior, time_grid
 from noiseshift.targets import LowRank
 
@@ -309,3 +310,19 @@ def test_what_a_guidance_needs_is_asked_for_at_construction():
     assert ns.domain(conditional_only, 1.0).terms.keys() == {Branch(model=1)}
     with pytest.raises(ValueError, match="no noise-unconditional branch"):
         Guided(labelled().model(LINEAR), guidance.Guidance({Branch(noise=False, model=1): (1.0,)}, (conditional_only,)))
+
+
+def test_a_guidance_acts_at_all_times_unless_an_interval_says_otherwise():
+    target = ns.targets.Gaussian(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+    other = target.model(LINEAR)
+    made = ns.classifier_free(2.0), ns.noise_awareness(2.0), ns.domain(other, 2.0), ns.autoguidance(other, 2.0)
+    assert [list(each.terms.values()) for each in made] == [[(2.0,)]] * 4
+    scale = ns.classifier_noise_awareness(lambda x, t: x.sum(1), 2.0).gradients[0][1]
+    assert scale == Within(2.0, 0.0, 0.95)
+
+
+def test_an_interval_may_be_one_time_and_must_not_run_backwards():
+    (scale,) = ns.classifier_free(2.0, interval=(0.5, 0.5)).terms[UNCONDITIONAL]
+    assert [scale(torch.tensor(t)) for t in (0.49, 0.5, 0.51)] == [0.0, 2.0, 0.0]
+    with pytest.raises(ValueError, match="from low to high"):
+        ns.classifier_free(2.0, interval=(0.6, 0.5))

@@ -141,3 +141,9 @@ def test_no_call_of_a_scheduler_or_of_normal_moves_the_global_generators():
     normal(generators(range(3), seed=0, stream=0), (4,))
     torch.randn(3, generator=torch_generator(generator(0, seed=0, stream=0)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seed_and_stream_are_the_key_and_the_index_the_counters_last_word():
+    """Which words they are decides every run's numbers: runs of two versions share their noise."""
+    plain = np.random.Generator(np.random.Philox(key=[1, 2], counter=[0, 0, 0, 3]))
+    assert generator(3, seed=1, stream=2).integers(2**63, size=4).tolist() == plain.integers(2**63, size=4).tolist()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.diffusion import samplers
 from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import per_sample_noise, posterior_sigma, reached_levels, sample, time_grid
 from noiseshift.targets import Gaussian
@@ -437,3 +438,18 @@ def test_bad_numbers_name_the_remedy():
         next(sample(model, torch.zeros(2, 8), torch.tensor([5.0, 1.0, 0.0])))
     with pytest.raises(ValueError, match="at least 0"):
         ns.ddim(-1.0)
+
+
+def test_two_noise_scales_are_the_schedules_ends():
+    assert ns.karras_grid(TARGET.model(ns.VarianceExploding()), 2).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("eta", "noise"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (1.0, 1.0)])
+def test_a_step_of_coefficients_preserving_sampling_in_closed_form(eta, noise):
+    model, times = TARGET.model(ns.Linear()), torch.tensor([0.8, 0.3], dtype=torch.float64)
+    x = torch.linspace(-1, 1, TARGET.dim, dtype=torch.float64)[None]
+    update = samplers.coefficients_preserving(eta)
+    *_, last = sample(model, x, times, update=update, noise=lambda state: torch.full_like(state, noise))
+    seen = model(x, times[0])
+    kept, drawn = math.cos(eta * math.pi / 2) * seen.eps, math.sin(eta * math.pi / 2) * noise
+    torch.testing.assert_close(last.x, 0.7 * seen.x0 + 0.3 * (kept + drawn))

@@ -16,6 +16,7 @@ from noiseshift.estimators import (
     ScoreMixture,
     time_grid,
 )
+from noiseshift.estimators.instrument import slope_reach
 from noiseshift.estimators.residual import statistic
 from noiseshift.estimators.slopes import Probes, slopes_at
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
@@ -213,3 +214,8 @@ def test_posterior_moments_and_quantiles_of_a_known_shape():
         posterior.quantile(0.975), torch.tensor([0.498], dtype=torch.float64), rtol=1e-3, atol=1e-6
     )
     assert float(posterior.prob.sum()) == pytest.approx(1)
+
+
+def test_a_slope_is_read_an_eighth_of_the_way_to_the_nearer_end():
+    t = torch.tensor([0.4, 0.9, 1e-4], dtype=torch.float64)
+    torch.testing.assert_close(slope_reach(t), torch.tensor([0.05, 0.0125, 1.25e-4], dtype=torch.float64))

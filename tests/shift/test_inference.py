@@ -242,3 +242,10 @@ def test_a_run_takes_nothing_off_what_is_not_there():
         base = noise_report(np.random.default_rng([3, seed]))
         assert base.test().significant or np.isnan(reduction(nothing, base).value)
     assert rms_shift(nothing) < 0.01
+
+
+def test_a_slope_of_nothing_leaves_every_shift_possible():
+    rows = np.random.default_rng(0).normal(size=(20, 2))
+    low, high = Ratio.of_mean(rows, np.zeros((20, 2))).within(1.0)
+    assert low.tolist() == [-np.inf] * 2
+    assert high.tolist() == [np.inf] * 2
