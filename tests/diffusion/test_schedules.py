@@ -10,6 +10,7 @@ from noiseshift.diffusion.schedules import (
     Discrete,
     Linear,
     Schedule,
+    Tabulated,
     VarianceExploding,
     VariancePreserving,
     build,
@@ -250,3 +251,26 @@ def test_wrong_descriptions_are_one_line(description, message):
     with pytest.raises(ValueError, match=message) as caught:
         build(description)
     assert "\n" not in str(caught.value)
+
+
+def test_ddpms_table_by_default():
+    found = Discrete.from_betas().alphas_cumprod
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    torch.testing.assert_close(found, (1 - betas).cumprod(0), rtol=1e-12, atol=0)
+
+
+def test_a_repeated_last_entry_of_next_to_nothing_stands_for_no_signal():
+    end = 2**-24
+    assert Discrete(torch.tensor([0.9, 0.5, end, end], dtype=torch.float64)).alphas_cumprod.tolist() == [
+        0.9,
+        0.5,
+        end,
+        0.0,
+    ]
+    with pytest.raises(ValueError, match="one decreasing row"):
+        Discrete(torch.tensor([0.9, 0.5, 1.5 * end, 1.5 * end], dtype=torch.float64))
+
+
+def test_a_table_of_a_flow_ends_at_an_snr_of_twenty_decades():
+    _, log_snr, _ = Tabulated.of(Linear(), knots=5).table
+    assert log_snr.tolist() == [46.0, 23.0, 0.0, -23.0, -46.0]
