@@ -66,7 +66,8 @@ def worst(table: pd.DataFrame) -> pd.Series:
 
 def _finding(run: Run, name: str) -> str:
     table = run.reports[name].table()
-    read, about = table[table["shift"].notna()], run.manifest
+    read = table[table["shift"].notna()]
+    about = run.manifest
     guided = " with guidance" if about.get("guidance") else ""
     states = f"the states of {about['checkpoint']['name']} under {about['sampler']}{guided}"
     where = f"Between {at(read.t.max())} and {read.t.min():.3g}" if len(read) > 1 else f"At {at(read.t.max())}"
@@ -99,7 +100,8 @@ def _unshifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str)
 
 def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -> str:
     up, down = int((read.resolved & (read["shift"] > 0)).sum()), int((read.resolved & (read["shift"] < 0)).sum())
-    test, top = f"{chance(run.answer.run.p)} over {_together(run, read)}", worst(read)
+    test = f"{chance(run.answer.run.p)} over {_together(run, read)}"
+    top = worst(read)
     if not up + down:
         seen = [other for other, found in run.answer.estimators.items() if found.significant]
         by = f" by {' and '.join(seen)}" if seen else " over the estimators together"
@@ -212,7 +214,8 @@ def content_of(run: Run) -> str:
 
 def _agreement(run: Run, name: str) -> str:
     """Whether the estimators' shifts differ, by one test over all pairs and levels."""
-    test, joint = run.answer.agreement, run.answer.joint
+    test = run.answer.agreement
+    joint = run.answer.joint
     if test is None:
         others = len(run.reports) - 1
         why = "One estimator read the run" if not others else "Only one estimator could read enough of the run"

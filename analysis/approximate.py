@@ -140,7 +140,8 @@ def figures(injected: pd.DataFrame, paths: pd.DataFrame, spectra: Mapping[str, n
     for (sampler, model, name), part in (
         paths.groupby(["sampler", "model", "estimator"], sort=False) if len(paths) else ()
     ):
-        run, what = f"{sampler.replace(':', '-')}-{model}", f"{sampler} with the {model} model"
+        run = f"{sampler.replace(':', '-')}-{model}"
+        what = f"{sampler} with the {model} model"
         yield (
             f"path-{run}-{name}",
             partial(plot_path, part),

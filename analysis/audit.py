@@ -27,7 +27,8 @@ def plot_audit(audit: Audit, *, ax: Axes | None = None) -> Axes:
         ax = plt.subplots(figsize=(5.6, 3.2), layout="constrained")[1]
     ax.axhline(0, color="black", linewidth=0.8)
     for number, (steps, rows) in enumerate(audit.table().groupby("steps", sort=False)):
-        rows, colour = rows[~rows.internal], f"C{number}"
+        rows = rows[~rows.internal]
+        colour = f"C{number}"
         place = rows.step / max(rows.step.max(), 1)
         ax.plot(place, rows.off_log_snr, "o", markersize=3.5, color=colour, label=f"{steps} steps")
         ax.plot(place, rows.lands_off_log_snr, "x", markersize=4.5, color=colour)

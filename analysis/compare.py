@@ -31,7 +31,8 @@ MARKERS = "osD^vP*X"
 
 def paper_table(found: Comparison) -> pd.DataFrame:
     """The comparison as text, a row per run: values with their 95 % intervals, as a paper prints them."""
-    table, distance = found.table, found.distance()
+    table = found.table
+    distance = found.distance()
     columns: dict[str, list[str]] = {
         "checkpoint": list(table.checkpoint),
         "sampler": list(table.sampler),
@@ -75,7 +76,8 @@ def _plain(table: pd.DataFrame, name: str) -> dict[str, list[str]]:
 
 def terminal_table(found: Comparison) -> Table:
     """The same for 80 columns; bold: the least rms δ and whatever is not resolved from it."""
-    best, rows = found.best("rms"), found.table
+    best = found.best("rms")
+    rows = found.table
     distance = found.distance()
     letter = delta_of(found.baseline)
     headings = (
@@ -88,7 +90,8 @@ def terminal_table(found: Comparison) -> Table:
     )
     title = f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}{against(found.baseline)}"
     table = numbers_table(title, headings)
-    table.columns[0].justify, table.columns[0].no_wrap = "left", False
+    table.columns[0].justify = "left"
+    table.columns[0].no_wrap = False
     for row in rows.to_dict("records"):
         cells = [
             plain(row["run"]),
@@ -104,7 +107,8 @@ def terminal_table(found: Comparison) -> Table:
 
 def latex_table(found: Comparison) -> str:
     """A booktabs table with intervals; in bold the best rms δ and distance with all that are not resolved from them."""
-    table, distance = paper_table(found), found.distance()
+    table = paper_table(found)
+    distance = found.distance()
     bold = {f"rms {delta_of(found.baseline)}": found.best("rms")} | (
         {distance: found.best(distance)} if distance else {}
     )
@@ -176,7 +180,8 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """The distance to real images against NFE, coloured by rms δ. Raises ValueError without features."""
-    table, distance = found.table, _distance(found)
+    table = found.table
+    distance = _distance(found)
     ax = axes(ax)
     for (label, part), _, marker in _families(table):
         ax.plot(part.nfe, part[distance], color="#bbbbbb", zorder=1)
@@ -204,7 +209,8 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
     beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
     from matplotlib.ticker import LogLocator
 
-    table, distance = found.table, _distance(found)
+    table = found.table
+    distance = _distance(found)
     ax = axes(ax)
     markers = {run: marker for (_, part), _, marker in _families(table) for run in part.run}
     for (nfe, part), colour in zip(table.groupby("nfe"), _cycle(COLOURS), strict=False):
@@ -290,7 +296,8 @@ def plot_ridge(found: Comparison, *, at: float = 0.1, ax: Axes | None = None) ->
 def _ridge(report: ShiftReport, at: float) -> tuple[float, np.ndarray, np.ndarray]:
     """The conditioning time nearest to `at`; readings of real and of sampled states there, standardised by the real ones."""
     step = int(np.abs(report.times - at).argmin())
-    real, states = report.calibration.real.t[:, step], report.sampled.t[:, step]
+    real = report.calibration.real.t[:, step]
+    states = report.sampled.t[:, step]
     spread = max(float(real.std()), 1e-12)
     return float(report.times[step]), (real - real.mean()) / spread, (states - real.mean()) / spread
 
@@ -330,7 +337,8 @@ def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
     """
     import matplotlib.pyplot as plt
 
-    names, quantities = list(found.runs), list(dict.fromkeys(found.pairs.quantity))
+    names = list(found.runs)
+    quantities = list(dict.fromkeys(found.pairs.quantity))
     costs = [column for column in ("sampling seconds", "weights MB") if column in found.table]
     panels = len(quantities) + len(costs)
     size = (2.2 * panels, 0.6 + 0.34 * len(names))

@@ -76,7 +76,8 @@ def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes |
     """
     ax = axes(ax)
     for k, row in enumerate(table.to_dict("records")):
-        colour, shift = COLOURS[k % len(COLOURS)], row[f"rms {estimator}"]
+        colour = COLOURS[k % len(COLOURS)]
+        shift = row[f"rms {estimator}"]
         ax.vlines(shift, row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8)
         marker = "osD^vP"[k // len(COLOURS) % 6]
         ax.plot(shift, row[distance], marker, markersize=5, color=colour, label=in_figure(row["method"]))
@@ -123,7 +124,8 @@ def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimat
 def save_figures(found: Correction, folder: Path) -> list[Path]:
     """Every figure of a correction as PNG and PDF, into a folder that is made; returns them."""
     folder.mkdir()
-    distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
+    distance = found.outcomes[0].quality.metric.iloc[0]
+    name = next(iter(found.outcomes[0].reports))
     drawn = figures(found.table(), found.shifts(name), distance=distance, estimator=name)
     samples = ("samples", lambda: plot_grids(found)[0, 0], "")
     with style():
@@ -167,7 +169,8 @@ def correction_table(found: Correction) -> Table:
     from rich.table import Table
 
     frame = found.table()
-    distance, name = found.outcomes[0].quality.metric.iloc[0], next(iter(found.outcomes[0].reports))
+    distance = found.outcomes[0].quality.metric.iloc[0]
+    name = next(iter(found.outcomes[0].reports))
     table = Table(
         title=f"shift read by {name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )

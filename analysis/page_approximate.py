@@ -33,7 +33,8 @@ PART = ("part of an approximation", "run `noiseshift approx` again")
 
 def approximated(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `approx` wrote: its figures are drawn again from its tables."""
-    about, injected = manifest(folder), read_table(folder / "injected.parquet", *PART)
+    about = manifest(folder)
+    injected = read_table(folder / "injected.parquet", *PART)
     first, second, short = answer(injected)
     return Section(
         anchor,

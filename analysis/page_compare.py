@@ -35,7 +35,8 @@ PAIRS: tuple[Column, ...] = (
 
 def compared(anchor: str, name: str, found: Comparison) -> Section:
     """The section of a comparison."""
-    verdict, checks = _verdict(found), _checks(found)
+    verdict = _verdict(found)
+    checks = _checks(found)
     what, failed = (
         f"{len(found.runs)} runs, {', '.join(found.table.checkpoint.unique())}",
         [c for c in checks if not c.passed],
@@ -98,7 +99,8 @@ def _levels(found: Comparison) -> str:
 
 
 def _least(found: Comparison, quantity: str) -> str:
-    words, rows = labels(found), found.table.set_index("run")
+    words = labels(found)
+    rows = found.table.set_index("run")
     name = str(rows[quantity].idxmin())
     value, low, high = (float(rows[f"{quantity}{end}"][name]) for end in ("", " low", " high"))
     if quantity == "rms" and low == 0:
@@ -132,7 +134,8 @@ def _distances(found: Comparison) -> str:
 
 
 def _unresolved(found: Comparison) -> str:
-    parts, words = [], labels(found)
+    parts = []
+    words = labels(found)
     for quantity, pairs in found.pairs.groupby("quantity", sort=False):
         open_ = pairs[~pairs.resolved]
         shown = [f"{words[row['first']]} and {words[row['second']]}" for row in open_.head(3).to_dict("records")]

@@ -30,12 +30,15 @@ PART = ("part of a correction", "run `noiseshift correct` again")
 
 def corrected(anchor: str, name: str, folder: Path) -> Section:
     """The section of a folder that `correct` wrote: its figures are drawn again from its tables."""
-    about, methods = manifest(folder), _read(folder / "methods.csv")
+    about = manifest(folder)
+    methods = _read(folder / "methods.csv")
     distance = next(c for c in methods if c.startswith(("FD-", "FID")) and " " not in c)
     read_by = list(about["estimators"])
     shifts = _read(folder / f"shift-{read_by[0]}.csv")
-    chosen, reason = current_name(about["chosen"][0]), about["chosen"][1]
-    base, what = methods.iloc[0], f"{about['checkpoint']['name']}, {about['sampler']}"
+    chosen = current_name(about["chosen"][0])
+    reason = about["chosen"][1]
+    base = methods.iloc[0]
+    what = f"{about['checkpoint']['name']}, {about['sampler']}"
     moved = int(((methods["change high"] < 0) | (methods["change low"] > 0)).sum())
     lines = (
         headed(

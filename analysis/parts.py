@@ -125,7 +125,8 @@ def plot_parts(rows: pd.DataFrame, *, baseline: str = "", ax: Axes | None = None
     import matplotlib.pyplot as plt
 
     ax = axes(ax)
-    names, times = list(dict.fromkeys(rows.part)), list(dict.fromkeys(rows.t))
+    names = list(dict.fromkeys(rows.part))
+    times = list(dict.fromkeys(rows.t))
     values, dots = (rows[column].to_numpy().reshape(len(names), len(times)) for column in ("shift", "significant"))
     seen = np.abs(values[np.isfinite(values)])
     limit = max(1e-4, float(seen.max())) if len(seen) else 1e-4

@@ -315,10 +315,13 @@ def style(paper: str | None = None) -> Any:
 def _curves(
     reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
 ) -> Axes:
-    ax, low_end, high_end = axes(ax), 0.0, 0.0
+    ax = axes(ax)
+    low_end = 0.0
+    high_end = 0.0
     ax.axhline(0, color="black", linewidth=0.8)
     for index, (name, report) in enumerate(_named(reports).items()):
-        table, colour = report.table(), COLOURS.get(name, "black")
+        table = report.table()
+        colour = COLOURS.get(name, "black")
         if columns[0] not in table:
             continue
         if floor and index == 0:
@@ -327,7 +330,8 @@ def _curves(
             )
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
-        line, mark = LINES.get(name, "-"), MARKERS.get(name, "o")
+        line = LINES.get(name, "-")
+        mark = MARKERS.get(name, "o")
         ax.plot(table.t, value, line, color=colour, label=in_figure(name))
         low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)

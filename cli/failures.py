@@ -76,7 +76,8 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int):
         super().__init__()
-        self.code, self.word = 128 + number, {signal.SIGINT: "interrupted"}.get(signal.Signals(number), "terminated")
+        self.code = 128 + number
+        self.word = {signal.SIGINT: "interrupted"}.get(signal.Signals(number), "terminated")
 
 
 @contextlib.contextmanager

@@ -278,7 +278,8 @@ class Parsed(click.ParamType):
     """A command-line word that one of the functions above understands; bad usage is exit code 2."""
 
     def __init__(self, name: str, function: Any):
-        self.name, self.function = name, function
+        self.name = name
+        self.function = function
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):

@@ -59,7 +59,8 @@ class Stream:
     encoding = "utf-8"
 
     def __init__(self, inner: TextIO, *, lenient: bool):
-        self.inner, self.lenient = inner, lenient
+        self.inner = inner
+        self.lenient = lenient
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -96,8 +97,10 @@ class Stream:
 def guarded() -> Iterator[None]:
     """stdout and stderr as such streams; a warning of any library is one line on stderr."""
     _occupy()
-    real, shown = (sys.stdout, sys.stderr), warnings.showwarning
-    handler, logger = _Lines(), logging.getLogger("noiseshift")
+    real = (sys.stdout, sys.stderr)
+    shown = warnings.showwarning
+    handler = _Lines()
+    logger = logging.getLogger("noiseshift")
     sys.stdout = cast("TextIO", Stream(real[0] or _nowhere(), lenient=False))
     sys.stderr = cast("TextIO", Stream(real[1] or _nowhere(), lenient=True))
     warnings.showwarning = lambda message, *where, **rest: warn(message)

@@ -49,7 +49,8 @@ def parallel(network: nn.Module) -> nn.Module:
 
 def mean(value: Tensor) -> Tensor:
     """The mean over ranks of a tensor that all of them have, without its gradient."""
-    world, value = joined()[1], value.detach().clone()
+    world = joined()[1]
+    value = value.detach().clone()
     if world == 1:
         return value
     from torch import distributed

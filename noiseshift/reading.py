@@ -210,7 +210,8 @@ def bounded(root: Any, *, parts: Any = _parts, most: int = NODES, deep: int = DE
             continue
         if id(value) in open_:
             counted = [known.get(id(part), (1, 0)) for part in inside]
-            size, depth = 1 + sum(n for n, _ in counted), 1 + max(d for _, d in counted)
+            size = 1 + sum(n for n, _ in counted)
+            depth = 1 + max(d for _, d in counted)
             if size > most or depth > deep:
                 raise ValueError(f"{size} values, {depth} levels deep")
             known[id(value)] = size, depth
@@ -253,7 +254,8 @@ def gunzip(path: Name, what: str, remedy: str, *, most: int | None = None) -> by
     size = file.stat().st_size
     most = max(LARGE, RATIO * size) if most is None else most
     with reading(path, what, remedy):
-        found, packed = bytearray(), file.read_bytes()
+        found = bytearray()
+        packed = file.read_bytes()
         while packed:  # a gzip file may be several in a row
             unpacker = zlib.decompressobj(wbits=31)
             found += unpacker.decompress(packed, most + 1 - len(found))

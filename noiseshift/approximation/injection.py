@@ -182,7 +182,8 @@ def check(
         raise ValueError(f"{len(data)} samples are too few for an interval: give at least 8, better 200")
     if isinstance(estimator, Instrument):
         estimator = estimator.estimator
-    schedule, times = estimator.schedule, times.double().cpu()
+    schedule = estimator.schedule
+    times = times.double().cpu()
     if not bool(((times > 0) & (times < 1)).all()):
         raise ValueError("inject strictly between t = 0 and t = 1: at the ends there is no level to read")
     sigma_es = torch.as_tensor(sigma_es, dtype=torch.float64).cpu().expand(len(times), -1).contiguous()

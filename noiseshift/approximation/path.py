@@ -116,7 +116,8 @@ def follow(
         ValueError: A run does not pass through all times.
     """
     times = common_times(instruments)
-    errors, readings = [], []
+    errors = []
+    readings = []
     for a, b in zip(_at(coarse, times), _at(fine, times), strict=True):
         errors.append(_compare(a, b))
         shown = (a, b) if reuse else (replace(a, prediction=None), replace(b, prediction=None))

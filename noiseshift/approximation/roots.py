@@ -43,7 +43,8 @@ class Spectrum:
         """
         flat = data.flatten(1).double()
         mean = flat.mean(0)
-        centred, degrees = flat - mean, max(1, len(flat) - 1)
+        centred = flat - mean
+        degrees = max(1, len(flat) - 1)
         if len(flat) >= len(mean):
             variances, axes = torch.linalg.eigh(centred.T @ centred / degrees)
             return cls(variances.clamp_min(0), mean @ axes)
@@ -170,7 +171,8 @@ def implied_sigma_e2(
         ValueError: t + shift leaves [0, 1].
     """
     t, shift = torch.broadcast_tensors(_double(t), _double(shift))
-    now, there = schedule(t), torch.as_tensor(t + shift)
+    now = schedule(t)
+    there = torch.as_tensor(t + shift)
     if match == "first-order":
         return (now.sigma + shift * now.dsigma).clamp_min(0) ** 2 - now.sigma**2
     if not bool(((there >= 0) & (there <= 1)).all()):
@@ -192,7 +194,8 @@ def error_map(schedule: Schedule, times: Tensor, ratios: Tensor) -> Tensor:
     Returns:
         (K, R); NaN where the root leaves [0, 1].
     """
-    t, ratios = times.double()[:, None], ratios.double()[None]
+    t = times.double()[:, None]
+    ratios = ratios.double()[None]
     sigma_e = ratios * schedule(t).sigma
     return first_order_shift(schedule, t, sigma_e) / possible_shift(schedule, t, sigma_e) - 1
 

@@ -20,7 +20,8 @@ def apart(levels: Levels) -> Finding | None:
     if off.isna().all() or off.max() <= SEEN:
         return None
     worst = off.idxmax()
-    row, size = rows.loc[worst], float(off.max())
+    row = rows.loc[worst]
+    size = float(off.max())
     meaning = f"the label {row.label:g} means {row.label_log_snr:.2f}"
     where = f"at step {row.step} the state has log-SNR {row.state_log_snr:.2f} and {meaning}"
     if _integers(rows.label) and _within_rounding(levels, rows):
@@ -101,7 +102,8 @@ def lands_off(levels: Levels) -> Finding | None:
     off = (clipped(rows.reached_log_snr) - clipped(rows.state_log_snr).shift(-1)).mask(internal).abs()
     if off.isna().all() or off.max() <= SEEN:
         return None
-    row, after = rows.loc[off.idxmax()], rows.loc[off.idxmax() + 1]
+    row = rows.loc[off.idxmax()]
+    after = rows.loc[off.idxmax() + 1]
     sentence = (
         f"step {row.step} lands at log-SNR {row.reached_log_snr:.2f}, and the network is next conditioned on label "
         f"{after.label:g}, {after.label_log_snr:.2f}"

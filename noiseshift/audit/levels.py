@@ -42,7 +42,8 @@ class Followed(Scheduled):
     """
 
     def __init__(self, scheduler: Any, steps: int, timing: Mapping[str, Any]):
-        self.steps, self.timing = steps, dict(timing)
+        self.steps = steps
+        self.timing = dict(timing)
         require_signature(scheduler)
         self.scheduler = scheduler
         self.scheduler = self._fresh()
@@ -61,7 +62,8 @@ class Followed(Scheduled):
         return family_of(plain)
 
     def _checked(self) -> Pair:
-        self.failure, self.reached = "", []
+        self.failure = ""
+        self.reached = []
         try:
             self.reached = rehearse(self, WIDTH)
         except ValueError as error:

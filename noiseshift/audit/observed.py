@@ -49,7 +49,9 @@ class Kept(Followed):
     """A scheduler whose timesteps stay as its pipeline set them."""
 
     def __init__(self, scheduler: Any):
-        self.scheduler, self.steps, self.timing = scheduler, len(scheduler.timesteps), {}
+        self.scheduler = scheduler
+        self.steps = len(scheduler.timesteps)
+        self.timing = {}
         self.family = family_of(scheduler, step=False)
         self.end = self._checked()
 
@@ -69,7 +71,8 @@ class Watch:
     """
 
     def __init__(self, scheduler: Any, pipeline: str):
-        self.scheduler, self.pipeline = scheduler, pipeline
+        self.scheduler = scheduler
+        self.pipeline = pipeline
         self.runs: list[Seen] = []
         self._noised: tuple[Pair, Tensor] | None = None
 

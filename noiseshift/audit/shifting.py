@@ -30,8 +30,10 @@ def shift(sigma: Array, factor: float) -> Array:
 
 def shifted(levels: Levels) -> Array | None:
     """The sigmas of the scheduler's default run if they were shifted once; None where they were not shifted twice."""
-    setting, timing = levels.subject.setting, levels.timing
-    factor, count = getattr(levels.scheduler, "shift", setting("shift")), setting("num_train_timesteps")
+    setting = levels.subject.setting
+    timing = levels.timing
+    factor = getattr(levels.scheduler, "shift", setting("shift"))
+    count = setting("num_train_timesteps")
     plain = not any(
         setting(n) for n in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "shift_terminal")
     )

@@ -14,7 +14,8 @@ def image_start(levels: Levels) -> Finding | None:
     """A run from an image that is noised to another level than the first conditioning level."""
     if levels.start is None or levels.frame.empty:
         return None
-    row, held = levels.frame.iloc[0], log_snr(levels.start)
+    row = levels.frame.iloc[0]
+    held = log_snr(levels.start)
     size = abs(min(max(held, -PURE), PURE) - min(max(row.label_log_snr, -PURE), PURE))
     if size <= SEEN:
         return None

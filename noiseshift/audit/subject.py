@@ -105,7 +105,8 @@ def _of_folder(path: Path) -> Subject:
 
 
 def _of_pipeline(pipeline: Any) -> Subject:
-    kind, coder = type(pipeline).__name__, getattr(pipeline, "vae", None)
+    kind = type(pipeline).__name__
+    coder = getattr(pipeline, "vae", None)
     network = getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None)
     return Subject(
         pipeline.scheduler,

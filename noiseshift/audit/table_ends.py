@@ -51,7 +51,8 @@ def first_level(levels: Levels) -> Finding | None:
 
 
 def _remedy_first(levels: Levels) -> str:
-    scheduler, spacing = levels.scheduler, levels.subject.setting("timestep_spacing")
+    scheduler = levels.scheduler
+    spacing = levels.subject.setting("timestep_spacing")
     if "sigmas" in levels.timing or "timesteps" in levels.timing:
         return "let the custom sigmas or timesteps start at the last level of training"
     if spacing is not None and spacing != "trailing":
@@ -87,7 +88,8 @@ def last_level(levels: Levels) -> Finding | None:
 
 
 def _remedy_last(levels: Levels) -> str:
-    setting, count = levels.subject.setting, int(levels.scheduler.config.num_train_timesteps)
+    setting = levels.subject.setting
+    count = int(levels.scheduler.config.num_train_timesteps)
     if setting("final_sigmas_type") == "sigma_min":
         return "set final_sigmas_type='zero'"
     if setting("interpolation_type") == "log_linear":

@@ -121,11 +121,14 @@ class Called(nn.Module):
 
     def __init__(self, fn: Callable[..., Any], classes: int, time: TimeInput, calling: Calling):
         super().__init__()
-        self.fn, self.classes, self.time = fn, classes, time
+        self.fn = fn
+        self.classes = classes
+        self.time = time
         self.calling = calling.completed(labelled=classes > 0)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor, known: Tensor) -> Tensor:
-        time, null = self.time.shaped(time), label == self.classes
+        time = self.time.shaped(time)
+        null = label == self.classes
         if self.calling.null_class != "none" or not bool(null.any()):
             answer: Tensor = self.calling(self.fn, x, time, self._named(label, null))
             return answer

@@ -247,7 +247,8 @@ def _prefix(state: Mapping[str, Tensor]) -> str:
     keys = [key for key, value in state.items() if value.ndim > 1]
     if not keys:
         raise CheckpointError("it holds no weights: give a file with a model's state dict")
-    first, found = keys[0], ""
+    first = keys[0]
+    found = ""
     for place in (match.end() for match in re.finditer(r"\.", first)):
         if not all(key.startswith(first[:place]) for key in keys) or place == len(first):
             break

@@ -238,7 +238,8 @@ def _only_fit(rows: Sequence[Any], raw: Mapping[str, Any]) -> list[str]:
 
 
 def _matched(rows: Sequence[Any], named: list[tuple[str, Any]]) -> list[str] | None:
-    found, place = [], 0
+    found = []
+    place = 0
     for shape in rows:
         while place < len(named) and named[place][1] != shape:
             place += 1

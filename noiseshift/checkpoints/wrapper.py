@@ -60,7 +60,8 @@ def model():
 
 def _body(network: Network | None) -> Iterator[str]:
     """The lines that make the network, up to where its card begins."""
-    made, others = _made(network), () if network is None else network.others
+    made = _made(network)
+    others = () if network is None else network.others
     filled = f"ns.adapters.weights(FILE, {made})"
     if FILL in made:
         yield f"network = {made}"
@@ -133,7 +134,8 @@ def _labelled(contents: Contents, network: Network | None, training: Training) -
 
 
 def _shape(contents: Contents, network: Network | None, training: Training) -> str:
-    channels, shown = contents.inputs, training.shape
+    channels = contents.inputs
+    shown = training.shape
     if contents.axes == 0:
         return f"[{contents.outputs}],{'' if network else f'  {FILL}: of one state'}"
     if contents.size:
@@ -181,7 +183,8 @@ def _prediction(contents: Contents, training: Training) -> str:
 
 
 def _time(contents: Contents, training: Training) -> str:
-    table, betas = contents.schedule, training.betas
+    table = contents.schedule
+    betas = training.betas
     if contents.steps:
         counted = "" if table or betas else f', "scale": {contents.steps}, "offset": -1'
         return f'{{"integer": True{counted}}},  # "column": True where its shape is (B, 1)'

@@ -76,7 +76,8 @@ class EpsilonScaled(Wrapped):
 
     def __init__(self, model: Model, offset: float, slope: float = 0.0):
         super().__init__(model)
-        self.offset, self.slope = offset, slope
+        self.offset = offset
+        self.slope = slope
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         plain = self.model(x, t, cond)
@@ -104,7 +105,8 @@ class ScoreRescaled(Wrapped):
         if not (k > 0 and spread > 0):
             raise ValueError(f"temporal score rescaling takes k and a spread above 0, got {k:g} and {spread:g}")
         super().__init__(model)
-        self.k, self.spread = k, spread
+        self.k = k
+        self.spread = spread
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         plain = self.model(x, t, cond)
@@ -129,7 +131,8 @@ class TimeShifted(Wrapped):
 
     def __init__(self, model: Model, window: float, cutoff: float):
         super().__init__(model)
-        self.window, self.cutoff = window, cutoff
+        self.window = window
+        self.cutoff = cutoff
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         t_cond = float(t.flatten()[0])
@@ -162,7 +165,9 @@ class LevelGuidance(Wrapped):
         self, model: Model, scale: float, effective_level: EffectiveLevel, *, interval: tuple[float, float] = (0.0, 0.6)
     ):
         super().__init__(model)
-        self.scale, self.effective_level, self.interval = scale, effective_level, interval
+        self.scale = scale
+        self.effective_level = effective_level
+        self.interval = interval
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         low, high = self.interval
@@ -190,7 +195,10 @@ class TimeStepGuidance(Wrapped):
 
     def __init__(self, model: Model, scale: float, *, spread: float = 0.1, power: float = 1.0, seed: int = 0):
         super().__init__(model)
-        self.scale, self.spread, self.power, self.seed = scale, spread, power, seed
+        self.scale = scale
+        self.spread = spread
+        self.power = power
+        self.seed = seed
 
     def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
         t_cond = float(t.flatten()[0])
@@ -233,7 +241,9 @@ def level_projection(
         t = transition.step.t
         if not low <= float(t) <= high:
             return update(transition)
-        x, prediction, level = transition.step.x, transition.prediction, transition.level
+        x = transition.step.x
+        prediction = transition.prediction
+        level = transition.level
         effective = transition.model.schedule(effective_level(x, t, transition.cond).double()).like(x)
         eps = prediction.eps * (level.sigma / effective.sigma)
         right = Prediction(prediction.x0, eps, level)
@@ -260,7 +270,8 @@ def wavelet_correction(update: Update, low: float, high: float = 0.0) -> Update:
     """
 
     def corrected(transition: Transition) -> Tensor:
-        x, prediction = update(transition), transition.prediction
+        x = update(transition)
+        prediction = transition.prediction
         if x.ndim < 3 or x.shape[-1] % 2 or x.shape[-2] % 2:
             raise ValueError(f"DCW needs states of even height and width, these are {tuple(x.shape[1:])}: leave it out")
         away = haar((x - prediction.x0).double())
@@ -306,7 +317,8 @@ def closed_loop_scale(
     if not known.any():
         return 0.0
     order = np.argsort(middle[known])
-    at, values = middle[known][order], scale[known][order]
+    at = middle[known][order]
+    values = scale[known][order]
     return lambda t: float(np.interp(float(t), at, values))
 
 

@@ -30,7 +30,8 @@ class CountingLevel:
     """Counts the states that a level estimator's `function` (x (B, …), …) evaluates; with its gradient is once."""
 
     def __init__(self, function: Callable[..., Tensor]):
-        self.function, self.rows = function, 0
+        self.function = function
+        self.rows = 0
 
     def __call__(self, x: Tensor, *rest: Any) -> Tensor:
         self.rows += len(x)

@@ -131,7 +131,8 @@ def guided_method(
     """
 
     def make(context: MethodContext) -> Built:
-        guidance, model = Guidance(), context.model
+        guidance = Guidance()
+        model = context.model
         if cfg:
             guidance = guidance + classifier_free(cfg)
         if nag and space in (None, model.predicts):

@@ -17,7 +17,8 @@ from noiseshift.reading import ReadingError, names_in_arrays, read_array, read_a
 
 Array = np.ndarray
 
-WHAT, REMEDY = "image set (.npz or .npy of plain arrays)", "write it again with numpy.savez"
+WHAT = "image set (.npz or .npy of plain arrays)"
+REMEDY = "write it again with numpy.savez"
 
 STATES = ("latents", "states")
 PICTURES = ("images", "arr_0", "pixels", "samples", "data", "x", "X")
@@ -122,7 +123,8 @@ def _shaped(values: Array, path: Path) -> _Shaped:
         )
     remarks: tuple[str, ...] = ()
     if first > 4 and last <= 4:
-        values, remarks = values.transpose(0, 3, 1, 2), ("channels last",)
+        values = values.transpose(0, 3, 1, 2)
+        remarks = ("channels last",)
     if values.shape[1] == 4 and values.dtype.kind != "f":
         return _Shaped(_without_alpha(values, path), True, remarks)
     return _Shaped(values, values.shape[1] in (1, 3), remarks)

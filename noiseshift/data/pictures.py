@@ -64,7 +64,8 @@ def _decoded(picture: Pillow) -> Picture:
         remarks.add("the first frame of several")
     tile = getattr(picture, "tile", None)
     raw = str(tile[0].args) if tile else ""  # how the bytes lie in the file, gone after loading
-    kind, inverted = picture.format, picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(262) == 0
+    kind = picture.format
+    inverted = picture.format == "TIFF" and getattr(picture, "tag_v2", {}).get(262) == 0
     picture.load()
     picture = _turned(picture, remarks)
     if picture.mode.startswith("I") or picture.mode == "F":

@@ -206,7 +206,8 @@ def _chosen(tops: Sequence[str], part: Part, where: str) -> str | None:
 
 def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequence[str]) -> None:
     """Raise ValueError where the folders under `root` need not be the classes."""
-    depth, where = len(root), _path(tree.root, root)
+    depth = len(root)
+    where = _path(tree.root, root)
     inner = {name for file in pictures for name in file.place[depth + 1 : -1] if part_of(name) is not None}
     if len({name.casefold() for name in inner}) > 1:
         raise ValueError(

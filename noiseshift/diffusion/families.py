@@ -277,7 +277,8 @@ def _unknown_levels(scheduler: Any, config: dict[str, Any]) -> str | None:
 
 
 def _labels_are_sigmas(scheduler: Any, config: dict[str, Any]) -> bool:
-    sigmas, total = getattr(scheduler, "sigmas", None), config.get("num_train_timesteps")
+    sigmas = getattr(scheduler, "sigmas", None)
+    total = config.get("num_train_timesteps")
     if not isinstance(sigmas, Tensor) or not total:
         return False
     labels = scheduler.timesteps.double().cpu()

@@ -187,7 +187,8 @@ class BranchSpace(Wrapped):
         if space not in READ:
             raise ValueError(f"space must be one of {', '.join(READ)}, got {space!r}")
         super().__init__(model)
-        self.space, self.effective_level = space, effective_level
+        self.space = space
+        self.effective_level = effective_level
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
         answers = self.model.predict(x, t, cond, branches)

@@ -183,7 +183,8 @@ def nearest(levels: Tensor | None, t: Tensor) -> Tensor:
     return torch.where(t - low < high - t, low, high)
 
 
-PLAIN_TIME, PLAIN_CALLING = TimeInput(), Calling(("x", "t", "label"))
+PLAIN_TIME = TimeInput()
+PLAIN_CALLING = Calling(("x", "t", "label"))
 
 
 class CallableModel:
@@ -213,9 +214,15 @@ class CallableModel:
         calling: Calling = PLAIN_CALLING,
         range: tuple[float, float] | None = None,
     ):
-        self.fn, self.schedule, self.blind, self.levels = fn, schedule, blind, levels
-        self.predicts, self.read = predicts, READ[predicts]
-        self.time, self.calling, self.range = time, calling, range
+        self.fn = fn
+        self.schedule = schedule
+        self.blind = blind
+        self.levels = levels
+        self.predicts = predicts
+        self.read = READ[predicts]
+        self.time = time
+        self.calling = calling
+        self.range = range
         self.sign = -1.0 if time.zero == "noise" and predicts == "velocity" else 1.0
         noise = [True] if blind is None else [True, False]
         condition = [True, False] if unconditional else [True]

@@ -43,7 +43,8 @@ class InParts(Wrapped):
     def _one(self, x: Tensor, t: Tensor, parts: Sequence[Prediction]) -> Prediction:
         """One prediction of the parts', of the states x (B, …)."""
         x0, eps = joined([part.x0 for part in parts]), joined([part.eps for part in parts])
-        level, guided = self.schedule(t).like(x), [part for part in parts if isinstance(part, GuidedPrediction)]
+        level = self.schedule(t).like(x)
+        guided = [part for part in parts if isinstance(part, GuidedPrediction)]
         if not guided:
             return Prediction(x0, eps, level)
         named = {branch: self._one(x, t, [part.branches[branch] for part in guided]) for branch in guided[0].branches}

@@ -38,13 +38,16 @@ EXACT = 2**9
 
 def _walk(update: Scheduled, width: int) -> tuple[list[Pair], bool]:
     """The levels of `rehearse`, and whether all that was drawn is known."""
-    scheduler, before = update._fresh(), torch.get_rng_state()
+    scheduler = update._fresh()
+    before = torch.get_rng_state()
     # Orthogonal signs: the state's two coefficients come apart exactly, and clipping to [-1, 1] changes nothing.
     # Opposite rows under equal noise: their difference is free of it, their sum is nothing else.
     x0 = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(1, width // 2)
     eps = torch.tensor([[1.0, 1.0, -1.0, -1.0], [-1.0, -1.0, 1.0, 1.0]], dtype=torch.float64).repeat(1, width // 4)
     sources = [torch.Generator().manual_seed(0) for _ in range(2)]
-    noise, reached, known = PerSampleNoise(sources), [], True
+    noise = PerSampleNoise(sources)
+    reached = []
+    known = True
     try:
         for index, own in enumerate(update.levels()):
             upcoming = _upcoming(sources[0], width)

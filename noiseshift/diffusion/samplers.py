@@ -209,7 +209,9 @@ def heun(transition: Transition) -> Tensor:
 def edm_heun(transition: Transition) -> Tensor:
     """EDM's deterministic sampler (arXiv 2206.00364, Alg. 1 without churn): Heun's rule for x/alpha over sigma/alpha, where the
     path bends least; Euler's, which is DDIM's, where no noise is left."""
-    now, then, eps = transition.level, transition.next_level, transition.prediction.eps
+    now = transition.level
+    then = transition.next_level
+    eps = transition.prediction.eps
     if float(now.alpha.flatten()[0]) == 0:
         raise ValueError("this sampler divides by alpha, which is 0 at t = 1 of this schedule: take heun")
     if float(then.sigma.flatten()[0]) > 0:
@@ -235,7 +237,9 @@ def ddim(eta: float = 0.0) -> Update:
         raise ValueError(f"eta must be at least 0 (0 is deterministic, 1 ancestral), got {eta}")
 
     def update(transition: Transition) -> Tensor:
-        now, then, prediction = transition.level, transition.next_level, transition.prediction
+        now = transition.level
+        then = transition.next_level
+        prediction = transition.prediction
         spread = eta * posterior_sigma(now, then)
         x = then.alpha * prediction.x0 + (then.sigma**2 - spread**2).clamp_min(0).sqrt() * prediction.eps
         return x + spread * transition.noise(x) if eta else x
@@ -277,7 +281,8 @@ def euler_maruyama(diffusion: Callable[[Level], Tensor] | None = None) -> Update
     def update(transition: Transition) -> Tensor:
         if float(transition.t_next) == 0:
             return transition.next_level.alpha * transition.prediction.x0
-        x, level = transition.step.x, transition.level
+        x = transition.step.x
+        level = transition.level
         w = level.sigma if diffusion is None else diffusion(level)
         drift = transition.prediction.velocity - w / 2 * transition.prediction.score
         span = _span(transition)
@@ -303,7 +308,8 @@ def flow_sde(a: float = 0.7) -> Update:
         raise ValueError(f"a must be at least 0 (0 is deterministic), got {a}")
 
     def update(transition: Transition) -> Tensor:
-        x, now = transition.step.x, transition.level
+        x = transition.step.x
+        now = transition.level
         alpha = torch.where(now.alpha > 0, now.alpha, transition.next_level.alpha)
         diffusion = a**2 * now.sigma / alpha
         drift = transition.prediction.velocity - diffusion / 2 * transition.prediction.score
@@ -331,7 +337,8 @@ def coefficients_preserving(eta: float = 0.7) -> Update:
     kept, fresh = math.cos(eta * math.pi / 2), math.sin(eta * math.pi / 2)
 
     def update(transition: Transition) -> Tensor:
-        then, prediction = transition.next_level, transition.prediction
+        then = transition.next_level
+        prediction = transition.prediction
         x = then.alpha * prediction.x0 + then.sigma * kept * prediction.eps
         return x + then.sigma * fresh * transition.noise(x) if eta else x
 

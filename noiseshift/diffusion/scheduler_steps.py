@@ -53,7 +53,8 @@ def advance(scheduler: Any, output: Tensor, index: int, state: Tensor, noise: No
     label = scheduler.timesteps[index]
     if hasattr(scheduler, "scale_model_input"):
         scheduler.scale_model_input(state, label)  # some only count their steps here
-    known, given = inspect.signature(scheduler.step).parameters, {}
+    known = inspect.signature(scheduler.step).parameters
+    given = {}
     if "generator" in known:
         given["generator"] = _generators(noise, state)
     if "prev_timestep" in known and index + 1 < len(scheduler.timesteps):

@@ -32,7 +32,8 @@ def configured(
     Raises:
         ValueError: in one line, for a name, an option or a value that diffusers does not take, or a scheduler with another table.
     """
-    kind, options = scheduler_class(name), dict(options or {})
+    kind = scheduler_class(name)
+    options = dict(options or {})
     known = set(inspect.signature(kind.__init__).parameters) - {"self", "kwargs"}
     unknown = [option for option in options if option not in known]
     if unknown:

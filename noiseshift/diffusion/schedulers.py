@@ -101,7 +101,8 @@ class Scheduled:
     def __init__(self, scheduler: Any, steps: int, timing: Mapping[str, Any] | None = None):
         if steps < 1:
             raise ValueError(f"a sampler takes at least 1 step, got {steps}")
-        self.steps, self.timing = steps, dict(timing or {})
+        self.steps = steps
+        self.timing = dict(timing or {})
         require_signature(scheduler)
         self.scheduler = scheduler
         self.scheduler = self._fresh()
@@ -112,7 +113,9 @@ class Scheduled:
     def of(cls, scheduler: SchedulerMixin | Any) -> Scheduled:
         """A view of a scheduler whose timesteps are set already, as a pipeline's; for `levels`, `conditioning_times` and `read`."""
         view = cls.__new__(cls)
-        view.scheduler, view.steps, view.timing = scheduler, len(scheduler.timesteps), {}
+        view.scheduler = scheduler
+        view.steps = len(scheduler.timesteps)
+        view.timing = {}
         view.family = family_of(scheduler, step=False)
         return view
 
@@ -163,8 +166,11 @@ class Scheduled:
         Raises:
             ValueError: a state or an answer is not finite, or noise is drawn and `noise` has none.
         """
-        scheduler, schedule = self._fresh(), model.schedule
-        levels, times, order = self.levels(), self.conditioning_times(schedule), self.internal()
+        scheduler = self._fresh()
+        schedule = model.schedule
+        levels = self.levels()
+        times = self.conditioning_times(schedule)
+        order = self.internal()
         sizes = _sizes(schedule, levels)
         alphas, sigmas = (part.tolist() for part in schedule.coefficients(times))
         state = (
@@ -217,7 +223,8 @@ class Scheduled:
 
     def _checked(self) -> Pair:
         """Where the run ends; raises ValueError where the rehearsal shows that it cannot be followed."""
-        levels, reached = self.levels(), rehearse(self, 2**11)
+        levels = self.levels()
+        reached = rehearse(self, 2**11)
         if not hasattr(self.scheduler, "sigmas"):  # its own arithmetic is what `reached_levels` tells of
             return reached[-1] if reached[-1][1] > CLEAN * reached[-1][0] else (1.0, 0.0)
         order = self.internal()

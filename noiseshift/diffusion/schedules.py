@@ -115,7 +115,8 @@ class VariancePreserving(Schedule):
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
-        self.beta_min, self.beta_max = beta_min, beta_max
+        self.beta_min = beta_min
+        self.beta_max = beta_max
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         log_alpha = -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
@@ -131,7 +132,8 @@ class VarianceExploding(Schedule):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
-        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
@@ -225,7 +227,8 @@ class Tabulated(Schedule):
 
     def __init__(self, times: Tensor, log_snr: Tensor, log_norm: Tensor):
         rows = [torch.as_tensor(row, dtype=torch.float64).cpu() for row in (times, log_snr, log_norm)]
-        self.table, alike = rows, len({row.shape for row in rows}) == 1 and rows[0].ndim == 1 and len(rows[0]) > 1
+        self.table = rows
+        alike = len({row.shape for row in rows}) == 1 and rows[0].ndim == 1 and len(rows[0]) > 1
         ordered = alike and bool((rows[0].diff() > 0).all() and (rows[1].diff() < 0).all())
         if not ordered or float(rows[0][0]) != 0 or float(rows[0][-1]) != 1:
             raise ValueError(
@@ -327,7 +330,9 @@ def _invert(monotone: Callable[[Tensor], Tensor], value: Tensor | float, *, name
     """The root t in [0, 1] of monotone(t) = value, by bisection to the last bit of float64."""
     value = torch.as_tensor(value, dtype=torch.float64)
     ends = monotone(torch.tensor([0.0, 1.0], dtype=torch.float64, device=value.device))
-    least, most, rising = ends.min(), ends.max(), bool(ends[1] > ends[0])
+    least = ends.min()
+    most = ends.max()
+    rising = bool(ends[1] > ends[0])
     slack = 1e-9 * (1 + value.abs())
     # Asked this way round so that NaN is outside too.
     if not bool(((value >= least - slack) & (value <= most + slack)).all()):

@@ -46,7 +46,8 @@ class ConstantPixel:
                 f"only {int(self.mask.sum())} of {flat.shape[1]} coordinates are constant in this data (sd ≤ {tolerance}), "
                 f"{least} are needed: leave the constant-pixel estimator out"
             )
-        self.mean, self.variance = mean[self.mask], variance[self.mask]
+        self.mean = mean[self.mask]
+        self.variance = variance[self.mask]
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         """x (B, …). With a `step` the signal is subtracted at the scheduled alpha, so that only the noise is read;

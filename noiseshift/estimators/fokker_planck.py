@@ -68,7 +68,10 @@ class FokkerPlanck:
     """
 
     def __init__(self, model: Model, times: Tensor, probes: int = 3, seed: int = 0):
-        self.model, self.schedule, self.probes, self.seed = model, model.schedule, probes, seed
+        self.model = model
+        self.schedule = model.schedule
+        self.probes = probes
+        self.seed = seed
         self.levels = times.double().cpu().sort().values
         if len(self.levels) < 4:
             raise ValueError(f"Fokker–Planck needs at least 4 times to integrate over, got {len(self.levels)}")
@@ -163,7 +166,9 @@ class _States:
     """States (B, …), their conditions, and where their probes come from."""
 
     def __init__(self, x: Tensor, cond: Tensor | None, probes: Probes):
-        self.x, self.cond, self.probes = x, cond, probes
+        self.x = x
+        self.cond = cond
+        self.probes = probes
 
     def of(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         cond = None if self.cond is None else self.cond[rows.to(self.cond.device)]

@@ -44,7 +44,9 @@ class Network:
     def __init__(
         self, network: LevelNetwork, schedule: Schedule, *, card: dict[str, Any] | None = None, points: int = 512
     ):
-        self.network, self.schedule, self.card = network.eval().requires_grad_(False), schedule, card or {}
+        self.network = network.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.card = card or {}
         self.halving = Halving("the level estimator")
         self.times = time_grid(schedule, points)
         self._log_snr = schedule.log_snr(self.times)

@@ -110,7 +110,8 @@ def region(inside: Tensor, shape: Sequence[int]) -> Parts:
         raise ValueError("the mask must have white and black parts of at least one place each: draw a region")
 
     def values(x: Tensor) -> Tensor:
-        flat, where = x.double().flatten(1, -3), mask.to(x.device)
+        flat = x.double().flatten(1, -3)
+        where = mask.to(x.device)
         return torch.stack([_rms(flat[..., where]), _rms(flat[..., ~where])], 1)
 
     return Parts.of("region", ("inside", "outside"), values)

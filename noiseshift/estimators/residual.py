@@ -38,7 +38,8 @@ class Residual:
     def __init__(
         self, model: Model, data: Tensor, times: Tensor, *, generator: torch.Generator, cond: Tensor | None = None
     ):
-        self.model, self.schedule = model, model.schedule
+        self.model = model
+        self.schedule = model.schedule
         self.times = time_grid(model.schedule)
         self.fitted_times = times.double().cpu()
         fits = [self._fit(data, cond, t, generator) for t in self.fitted_times]

@@ -60,7 +60,9 @@ class ScoreMixture:
 
     def __init__(self, model: Model, times: Tensor):
         require(model, (NOISE_UNCONDITIONAL,))
-        self.model, self.schedule, self.levels = model, model.schedule, times.double().cpu().sort().values
+        self.model = model
+        self.schedule = model.schedule
+        self.levels = times.double().cpu().sort().values
         self.times = time_grid(self.schedule, 1500, float(self.levels[0]), float(self.levels[-1]))
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:

@@ -143,7 +143,8 @@ def _some(*parts: Array) -> tuple[Array, ...]:
 
 
 def _widened(change: Change, second: float) -> Change:
-    middle, room = change.value + second / 2, abs(second) / 2
+    middle = change.value + second / 2
+    room = abs(second) / 2
     return Change(middle, change.low + second / 2 - room, change.high + second / 2 + room)
 
 
@@ -172,7 +173,9 @@ def jackknife(features: Features, reference: Features | Moments, *, seed: int = 
     assert other is not None
     plain = frechet_distance(own.whole, other)
     samples = _pseudo(plain, [frechet_distance(part, other) for part in own.without()])
-    of_reference, least, others = np.zeros(0), len(features), [other, other]
+    of_reference = np.zeros(0)
+    least = len(features)
+    others = [other, other]
     if drawn is not None:
         least = min(least, drawn.n)
         # FD is symmetric: the root of the samples' covariance serves all of these.
@@ -220,7 +223,8 @@ class _Groups:
         self.n = len(values)
         count = min(100 if values.shape[1] <= SMALL else 20, self.n)
         self.order = np.random.default_rng(seed).permutation(self.n)
-        self.values, self.mean = values, values.mean(0)
+        self.values = values
+        self.mean = values.mean(0)
         self.parts = [self._part(rows) for rows in np.array_split(self.order, count)]
         self.total = sum(self.parts[1:], self.parts[0])
         self.whole = self._moments(self.total)
@@ -232,7 +236,8 @@ class _Groups:
 
     def halves(self) -> list[Moments]:
         """Moments of the first and of the second half of the shuffled values."""
-        middle, kept = -(-self.n // 2), self.parts[: len(self.parts) // 2]
+        middle = -(-self.n // 2)
+        kept = self.parts[: len(self.parts) // 2]
         first = sum(kept[1:], kept[0]) if kept else self._part(self.order[:0])
         # Groups end near the middle: the rows in between are few.
         first = first + self._part(self.order[first.n : middle]) - self._part(self.order[middle : first.n])
@@ -305,7 +310,8 @@ def kernel_change(a: Array, b: Array) -> Change:
 
 def score_change(probs: Array) -> Change:
     """The Inception score of probs (N, K), without the bias of order 1/N, and its interval: each image left out in turn."""
-    whole, n = inception_score(probs), len(probs)
+    whole = inception_score(probs)
+    n = len(probs)
     mean, own = probs.mean(0), entropy(probs)
     rest = np.concatenate(
         [entropy((n * mean - part).clip(0) / (n - 1)) for part in np.array_split(probs, -(-n // 4096))]
@@ -332,7 +338,8 @@ def coverage_change(points: Array, centres: Array, *, neighbours: int = NEIGHBOU
         The share and its 95 % interval.
     """
     inside = _left_out(torch.from_numpy(points), torch.from_numpy(centres), neighbours, seed)
-    share, moved = float(inside[0].mean()), inside[1:] - inside[1:].mean(0)
+    share = float(inside[0].mean())
+    moved = inside[1:] - inside[1:].mean(0)
     counted = share * (1 - share) / (len(points) - 1)
     # How single points come and go with a group of centres is in the counting error already.
     single = moved.var(1, ddof=1) / len(points)

@@ -156,7 +156,8 @@ def _positive(change: Change) -> Change:
 
 def _remark(features: Features, reference: Features | Moments, found: Jackknife) -> str:
     """What the interval does not hold, or why there is none."""
-    width, n = _width(reference), len(features)
+    width = _width(reference)
+    n = len(features)
     if not found.enough:
         return f"no interval: fewer than {ENOUGH} times {width} samples or real images"
     if isinstance(reference, Features):

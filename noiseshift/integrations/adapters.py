@@ -69,8 +69,12 @@ class Adapted(CallableModel):
         levels: Tensor | None = None,
     ):
         super().__init__(self._value_at, schedule, predicts, None, levels, False)
-        self.network, self.evaluate, self.value = network, evaluate, value
-        self.call_of, self.to_time, self.of_time = call_of, to_time, of_time
+        self.network = network
+        self.evaluate = evaluate
+        self.value = value
+        self.call_of = call_of
+        self.to_time = to_time
+        self.of_time = of_time
 
     def _value_at(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         return self.value(self.evaluate(x, self.to_time(t), cond))

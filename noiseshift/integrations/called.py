@@ -104,7 +104,8 @@ def how_called(call: NetworkCall, part: slice, sample: Tensor) -> HowCalled:
     Raises:
         ValueError: the network was given more of the state than the state, or something that cannot be split by rows.
     """
-    arguments, rows = call.arguments(), len(tensor_of(call.output))
+    arguments = call.arguments()
+    rows = len(tensor_of(call.output))
     first = next(iter(arguments))
     states = arguments.pop(first)
     if not isinstance(states, Tensor) or states[part].shape != sample.shape:

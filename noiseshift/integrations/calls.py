@@ -50,7 +50,8 @@ class CallObserver(Recorder):
         times: Tensor | Literal["accepted"] | None = None,
     ):
         super().__init__(model.schedule, estimators)
-        self.observed, self.points = model, points
+        self.observed = model
+        self.points = points
         self._rule = self._rule_of(times)
         self._run: _Run | None = None
         self._hook: Any = None
@@ -113,7 +114,8 @@ class CallObserver(Recorder):
         if self._run is None:
             self._run = _Run(self._rule(), t, distinct(call.x))
         record = self._record_of(t, call, output, self._run.rows)
-        self._run.last, self._run.lowest = record, min(self._run.lowest, t)
+        self._run.last = record
+        self._run.lowest = min(self._run.lowest, t)
         self._keep(self._run.rule.offer(record))
 
     def _record_of(self, t: float, call: Call, output: Any, rows: int) -> CallRecord:
@@ -128,7 +130,8 @@ class CallObserver(Recorder):
             self.record(state.x, state.t, state.prediction)
 
     def _finish(self) -> None:
-        run, self._run = self._run, None
+        run = self._run
+        self._run = None
         if run is not None:
             self._keep(run.rule.end())
             if run.last is not None:

@@ -69,7 +69,9 @@ class NoiseAwarenessGuidance(BaseGuidance):
         enabled: bool = True,
     ):
         super().__init__(start, stop, enabled)
-        self.scale, self.null_timestep, self.guidance_scale = scale, null_timestep, guidance_scale
+        self.scale = scale
+        self.null_timestep = null_timestep
+        self.guidance_scale = guidance_scale
 
     def prepare_models(self, denoiser: torch.nn.Module) -> None:
         """Before each forward; the one that answers `pred_noise_uncond` gets the reserved timestep."""

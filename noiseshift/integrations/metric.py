@@ -68,7 +68,8 @@ class NoiseShift(Metric):
     def compute(self) -> Tensor:
         columns = self._columns()
         calibration = self.instrument.calibration
-        real, slope = calibration.real.t.mean(0), calibration.slope
+        real = calibration.real.t.mean(0)
+        slope = calibration.slope
         shift = [
             (column[:, 0].mean() - real[k]) / slope[k] if len(column) and calibration.readable[k] else np.nan
             for k, column in enumerate(columns)
@@ -82,7 +83,8 @@ class NoiseShift(Metric):
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError("a report needs every calibrated time of every sample: update at all steps of each run")
         stacked = np.stack(columns, axis=1)
-        estimator, calibration = self.instrument.estimator, self.instrument.calibration
+        estimator = self.instrument.estimator
+        calibration = self.instrument.calibration
         grid = calibration.real.density.shape[1]
         sampled = Readings(stacked[..., 0], stacked[..., 1], np.full((len(columns), grid), np.nan))
         steps = np.arange(len(columns))

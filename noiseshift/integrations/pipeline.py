@@ -50,7 +50,8 @@ class PipelineObserver(Recorder):
 
     def __init__(self, target: Any, schedule: Schedule, estimators: Readers | None, points: int):
         super().__init__(schedule, estimators)
-        self.scheduler, self.points = getattr(target, "scheduler", target), points
+        self.scheduler = getattr(target, "scheduler", target)
+        self.points = points
         self.pipeline = "" if self.scheduler is target else type(target).__name__
         parts = [getattr(target, name, None) for name in ("transformer", "transformer_2", "unet", "prior", "decoder")]
         self.networks = [part for part in parts if isinstance(part, nn.Module)]
@@ -64,7 +65,8 @@ class PipelineObserver(Recorder):
         self._ends: list[Tensor] = []
 
     def __enter__(self) -> PipelineObserver:
-        self._run, self._tap = None, Tap(self.scheduler, self._before, self._after)
+        self._run = None
+        self._tap = Tap(self.scheduler, self._before, self._after)
         self._tap.open()
         self._watch.open()
         self._hooks = [part.register_forward_hook(self._hear, with_kwargs=True) for part in self.networks]
@@ -91,7 +93,8 @@ class PipelineObserver(Recorder):
 
     def _before(self, output: Tensor, timestep: Any, sample: Tensor) -> None:
         """A state, its label and what was made of the network's answers are handed to the scheduler."""
-        calls, self._calls = self._calls, []
+        calls = self._calls
+        self._calls = []
         try:
             self._pair(output, timestep, sample, calls)
         except Exception as error:  # watching never fails a user's run
@@ -106,7 +109,8 @@ class PipelineObserver(Recorder):
             self._lose(f"{type(error).__name__}: {error}")
 
     def _pair(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
-        run, place = self._run, self._find(timestep)
+        run = self._run
+        place = self._find(timestep)
         if run is None or run.ended or self._anew(run, place):
             rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
             grid = run.grid if run is not None else None
@@ -164,7 +168,9 @@ class PipelineObserver(Recorder):
         return _Grid(start, labels, levels, view, times, view.factors(self.schedule), chosen)
 
     def _see(self, run: _Run, output: Tensor, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
-        grid, rows, channels = run.grid, run.rows, sample.shape[1]
+        grid = run.grid
+        rows = run.rows
+        channels = sample.shape[1]
         t = grid.times[run.place]
         x = sample[:rows].float() * grid.factors[run.place]
         predicted: Tensor | None = output[:rows, :channels]
@@ -321,7 +327,8 @@ class Replay:
     branches = frozenset([FULL])
 
     def __init__(self, seen: PipelineObserver, rows: Mapping[str, Tensor]):
-        self.schedule, self.rows = seen.schedule, rows
+        self.schedule = seen.schedule
+        self.rows = rows
         self._states = dict(seen._states)
         self._same = {name: v for name, v in seen.conditions()[0].items() if not isinstance(v, PerRow)}
         self._times = torch.tensor(sorted(self._states), dtype=torch.float64)

@@ -44,7 +44,8 @@ class Recorder:
     """
 
     def __init__(self, schedule: Schedule, estimators: Readers | None = None):
-        self.schedule, self.estimators = schedule, dict(estimators or {})
+        self.schedule = schedule
+        self.estimators = dict(estimators or {})
         self._steps: dict[float, int] = {}
         self._readings: dict[str, dict[float, list[Readings]]] = {name: {} for name in self.estimators}
         self._sizes: dict[float, list[Tensor]] = {}
@@ -74,7 +75,8 @@ class Recorder:
             if not isinstance(reader, Instrument):
                 self._readings[name].setdefault(key, []).append(read(reader, x, cond, step))
             elif rows := reader.rows(seen, len(x)):
-                head, classes = first_rows(step, rows), None if cond is None else cond[:rows]
+                head = first_rows(step, rows)
+                classes = None if cond is None else cond[:rows]
                 self._readings[name].setdefault(key, []).append(read(reader.estimator, head.x, classes, head))
         if prediction is not None:
             self._sizes.setdefault(key, []).append(statistic(prediction))
@@ -135,7 +137,9 @@ class Recorder:
             return self._report(name, self._read_by(name), reader.calibration.at(self.times.numpy()))
         own = self.final_samples() if real is None else None
         if own is not None:
-            real, cond, model = own.x, own.cond, model or own.model
+            real = own.x
+            cond = own.cond
+            model = model or own.model
         if real is None:
             raise ValueError("there is nothing to calibrate on: pass real samples, held out from training")
         title = name if own is None else name + CONTENT

@@ -50,11 +50,13 @@ class Falling:
         self.open: CallRecord | None = None
 
     def offer(self, call: CallRecord) -> CallRecord | None:
-        before, self.open = self.open, call
+        before = self.open
+        self.open = call
         return before if before is not None and call.t < before.t - SLACK else None
 
     def end(self) -> CallRecord | None:
-        last, self.open = self.open, None
+        last = self.open
+        self.open = None
         return last
 
 
@@ -66,7 +68,8 @@ class Accepted:
         self.repeated = False
 
     def offer(self, call: CallRecord) -> CallRecord | None:
-        before, accepted = self.calls.open, self.repeated
+        before = self.calls.open
+        accepted = self.repeated
         self.repeated = before is not None and abs(before.t - call.t) < SLACK
         state = self.calls.offer(call)
         return state if accepted else None
@@ -85,7 +88,8 @@ class OnGrid:
     """
 
     def __init__(self, grid: Sequence[float], chosen: Collection[int]):
-        self.grid, self.chosen = grid, chosen
+        self.grid = grid
+        self.chosen = chosen
         self.place = 0
         self.open: CallRecord | None = None
 
@@ -101,7 +105,8 @@ class OnGrid:
         return self._close()
 
     def _close(self) -> CallRecord | None:
-        last, self.open = self.open, None
+        last = self.open
+        self.open = None
         if last is None:
             return None
         self.place += 1

@@ -22,7 +22,9 @@ class Tap:
     """
 
     def __init__(self, scheduler: Any, before: Callable[[Tensor, Any, Tensor], None], after: Callable[[Any], None]):
-        self.scheduler, self.before, self.after = scheduler, before, after
+        self.scheduler = scheduler
+        self.before = before
+        self.after = after
         self.own: Any = scheduler.step
         first: Any = self.own
         while isinstance(first, Tap):
@@ -32,7 +34,8 @@ class Tap:
 
     def open(self) -> None:
         """Stand before the scheduler's own step."""
-        self.scheduler.step, self.is_open = self, True
+        self.scheduler.step = self
+        self.is_open = True
 
     def close(self) -> None:
         """What stood here before shows again; a tap that another was put in front of hands everything on."""

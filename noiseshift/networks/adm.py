@@ -49,7 +49,8 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, out: int, config: AdmConfig, resample: nn.Module | None = None):
         super().__init__()
-        self.scale_shift, self.resample = config.scale_shift, resample or nn.Identity()
+        self.scale_shift = config.scale_shift
+        self.resample = resample or nn.Identity()
         self.in_layers = nn.Sequential(_norm(channels), nn.SiLU(), nn.Conv2d(channels, out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.width, (1 + config.scale_shift) * out))
         # The third place is dropout's, which has no weights.
@@ -72,8 +73,10 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: AdmConfig):
         super().__init__()
-        self.heads, self.new_order = config.heads_of(channels), config.new_order
-        self.norm, self.qkv = _norm(channels), nn.Conv1d(channels, 3 * channels, 1)
+        self.heads = config.heads_of(channels)
+        self.new_order = config.new_order
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -120,8 +123,10 @@ class Adm(nn.Module):
 
     def __init__(self, config: AdmConfig):
         super().__init__()
-        self.config, widths = config, config.widths
-        embedding, last = 4 * config.width, len(config.widths) - 1
+        self.config = config
+        widths = config.widths
+        embedding = 4 * config.width
+        last = len(config.widths) - 1
         self.time_embed = nn.Sequential(nn.Linear(config.width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label_emb = nn.Embedding(config.rows, embedding) if config.rows else None
 

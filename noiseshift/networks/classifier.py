@@ -42,7 +42,8 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ClassifierConfig | None = None, *, card: dict[str, Any] | None = None):
         super().__init__()
-        self.config, self.card = config or ClassifierConfig(), card or {}
+        self.config = config or ClassifierConfig()
+        self.card = card or {}
         w = self.config.width
         self.body = nn.Sequential(
             _layer(self.config.channels, w),

@@ -112,7 +112,9 @@ class Edm2Block(nn.Module):
     ):
         super().__init__()
         ins, outs = channels
-        self.config, self.flavour, self.resample = config, flavour, resample
+        self.config = config
+        self.flavour = flavour
+        self.resample = resample
         self.emb_gain = nn.Parameter(torch.empty(()))
         self.conv_res0 = Weighted(outs if flavour == "enc" else ins, outs, 3)
         self.emb_linear = Weighted(emb, outs)
@@ -120,7 +122,8 @@ class Edm2Block(nn.Module):
         self.conv_skip = None if ins == outs else Weighted(ins, outs, 1)
         self.heads = outs // config.channels_per_head if attention else 0
         if self.heads:
-            self.attn_qkv, self.attn_proj = Weighted(outs, 3 * outs, 1), Weighted(outs, outs, 1)
+            self.attn_qkv = Weighted(outs, 3 * outs, 1)
+            self.attn_proj = Weighted(outs, outs, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         x = resampled(x, self.config.resample_filter, self.resample)
@@ -168,14 +171,17 @@ class Edm2Unet(nn.Module):
         noise = widths[0] if config.channel_mult_noise is None else config.model_channels * config.channel_mult_noise
         emb = max(widths) if config.channel_mult_emb is None else config.model_channels * config.channel_mult_emb
         self.out_gain = nn.Parameter(torch.empty(()))
-        self.emb_fourier, self.emb_noise = FourierFeatures(noise), Weighted(noise, emb)
+        self.emb_fourier = FourierFeatures(noise)
+        self.emb_noise = Weighted(noise, emb)
         self.emb_label = Weighted(config.label_dim, emb) if config.label_dim else None
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         self._build_decoder(widths, emb, self._build_encoder(widths, emb))
         self.out_conv = Weighted(widths[0], config.img_channels, 3)
 
     def _build_encoder(self, widths: list[int], emb: int) -> list[int]:
-        config, now, handed = self.config, self.config.img_channels + 1, []
+        config = self.config
+        now = self.config.img_channels + 1
+        handed = []
         for level, width in enumerate(widths):
             side = self.sides[level]
             if level == 0:
@@ -194,16 +200,20 @@ class Edm2Unet(nn.Module):
         return handed
 
     def _build_decoder(self, widths: list[int], emb: int, handed: list[int]) -> None:
-        config, now, last = self.config, widths[-1], len(widths) - 1
+        config = self.config
+        now = widths[-1]
+        last = len(widths) - 1
         for level in range(last, -1, -1):
-            side, width = self.sides[level], widths[level]
+            side = self.sides[level]
+            width = widths[level]
             if level == last:
                 self.dec[f"{side}x{side}_in0"] = Edm2Block((now, now), emb, config, "dec", attention=True)
                 self.dec[f"{side}x{side}_in1"] = Edm2Block((now, now), emb, config, "dec")
             else:
                 self.dec[f"{side}x{side}_up"] = Edm2Block((now, now), emb, config, "dec", "up")
             for index in range(config.num_blocks + 1):
-                attention, ins = side in config.attn_resolutions, now + handed.pop()
+                attention = side in config.attn_resolutions
+                ins = now + handed.pop()
                 self.dec[f"{side}x{side}_block{index}"] = Edm2Block(
                     (ins, width), emb, config, "dec", attention=attention
                 )

@@ -40,7 +40,8 @@ class Preconditioned(nn.Module, ABC):
 
     def __init__(self, model: nn.Module, classes: int = 0):
         super().__init__()
-        self.model, self.classes = model, classes
+        self.model = model
+        self.classes = classes
 
     @abstractmethod
     def scales(self, sigma: Tensor) -> Scales:
@@ -67,7 +68,8 @@ class Edm(Preconditioned):
         sigma_max: float = math.inf,
     ):
         super().__init__(model, classes)
-        self.sigma_data, self.sigmas = sigma_data, (max(LEAST, sigma_min), min(MOST, sigma_max))
+        self.sigma_data = sigma_data
+        self.sigmas = (max(LEAST, sigma_min), min(MOST, sigma_max))
 
     def scales(self, sigma: Tensor) -> Scales:
         total = (sigma**2 + self.sigma_data**2).sqrt()
@@ -88,7 +90,9 @@ class VariancePreserved(Preconditioned):
         epsilon_t: float = 1e-5,
     ):
         super().__init__(model, classes)
-        self.beta_d, self.beta_min, self.last = beta_d, beta_min, steps - 1
+        self.beta_d = beta_d
+        self.beta_min = beta_min
+        self.last = steps - 1
         self.sigmas = (self._sigma(epsilon_t), self._sigma(1.0))
 
     def _sigma(self, t: float) -> float:
@@ -133,7 +137,8 @@ class ImprovedDdpm(Preconditioned):
             squares.append((squares[-1] + 1) / max(before / now, c_1) - 1)
         table = torch.tensor(squares, dtype=torch.float64).sqrt()
         self.register_buffer("table", table, persistent=False)
-        self.levels, top = table[1:], int((table[1:] - MOST).abs().argmin())
+        self.levels = table[1:]
+        top = int((table[1:] - MOST).abs().argmin())
         self.sigmas = (float(self.levels[0]), float(self.levels[top]))
 
     def scales(self, sigma: Tensor) -> Scales:

@@ -71,7 +71,10 @@ class ResampledConv(nn.Module):
         fused: bool = False,
     ):
         super().__init__()
-        self.resample, self.taps, self.fused, self.reach = resample, taps, fused, kernel // 2
+        self.resample = resample
+        self.taps = taps
+        self.fused = fused
+        self.reach = kernel // 2
         self.weight = nn.Parameter(torch.empty(channels[1], channels[0], kernel, kernel)) if kernel else None
         self.bias = nn.Parameter(torch.empty(channels[1])) if kernel else None
         row = torch.tensor(taps, dtype=torch.float32)
@@ -117,7 +120,8 @@ class Block(nn.Module):
     def __init__(self, channels: tuple[int, int], style: Style, resample: Resample = "", *, attention: bool = False):
         super().__init__()
         ins, outs = channels
-        self.in_channels, self.style = ins, style
+        self.in_channels = ins
+        self.style = style
         self.norm0, self.norm1 = style.norm(ins), style.norm(outs)
         self.conv0 = ResampledConv(channels, 3, resample, style.taps)
         self.affine = nn.Linear(style.emb, outs * (2 if style.scales else 1))
@@ -129,7 +133,8 @@ class Block(nn.Module):
         self.heads = 0 if not attention else outs // style.head_channels if style.head_channels else 1
         if attention:
             self.norm2 = style.norm(outs)
-            self.qkv, self.proj = ResampledConv((outs, 3 * outs), 1), ResampledConv((outs, outs), 1)
+            self.qkv = ResampledConv((outs, 3 * outs), 1)
+            self.proj = ResampledConv((outs, outs), 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         hidden = self.conv0(F.silu(self.norm0(x)))
@@ -157,7 +162,8 @@ class Unet(nn.Module):
 
     def __init__(self, config: UnetConfig, style: Style):
         super().__init__()
-        self.config, self.style = config, style
+        self.config = config
+        self.style = style
         self.widths = [config.model_channels * m for m in config.channel_mult]
         self.sides = [config.img_resolution >> level for level in range(len(self.widths))]
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
@@ -169,7 +175,8 @@ class Unet(nn.Module):
 
     def build_encoder(self) -> list[int]:
         """Fill `enc`; returns the channels of what it hands to the decoder, in order."""
-        now, handed = self.config.in_channels, []
+        now = self.config.in_channels
+        handed = []
         for level, (side, width) in enumerate(zip(self.sides, self.widths, strict=True)):
             if level == 0:
                 self.enc[f"{side}x{side}_conv"] = ResampledConv((now, self.first), 3)
@@ -187,9 +194,11 @@ class Unet(nn.Module):
 
     def build_decoder(self, handed: list[int]) -> int:
         """Fill `dec`; returns the channels that it ends with."""
-        now, last = self.widths[-1], len(self.widths) - 1
+        now = self.widths[-1]
+        last = len(self.widths) - 1
         for level in range(last, -1, -1):
-            side, width = self.sides[level], self.widths[level]
+            side = self.sides[level]
+            width = self.widths[level]
             if level == last:
                 self.dec[f"{side}x{side}_in0"] = self.block((now, now), attention=True)
                 self.dec[f"{side}x{side}_in1"] = self.block((now, now))
@@ -252,11 +261,14 @@ class SongUnet(Unet):
         self.map_noise = Fourier(noise) if config.embedding_type == "fourier" else Positional(noise, endpoint=True)
         self.map_label = nn.Linear(config.label_dim, noise) if config.label_dim else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
-        self.dec_attends, self.pyramid, self.first = "last", config.in_channels, config.model_channels
+        self.dec_attends = "last"
+        self.pyramid = config.in_channels
+        self.first = config.model_channels
         self.build_decoder(self.build_encoder())
 
     def after_down(self, side: int, channels: int) -> None:
-        taps, name = self.config.resample_filter, f"{side}x{side}_aux"
+        taps = self.config.resample_filter
+        name = f"{side}x{side}_aux"
         if self.config.encoder_type == "skip":
             self.enc[f"{name}_down"] = ResampledConv((self.pyramid, self.pyramid), 0, "down", taps)
             self.enc[f"{name}_skip"] = ResampledConv((self.pyramid, channels), 1)
@@ -265,7 +277,9 @@ class SongUnet(Unet):
             self.pyramid = channels
 
     def after_level(self, level: int, channels: int) -> None:
-        side, outs, skips = self.sides[level], self.config.out_channels, self.config.decoder_type == "skip"
+        side = self.sides[level]
+        outs = self.config.out_channels
+        skips = self.config.decoder_type == "skip"
         if skips and level < len(self.sides) - 1:
             self.dec[f"{side}x{side}_aux_up"] = ResampledConv((outs, outs), 0, "up", self.config.resample_filter)
         if skips or level == 0:
@@ -308,7 +322,8 @@ class DhariwalUnet(Unet):
         self.map_layer0, self.map_layer1 = nn.Linear(config.model_channels, emb), nn.Linear(emb, emb)
         self.map_label = nn.Linear(config.label_dim, emb, bias=False) if config.label_dim else None
         now = self.build_decoder(self.build_encoder())
-        self.out_norm, self.out_conv = self.style.norm(now), ResampledConv((now, config.out_channels), 3)
+        self.out_norm = self.style.norm(now)
+        self.out_conv = ResampledConv((now, config.out_channels), 3)
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None) -> Tensor:
         emb = self.map_layer1(F.silu(self.map_layer0(self.map_noise(noise))))
@@ -324,7 +339,8 @@ class Positional(nn.Module):
 
     def __init__(self, channels: int, *, endpoint: bool):
         super().__init__()
-        self.pairs, self.gaps = channels // 2, channels // 2 - endpoint
+        self.pairs = channels // 2
+        self.gaps = channels // 2 - endpoint
 
     def forward(self, noise: Tensor) -> Tensor:
         places = torch.arange(self.pairs, dtype=torch.float32, device=noise.device) / self.gaps

@@ -53,9 +53,16 @@ class NetworkModel:
         sign: float = 1.0,
         levels: Tensor | None = None,
     ):
-        self.network, self.schedule, self.time_input = network.eval().requires_grad_(False), schedule, time_input
-        self.classes, self.class_dropout, self.noise_dropout = classes, class_dropout, noise_dropout
-        self.shape, self.predicts, self.sign, self.levels = shape, predicts, sign, levels
+        self.network = network.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.time_input = time_input
+        self.classes = classes
+        self.class_dropout = class_dropout
+        self.noise_dropout = noise_dropout
+        self.shape = shape
+        self.predicts = predicts
+        self.sign = sign
+        self.levels = levels
         self.precision: Precision = "fp32"
         self.halving = Halving("the network")
         self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
@@ -90,7 +97,8 @@ class NetworkModel:
         if self.shape is not None and tuple(x.shape[1:]) != tuple(self.shape):
             raise ValueError(f"this network works on (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         level = self.schedule(t.double()).like(x)
-        copies, rows = len(branches), len(x)
+        copies = len(branches)
+        rows = len(x)
         labels = torch.cat([self._labels(cond, branch, x) for branch in branches])
         known = torch.tensor([b.noise for b in branches], device=x.device).repeat_interleave(rows)
         states = x.to(self._dtype).repeat(copies, *[1] * (x.ndim - 1))
@@ -113,7 +121,8 @@ class NetworkModel:
     def raw(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
         """What the network itself answers to states x (B, …) and the number (B,) that its embedding takes for the time, under
         all conditions: no sign, no reading, no learned variance."""
-        states, known = x.to(self._dtype), torch.ones(len(x), dtype=torch.bool, device=x.device)
+        states = x.to(self._dtype)
+        known = torch.ones(len(x), dtype=torch.bool, device=x.device)
         time = as_time(time, states).expand(len(x))
         return self._mean(states, time, self._labels(cond, FULL, x), known).to(x.dtype)
 

@@ -187,7 +187,8 @@ class Transformer(nn.Module):
         return self._unpatchify(self.final_layer(h, c))
 
     def _unpatchify(self, h: Tensor) -> Tensor:
-        p, channels = self.config.patch, self.config.out_channels
+        p = self.config.patch
+        channels = self.config.out_channels
         grid = self.config.size // p
         h = h.reshape(-1, grid, grid, p, p, channels)
         return h.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, grid * p, grid * p)
@@ -221,8 +222,10 @@ def config_from_state(
     shows, is not one of the official sizes' (384/768/1024/1152 → 6/12/16/16) and was not given.
     """
     try:
-        proj, table = state["x_embedder.proj.weight"], state["y_embedder.embedding_table.weight"]
-        positions, final = state["pos_embed"], state["final_layer.linear.weight"]
+        proj = state["x_embedder.proj.weight"]
+        table = state["y_embedder.embedding_table.weight"]
+        positions = state["pos_embed"]
+        final = state["final_layer.linear.weight"]
     except KeyError as error:
         raise ValueError(f"not a DiT/SiT state dict: {error.args[0]} is missing, give another file") from None
     if (proj.ndim, table.ndim, positions.ndim, final.ndim) != (4, 2, 3, 2):

@@ -56,7 +56,9 @@ class Changed(nn.Module):
         self, network: nn.Module, was: Mapping[str, str], make: Callable[[nn.Module], Callable[..., Any]] | None = None
     ):
         super().__init__()
-        self.network, self.was, self.make = network, dict(was), make
+        self.network = network
+        self.was = dict(was)
+        self.make = make
         self._made: list[Callable[..., Any]] = []  # a list: a compiled network is no second part of this one
 
     def known_by(self) -> dict[str, str]:
@@ -88,7 +90,8 @@ def quantised(model: NetworkModel) -> NetworkModel:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
         raise ValueError("int8 weights are made by torchao: pip install 'noiseshift[quantize]'") from None
-    network, config = copy.deepcopy(model.network), Int8WeightOnlyConfig()
+    network = copy.deepcopy(model.network)
+    config = Int8WeightOnlyConfig()
     quantize_(network, config)
     changed = copy.copy(model)
     changed.network = Changed(network, {"network": identity(model.network), "quantised": "int8 weights"})

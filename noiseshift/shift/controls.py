@@ -90,7 +90,8 @@ def real_report(
         stream: Keeps it apart from a run's other noise.
     """
     rows = instrument.rows(0, len(data))
-    x0, labels = data[:rows], None if cond is None else cond[:rows]
+    x0 = data[:rows]
+    labels = None if cond is None else cond[:rows]
     sources = generators(range(rows), seed=seed, stream=stream)
     levels = torch.tensor(instrument.times + offset)
     columns = []

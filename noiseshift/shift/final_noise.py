@@ -106,7 +106,8 @@ class LevelReader:
 
     def __call__(self, x: Tensor) -> Array:
         time = torch.tensor(self.t, dtype=torch.float64)
-        level, found = self.estimator.schedule(time), []
+        level = self.estimator.schedule(time)
+        found = []
         for start in range(0, len(x), BATCH):
             rows = x[start : start + BATCH].float()
             eps = normal(generators(range(start, start + len(rows)), seed=self.seed, stream=CONTENT), rows.shape[1:])

@@ -70,7 +70,8 @@ def _enough(report: ShiftReport, groups: Groups) -> bool:
 
 def _of_estimator(report: ShiftReport, groups: Groups, level: float) -> pd.DataFrame:
     names = np.array(groups.sampled[: len(report.sampled)])
-    ratios, against = {}, {}
+    ratios = {}
+    against = {}
     for seed, name in enumerate(dict.fromkeys(groups.sampled)):
         real, against[name] = _real(report, groups, name)
         sampled = report.sampled.t[names == name]

@@ -203,7 +203,8 @@ class PartReport:
         return pd.concat([self._of_kind(kind, level) for kind in kinds], ignore_index=True)
 
     def _of_kind(self, kind: str, level: float) -> pd.DataFrame:
-        parts, times = self.calibration.parts, self.calibration.times
+        parts = self.calibration.parts
+        times = self.calibration.times
         places = [p for p, each in enumerate(parts.kinds) if each == kind]
         sampled, real, slopes = (
             rows[:, :, places].transpose(0, 2, 1).reshape(len(rows), -1)
@@ -274,13 +275,15 @@ def measure_parts(steps: Iterable[Step], calibration: PartCalibration, *, cond: 
         ValueError: the steps meet not all of the calibrated times.
     """
     batches: list[Array] = []
-    start, indices = 0, {}
+    start = 0
+    indices = {}
     for run in runs_of(steps):
         watch = Watching(calibration, None if cond is None else cond[start:])
         for step in watch.passing(run):
             size = len(step.x)
         batches.append(watch.rows())
-        start, indices = start + size, watch.steps
+        start = start + size
+        indices = watch.steps
     if not batches:
         raise ValueError("there are no steps to measure: sample at least one state")
     order = np.array([indices[k] for k in range(len(calibration.times))])

@@ -88,7 +88,8 @@ class Preflight:
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Preflight:
         """What `as_dict` gave."""
-        like, reading = found["likeness"], found["reading"]
+        like = found["likeness"]
+        reading = found["reading"]
         return cls(
             tuple(Check(**check) for check in found["checks"]),
             pd.DataFrame(found["errors"], columns=_NO_ERRORS.columns),
@@ -127,7 +128,8 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(data)))
     rows = data[order]
     cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
-    x0, model = rows.floats.to(device), checkpoint.model
+    x0 = rows.floats.to(device)
+    model = checkpoint.model
     held_out = slice(0, min(EVALUATED, len(x0) // 2))
     fitted = x0[held_out.stop : held_out.stop + FITTED]
     classes = None if cond is None else cond[held_out]

@@ -56,7 +56,8 @@ def _answers(model: NetworkModel, x: Tensor, t: Tensor, cond: Tensor | None) -> 
 
 def _others(network: Called) -> Iterator[tuple[str, Called]]:
     """The network called in other ways, those of fewer changes first, each in the words of a card."""
-    time, calling = network.time, network.calling
+    time = network.time
+    calling = network.calling
     usual = ("x", "t", "label") if network.classes else ("x", "t")
     swaps = [order for order in itertools.permutations(usual) if order != calling.signature]
     changes: dict[str, tuple[str, Any]] = {

@@ -117,7 +117,8 @@ class Refinement:
     def _draws(self, report: ShiftReport) -> Parts:
         """Bootstrap draws; a sample is drawn together with its refined runs."""
         rng = np.random.default_rng(0)
-        sampled, refined = report.sampled.t, self.readings.shape[1]
+        sampled = report.sampled.t
+        refined = self.readings.shape[1]
         weights = rng.multinomial(len(sampled), np.full(len(sampled), 1 / len(sampled)), size=RESAMPLES)
         inner = weights[:, :refined]
         runs = inner @ self.readings / np.maximum(inner.sum(1), 1)[:, None]

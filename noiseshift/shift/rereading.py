@@ -176,7 +176,8 @@ def _linear_errors(fitted: Tensor, x0: Tensor) -> Array:
     schedule = VarianceExploding(1e-4, 1e4)
     times = checked_times(schedule, _spread(fitted), SCALES)
     eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:])
-    model, x0 = fitted_gaussian(fitted).model(schedule), x0.cpu()
+    model = fitted_gaussian(fitted).model(schedule)
+    x0 = x0.cpu()
     errors = []
     for t in times:
         level = schedule(t).like(x0)

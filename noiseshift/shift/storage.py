@@ -50,7 +50,8 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
     with reading(folder, *RUN):
         frame = read_table(folder / "shift.parquet", *RUN)
         about = read_json(folder / "report.json", *RUN)
-        schedule, densities = build(about["schedule"]), read_arrays(folder / "posteriors.npz", *RUN)
+        schedule = build(about["schedule"])
+        densities = read_arrays(folder / "posteriors.npz", *RUN)
         baseline = about.get("baseline", DATA)
         return {
             name: _report(frame[frame.estimator == name], name, schedule, densities, baseline)

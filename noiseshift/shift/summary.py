@@ -158,7 +158,8 @@ def mean_square(report: ShiftReport, span: Span | None = None) -> float:
     usable = _usable(report)
     if not usable.any():
         return float("nan")
-    shift, form = report.shift()[usable], _form(report.times[usable], span)
+    shift = report.shift()[usable]
+    form = _form(report.times[usable], span)
     return float(shift @ form @ shift - np.sum(form * _error(report)))
 
 
@@ -171,9 +172,11 @@ def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: in
         span: the conditioning levels over which it is averaged; None: all that were read.
         seed: of the resamples.
     """
-    usable, rng = _usable(report), np.random.default_rng(seed)
+    usable = _usable(report)
+    rng = np.random.default_rng(seed)
     sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
-    shift, form = ((sampled - real) / report.calibration.slope)[:, usable], _form(report.times[usable], span)
+    shift = ((sampled - real) / report.calibration.slope)[:, usable]
+    form = _form(report.times[usable], span)
     # A draw carries its error twice: once as the estimate, once as the resample.
     return np.sum(shift @ form * shift, axis=1) - 2 * np.sum(form * _error(report))
 
@@ -276,7 +279,8 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
         The reduction with its 95 % interval; NaN where the shift of `base` is not significant over all of its levels: there
         is nothing to reduce.
     """
-    draws, whole = [rms_draws(each, seed=seed) for each in (report, base)], rms_shift(base)
+    draws = [rms_draws(each, seed=seed) for each in (report, base)]
+    whole = rms_shift(base)
     if whole == 0 or np.quantile(draws[1], 0.025) == 0 or not base.test().significant:
         return Change(float("nan"), float("nan"), float("nan"))
     ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)

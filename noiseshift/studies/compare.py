@@ -182,7 +182,8 @@ def compare(
     looked = {name: run.features for name, run in runs.items() if run.features is not None}
     found = {} if reference is None else {name: jackknife(each, reference) for name, each in looked.items()}
     distance = next((distance_name(looked[name].extractor) for name in found), "")
-    shifts, distances = shifts_of(reports, span), Distances(distance, found)
+    shifts = shifts_of(reports, span)
+    distances = Distances(distance, found)
     rows = [
         _row(name, run, estimator, span, shifts.draws.get(name)) | _quality(run, reference, found.get(name))
         for name, run in runs.items()
@@ -195,7 +196,8 @@ def compare(
 
 
 def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
-    report, about = run.reports[estimator], run.manifest
+    report = run.reports[estimator]
+    about = run.manifest
     ends = [np.nan, np.nan] if squares is None else np.sqrt(np.quantile(squares, [0.025, 0.975]).clip(0))
     row: dict[str, Any] = {
         "run": name,

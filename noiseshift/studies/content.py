@@ -90,7 +90,8 @@ def with_content(
     """
     first = next(iter(reports.values()))
     visited = [Step(int(k), torch.tensor(t), torch.zeros(0)) for k, t in zip(first.steps, first.times, strict=True)]
-    every, steps = all_labels(checkpoint, protocol), replace(protocol, solver=finer)
+    every = all_labels(checkpoint, protocol)
+    steps = replace(protocol, solver=finer)
 
     def make(places: range) -> BatchReadings:
         indices = range(places.start - protocol.samples, places.stop - protocol.samples)

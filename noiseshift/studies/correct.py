@@ -323,7 +323,8 @@ def _one(
     every = labels(checkpoint, range(protocol.samples))
     every = None if every is None else every.to(protocol.device)
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
-    sampled, started = 0, time.perf_counter()
+    sampled = 0
+    started = time.perf_counter()
 
     def make(indices: range) -> BatchReadings:
         nonlocal sampled

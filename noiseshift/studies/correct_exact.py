@@ -68,7 +68,8 @@ class ExactCase:
         values = values if self.basis is None else values @ self.basis
         if not self.diagonal:
             return frechet_distance(Features(self.name, values).moments, self.moments)
-        spread, exact = values.std(0, ddof=1), np.sqrt(np.diag(self.moments.cov))
+        spread = values.std(0, ddof=1)
+        exact = np.sqrt(np.diag(self.moments.cov))
         return float(np.square(values.mean(0) - self.moments.mean).sum() + np.square(spread - exact).sum())
 
 

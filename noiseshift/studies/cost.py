@@ -160,7 +160,8 @@ def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None) -> t
     """(FLOP, seconds) of the unguided model on one state."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    shape, device = checkpoint.shape, protocol.device
+    shape = checkpoint.shape
+    device = protocol.device
     most = min(rows or AT_ONCE, protocol.batch)
     x = torch.randn(most, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     cond = labels(checkpoint, range(most))

@@ -57,7 +57,8 @@ class Quantity:
         """
         a, b = self.draws[first], self.draws[second]
         spread = float((a - b).std(ddof=1) if paired else np.hypot(a.std(ddof=1), b.std(ddof=1)))
-        value, freedom = self.values[first] - self.values[second], min(self.freedom[first], self.freedom[second])
+        value = self.values[first] - self.values[second]
+        freedom = min(self.freedom[first], self.freedom[second])
         half = float(stats.t.ppf(0.975, freedom)) * spread
         p = 2 * float(stats.t.sf(abs(value) / spread, freedom)) if spread else float(value == 0)
         return {"difference": value, "low": value - half, "high": value + half, "p": p}
@@ -165,7 +166,9 @@ def _one_schedule(a: Run, b: Run) -> bool:
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment (Scand. J. Statist. 6, 1979): rejecting those under 5 % keeps the chance of a single
     false rejection under 5 %."""
-    order, adjusted, largest = np.argsort(p, kind="stable"), np.zeros(len(p)), 0.0
+    order = np.argsort(p, kind="stable")
+    adjusted = np.zeros(len(p))
+    largest = 0.0
     for rank, k in enumerate(order):
         largest = max(largest, min(1.0, (len(p) - rank) * p[k]))
         adjusted[k] = largest

@@ -37,7 +37,8 @@ def finished(checkpoint: Checkpoint, protocol: Protocol, final: Tensor, real: Im
     frame.insert(0, "space", "latents" if checkpoint.latent else "pictures")
     if not checkpoint.latent or checkpoint.autoencoder is None:
         return frame
-    pictures, real_ones = _decoded(checkpoint, final), _decoded(checkpoint, states[:DECODED])
+    pictures = _decoded(checkpoint, final)
+    real_ones = _decoded(checkpoint, states[:DECODED])
     decoded = _read(pictures, real_ones, default_readers(real_ones), 2.0, protocol.seed)
     decoded.insert(0, "space", "decoded")
     return pd.concat([frame, decoded], ignore_index=True)

@@ -65,7 +65,8 @@ class Run:
     parts: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
-        name, read = self.manifest["checkpoint"]["name"], ", ".join(self.reports)
+        name = self.manifest["checkpoint"]["name"]
+        read = ", ".join(self.reports)
         summary = f"{name} under {self.manifest['sampler']}, {self.manifest['samples']:,} samples read by {read}"
         return f"Run({summary}: see .answer, .table(), .reports)"
 
@@ -139,7 +140,8 @@ class Run:
         reports = read_reports(folder)
         with reading(folder / "samples.npz", *RUN):
             samples = {key: torch.from_numpy(part) for key, part in read_arrays(folder / "samples.npz", *RUN).items()}
-            pictures, labels = samples["images" if "images" in samples else "states"], samples.get("labels")
+            pictures = samples["images" if "images" in samples else "states"]
+            labels = samples.get("labels")
         controls = _read_controls(folder / "controls") if (folder / "controls").exists() else None
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
         left = read_table(folder / RESIDUAL_NOISE, *RUN) if (folder / RESIDUAL_NOISE).exists() else None

@@ -89,7 +89,8 @@ def _check_all(cells: Sequence[Cell], progress: Progress) -> None:
 
 def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progress) -> Run:
     about = fingerprint(cell.checkpoint, cell.protocol, cell.data, extractor)
-    shards, run = Shards(folder, about), _kept(folder, about)
+    shards = Shards(folder, about)
+    run = _kept(folder, about)
     if run is not None:
         shards.clear()  # a process may have been killed when its run stood, and its batches too
         return run

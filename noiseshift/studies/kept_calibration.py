@@ -99,7 +99,8 @@ def _described(checkpoint: Checkpoint, data: Images) -> dict[str, Any]:
 
 
 def _arrays(instrument: Instrument) -> dict[str, np.ndarray]:
-    found, real = instrument.calibration, instrument.calibration.real
+    found = instrument.calibration
+    real = instrument.calibration.real
     arrays = {"times": found.times, "grid": found.grid, "slopes": found.slopes, "slopes_log_snr": found.slopes_log_snr}
     arrays |= {"t": real.t, "log_snr": real.log_snr, "density": real.density}
     if isinstance(instrument.estimator, Residual):

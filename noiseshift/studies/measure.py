@@ -98,11 +98,13 @@ def run(
     if data is None:
         instruments = against_own(instruments)
         by_part = None if by_part is None else replace(by_part, baseline=OWN)
-    resumed, sampling = shards is not None and shards.begun, time.time()
+    resumed = shards is not None and shards.begun
+    sampling = time.time()
     _forget_peak(protocol.device)
     measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
     cost = {} if resumed else {"sampling seconds": round(time.time() - sampling, 2)}
-    reports, final = measured.reports, measured.final
+    reports = measured.reports
+    final = measured.final
     groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
     pictures = pictures_of(checkpoint.decode(final))
     found = None

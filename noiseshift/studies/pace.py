@@ -88,7 +88,8 @@ def fastest(seconds: Callable[[int], float], budget: int = 2 * sum(SIZES)) -> in
 
 
 def _trial(checkpoint: Checkpoint, protocol: Protocol) -> Callable[[int], float]:
-    classes, device = checkpoint.classes, protocol.device
+    classes = checkpoint.classes
+    device = protocol.device
     t = torch.tensor(0.5, dtype=torch.float64, device=device)
 
     @torch.inference_mode()

@@ -152,7 +152,8 @@ def fingerprint(
         data: the real images that estimators are fitted and calibrated on.
         extractor: what computes features of the samples.
     """
-    guidance, bound = protocol.guidance, protocol.bound(checkpoint).solver
+    guidance = protocol.guidance
+    bound = protocol.bound(checkpoint).solver
     return {
         "checkpoint": describe_checkpoint(checkpoint),
         "shape": list(checkpoint.shape),
@@ -186,7 +187,9 @@ def _data(data: Images) -> dict[str, Any]:
 
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """The file, the model that was made of it, the card as it was completed, and what else answers or decodes."""
-    card, coder, estimator = asdict(checkpoint.card), checkpoint.autoencoder, checkpoint.estimator
+    card = asdict(checkpoint.card)
+    coder = checkpoint.autoencoder
+    estimator = checkpoint.estimator
     stated = {name: value for name, value in card.items() if name not in FOR_PEOPLE and value not in (None, {})}
     return {
         "name": checkpoint.name,

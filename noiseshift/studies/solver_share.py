@@ -72,7 +72,8 @@ def _refinements(
 ) -> dict[str, Refinement]:
     """The run's first samples under N, 2N and 4N steps of one Brownian path; empty where the solver's order is not known (a
     scheduler of diffusers, a custom update) or the model knows too few levels for finer steps."""
-    order, times = protocol.solver.order, protocol.solver.grid(checkpoint.model)
+    order = protocol.solver.order
+    times = protocol.solver.grid(checkpoint.model)
     if order is None or times is None:
         return {}
     if len(refine(checkpoint.model, times, FACTORS[-1])) <= FACTORS[-1] * (len(times) - 1):
@@ -93,7 +94,8 @@ def _readings(
     progress: Progress,
 ) -> dict[str, Array]:
     """(M, K) readings by instrument under `factor` times the steps."""
-    samples, model = min(REFINED, protocol.samples), guided(checkpoint, protocol)
+    samples = min(REFINED, protocol.samples)
+    model = guided(checkpoint, protocol)
     finest = refine(checkpoint.model, times, FACTORS[-1])
     steps = times if factor == 1 else refine(checkpoint.model, times, factor)
     columns: dict[str, list[Array]] = {name: [] for name in instruments}

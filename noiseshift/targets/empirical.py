@@ -32,7 +32,8 @@ class Empirical(Target):
             raise ValueError("an empirical target needs at least one data point")
         if labels is not None and labels.shape != data.shape[:1]:
             raise ValueError(f"labels must be ({len(data)},), one a data point, got {tuple(labels.shape)}")
-        self.data, self.labels = data, labels
+        self.data = data
+        self.labels = labels
         self._of_class: dict[int, Empirical] = {}
         self.dim = data[0].numel()
         self.norms = torch.cat([rows.double().square().sum(1) for rows in self._data_blocks()])
@@ -114,7 +115,8 @@ class Empirical(Target):
 
     def _average(self, weights: Tensor) -> Tensor:
         """Σ_n weights[:, n] y_n: (B, d)."""
-        total, start = torch.zeros((), dtype=torch.float64, device=weights.device), 0
+        total = torch.zeros((), dtype=torch.float64, device=weights.device)
+        start = 0
         for rows in self._data_blocks():
             total = total + weights[:, start : start + len(rows)] @ rows.double()
             start += len(rows)

@@ -96,7 +96,9 @@ class GaussianMixture(Target):
     def _joint(self, x: Tensor, levels: Levels) -> Tensor:
         """log weights[k] + log N(x; alpha mean_k, …): (K, B, T)."""
         inside, rest = self._variances(levels)
-        alpha, y, mu = levels.alpha[:, None], self._coordinates(x), self.mean_coordinates
+        alpha = levels.alpha[:, None]
+        y = self._coordinates(x)
+        mu = self.mean_coordinates
         if self.basis is None:
             y = y[None]
         constant = (alpha**2 * mu**2 / inside + inside.log()).sum(-1)
@@ -137,13 +139,15 @@ class GaussianMixture(Target):
         """Σ_kt weights[k, :, t] g_kt(C_k) (x - alpha_t mean_k), for a function g of the covariance given by its
         eigenvalues `gains` (K, T, r) and `rest` (K, T): (B, d)."""
         alpha = levels.alpha
-        on_x, on_mean = levels.mix(weights, gains), levels.mix(weights, alpha[:, None] * gains)
+        on_x = levels.mix(weights, gains)
+        on_mean = levels.mix(weights, alpha[:, None] * gains)
         if self.basis is None:
             return (on_x * x - on_mean * self.mean_coordinates).sum(0)
         if rest is not None:
             rest_x = levels.mix(weights, rest[..., None])
             rest_mean = levels.mix(weights, (alpha * rest)[..., None])
-            on_x, on_mean = on_x - rest_x, on_mean - rest_mean
+            on_x = on_x - rest_x
+            on_mean = on_mean - rest_mean
         inside = on_x * self._coordinates(x) - on_mean * self.mean_coordinates
         total = torch.einsum("kbr,kdr->bd", inside, self.basis)
         if rest is not None:

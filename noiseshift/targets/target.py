@@ -230,7 +230,9 @@ class ExactPosterior:
     """
 
     def __init__(self, target: Target, schedule: Schedule, times: Tensor):
-        self.target, self.schedule, self.times = target, schedule, times
+        self.target = target
+        self.schedule = schedule
+        self.times = times
 
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         """x (B, …), cond (B,) or None; `step` is not needed."""
@@ -254,7 +256,10 @@ class ExactModel:
     def __init__(self, target: Target, schedule: Schedule, blind: Predicts, posterior: ExactPosterior):
         if blind not in READ:
             raise ValueError(f"blind must be one of {', '.join(READ)}, got {blind!r}")
-        self.target, self.schedule, self.blind, self.posterior = target, schedule, blind, posterior
+        self.target = target
+        self.schedule = schedule
+        self.blind = blind
+        self.posterior = posterior
 
     @property
     def branches(self) -> frozenset[Branch]:
@@ -295,7 +300,8 @@ class ExactModel:
         """E[f | x] = Σ_i p(t_i | x) f(x | t_i), read as a prediction at `level`."""
         posterior = self.posterior(x, cond)
         likely = (posterior.prob > _NEGLIGIBLE).any(0)
-        prob, levels = posterior.prob[:, likely], self.schedule(posterior.times[likely])
+        prob = posterior.prob[:, likely]
+        levels = self.schedule(posterior.times[likely])
         of_x0, of_eps = _COEFFICIENTS[self.blind](levels)
         x0, eps = self.target._predictions(x, Levels.grid(levels), prob * of_x0, prob * of_eps, cond)
         read = READ[self.blind](x0 + eps, x.double(), level)

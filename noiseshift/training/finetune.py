@@ -86,7 +86,8 @@ def finetune(
             "give images of its own size"
         )
     model = _trainable(checkpoint)
-    network, objective = _with_null(model), _objective(model)
+    network = _with_null(model)
+    objective = _objective(model)
     before = [held_out_loss(network, objective, held_out, conditional=conditional) for conditional in (True, False)]
     if part == "null":
         for name, parameter in network.named_parameters():
@@ -118,7 +119,8 @@ def held_out_loss(
     Returns:
         The mean over all images.
     """
-    total, was = 0.0, network.training
+    total = 0.0
+    was = network.training
     network.eval()
     for start in range(0, len(images), 128):
         rows = images[start : start + 128]

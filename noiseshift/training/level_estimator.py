@@ -50,7 +50,10 @@ class EstimatorTraining:
     def rate(self, step: int) -> float:
         """Learning rate at a step: it rises over the first 5 %, then falls to nearly 0, both as a cosine (Smith & Topin,
         arXiv 1708.07120, as torch's OneCycleLR has it)."""
-        low, top, peak, end = self.learning_rate / 25, self.learning_rate, 0.05 * self.steps - 1, self.steps - 1
+        low = self.learning_rate / 25
+        top = self.learning_rate
+        peak = 0.05 * self.steps - 1
+        end = self.steps - 1
         if step < peak:
             return _cosine(low, top, step / peak)
         return _cosine(top, low / 1e4, (step - peak) / (end - peak))
@@ -102,13 +105,17 @@ def train_estimator(
     place = None if folder is None else Path(folder)
     with nullcontext() if place is None else jointly(claimed(place, "train-estimator", adding=True)):
         kept = None if place is None else kept_state(place, about, restart=restart)
-        first, log = 0, Log()
+        first = 0
+        log = Log()
         if place is not None and kept is not None:
             with resumable(place):
                 first, log = _resume(kept, network, optimizer)
         losses: list[float] = []
-        rank, share, parallel = distributed.joined()[0], distributed.share(config.batch), distributed.parallel(network)
-        gradients, loss_of = Gradients(network), partial(_loss, parallel, config)
+        rank = distributed.joined()[0]
+        share = distributed.share(config.batch)
+        parallel = distributed.parallel(network)
+        gradients = Gradients(network)
+        loss_of = partial(_loss, parallel, config)
         for step in range(first, config.steps):
             loss = gradients(loss_of, _rows(images, schedule, config, step, device, share))
             losses.append(float(distributed.mean(loss)))

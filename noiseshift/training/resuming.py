@@ -40,7 +40,8 @@ def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False)
         raise ValueError(f"{folder} holds a training that does not say what it was made of: {REMEDY}")
     with resumable(folder):
         before = json.loads(state["about"])
-        planned, step = int(before["settings"]["steps"]), int(state["step"])
+        planned = int(before["settings"]["steps"])
+        step = int(state["step"])
     _require_same(folder, before, json.loads(as_text(about)), planned, step)
     return state
 

@@ -203,17 +203,20 @@ def train_in(
     if images.labels is None:
         raise ValueError("training is class-conditional: give labelled images")
     require_room(network.config, images, config.batch, device)
-    rank, share = distributed.joined()[0], distributed.share(config.batch)
+    rank = distributed.joined()[0]
+    share = distributed.share(config.batch)
     about = describe_training(network, objective, images, config)
     kept = kept_state(folder, about, restart=restart)
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
-    first, log = 0, Log()
+    first = 0
+    log = Log()
     if kept is not None:
         with resumable(folder):
             first, log = _resume(kept, network, optimizers, average)
-    parallel, gradients = distributed.parallel(network), Gradients(network)
+    parallel = distributed.parallel(network)
+    gradients = Gradients(network)
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):

@@ -51,7 +51,8 @@ def read_mark(folder: Path) -> Mark | None:
     about = _json(folder / MARK)
     if about is None:
         return _old_mark(folder)
-    kind, files = about.get("kind"), about.get("files")
+    kind = about.get("kind")
+    files = about.get("files")
     if not isinstance(kind, str) or not isinstance(files, list):
         return None
     return Mark(kind, frozenset(str(file) for file in files))

@@ -31,9 +31,11 @@ class Autoencoder:
 
     def __init__(self, network: Any):
         config = network.config
-        self.network, self.kind = network.float().eval().requires_grad_(False), type(network).__name__
+        self.network = network.float().eval().requires_grad_(False)
+        self.kind = type(network).__name__
         self.scale = float(config.get("scaling_factor") or 1.0)
-        mean, std = config.get("latents_mean"), config.get("latents_std")
+        mean = config.get("latents_mean")
+        std = config.get("latents_std")
         known = mean is not None and std is not None
         self.center = torch.tensor(mean if known else [config.get("shift_factor") or 0.0]).float()[:, None, None]
         self.spread = torch.tensor(std if known else [1.0]).float()[:, None, None] / self.scale
@@ -77,7 +79,8 @@ class Autoencoder:
     def states(self, images: Images, shape: Sequence[int]) -> Images:
         """A set of uint8 pictures as states of `shape` (C, h, w), a chunk at a time. Raises ValueError for pictures of
         another size."""
-        size, wanted = tuple(images.pixels.shape[2:]), tuple(self.factor * n for n in shape[1:])
+        size = tuple(images.pixels.shape[2:])
+        wanted = tuple(self.factor * n for n in shape[1:])
         if size != wanted:
             raise ValueError(
                 f"the pictures are {size[0]}×{size[1]}, this checkpoint's {wanted[0]}×{wanted[1]}: resize them, or give "

@@ -44,8 +44,11 @@ class Cached(Wrapped):
         own = copy.copy(model)
         own.network = copy.deepcopy(model.network)
         super().__init__(own)
-        self.kind, self.value, self.was = kind, value, identity(model)
-        self._time, self._rows = -1.0, 0
+        self.kind = kind
+        self.value = value
+        self.was = identity(model)
+        self._time = -1.0
+        self._rows = 0
         self._number = 0
         self.inner = _enabled(own.network, kind, value, lambda: self._number)
 
@@ -71,11 +74,13 @@ class Cached(Wrapped):
 
     def _look(self, x: Tensor, t: Tensor, branches: int = 1) -> None:
         """Forget at the start of a run."""
-        time, rows = float(t.flatten()[0]), branches * len(x)
+        time = float(t.flatten()[0])
+        rows = branches * len(x)
         if time > self._time or rows != self._rows:
             self.inner._reset_stateful_cache()
         self._number = int(1000 * float(t.flatten()[0]))
-        self._time, self._rows = time, rows
+        self._time = time
+        self._rows = rows
 
 
 def _enabled(network: nn.Module, kind: str, value: float | None, number: Callable[[], int]) -> Any:

@@ -53,7 +53,8 @@ class Conditions:
     def of(cls, tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> Conditions:
         """From arrays under diffusers' names: prompt_embeds (P, L, D), pooled_prompt_embeds (P, E), and for the null
         condition negative_prompt_embeds (1, L, D), negative_pooled_prompt_embeds (1, E). Raises CheckpointError."""
-        hidden, pooled = tensors.get("prompt_embeds"), tensors.get("pooled_prompt_embeds")
+        hidden = tensors.get("prompt_embeds")
+        pooled = tensors.get("pooled_prompt_embeds")
         if hidden is None or hidden.ndim != 3 or (pooled is not None and pooled.shape[:-1] != hidden.shape[:1]):
             raise CheckpointError(
                 "embeddings must hold prompt_embeds (P, L, D), and pooled_prompt_embeds (P, E) where the network takes it"

@@ -149,7 +149,8 @@ def read_single_file(
         )
     first, last = (tensors[f"model.diffusion_model.{name}.weight"] for name in ("input_blocks.0.0", "out.2"))
     _refuse_more_inputs(path, first.shape[1] - len(last))
-    pipeline, prediction = pipeline_of(tensors), prediction_of(tensors, card)
+    pipeline = pipeline_of(tensors)
+    prediction = prediction_of(tensors, card)
     network = network_of(tensors, card)
     coder = Autoencoder.load(vae) if vae is not None else autoencoder_of(tensors, pipeline)
     found = Found(path, {}, pipeline, "UNet2DConditionModel", path / "unet")
@@ -257,7 +258,8 @@ def _shape(
     channels = int(network.config["in_channels"])
     side = network.config.get("sample_size")
     if found.network == "FluxTransformer2DModel":
-        channels, side = channels // 4, FLUX_SIDE
+        channels = channels // 4
+        side = FLUX_SIDE
     if size is not None:
         factor = 1 if coder is None else coder.factor
         step = factor * (2 if found.network in ("FluxTransformer2DModel", "SD3Transformer2DModel") else 1)
@@ -324,7 +326,8 @@ def _check_conditions(found: Found, config: Mapping[str, Any], conditions: Condi
         else:
             wants_pooled = pooled
     else:
-        wanted, wants_pooled = int(config["joint_attention_dim"]), int(config["pooled_projection_dim"])
+        wanted = int(config["joint_attention_dim"])
+        wants_pooled = int(config["pooled_projection_dim"])
     if (conditions.hidden.shape[-1], pooled) != (wanted, wants_pooled):
         raise CheckpointError(
             f"{found.path.name} takes prompt_embeds of {wanted} numbers a token and pooled_prompt_embeds of "
@@ -354,7 +357,8 @@ def _convention(found: Found, scheduler: Any) -> tuple[Schedule, Any, TimeInput]
 
     A flow scheduler's shift only says which sigmas the sampler visits.
     """
-    name, place = type(scheduler).__name__, found.path / "scheduler"
+    name = type(scheduler).__name__
+    place = found.path / "scheduler"
     if found.network in ("SD3Transformer2DModel", "FluxTransformer2DModel"):
         if "FlowMatch" not in name:
             raise CheckpointError(f"{place}: {name} is none of FlowMatch*, which a {found.pipeline} is trained with")
@@ -391,7 +395,8 @@ def _sampler(found: Found, scheduler: Any, network: Any, shape: tuple[int, int, 
 
 def _dynamic_shift(scheduler: Any, shape: tuple[int, int, int], patch: int) -> float:
     """mu, a straight line in the number of tokens (Esser et al., arXiv 2403.03206, § 5.3.2, as Flux uses it)."""
-    tokens, config = (shape[1] // patch) * (shape[2] // patch), scheduler.config
+    tokens = (shape[1] // patch) * (shape[2] // patch)
+    config = scheduler.config
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return float(first + (tokens - low) * (last - first) / (high - low))

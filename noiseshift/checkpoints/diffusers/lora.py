@@ -224,7 +224,8 @@ def _in_header(path: Path, words: Mapping[str, str], part: str, state: Mapping[s
         return {}
     header = read_words(words["lora_adapter_metadata"], path, "LoRA", "save it again", CheckpointError)
     settings = {key.removeprefix(part): value for key, value in header.items()}
-    usual, pattern = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+    usual = settings.get("lora_alpha")
+    pattern = settings.get("alpha_pattern") or {}
     found = {}
     for key, value in state.items():
         layer = _layer(key)

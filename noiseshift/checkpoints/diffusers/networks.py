@@ -19,7 +19,8 @@ class PlainUnet(nn.Module):
 
     def __init__(self, unet: nn.Module, classes: int):
         super().__init__()
-        self.unet, self.classes = unet, classes
+        self.unet = unet
+        self.classes = classes
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         labels = {"class_labels": label} if self.classes else {}
@@ -33,12 +34,16 @@ class Boundary(nn.Module):
 
     def __init__(self, unet: nn.Module, data: float, least: float):
         super().__init__()
-        self.unet, self.data, self.least = unet, data, least
+        self.unet = unet
+        self.data = data
+        self.least = least
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         sigma = (t / CONSISTENCY_SCALE).exp().reshape(-1, 1, 1, 1)
-        above, total = sigma - self.least, (sigma.square() + self.data**2).sqrt()
-        skip, out = self.data**2 / (above.square() + self.data**2), above * self.data / total
+        above = sigma - self.least
+        total = (sigma.square() + self.data**2).sqrt()
+        skip = self.data**2 / (above.square() + self.data**2)
+        out = above * self.data / total
         answer: Tensor = self.unet(x / total, t, label, known)
         return skip * x + out * answer
 
@@ -64,7 +69,10 @@ class TextUnet(nn.Module):
         self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None, guidance: float | None = None
     ):
         super().__init__()
-        self.unet, self.bank, self.sizes, self.guidance = unet, bank, sizes, guidance
+        self.unet = unet
+        self.bank = bank
+        self.sizes = sizes
+        self.guidance = guidance
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         hidden, pooled = self.bank(label)
@@ -93,7 +101,8 @@ class JointTransformer(nn.Module):
 
     def __init__(self, transformer: nn.Module, bank: Bank):
         super().__init__()
-        self.transformer, self.bank = transformer, bank
+        self.transformer = transformer
+        self.bank = bank
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         hidden, pooled = self.bank(label)
@@ -110,7 +119,9 @@ class PackedTransformer(nn.Module):
 
     def __init__(self, transformer: nn.Module, bank: Bank, guidance: float | None):
         super().__init__()
-        self.transformer, self.bank, self.guidance = transformer, bank, guidance
+        self.transformer = transformer
+        self.bank = bank
+        self.guidance = guidance
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         hidden, pooled = self.bank(label)

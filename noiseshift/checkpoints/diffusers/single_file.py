@@ -16,7 +16,9 @@ from torch import Tensor
 from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 
-UNET, CODER, EMA = "model.diffusion_model.", "first_stage_model.", "model_ema."
+UNET = "model.diffusion_model."
+CODER = "first_stage_model."
+EMA = "model_ema."
 FIRST = f"{UNET}input_blocks.0.0.weight"
 HEADS, HEAD_CHANNELS = 8, 64
 """Of 1.x, which fixes the number of heads; of 2.x and XL, which fix their width."""
@@ -136,7 +138,8 @@ _CONVERTERS = {"UNet2DConditionModel": _unet_names, "AutoencoderKL": _coder_name
 
 def _unet(tensors: Mapping[str, Tensor], card: Card | None) -> dict[str, Any]:
     """The UNet's settings, under the names of the original configuration."""
-    levels, width = _levels(tensors), len(tensors[FIRST])
+    levels = _levels(tensors)
+    width = len(tensors[FIRST])
     depths = [max(depth for _, depth in level) for level in levels]
     linear = _linear(tensors)
     middle = _depth(tensors, "middle_block.1")

@@ -80,7 +80,8 @@ def _latents(content: Mapping[Any, Any]) -> dict[str, list[float]]:
     autoencoder's training had them; nothing for a model of pixels."""
     encoder = content.get("encoder")
     state = encoder.state if isinstance(encoder, Record) else {}
-    scale, bias = state.get("scale"), state.get("bias")
+    scale = state.get("scale")
+    bias = state.get("bias")
     if not (isinstance(scale, np.ndarray) and isinstance(bias, np.ndarray)):
         return {}
     if scale.shape != bias.shape or not bool((scale > 0).all()):
@@ -95,7 +96,8 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     inner = _network(record)
     if inner.class_name not in NETWORKS:
         raise CheckpointError(f"its network is a {inner.class_name}: those that can be read are {', '.join(NETWORKS)}")
-    settings, state = inner.settings, _single(inner.tensors())
+    settings = inner.settings
+    state = _single(inner.tensors())
     shape = _shape(record, inner, len(state))
     with torch.device("meta"):
         network = NETWORKS[inner.class_name](settings)
@@ -143,10 +145,12 @@ def _preconditioned(record: Record, network: nn.Module) -> Preconditioned:
 
 def _shape(record: Record, inner: Record, tensors: int) -> tuple[int, int, int]:
     """(C, H, W) of a state, where preconditioner and network agree, and the network is no larger than its tensors show."""
-    outer, settings = record.settings, inner.settings
+    outer = record.settings
+    settings = inner.settings
     if "img_channels" not in outer or "img_resolution" not in outer:
         raise CheckpointError("its preconditioner does not say how it was made: the file is damaged, fetch it again")
-    channels, side = int(outer["img_channels"]), int(outer["img_resolution"])
+    channels = int(outer["img_channels"])
+    side = int(outer["img_resolution"])
     built = (settings.get("in_channels", settings.get("img_channels")), settings.get("img_resolution"))
     if built != (channels, side) or (settings.get("label_dim") or 0) != (outer.get("label_dim") or 0):
         raise CheckpointError("its preconditioner was made for another network: the file is damaged, fetch it again")

@@ -29,10 +29,13 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, sigma_data: float, *, classes: bool):
         super().__init__()
-        self.network, self.sigma_data, self.classes = network, sigma_data, classes
+        self.network = network
+        self.sigma_data = sigma_data
+        self.classes = classes
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
-        noise, data = sigma[:, None, None, None], self.sigma_data
+        noise = sigma[:, None, None, None]
+        data = self.sigma_data
         total = noise**2 + data**2
         answer = self.network(x / total.sqrt(), sigma, **({"class_cond": label} if self.classes else {}))
         return x * data**2 / total + answer * noise * data / total.sqrt()

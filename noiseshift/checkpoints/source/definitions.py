@@ -58,7 +58,9 @@ def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
     for place, node in enumerate(body):
         for bound in bound_by(node):
             binding.setdefault(bound, []).append(place)
-    wanted, seen, places = [name], {name}, set()
+    wanted = [name]
+    seen = {name}
+    places = set()
     while wanted:
         for place in binding.get(wanted.pop(), []):
             if place in places:

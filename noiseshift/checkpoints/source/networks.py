@@ -133,7 +133,8 @@ def _score(
 
 
 def _bases(each: _Class, classes: Mapping[str, _Class]) -> Iterator[_Class]:
-    seen, waiting = {each.node.name}, [each]
+    seen = {each.node.name}
+    waiting = [each]
     while waiting:
         one = waiting.pop()
         yield one

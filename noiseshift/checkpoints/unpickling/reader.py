@@ -105,7 +105,8 @@ class Reader(Guarded):
 
     def __init__(self, stream: Bounded, storages: Callable[[Any], Any] | None = None, *, nested: bool = False):
         super().__init__(stream)
-        self.storages, self.nested = storages, nested
+        self.storages = storages
+        self.nested = nested
         self.objects: list[str] = []  # torch's modules, which are records where a persistent object holds them
         self.persistent = False
 
