@@ -100,6 +100,7 @@ _COMMANDS = {"approximate": "noiseshift.studies.approximate", "correct": "noises
 _MODULES = {
     "alternatives": "correction.alternatives",
     "adapters": "integrations.adapters",
+    "randomness": "diffusion.noise",  # as it was called in 0.1
     **{name: f"diffusion.{name}" for name in ("guidance", "models", "samplers", "schedules", "solvers")},
     **{
         name: name
