@@ -6,7 +6,8 @@ The bundled flow model, 10 Euler steps, 16 samples (4 for Fokker–Planck and sc
 For each estimator, of one state that is read: *calls*, the rows that the denoiser computes beyond those of sampling
 (exact, counted by a hook); *time*, processor time in units of one call of the denoiser, median and range of three runs
 in turns; *kept*, the bytes that a run keeps. And *calibration*: the calls that it takes for one real image and level,
-paid once. Writes docs/data/question-cost.csv and docs/figures/question-cost.png.
+paid once. Writes docs/data/question-cost.csv and
+docs/figures/question-cost.png.
 """
 
 from __future__ import annotations

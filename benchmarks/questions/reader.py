@@ -6,7 +6,8 @@
 JPEG, quantised to 8 greys) or the noise (uniform or Laplace instead of Gaussian, or band-limited, all of the right
 variance). δ is the mean change of a reading over the calibration's slope, paired over images, with its 95 % interval
 (Student's t). No level is changed: whatever is read is the reader's mistake about noise, or a change of content that it
-takes for noise. Writes docs/data/question-reader.csv and docs/figures/question-reader.png.
+takes for noise. Writes docs/data/question-reader.csv and
+docs/figures/question-reader.png.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 The same 20 network calls (or 10) are put at other times: even, towards noise (time shift 3, as flow models of large
 pictures take), towards data (time shift 1/3), and at Karras' noise scales (ρ = 7, σ/α from 99 to 0.005). *exact*: δ at
 t = 0.5 and 0.2 of a perfect network on Gaussian data of 784 dimensions, without sampling error. *network*: the bundled
-flow model, 64 samples, 200 held-out images, the network estimator, with 95 % intervals. Writes docs/data/question-
-schedule-exact.csv, question-schedule.csv, docs/figures/question-schedule.png.
+flow model, 64 samples, 200 held-out images, the network estimator, with 95 % intervals. Writes
+docs/data/question-schedule-exact.csv, question-schedule.csv and docs/figures/question-schedule.png.
 """
 
 from __future__ import annotations
