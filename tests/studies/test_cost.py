@@ -6,6 +6,8 @@ from click.testing import CliRunner
 from noiseshift.cli import main
 
 import noiseshift as ns
+from noiseshift.checkpoints import Card, Checkpoint
+from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.studies.cost import estimate, parts
 from noiseshift.studies.protocol import Protocol
@@ -27,24 +29,37 @@ def evaluated(monkeypatch, checkpoint, protocol, data):
     return sum(rows)
 
 
-def test_calls_are_those_of_the_run(monkeypatch):
-    checkpoint, data = ns.load(), ns.data.reference()[:60]
-    asking = {"residual": 3, "constant-pixel": None}
-    within = ns.noise_awareness(0.5, interval=(0.2, 0.8))
-    for solver, guidance, estimators in (("heun:4", within, {"residual": None}), ("em:3", None, asking)):
-        protocol = Protocol(
-            ns.solver(solver),
-            samples=6,
-            estimators=estimators,
-            guidance=guidance,
-            points=1,
-            calibration_rows=4,
-            controls=True,
-            batch=4,
-        )
-        with monkeypatch.context() as patch:
-            spent = evaluated(patch, checkpoint, protocol, data)
-        assert sum(part.calls for part in parts(checkpoint, protocol, len(data))) == spent
+def tiny():
+    """An untrained network with all branches, and data of its size."""
+    torch.manual_seed(0)
+    network = Transformer(TransformerConfig(8, 1, 2, 16, 1, 2, classes=3, noise_dropout=True))
+    network.final_layer.linear.weight.data += 0.1
+    model = NetworkModel(
+        network, ns.Linear(), "velocity", lambda t: t, classes=3, class_dropout=True, noise_dropout=True
+    )
+    pixels = torch.randn(60, 1, 8, 8, generator=torch.Generator().manual_seed(1)).clamp(-2, 2) / 2
+    checkpoint = Checkpoint("tiny", model, Card("sit"), "0" * 64, (1, 8, 8), 3, None, lambda x: x)
+    return checkpoint, ns.data.Images(pixels, torch.arange(60) % 3)
+
+
+@pytest.mark.parametrize(
+    ("solver", "guidance", "limit"),
+    [("heun:4", ns.noise_awareness(0.5, interval=(0.2, 0.8)), None), ("em:3", None, 3)],
+)
+def test_calls_are_those_of_the_run(solver, guidance, limit, monkeypatch):
+    checkpoint, data = tiny()
+    protocol = Protocol(
+        ns.solver(solver),
+        samples=6,
+        estimators={"residual": limit},
+        guidance=guidance,
+        points=1,
+        calibration_rows=4,
+        controls=True,
+        batch=4,
+    )
+    stated = sum(part.calls for part in parts(checkpoint, protocol, len(data)))
+    assert stated == evaluated(monkeypatch, checkpoint, protocol, data)
 
 
 @pytest.mark.parametrize("name", ["fokker-planck", "score-mixture"])
