@@ -38,7 +38,10 @@ def folder() -> Path | None:
     if _OFF.get() or said in ("", "off"):
         return None
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(said or f"{base}/noiseshift").expanduser()
+    try:
+        return Path(said or f"{base}/noiseshift").expanduser()
+    except RuntimeError:  # a user without a home, as in containers
+        return None
 
 
 @contextlib.contextmanager
@@ -59,9 +62,11 @@ def load(kind: str, about: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         about: everything that decides the arrays, in plain values.
     """
     place, words = _place(kind, about)
-    if place is None or not place.is_file():
+    if place is None:
         return None
     try:
+        if not place.is_file():
+            return None
         arrays = read_arrays(place, "file of the cache", "remove it")
     except (OSError, ValueError):
         return None

@@ -125,6 +125,9 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_cannot_be(folder, monkeypat
     folder.write_text("no folder")
     residual(checkpoint())
     assert folder.read_text() == "no folder"
+    monkeypatch.setenv("NOISESHIFT_CACHE", "~nobody-of-this-name/x")  # no home
+    assert kept.folder() is None
+    residual(checkpoint())
 
 
 def test_the_folder_does_not_grow_without_end(folder, monkeypatch):
