@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,24 @@ GROUPS = 8
 
 
 @dataclass(frozen=True)
+class Former:
+    """What versions before 1.8 did otherwise, which no tensor shows.
+
+    Attributes:
+        standardised: weights of residual blocks are standardised (arXiv 1903.10520), before 1.7.3.
+        centred: attention is normalised by mean and variance, before 1.7.0.
+        averaged: values of linear attention are divided by the number of places.
+    """
+
+    standardised: bool = False
+    centred: bool = False
+    averaged: bool = False
+
+
+CURRENT = Former()
+
+
+@dataclass(frozen=True)
 class AttentionConfig:
     """Attention at one resolution: its inner channels, heads and learned keys; full, or else linear in the places."""
 
@@ -29,13 +47,15 @@ class AttentionConfig:
     heads: int
     memory: int
     full: bool
+    former: Former = CURRENT
 
 
 @dataclass(frozen=True)
 class UnetConfig:
     """Shape of the network. widths: channels after the first convolution and after every resolution; attention: at every
     resolution, then in the middle; classes: besides the null class, 0 for none; fourier: learned frequencies of the time,
-    0 where they are fixed; grouped: whether residual blocks normalise groups of channels, as before version 2.0."""
+    0 where they are fixed; grouped: whether residual blocks normalise groups of channels, as before version 2.0; former: what
+    was otherwise before 1.8."""
 
     channels: int
     out_channels: int
@@ -46,6 +66,7 @@ class UnetConfig:
     self_condition: bool = False
     fourier: int = 0
     grouped: bool = False
+    former: Former = CURRENT
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,6 +79,26 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
+
+
+class CentredNorm(nn.Module):
+    """Over channels, by their mean and variance."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
+        return (x - mean) * (variance + 1e-5).rsqrt() * self.g
+
+
+class StandardisedConv2d(nn.Conv2d):
+    """A convolution by weights of mean 0 and variance 1 (arXiv 1903.10520)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), unbiased=False, keepdim=True)
+        return F.conv2d(x, (self.weight - mean) * (variance + 1e-5).rsqrt(), self.bias, padding=1)
 
 
 class Sinusoids(nn.Module):
@@ -87,9 +128,9 @@ class Fourier(nn.Module):
 class Half(nn.Module):
     """A convolution, its normalisation, and what the condition makes of it."""
 
-    def __init__(self, channels: int, out: int, grouped: bool):
+    def __init__(self, channels: int, out: int, grouped: bool, standardised: bool):
         super().__init__()
-        self.proj = nn.Conv2d(channels, out, 3, padding=1)
+        self.proj = (StandardisedConv2d if standardised else nn.Conv2d)(channels, out, 3, padding=1)
         self.norm = nn.GroupNorm(GROUPS, out) if grouped else RMSNorm(out)
 
     def forward(self, x: Tensor, scale: Tensor | float = 0.0, shift: Tensor | float = 0.0) -> Tensor:
@@ -101,7 +142,8 @@ class Residual(nn.Module):
         super().__init__()
         embedding = 4 * config.width * (2 if config.classes else 1)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out))
-        self.block1, self.block2 = Half(channels, out, config.grouped), Half(out, out, config.grouped)
+        kind = config.grouped, config.former.standardised
+        self.block1, self.block2 = Half(channels, out, *kind), Half(out, out, *kind)
         self.res_conv = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -114,12 +156,15 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: AttentionConfig):
         super().__init__()
-        self.heads, self.memory = config.heads, config.memory
-        self.norm = RMSNorm(channels)
+        self.heads, self.memory, self.former = config.heads, config.memory, config.former
+        self.norm = self._norm(channels)
         if config.memory:
             self.mem_kv = nn.Parameter(torch.randn(self._memory(config.heads, config.inner // config.heads)))
         self.to_qkv = nn.Conv2d(channels, 3 * config.inner, 1, bias=False)
         self.to_out = self._out(config.inner, channels)
+
+    def _norm(self, channels: int) -> nn.Module:
+        return (CentredNorm if self.former.centred else RMSNorm)(channels)
 
     def _memory(self, heads: int, width: int) -> tuple[int, ...]:
         return 2, heads, self.memory, width
@@ -150,12 +195,13 @@ class LinearAttention(Attention):
         return 2, heads, width, self.memory
 
     def _out(self, inner: int, channels: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(inner, channels, 1), RMSNorm(channels))
+        return nn.Sequential(nn.Conv2d(inner, channels, 1), self._norm(channels))
 
     def _learned(self) -> Tensor:
         return self.mem_kv.transpose(-1, -2)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        v = v / v.shape[-2] if self.former.averaged else v
         context = k.softmax(dim=-2).transpose(-1, -2) @ v
         return (q.softmax(dim=-1) * q.shape[-1] ** -0.5) @ context
 
@@ -244,20 +290,20 @@ def _double(coarse: int, fine: int, *, last: bool) -> nn.Module:
     return conv if last else nn.Sequential(nn.Upsample(scale_factor=2.0), conv)
 
 
-def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None) -> UnetConfig:
+def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None, former: Former = CURRENT) -> UnetConfig:
     """Read the shape of the network off its state dict; `heads` counts where no learned keys show it (else heads have 32
-    channels, as they have by default).
+    channels, as they have by default); `former` says what an old version did.
 
     Twice as many channels in as out are a self-condition, twice as many out as in a learned variance. Raises ValueError
     when keys of the family are missing or of other shapes.
     """
     try:
-        return _shapes(state, heads)
+        return _shapes(state, heads, former)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f"not this UNet's state dict: {error} is missing or of another shape") from None
 
 
-def _shapes(state: Mapping[str, Tensor], heads: int | None) -> UnetConfig:
+def _shapes(state: Mapping[str, Tensor], heads: int | None, former: Former) -> UnetConfig:
     levels = len({key.split(".")[1] for key in state if key.startswith("downs.")})
     inputs, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
     coarse = [state["mid_block1.block1.proj.weight"].shape[1]]
@@ -268,11 +314,12 @@ def _shapes(state: Mapping[str, Tensor], heads: int | None) -> UnetConfig:
         out_channels=out,
         width=state["time_mlp.1.weight"].shape[0] // 4,
         widths=tuple([state[f"downs.{i}.0.block1.proj.weight"].shape[1] for i in range(levels)] + coarse),
-        attention=tuple(_attention_shapes(state, name, heads) for name in names),
+        attention=tuple(replace(_attention_shapes(state, name, heads), former=former) for name in names),
         classes=state["classes_emb.weight"].shape[0] if "null_classes_emb" in state else 0,
         self_condition=inputs == 2 * out,
         fourier=0 if fourier is None else fourier.shape[0],
         grouped="final_res_block.block1.norm.weight" in state,
+        former=former,
     )
 
 

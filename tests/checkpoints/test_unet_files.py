@@ -6,6 +6,7 @@ own training scripts save.
 """
 
 import json
+import math
 import re
 
 import pytest
@@ -219,7 +220,7 @@ def test_self_condition_is_zeros_and_that_is_said(tmp_path):
     torch.testing.assert_close(found.model(X, t).x0, same(X, torch.full((2,), 24.0), LABEL))
 
 
-def test_learned_frequencies_without_a_schedule_are_refused(tmp_path):
+def test_learned_frequencies_without_a_schedule_need_a_card(tmp_path):
     network = unet(fourier=8)
     torch.save(network.state_dict(), tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="no schedule lies in the file"):
@@ -228,11 +229,75 @@ def test_learned_frequencies_without_a_schedule_are_refused(tmp_path):
     assert ns.load(tmp_path / "x.pt", size=8).model.network.config.fourier == 8
 
 
-def test_networks_of_old_versions_are_refused(tmp_path):
+LOG_SNR = {
+    "epsilon": lambda t: -math.log(math.expm1(1e-4 + 10 * t**2)),
+    "v_prediction": lambda t: -math.log(math.cos((t + 0.008) / 1.008 * math.pi / 2) ** -2 - 1),
+}
+
+
+@pytest.mark.parametrize("prediction", list(LOG_SNR))
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_continuous_time(prediction, prefix, tmp_path):
+    network = ruled(unet(fourier=8))
+    torch.save({prefix + key: value for key, value in network.state_dict().items()}, tmp_path / "x.pt")
+    card = {"family": "lucidrains", "prediction": prediction, "time": {"conditioning": "log_snr"}}
+    model = ns.load(tmp_path / "x.pt", card=card, size=8).model
+    t = 0.3
+    log_snr = LOG_SNR[prediction](t)
+    assert float(model.schedule.log_snr(torch.tensor(t).double())) == pytest.approx(log_snr, abs=1e-4)
+    answer = model(X, torch.tensor(t).double())
+    expected = network(X, torch.full((2,), log_snr), LABEL)
+    found = answer.eps if prediction == "epsilon" else answer.v
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_elucidated(tmp_path):
+    network = ruled(unet(fourier=8))
+    torch.save({f"net.{key}": value for key, value in network.state_dict().items()}, tmp_path / "x.pt")
+    card = {"family": "lucidrains", "time": {"conditioning": "log_sigma/4"}}
+    model = ns.load(tmp_path / "x.pt", card=card, size=8).model
+    sigma, total = 2.0, math.hypot(2.0, 0.5)
+    answer = network(X / total, torch.full((2,), math.log(sigma) / 4), LABEL)
+    expected = 0.25 / total**2 * X + sigma * 0.5 / total * answer
+    t = model.schedule.time_of_sigma(torch.tensor(sigma).double())
+    torch.testing.assert_close(model(X, t).x0, expected, rtol=1e-4, atol=1e-5)
+
+
+# What Unet(8, dim_mults=(1, 2)) of these versions answers to `patterned` weights, at [:, :, 2, 5].
+FORMER = {
+    "1.0.0": [[-0.199748, -0.226351, -0.077439], [0.080577, 0.052698, -0.018245]],
+    "1.6.4": [[-0.199748, -0.226351, -0.077439], [0.080577, 0.052698, -0.018245]],
+    "1.7.1": [[-0.199696, -0.226237, -0.077353], [0.080757, 0.052916, -0.018159]],
+    "1.7.3": [[-0.198913, -0.226738, -0.078745], [0.075886, 0.046432, -0.021178]],
+    "1.7.6": [[-0.200142, -0.228016, -0.079071], [0.075107, 0.04693, -0.019793]],
+}
+OLD_FULL = lucidrains.AttentionConfig(inner=128, heads=4, memory=0, full=True)
+
+
+@pytest.mark.parametrize("version", list(FORMER))
+def test_networks_of_versions_before_1_8(version, tmp_path):
+    state = patterned(wrapped(unet((PLAIN, PLAIN, OLD_FULL), grouped=True).state_dict()))
+    torch.save({"step": 1, "model": state, "version": version}, tmp_path / "x.pt")
+    found = ns.load(tmp_path / "x.pt", family="lucidrains", size=8)
+    answer = found.model.network(X, TIME, LABEL)[:, :, 2, 5]
+    torch.testing.assert_close(answer, torch.tensor(FORMER[version]), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("version", [None, "0.32.0", "later"])
+def test_such_networks_of_no_known_version_are_refused(version, tmp_path):
     state = wrapped(diffusion("epsilon", network=unet((PLAIN, PLAIN, PLAIN_FULL), grouped=True)))
-    torch.save(state, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=r"before 1\.8"):
+    torch.save({"model": state} | ({"version": version} if version else {}), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"version before 1\.8|no version from 1\.0"):
         ns.load(tmp_path / "x.pt", size=8)
+
+
+def test_a_file_without_weights_of_the_loss_predicts_the_noise_by_its_own_betas(tmp_path):
+    state = diffusion("epsilon")
+    state["p2_loss_weight"] = state.pop("loss_weight")
+    torch.save(state, tmp_path / "x.pt")
+    card = ns.load(tmp_path / "x.pt", size=8).card
+    assert card.prediction == "epsilon"
+    assert len(card.schedule["alphas_cumprod"]) == 50
 
 
 # guided-diffusion and torchcfm

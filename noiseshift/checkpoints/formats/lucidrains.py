@@ -6,21 +6,28 @@ A GaussianDiffusion keeps its schedule and its loss weights in the file, so thes
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of, sized
 from noiseshift.checkpoints.weights import chosen
-from noiseshift.networks.lucidrains import Unet, config_from_state
+from noiseshift.networks.lucidrains import CURRENT, Former, Unet, UnetConfig, config_from_state
 from noiseshift.networks.model import NetworkModel
 
 LONGEST = 100_000
 """Steps of a schedule; a longer table is no schedule."""
+KNOTS = 2049
+"""Entries of the table of a continuous schedule."""
+SIGMA_DATA = 0.5
+"""Of ElucidatedDiffusion, as it comes."""
 
 
 def recognise(content: Mapping[Any, Any]) -> str | None:
@@ -43,9 +50,11 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
 def card_of(content: Mapping[Any, Any]) -> Card | None:
     """The card that the buffers of a GaussianDiffusion make; None for a Unet alone."""
     state = state_of(content)
-    if "betas" not in state or "loss_weight" not in state:
+    if "betas" not in state:
         return None
-    betas, weight = state["betas"].double(), state["loss_weight"].double()
+    # Before version 1.5 the weight (p2_loss_weight) did not depend on the objective, which was the noise by default.
+    betas = state["betas"].double()
+    weight = state.get("loss_weight", torch.ones_like(betas)).double()
     if betas.ndim != 1 or betas.shape != weight.shape or not 2 <= len(betas) <= LONGEST:
         raise CheckpointError("its betas and loss_weight are no schedule: give another file")
     # Not its alphas_cumprod: float32 rounds a number near 1 to what is 0.1 % of the first step's noise.
@@ -76,17 +85,16 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     """The model. Raises CheckpointError when the tensors are no such Unet's, of a version before June 2023, or when no
     size is said."""
     state = state_of(content)
-    network = _network(state)
+    network, former = _network(state), CURRENT
     if any(".fn.fn." in key for key in network):
         if "null_classes_emb" not in network or "final_res_block.block1.norm.g" not in network:
-            raise CheckpointError("its network is of a version before 1.8: give module:function, which builds it")
+            former = _former(content)
         network = {key.replace(".fn.norm.", ".norm.").replace(".fn.fn.", "."): v for key, v in network.items()}
     with fitting(card):
-        config = config_from_state(network, heads=card.heads)
+        config = config_from_state(network, heads=card.heads, former=former)
         unet = filled(lambda: Unet(config), network)
     if config.fourier and "betas" not in state:
-        # ContinuousTimeGaussianDiffusion tells such a network its log-SNR, which no card can say.
-        raise CheckpointError("its time is no step, and no schedule lies in the file: give module:function instead")
+        return _continuous(unet, config, card)
     return model_of(
         unet,
         card,
@@ -94,6 +102,69 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
         classes=config.classes,
         class_dropout=config.classes > 0,
     )
+
+
+def _former(content: Mapping[Any, Any]) -> Former:
+    """What a version before 1.8 did otherwise; its Trainer's files have the version. Raises CheckpointError without."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(content.get("version", "")))
+    if found is None:
+        raise CheckpointError(
+            "its network is of a version before 1.8, of which several share their names: save it with the version that trained it, "
+            "torch.save({'model': state, 'version': '1.6.4'}, path)"
+        )
+    version = tuple(int(part) for part in found.groups())
+    if not (1, 0, 0) <= version < (1, 8, 0):
+        raise CheckpointError(
+            f"its network is of no version from 1.0 to 1.7, as the file says ({found[0]}): give module:function"
+        )
+    return Former(standardised=version < (1, 7, 2), centred=version < (1, 7, 0), averaged=version < (1, 7, 4))
+
+
+def _continuous(unet: Unet, config: UnetConfig, card: Card) -> NetworkModel:
+    """A network with learned frequencies and no schedule beside it: of ContinuousTimeGaussianDiffusion, its kind of v, or
+    ElucidatedDiffusion, as the card says by what its time is and what it predicts. Raises CheckpointError where it does not."""
+    kinds = {"epsilon": _linear_log_snr, "v_prediction": _cosine_log_snr}
+    shape = sized(card, config.channels, len(config.widths) - 2)
+    if card.time.conditioning == "log_sigma/4":
+        own = replace(card, schedule={"kind": "variance-exploding"}, prediction="x0")
+        return model_of(Preconditioned(unet), own, shape=shape)
+    if card.time.conditioning != "log_snr" or card.prediction not in kinds:
+        raise CheckpointError(
+            "no schedule lies in the file: give a card with time: {conditioning: log_snr} and prediction: epsilon "
+            "(ContinuousTimeGaussianDiffusion) or v_prediction (its kind of v), or with time: {conditioning: log_sigma/4} "
+            "(ElucidatedDiffusion)"
+        )
+    t = torch.linspace(0, 1, KNOTS, dtype=torch.float64)
+    # alpha² + sigma² = 1 at all times.
+    rows = {
+        "times": t.tolist(),
+        "log_snr": kinds[card.prediction](t).tolist(),
+        "log_norm": torch.zeros_like(t).tolist(),
+    }
+    return model_of(unet, replace(card, schedule={"kind": "tabulated", **rows}), shape=shape)
+
+
+class Preconditioned(nn.Module):
+    """D = c_skip x + c_out F(c_in x, log sigma / 4) of states x0 + sigma eps (Karras et al., arXiv 2206.00364, table 1)."""
+
+    def __init__(self, unet: nn.Module):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        sigma = (4 * t).exp().reshape(-1, 1, 1, 1)
+        total = (sigma.square() + SIGMA_DATA**2).sqrt()
+        answer: Tensor = self.unet(x / total, t, label, known)
+        return SIGMA_DATA**2 / total.square() * x + sigma * SIGMA_DATA / total * answer
+
+
+def _linear_log_snr(t: Tensor) -> Tensor:
+    return -torch.expm1(1e-4 + 10 * t.square()).log()
+
+
+def _cosine_log_snr(t: Tensor) -> Tensor:
+    u = (t + 0.008) / 1.008 * math.pi / 2
+    return -(u.cos() ** -2 - 1).clamp_min(1e-5).log()
 
 
 def _network(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
