@@ -92,6 +92,9 @@ class Checkpoint:
         Raises:
             ValueError: for pictures of another size than the autoencoder's, or without an autoencoder.
         """
+        if len(self.shape) == 2 and tuple(images.pixels.shape[1:]) == (1, *self.shape):
+            # An array (N, L, D) of sequences is one of grey pictures too.
+            images = replace(images, pixels=images.pixels[:, 0])
         if self.card.range is not None:
             return images.scaled(*self.card.range)
         if not self.latent or _are_states(images.pixels, self.shape):

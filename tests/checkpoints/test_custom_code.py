@@ -194,3 +194,16 @@ def test_networks_that_are_still_in_training_mode_are_read_and_frozen():
     assert found.times.shape == (2,)
     checkpoint = ns.load("mine:by_closure")
     assert not any(p.requires_grad for n in networks_in(checkpoint.model) for p in n.parameters())
+
+
+@pytest.mark.parametrize("shape", [[16, 8], [2, 100]])
+def test_sequences_in_an_array_are_states(shape, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "sequences_net.py").write_text(f"def model():\n    return (lambda x, t: x), {{'shape': {shape}}}\n")
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).standard_normal((20, *shape)).astype("float32"))
+    checkpoint = ns.load("sequences_net:model")
+    found = checkpoint.encode(ns.data.load_images(tmp_path / "data.npy", limits="none"))
+    assert tuple(found.pixels.shape) == (20, *shape)
+    assert np.array_equal(found.pixels.numpy(), np.load(tmp_path / "data.npy"))
+    monkeypatch.delitem(sys.modules, "sequences_net")
