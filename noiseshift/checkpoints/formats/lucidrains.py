@@ -120,7 +120,7 @@ def _former(content: Mapping[Any, Any]) -> Former:
     return Former(standardised=version < (1, 7, 2), centred=version < (1, 7, 0), averaged=version < (1, 7, 4))
 
 
-def _continuous(unet: Unet, config: UnetConfig, card: Card) -> NetworkModel:
+def _continuous(unet: nn.Module, config: UnetConfig, card: Card) -> NetworkModel:
     """A network with learned frequencies and no schedule beside it: of ContinuousTimeGaussianDiffusion, its kind of v, or
     ElucidatedDiffusion, as the card says by what its time is and what it predicts. Raises CheckpointError where it does not."""
     kinds = {"epsilon": _linear_log_snr, "v_prediction": _cosine_log_snr}
