@@ -2,6 +2,7 @@
 
     python benchmarks/questions/schedule.py             # both parts, two minutes on one core
     python benchmarks/questions/schedule.py exact       # a perfect network alone, seconds
+    python benchmarks/questions/schedule.py figure      # the figure alone, from the table
 
 The same 20 network calls (or 10) are put at other times: even, towards noise (time shift 3, as flow models of large
 pictures take), towards data (time shift 1/3), and at Karras' noise scales (ρ = 7, σ/α from 99 to 0.005). *exact*: δ at
@@ -18,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from common import COLOURS, LINES, MARKERS, SPECTRUM, classes, keep, save, style
+from common import COLOURS, DOCS, LINES, MARKERS, SPECTRUM, classes, keep, save, style
 from solver import nearest_level
 
 import noiseshift as ns
@@ -109,7 +110,7 @@ def draw(table: pd.DataFrame) -> None:
             for k, (name, run) in enumerate(part.groupby("times", sort=False)):
                 ax.fill_between(run.t, run.low, run.high, color=COLOURS[k], alpha=0.18, linewidth=0)
                 ax.plot(run.t, run["δ"], LINES[k % 4], marker=MARKERS[k], color=COLOURS[k], markersize=3.5, label=name)
-            ax.set(xlim=(1, 0), xlabel="conditioning time t", title=f"{solver}, bundled flow model")
+            ax.set(xlim=(1, 0), xlabel="conditioning time t", title=solver)
         panels[0].set_ylabel("noise shift δ")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
         save(figure, "schedule")
@@ -117,6 +118,9 @@ def draw(table: pd.DataFrame) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    exact()
-    if sys.argv[1:] != ["exact"]:
+    if sys.argv[1:] == ["figure"]:  # from the table that is there
+        draw(pd.read_csv(DOCS / "data" / "question-schedule.csv"))
+    else:
+        exact()
+    if not sys.argv[1:]:
         draw(network())
