@@ -18,6 +18,7 @@ from noiseshift.checkpoints import Card, Checkpoint
 from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions
 from noiseshift.checkpoints.diffusers.networks import PackedTransformer
 from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.variants import with_rounded_time
 from noiseshift.studies.compare import compare
 from noiseshift.studies.differences import LEFT, left_of
 from noiseshift.studies.grid import Cell
@@ -204,3 +205,38 @@ def test_the_command_makes_a_cell_of_each(bundled):
     refused = CliRunner().invoke(main, ["compare", "--sampler", "euler:2", "--variant", "fp8"])
     assert refused.exit_code == 2
     assert "is no variant" in refused.output
+
+
+class Denoising(torch.nn.Module):
+    """The exact velocity of a Gaussian whose directions hold almost nothing but noise, conditioned on 1000 t."""
+
+    def forward(self, x, time, label, known):
+        t = (time / 1000).reshape(-1, 1)
+        total = (1 - t) ** 2 * 1e-4 + t**2
+        return (t - (1 - t) * 1e-4) / total * x
+
+
+def test_a_time_that_is_rounded_is_a_shift_of_known_size_and_exact_times_are_none():
+    """Each Euler step removes noise as at the rounded time: the noise scale is off by the product of (1 - h/t') / (1 - h/t)."""
+    schedule = ns.Linear()
+    plain = NetworkModel(
+        Denoising(), schedule, "velocity", lambda t: 1000 * t, classes=0, class_dropout=False, noise_dropout=False
+    )
+    rounded = with_rounded_time(plain, "bf16")
+    start = torch.randn(64, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = ns.targets.Gaussian(torch.zeros(128).double(), torch.full((128,), 1e-4).double())
+    data = exact.sample(64, torch.Generator().manual_seed(1))
+    for steps, moved in ((13, True), (50, False)):  # 1000 k / 50 are numbers of bf16
+        times = ns.time_grid(plain, steps)
+        at = times[[steps // 2, steps - 4]].double()
+        instrument = ns.calibrate(exact.estimator(schedule), data, at)
+        reports = [ns.measure(ns.sample(model, start, times), instrument, content=False) for model in (rounded, plain)]
+        found = (reports[0] - reports[1]).table()
+        ratio, expected = 1.0, []
+        for k in range(steps - 4):
+            t, other = float(times[k]), float(rounded.time_input(times[k : k + 1].double())) / 1000
+            ratio *= (1 - 1 / steps / other) / (1 - 1 / steps / t)
+            if float(times[k + 1]) in at.tolist():
+                expected.append(float(times[k + 1]) * (ratio - 1))
+        assert found.resolved.all() == moved
+        np.testing.assert_allclose(found.difference, expected, rtol=0.25, atol=2e-6)
