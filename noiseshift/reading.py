@@ -115,7 +115,14 @@ def _damaged(path: Name, what: str, remedy: str) -> str:
 
 def regular(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Path:
     """The path, when an ordinary file with something in it lies there: opening a pipe or a device may wait for ever, and a
-    file of /proc has no size. Raises `error`."""
+    file of /proc has no size.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, empty or no ordinary file.
+    """
     with reading(path, what, remedy, error):
         status = os.stat(path)
     for test, kind in _KINDS.items():
@@ -136,7 +143,15 @@ _KINDS = {
 
 
 def read_text(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError, *, most: int = TEXT) -> str:
-    """A UTF-8 file of at most `most` bytes. Raises `error`."""
+    """A UTF-8 file of limited size.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, too large or no UTF-8.
+        most: The largest size, in bytes.
+    """
     file = regular(path, what, remedy, error)
     size = file.stat().st_size
     if size > most:
@@ -146,14 +161,28 @@ def read_text(path: Name, what: str, remedy: str, error: type[ReadingError] = Re
 
 
 def read_json(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Any:
-    """What a JSON file holds. Raises `error` when it is missing, damaged, too large or nested too deeply."""
+    """What a JSON file holds: at most 64 MB and a million values, no more than 100 levels deep.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, damaged, too large or nested too deeply.
+    """
     text = read_text(path, what, remedy, error)
     with reading(path, what, remedy, error):
         return bounded(json.loads(text))
 
 
 def read_yaml(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Any:
-    """What a YAML file of plain values holds; aliases are followed as far as the whole stays small. Raises `error`."""
+    """What a YAML file of plain values holds; aliases are followed as far as the whole stays small. None for an empty document.
+
+    Args:
+        path: The file, at most 4 MB.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, damaged, too large or nested too deeply.
+    """
     import yaml
 
     text = read_text(path, what, remedy, error, most=CARD)
@@ -194,10 +223,16 @@ def _parts(value: Any) -> Collection[Any]:
 
 
 def bounded(root: Any, *, parts: Any = _parts, most: int = NODES, deep: int = DEEP) -> Any:
-    """`root`, when it is a tree that can be walked: no more than `most` values, counted as often as they are referred to, no
-    deeper than `deep`, and nothing that holds itself. Otherwise printing or comparing it could take for ever.
+    """`root`, when it is a tree that can be walked. Otherwise printing or comparing it could take for ever.
 
-    Raises ValueError.
+    Args:
+        root: A value of nested lists and mappings, or anything else that `parts` takes apart.
+        parts: Gives the values inside a value, none for a leaf.
+        most: Largest number of values, counted as often as they are referred to.
+        deep: Largest number of levels.
+
+    Raises:
+        ValueError: It is larger or deeper, or holds itself.
     """
     known: dict[int, tuple[int, int]] = {}  # id -> values in all, levels
     open_: set[int] = set()
@@ -229,9 +264,16 @@ def bounded(root: Any, *, parts: Any = _parts, most: int = NODES, deep: int = DE
 
 
 def check_zip(archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse an archive that unpacks to far more than its `size`, names a member twice, or packs in an odd way.
+    """Refuse an archive that unpacks to far more than its size, names a member twice, or packs in an odd way.
 
-    Reading a member never gives more than it declares, so what is declared is what is checked. Raises ValueError.
+    Reading a member never gives more than it declares, so what is declared is what is checked.
+
+    Args:
+        archive: The open archive.
+        size: Bytes of its file. It may unpack to 512 MB, or to 200 times its size where that is more.
+
+    Raises:
+        ReadingError: The archive is refused; says why.
     """
     members = archive.infolist()
     if len({member.filename for member in members}) < len(members):
@@ -248,8 +290,17 @@ def check_zip(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def gunzip(path: Name, what: str, remedy: str, *, most: int | None = None) -> bytes:
-    """What a gzip file unpacks to. Raises ReadingError when it is damaged, or more than `most` bytes, by default what
-    `check_zip` allows."""
+    """What a gzip file unpacks to.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        most: Largest unpacked size in bytes; None for 512 MB, or 200 times the file's size where that is more.
+
+    Raises:
+        ReadingError: The file is missing, damaged, or unpacks to more.
+    """
     file = regular(path, what, remedy)
     size = file.stat().st_size
     most = max(LARGE, RATIO * size) if most is None else most
@@ -275,9 +326,14 @@ def read_arrays(
     *,
     only: Collection[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, or those of the names `only` that are in it: numbers, truth values and words, never objects.
+    """The arrays of an .npz by name: numbers, truth values and words, never objects.
 
-    Raises `error` when it is missing or damaged, or an array is not as large as it claims.
+    Args:
+        path: The .npz.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing or damaged, or an array is not as large as it claims.
+        only: The names to read, those that are in it; None for all.
     """
     file = regular(path, what, remedy, error)
     with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
@@ -292,14 +348,29 @@ def read_arrays(
 
 
 def read_array(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> np.ndarray:
-    """The array of an .npy, by the rules of `read_arrays`. Raises `error`."""
+    """The array of an .npy, by the rules of `read_arrays`.
+
+    Args:
+        path: The .npy.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing or damaged, holds objects, or is not as large as it claims.
+    """
     file = regular(path, what, remedy, error)
     with reading(path, what, remedy, error), file.open("rb") as stream:
         return _array(stream, file.stat().st_size)
 
 
 def read_csv(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError, **how: Any) -> pd.DataFrame:
-    """A CSV file of ordinary size; `how` as pandas' own. Raises `error`."""
+    """A CSV file of at most 64 MB.
+
+    Args:
+        path: The file, in UTF-8.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, damaged or too large.
+        **how: Keywords of `pandas.read_csv`.
+    """
     import io
 
     import pandas as pd
@@ -310,7 +381,14 @@ def read_csv(path: Name, what: str, remedy: str, error: type[ReadingError] = Rea
 
 
 def names_in_arrays(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> list[str]:
-    """The names of an .npz's arrays, none of which is read."""
+    """The names of an .npz's arrays, none of which is read.
+
+    Args:
+        path: The .npz.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing or no zip.
+    """
     file = regular(path, what, remedy, error)
     with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -337,7 +415,15 @@ def _array(stream: IO[bytes], size: int) -> np.ndarray:
 
 
 def fill(stream: Stream, view: memoryview) -> None:
-    """Read exactly as many bytes as `view` holds. Raises EOFError."""
+    """Read exactly as many bytes as `view` holds.
+
+    Args:
+        stream: Read from where it stands, at most 16 MB at a time.
+        view: Where the bytes go.
+
+    Raises:
+        EOFError: The stream ends earlier.
+    """
     place = 0
     while place < len(view):
         part = stream.read(min(len(view) - place, 16 * MB))
@@ -348,7 +434,14 @@ def fill(stream: Stream, view: memoryview) -> None:
 
 
 def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> pd.DataFrame:
-    """A parquet file. Raises `error` when it is missing or damaged, or claims far more numbers than its bytes can hold."""
+    """A parquet file.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing or damaged, or claims far more numbers than its bytes can hold.
+    """
     import pandas as pd
     import pyarrow.parquet as parquet
 
@@ -364,7 +457,14 @@ def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = R
 def read_safetensors(
     path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a .safetensors file, and the words in its header. Raises `error`."""
+    """The tensors of a .safetensors file by name, on the CPU, and the words in its header (empty where it has none).
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing or damaged.
+    """
     from safetensors import safe_open
 
     file = regular(path, what, remedy, error)
@@ -375,7 +475,15 @@ def read_safetensors(
 def read_words(
     text: str | None, path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError
 ) -> dict[str, Any]:
-    """The mapping that a header's JSON text describes. Raises `error` when there is none."""
+    """The mapping that a header's JSON text describes.
+
+    Args:
+        text: The JSON; None where the header has no such entry.
+        path: The file whose header it is, for the message.
+        what: What the file should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when the text is no mapping, or too large or deep.
+    """
     with reading(path, what, remedy, error):
         values = bounded(json.loads(text or ""))
         if not isinstance(values, dict):

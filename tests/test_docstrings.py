@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "noiseshift"
 PACKAGES = ["approximation", "audit", "correction", "diffusion", "estimators", "evaluation", "integrations", "shift"]
-PACKAGES += ["studies", "targets", "training"]
+PACKAGES += ["reading.py", "studies", "targets", "training", "writing"]
 
 
 def arguments(function):
@@ -50,10 +50,16 @@ def public(tree, owner=""):
                 yield from public(node, f"{node.name}.")
 
 
+def files(package):
+    """The modules of a package; a module itself where its name ends in .py."""
+    path = ROOT / package
+    return [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_definitions_say_what_they_take(package):
     silent = []
-    for path in sorted((ROOT / package).rglob("*.py")):
+    for path in files(package):
         for node, owner in public(ast.parse(path.read_text())):
             names, text = wanted(node, owner)
             said = [section for section in ("Args:", "Attributes:") if section in text]

@@ -39,7 +39,13 @@ _OLD: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Mark:
-    """Which command made a folder (`kind`), and its files, relative to it; `old` where version 0.1 made it, unmarked."""
+    """What `noiseshift.json` in a folder says.
+
+    Attributes:
+        kind: The command that made the folder, such as "measure".
+        files: Its files by their paths relative to the folder, with slashes.
+        old: Whether version 0.1 made it, which left no mark; `files` are then those of its names that are there.
+    """
 
     kind: str
     files: frozenset[str]
@@ -59,7 +65,13 @@ def read_mark(folder: Path) -> Mark | None:
 
 
 def write_mark(folder: Path, kind: str, files: Iterable[str] | None = None) -> None:
-    """Mark `folder` as made by the command `kind`; its files are `files`, or all that it holds."""
+    """Mark a folder as made by noiseshift.
+
+    Args:
+        folder: An existing folder; its `noiseshift.json` is replaced, whole or not at all.
+        kind: The command, such as "measure".
+        files: Its files relative to it; None takes all that it holds.
+    """
     listed = sorted(contents(folder) - {MARK} if files is None else set(files))
     about = {"kind": kind, "version": metadata.version("noiseshift"), "files": listed}
     write_text(folder / MARK, json.dumps(about, indent=1) + "\n")
@@ -67,7 +79,15 @@ def write_mark(folder: Path, kind: str, files: Iterable[str] | None = None) -> N
 
 def adopt(folder: str | Path, files: Iterable[str | Path]) -> None:
     """Files that were added to a run folder later, such as a page or figures, become part of it. Nothing happens to a folder
-    without a mark."""
+    without a mark.
+
+    Args:
+        folder: The run folder.
+        files: The added files, inside `folder`.
+
+    Raises:
+        ValueError: A file is not inside `folder`.
+    """
     folder = Path(folder)
     mark = read_mark(folder)
     added = {Path(file).relative_to(folder).as_posix() for file in files}
@@ -88,7 +108,15 @@ def contents(folder: Path) -> set[str]:
 
 
 def strangers(folder: Path, mark: Mark) -> list[str]:
-    """What others put into a folder of ours: files that its mark does not list, and links."""
+    """What others put into a folder of ours: files that its mark does not list, and links.
+
+    Args:
+        folder: The folder; links in it are not followed.
+        mark: Its mark, as `read_mark` gives it.
+
+    Returns:
+        Their paths relative to it, sorted. What file browsers leave behind and unfinished files do not count.
+    """
     found = []
     for name in sorted(contents(folder)):
         path = folder / name

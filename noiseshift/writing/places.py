@@ -24,10 +24,18 @@ class PlaceError(ValueError):
 
 
 def check_folder(folder: str | Path, kind: str, *, adding: bool = False) -> Path:
-    """The real path of a folder that the command `kind` may write. With `adding` the folder is added to, not replaced, and
-    may also hold what is not ours.
+    """The real path of a folder that a command may write. Nothing is touched.
 
-    Raises PlaceError naming the reason and the remedy; nothing is touched.
+    Args:
+        folder: Where to write; it need not exist yet.
+        kind: The command. An earlier run of the same command may be replaced.
+        adding: The folder is added to, not replaced, and may also hold what is not ours.
+
+    Returns:
+        The path with the links of its folders followed.
+
+    Raises:
+        PlaceError: The folder may not be written; says why and what to do.
     """
     place = _real(folder)
     if not place.exists():
@@ -50,9 +58,19 @@ def check_folder(folder: str | Path, kind: str, *, adding: bool = False) -> Path
 def check_file(
     path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False, suffixes: tuple[str, ...] = ()
 ) -> Path:
-    """The real path of a file that may be written: none is there, or `ours` says that noiseshift made it, or `overwrite`.
+    """The real path of a file that may be written: none is there, or noiseshift made it, or `overwrite`. Nothing is touched.
 
-    Raises PlaceError naming the reason and the remedy; nothing is touched.
+    Args:
+        path: Where to write.
+        ours: Whether noiseshift made the file that is there. Where it raises, it did not.
+        overwrite: Allow any ordinary file to be replaced.
+        suffixes: The allowed suffixes with their dots; empty allows all.
+
+    Returns:
+        The path with the links of its folders followed.
+
+    Raises:
+        PlaceError: The file may not be written; says why and what to do.
     """
     place = _real(path)
     if suffixes and place.suffix not in suffixes:

@@ -24,10 +24,18 @@ _LEFT = re.compile(r"\.(?P<name>.+)\.(?:(?:new|old)-[0-9a-f]{8}(?:\.[A-Za-z0-9]+
 
 @contextmanager
 def claimed(folder: str | Path, kind: str, *, adding: bool = False) -> Iterator[Path]:
-    """Hold a folder that the command `kind` may write, with what killed processes left of it put in order.
+    """Hold a folder that a command may write, with what killed processes left of it put in order.
 
-    Yields its real path. With `adding` (as in `check_folder`) the folder is made and marked at once, and goes again where
-    nothing is added. Raises PlaceError, or BusyError when another process holds it.
+    With `adding` the folder is made and marked at once, and goes again where nothing is added. Yields its real path.
+
+    Args:
+        folder: Where to write, as in `check_folder`.
+        kind: The command.
+        adding: The folder is added to, not replaced.
+
+    Raises:
+        PlaceError: The folder may not be written.
+        BusyError: Another process holds it.
     """
     place = check_folder(folder, kind, adding=adding)
     with _held(place) as first:
@@ -49,7 +57,18 @@ def claimed(folder: str | Path, kind: str, *, adding: bool = False) -> Iterator[
 def claimed_file(
     path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False, suffixes: tuple[str, ...] = ()
 ) -> Iterator[Path]:
-    """Hold a file's place as `claimed` does a folder's; arguments as in `check_file`."""
+    """Hold a file's place as `claimed` does a folder's. Yields its real path.
+
+    Args:
+        path: Where to write.
+        ours: Whether noiseshift made the file that is there.
+        overwrite: Allow any ordinary file to be replaced.
+        suffixes: The allowed suffixes with their dots; empty allows all.
+
+    Raises:
+        PlaceError: The file may not be written.
+        BusyError: Another process holds it.
+    """
     place = check_file(path, ours, overwrite=overwrite, suffixes=suffixes)
     with _held(place) as first:
         if first:
@@ -59,9 +78,16 @@ def claimed_file(
 
 @contextmanager
 def replaced_file(path: str | Path, ours: Callable[[Path], bool], *, overwrite: bool = False) -> Iterator[Path]:
-    """A file to write to, which takes the name `path` once all is written; arguments as in `check_file`.
+    """A file to write to, which takes the name `path` once all is written; on an error what was there stays.
 
-    Raises PlaceError where a file that is not ours is there, and leaves it as it is.
+    Args:
+        path: The name that the file gets.
+        ours: Whether noiseshift made the file that is there.
+        overwrite: Allow any ordinary file to be replaced.
+
+    Raises:
+        PlaceError: A file that is not ours is there; it is left as it is.
+        BusyError: Another process holds the place.
     """
     with claimed_file(path, ours, overwrite=overwrite) as place, whole_file(place) as fresh:
         yield fresh
@@ -88,8 +114,14 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
     """A fresh folder to write to; once all is written it takes the name `folder`, and the place of an earlier run of `kind`,
     which is moved aside until the new one stands.
 
-    Raises PlaceError where something else is there, and leaves it as it is. What came there only while the run went on is left
-    too; the new run is then kept under another name, which the error says.
+    Args:
+        folder: The name that the folder gets.
+        kind: The command, which the mark names.
+
+    Raises:
+        PlaceError: Something else is there, and is left as it is. Where it came only while the run went on, the new run is
+            kept under another name, which the error says.
+        BusyError: Another process holds the place.
     """
     with claimed(folder, kind) as place:
         fresh = temporary(place)
@@ -108,8 +140,17 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
 
 @contextmanager
 def merged_folder(folder: str | Path, kind: str, last: str) -> Iterator[Path]:
-    """A fresh folder to write to; once all is written its files go into `folder`, which keeps what else is in it. The file
-    `last` is away while the others change, and comes last: without it the folder is not read."""
+    """A fresh folder to write to; once all is written its files go into `folder`, which keeps what else is in it.
+
+    Args:
+        folder: The folder that is added to, made where there is none.
+        kind: The command, which the mark names. Files of its earlier run that are not written again are removed.
+        last: The file without which the folder is not read: it is away while the others change, and comes last.
+
+    Raises:
+        PlaceError: The folder may not be written.
+        BusyError: Another process holds it.
+    """
     with claimed(folder, kind, adding=True) as place:
         if read_mark(place) is None:
             _begin(place, kind)

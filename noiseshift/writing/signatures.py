@@ -24,13 +24,23 @@ def signed_picture(path: Path) -> bool:
 
 
 def signed_arrays(path: Path, words: str = SIGNATURE) -> bool:
-    """An .npz with our zip comment."""
+    """Whether an .npz has our zip comment.
+
+    Args:
+        path: The .npz.
+        words: The whole comment: SIGNATURE of samples, FEATURES of features.
+    """
     with zipfile.ZipFile(path) as file:
         return file.comment == words.encode()
 
 
 def sign_arrays(path: Path, words: str = SIGNATURE) -> None:
-    """Put our comment into an .npz."""
+    """Put our comment into an .npz.
+
+    Args:
+        path: An existing .npz, changed in place.
+        words: The comment, in place of any other.
+    """
     with zipfile.ZipFile(path, "a") as file:
         file.comment = words.encode()
 

@@ -27,7 +27,12 @@ def temporary(place: Path) -> Path:
 
 
 def is_temporary(path: Path, name: str | None = None) -> bool:
-    """Whether this is the name of something (of `name`, where it is given) that was not finished."""
+    """Whether this is the name of something that was not finished. Nothing is opened.
+
+    Args:
+        path: Only its last part is read.
+        name: The final name that it must be meant for; None allows any.
+    """
     match = _TEMPORARY.fullmatch(path.name)
     return match is not None and name in (None, match["name"])
 
@@ -63,20 +68,36 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text, whole or not at all.
+
+    Args:
+        path: The file, which is replaced without a question.
+        text: Everything that it will hold.
+    """
     with whole_file(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
-    """Write a .safetensors file with `words` in its header; the library itself opens no name that is not text."""
+    """Write a .safetensors file; the library itself opens no name that is not text.
+
+    Args:
+        path: Where to write. It is written in place: give a fresh file of `whole_file`.
+        tensors: The tensors by name.
+        words: The header's own words.
+    """
     from safetensors.torch import save
 
     path.write_bytes(save(dict(tensors), dict(words)))
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as parquet, whole or not at all, wherever it lies: pyarrow itself opens no name that is not text."""
+    """Write a table as parquet, whole or not at all, wherever it lies: pyarrow itself opens no name that is not text.
+
+    Args:
+        path: The file, which is replaced without a question.
+        table: Its columns and index are kept.
+    """
     with whole_file(path) as fresh, fresh.open("wb") as file:
         table.to_parquet(file)
 
