@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "noiseshift"
-PACKAGES = ["approximation", "audit", "correction", "diffusion", "estimators", "evaluation", "integrations", "shift"]
+PACKAGES = [
+    "approximation",
+    "audit",
+    "correction",
+    "data",
+    "diffusion",
+    "estimators",
+    "evaluation",
+    "integrations",
+    "shift",
+]
 PACKAGES += ["reading.py", "studies", "targets", "training", "writing"]
 
 

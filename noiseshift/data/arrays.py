@@ -46,7 +46,16 @@ class _Shaped:
 
 
 def load_arrays(path: Path, limits: Range, part: Part) -> Images:
-    """An .npz, or an .npy that holds images alone. Raises ValueError naming the remedy."""
+    """An .npz, or an .npy that holds images alone.
+
+    Args:
+        path: The file.
+        limits: What black and white are in it; None where the type of the numbers must tell.
+        part: Which part to take of a file that has several, such as train_images and test_images.
+
+    Raises:
+        ValueError: The file is damaged, or what it holds is not certain; names the remedy.
+    """
     stored = _read(path, part)
     values, remarks = _states(stored.values, path) if stored.name in STATES else _pixels(stored.values, limits, path)
     about = ", ".join(each for each in (stored.remark, *remarks) if each)

@@ -31,7 +31,12 @@ def _split(name: str) -> str:
 def load_part(found: dict[str, Path], part: Part) -> Images:
     """The wanted part of the splits that are there, or the only one.
 
-    Raises ValueError where several splits could be meant.
+    Args:
+        found: Image files by their split, as `find_idx` gives them; not empty.
+        part: "train", or "held-out" for any other split.
+
+    Raises:
+        ValueError: Several splits could be meant.
     """
     wanted = [name for name in found if ("train" in name) == (part == "train")]
     chosen = wanted or list(found)
@@ -46,7 +51,16 @@ def load_part(found: dict[str, Path], part: Part) -> Images:
 
 
 def load_files(path: Path, remark: str = "") -> Images:
-    """An images file and the labels file beside it. Raises FileNotFoundError when it is missing, ValueError for damage."""
+    """An images file and the labels file beside it.
+
+    Args:
+        path: The images file, gzipped or not. The labels file has its name with labels-idx1 for images-idx3.
+        remark: What was assumed, for `Images.about`.
+
+    Raises:
+        FileNotFoundError: One of the files is missing.
+        ValueError: A file is damaged, or the numbers of images and labels differ.
+    """
     beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     other = beside.with_suffix("") if beside.suffix == ".gz" else beside.with_name(f"{beside.name}.gz")
     labels = next((each for each in (beside, other) if each.exists()), None)
@@ -63,9 +77,15 @@ def load_files(path: Path, remark: str = "") -> Images:
 
 
 def load_idx(folder: str | Path, split: str) -> Images:
-    """MNIST-style files of `folder`, gzipped or not: `split` is "train" or "t10k".
+    """MNIST-style files of a folder.
 
-    Raises FileNotFoundError when they are missing, ValueError when they are damaged.
+    Args:
+        folder: The folder, or the one in which torchvision put its `raw` folder. Files may be gzipped.
+        split: "train" or "t10k".
+
+    Raises:
+        FileNotFoundError: They are missing.
+        ValueError: They are damaged.
     """
     found = find_idx(Path(folder)).get(split)
     if found is None:

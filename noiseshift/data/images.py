@@ -52,7 +52,12 @@ class Images:
         return to_float(self.pixels)
 
     def scaled(self, low: float, high: float) -> Images:
-        """Pictures as states of a network for which black is `low` and white `high`; states as they are."""
+        """Pictures as states of a network with another range; states as they are.
+
+        Args:
+            low: What black is for the network.
+            high: What white is for it.
+        """
         if self.pixels.is_floating_point() and not self.unit:
             return self
         return replace(self, pixels=(self.floats + 1) * ((high - low) / 2) + low, unit=False)

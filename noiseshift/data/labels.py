@@ -22,10 +22,15 @@ def natural(word: str) -> tuple[list[tuple[int, int, str]], str]:
 
 
 def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as a file holds them → int64 (count,), and their names in order where they are words.
+    """Labels as a file holds them → int64 (count,), and their names in natural order where they are words, else none.
 
-    One-hot rows (count, K) of zeros and ones are read as their places. Raises ValueError for anything that is no class:
-    fractions, NaN, negative numbers, another number of labels than `count`.
+    Args:
+        values: Numbers or words (count,), or one-hot rows (count, K) of zeros and ones, which are read as their places.
+        count: Number of images.
+        where: The file, for the message.
+
+    Raises:
+        ValueError: Anything that is no class (fractions, NaN, negative numbers), or another number of labels than `count`.
     """
     if values.ndim == 2 and values.shape[1] > 1 and len(values) == count:
         values = _places(values, where)
@@ -56,11 +61,16 @@ def _places(rows: Array, where: str) -> Array:
 
 
 def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> Images:
-    """The set with its labels as a checkpoint of `classes` classes counts them, `names` in its order where its card says.
+    """The set with its labels as a checkpoint counts them.
 
     Class folders are matched by name where the card names classes. Otherwise there must be a folder per class, or folders
     that are called by numbers whose order and value agree. ImageNet's own folders (n01440764) have a known order. For a
     checkpoint without classes the set stays as it is.
+
+    Args:
+        images: The set.
+        classes: How many the checkpoint has (or prompts), without the null class; 0 for an unconditional one.
+        names: Its classes by name, in its order, where its card says; else empty.
 
     Raises:
         ValueError: Labels are missing, are no class of the checkpoint's, or are not certain.
@@ -111,7 +121,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 def labels_in_words(labels: Tensor | None, names: Sequence[str]) -> str:
-    """The classes in words."""
+    """The classes in words, for one line.
+
+    Args:
+        labels: (N,), or None where the set has none.
+        names: Class folders in the order of their labels; empty where labels do not come from folders.
+    """
     if labels is None:
         return "no classes"
     if not names:

@@ -19,13 +19,29 @@ DARK = 32
 
 
 def to_bytes(values: Array, limits: tuple[float, float]) -> Array:
-    """Numbers from limits[0] (black) to limits[1] (white) → uint8, rounded. Raises ValueError for numbers outside."""
+    """Numbers between black and white → uint8, rounded to the nearest.
+
+    Args:
+        values: Numbers of any type and shape.
+        limits: What black and white are in them.
+
+    Raises:
+        ValueError: A number lies outside by more than 0.1 % of the range.
+    """
     low, high = _checked(values, limits)
     return np.rint((values.astype(np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
 
 
 def to_unit(values: Array, limits: tuple[float, float]) -> Array:
-    """Numbers from limits[0] (black) to limits[1] (white) → float32 in [-1, 1]. Raises ValueError for numbers outside."""
+    """Numbers between black and white → float32, black at -1 and white at 1.
+
+    Args:
+        values: Numbers of any type and shape.
+        limits: What black and white are in them.
+
+    Raises:
+        ValueError: A number lies outside by more than 0.1 % of the range.
+    """
     low, high = _checked(values, limits)
     return ((values.astype(np.float64) - low) * (2 / (high - low)) - 1).astype(np.float32)
 
@@ -42,7 +58,17 @@ def _checked(values: Array, limits: tuple[float, float]) -> tuple[float, float]:
 
 
 def refuse_dim(least: float, most: float, white: float, where: str) -> None:
-    """Raise ValueError where numbers from `least` to `most` are too small to be certain of their white."""
+    """Raise where numbers are too small to be certain of their white.
+
+    Args:
+        least: The smallest number of the set.
+        most: The largest.
+        white: What white would be, 65535 for 16 bits.
+        where: The file or folder, for the message.
+
+    Raises:
+        ValueError: The largest number is under a quarter of white, and the numbers are not all alike.
+    """
     if least < most < white * DIM:
         raise ValueError(
             f"the largest value in {where} is {most:g}, where white would be {white:g}: say what black and white are with "
@@ -51,12 +77,22 @@ def refuse_dim(least: float, most: float, white: float, where: str) -> None:
 
 
 def dark(least: float, most: float) -> tuple[str, ...]:
-    """A remark on 8-bit numbers that are all small."""
+    """A remark on 8-bit numbers that are all small, in a tuple; empty where there is nothing to remark.
+
+    Args:
+        least: The smallest number of the set.
+        most: The largest; remarked on below 32, unless all numbers are alike.
+    """
     return (f"no brighter than {most:g} of 255 (is that white? --range 0,{most:g})",) if least < most < DARK else ()
 
 
 def unsaid(values: Array, where: str) -> ValueError:
-    """The refusal of numbers whose black and white nobody said."""
+    """The error for numbers whose black and white nobody said. It is returned, not raised.
+
+    Args:
+        values: The numbers, or their extremes, from which the likely range is guessed for the message.
+        where: The file or folder, for the message.
+    """
     low, high = float(values.min()), float(values.max())
     usual = ((0, 1), (-1, 1), (-0.5, 0.5), (0, 255), (0, 65535))
     likely = next(

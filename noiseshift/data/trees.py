@@ -40,7 +40,12 @@ LARGEST = 1 << 28
 
 @dataclass(frozen=True)
 class File:
-    """A file of the set and how it is opened."""
+    """A file of the set and how it is opened.
+
+    Attributes:
+        place: Its path under the set's root, as its parts.
+        open: Opens it for reading bytes.
+    """
 
     place: Place
     open: Callable[[], BinaryIO]
@@ -48,7 +53,13 @@ class File:
 
 @dataclass(frozen=True)
 class Tree:
-    """All files and folders of the set but hidden ones and what file managers leave behind."""
+    """All files and folders of the set but hidden ones and what file managers leave behind.
+
+    Attributes:
+        root: The folder or zip, for messages.
+        files: In no certain order.
+        folders: Paths under the root, without the root itself; empty folders too.
+    """
 
     root: str
     files: list[File]
@@ -57,7 +68,14 @@ class Tree:
 
 @dataclass(frozen=True)
 class Layout:
-    """The pictures of a set in order, their classes, and what had to be assumed."""
+    """The pictures of a set in order, their classes, and what had to be assumed.
+
+    Attributes:
+        files: The pictures, in natural order of their paths.
+        labels: The class of each, counted from 0; None where the set has none.
+        names: The class folders in the order of their labels; empty where labels do not come from folders.
+        remarks: What was assumed or left out, in a few words each.
+    """
 
     files: list[File]
     labels: list[int] | None
@@ -91,7 +109,12 @@ def _opener(path: Path) -> Callable[[], BinaryIO]:
 
 
 def zip_tree(archive: zipfile.ZipFile, root: Path) -> Tree:
-    """What lies in a zip, which must stay open while its files are read. Raises ValueError for files that are too large."""
+    """What lies in a zip.
+
+    Args:
+        archive: It must stay open while its files are read. A file over 256 MB raises ValueError when it is opened.
+        root: Its path, for messages.
+    """
     files, folders = [], set[Place]()
     for info in archive.infolist():
         place = PurePosixPath(info.filename.replace("\\", "/")).parts
@@ -118,6 +141,10 @@ def arrange(tree: Tree, part: Part) -> Layout:
 
     A class is a folder; a folder that holds nothing but one folder is passed through; of a set that comes in parts (train,
     test) the wanted one is taken where there is one. An EDM-style dataset.json gives the labels instead.
+
+    Args:
+        tree: All files of the set.
+        part: The part that is wanted of a set that comes in parts.
 
     Raises:
         ValueError: There are no pictures, or it is not certain which folders are classes.

@@ -93,8 +93,12 @@ def rows_at_once(states: Tensor, who: str) -> int:
     """How many rows of these states are sure to fit into half of the memory, at least 1; on an accelerator all, since it says when
     it is full. It depends on the machine and not on what else runs there, so that a run which goes on rounds as before.
 
+    Args:
+        states: The batch (B, …), on the device that will compute.
+        who: What computes, for the message, such as "the network".
+
     Raises:
-        MemoryError: not even one row can.
+        MemoryError: Not even one row can.
     """
     if states.device.type != "cpu" or not len(states):
         return max(1, len(states))

@@ -22,7 +22,13 @@ FEW = 8
 
 
 def saved_bytes(network: nn.Module, loss: Callable[..., Tensor], rows: Sequence[Tensor]) -> int:
-    """Bytes that a loss keeps for its gradient, beside the network's weights."""
+    """Bytes that a loss keeps for its gradient, beside the network's weights.
+
+    Args:
+        network: Its parameters and buffers are not counted.
+        loss: Called with the rows, once.
+        rows: The tensors that the loss is given, in order.
+    """
     weights = {each.untyped_storage().data_ptr() for each in (*network.parameters(), *network.buffers())}
     kept: dict[int, int] = {}
 
