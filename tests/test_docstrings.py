@@ -6,18 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "noiseshift"
-PACKAGES = [
-    "approximation",
-    "audit",
-    "correction",
-    "data",
-    "diffusion",
-    "estimators",
-    "evaluation",
-    "integrations",
-    "shift",
-]
-PACKAGES += ["reading.py", "studies", "targets", "training", "writing"]
+PACKAGES = ["approximation", "audit", "checkpoints", "correction", "data", "diffusion", "estimators", "evaluation"]
+PACKAGES += ["integrations", "reading.py", "shift", "studies", "targets", "training", "writing"]
 
 
 def arguments(function):

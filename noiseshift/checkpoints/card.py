@@ -163,10 +163,14 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], in_file: Card | None = None) -> Card:
-        """A card from plain values; keys that are left out are what the file itself holds, `in_file`, or else
-        what the family's official code means by them.
+        """A card from plain values.
 
-        Raises CheckpointError on unknown keys, an unknown family or a value of the wrong kind.
+        Args:
+            values: Keys are the attributes of a card. What is left out is as `in_file`, or as the family's official code means it.
+            in_file: The card that the checkpoint file itself makes; it counts where `values` name the same family or none.
+
+        Raises:
+            CheckpointError: An unknown key, an unknown family, or a value of the wrong kind.
         """
         known = [f.name for f in fields(cls)]
         unknown = sorted(str(key) for key in set(values) - set(known))
@@ -201,7 +205,15 @@ class Card:
 
     @classmethod
     def read(cls, path: str | Path, in_file: Card | None = None) -> Card:
-        """Read a YAML card; see `from_dict`. Raises CheckpointError when it is missing or no mapping."""
+        """Read a YAML card.
+
+        Args:
+            path: The file, at most 4 MB.
+            in_file: The card that the checkpoint file itself makes; see `from_dict`.
+
+        Raises:
+            CheckpointError: It is missing, no mapping, or holds what `from_dict` refuses.
+        """
         values = read_yaml(path, "card", "write it as lines of key: value, family first", CheckpointError)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} is no card: it must hold keys and values, family first")

@@ -117,6 +117,12 @@ class Called(nn.Module):
     """A user's callable, called as its card says where `NetworkModel` calls its networks: (x, time, label, known).
 
     Label `classes` asks for the unconditional prediction; it becomes the null class that the card names, or None.
+
+    Args:
+        fn: The callable; where it is a network, it becomes a part of this module.
+        classes: How many, without the null class; 0 for none.
+        time: The dtype and shape that it takes the time in; the number itself is made before.
+        calling: The order of its arguments, its answer and its null class.
     """
 
     def __init__(self, fn: Callable[..., Any], classes: int, time: TimeInput, calling: Calling):
@@ -144,10 +150,14 @@ class Called(nn.Module):
 
 
 def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
-    """A model of what custom code made, and its card: a Model, a callable with a card, or either in a pair with the
-    card's values. `card` comes before the pair's.
+    """A model of what custom code made, and its card. Networks in it are set to evaluation, without gradients.
 
-    Raises CheckpointError for anything else, and where the shape of a state is not given.
+    Args:
+        made: A Model, a callable (with a card), or either in a pair with the card's values.
+        card: Comes before the pair's values; None where nobody gave one.
+
+    Raises:
+        CheckpointError: It is anything else, or the shape of a state is not given.
     """
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
         made, card_values = made
@@ -186,7 +196,13 @@ def _card_of(model: Model, card: Card | None) -> Card:
 
 
 def hash_of(made: Any, source: str) -> str:
-    """SHA-256 of the code that made a model and of every tensor in the networks it holds: other weights, another hash."""
+    """SHA-256 of the code that made a model and of every tensor in the networks it holds, hexadecimal: other weights, another
+    hash.
+
+    Args:
+        made: What the code made; see `networks_in`.
+        source: `module:function`, whose module's text is hashed, or the words themselves where it has none.
+    """
     digest = hashlib.sha256(_source(source))
     for network in networks_in(made):
         for name, tensor in network.state_dict().items():

@@ -115,9 +115,16 @@ class Checkpoint:
         return Network.load(self.estimator)
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> Checkpoint:
-        """The same checkpoint computing on a device in "fp32", "bf16" or "fp16" (states and readings stay float32).
+        """The same checkpoint computing on a device; states and readings stay float32.
 
-        A Model that custom code made stays where it was put. Raises ValueError when such a one is asked for half precision.
+        A Model that custom code made stays where it was put.
+
+        Args:
+            device: Where its network is moved.
+            precision: "fp32", "bf16" or "fp16", by autocast.
+
+        Raises:
+            ValueError: The precision is another word, or another than fp32 for a Model that custom code made.
         """
         if isinstance(self.model, NetworkModel):
             sampled: Any = self.sampled

@@ -39,7 +39,19 @@ def save(path: str | Path, state: Mapping[str, Tensor], card: Card, *, overwrite
 
 
 def save_trained(path: Path, state: Mapping[str, Tensor], card: Card) -> Path:
-    """As `save`, for what a training makes again: a card that is there was corrected by hand, and stays."""
+    """As `save`, for what a training makes again: a card that is there was corrected by hand, and stays.
+
+    Args:
+        path: A .safetensors file.
+        state: The network's tensors, which are written in float16.
+        card: Written where there is none yet; another one that is there is named on the log.
+
+    Returns:
+        The path.
+
+    Raises:
+        PlaceError: A ValueError: weights that noiseshift did not make are there.
+    """
     written = path.with_suffix(".yaml")
     if not written.exists():
         return save(path, state, card)
@@ -56,9 +68,18 @@ def _save_weights(path: Path, state: Mapping[str, Tensor], *, overwrite: bool = 
 
 
 def write_card(path: str | Path, card: Card, *, overwrite: bool = False) -> Path:
-    """Write `card` to `<stem>.yaml` beside the checkpoint `path`, where `load` finds it; returns the card's path.
+    """Write a card beside a checkpoint, where `load` finds it.
 
-    Raises PlaceError (a ValueError) where a card of other words is there, unless `overwrite`.
+    Args:
+        path: The checkpoint; the card goes to `<stem>.yaml` beside it.
+        card: What it will say.
+        overwrite: Replace a card of other words.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        PlaceError: A ValueError: a card of other words is there.
     """
     written = Path(path).with_suffix(".yaml")
     with replaced_file(written, lambda there: _says(there, card), overwrite=overwrite) as fresh:

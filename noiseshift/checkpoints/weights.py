@@ -38,7 +38,13 @@ DEEPEST = 4
 
 @dataclass(frozen=True)
 class Weights:
-    """One set of tensors in a file: `name` says where it lies, "" for a plain state dict."""
+    """One set of tensors in a file.
+
+    Attributes:
+        name: Where it lies in the file, "" for a plain state dict.
+        state: The tensors by name, without what wrappers put into the names.
+        averaged: Whether it is an average over the training.
+    """
 
     name: str
     state: Mapping[str, Tensor]

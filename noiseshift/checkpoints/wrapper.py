@@ -26,7 +26,12 @@ NOTHING = Training(None, False, False, None, None, None, None)
 def write_wrapper(path: str | Path, contents: Contents) -> Path:
     """Write the wrapper of a file, as far as the file and the code beside it tell; returns its path.
 
-    Raises ValueError where the path is no name of a module, or there is something already.
+    Args:
+        path: A new .py file whose name can be imported.
+        contents: What the checkpoint file says.
+
+    Raises:
+        ValueError: The path is no name of a module, or there is something already.
     """
     path = Path(path)
     if path.suffix != ".py" or not path.stem.isidentifier():
@@ -38,7 +43,13 @@ def write_wrapper(path: str | Path, contents: Contents) -> Path:
 
 
 def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
-    """The wrapper's text, for a module of that name; `code` is looked for beside the file where it is not given."""
+    """The wrapper's text.
+
+    Args:
+        name: Of the module, for its docstring.
+        contents: What the checkpoint file says.
+        code: What the code beside it says; None looks for it there.
+    """
     code = code or beside(contents.path, contents.names, contents.prefix)
     network, training = (code.network, code.training) if code else (None, NOTHING)
     card = "\n".join(f"        {line}" for line in _card(contents, network, training))

@@ -47,10 +47,15 @@ class Autoencoder:
     def standardise(
         self, center: Sequence[float], spread: Sequence[float], range: Sequence[float] = (-1.0, 1.0)
     ) -> None:
-        """Let states be (z - center) / spread, (channels,) each, of pictures from range[0] to range[1], whatever the
-        configuration says.
+        """Let states be (z - center) / spread, whatever the configuration says.
 
-        Raises CheckpointError for another number of channels.
+        Args:
+            center: A number per channel of the latents z.
+            spread: A number above 0 per channel.
+            range: What black and white are for the autoencoder.
+
+        Raises:
+            CheckpointError: `center` has another number of channels than the autoencoder.
         """
         if len(center) != self.channels:
             raise CheckpointError(f"the card standardises {len(center)} channels, the autoencoder has {self.channels}")
@@ -77,8 +82,15 @@ class Autoencoder:
         )
 
     def states(self, images: Images, shape: Sequence[int]) -> Images:
-        """A set of uint8 pictures as states of `shape` (C, h, w), a chunk at a time. Raises ValueError for pictures of
-        another size."""
+        """A set of pictures as states, a chunk at a time.
+
+        Args:
+            images: uint8 pictures (N, 1 or 3, H, W).
+            shape: (C, h, w) of a state; H and W are `factor` times h and w.
+
+        Raises:
+            ValueError: The pictures have another size.
+        """
         size = tuple(images.pixels.shape[2:])
         wanted = tuple(self.factor * n for n in shape[1:])
         if size != wanted:

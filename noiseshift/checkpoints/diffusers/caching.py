@@ -67,7 +67,15 @@ class Cached(Wrapped):
             return self.model.predict(x, t, cond, branches)
 
     def to(self, device: Any, precision: str = "fp32") -> Cached:
-        """The same on a device: the network is moved, not copied."""
+        """This model itself, on a device: the network is moved, not copied.
+
+        Args:
+            device: Where it computes from now on.
+            precision: "fp32", "bf16" or "fp16", by autocast.
+
+        Raises:
+            ValueError: The precision is another word.
+        """
         model: Any = self.model
         self.model = model.to(device, precision)
         return self

@@ -29,9 +29,13 @@ AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Conditions:
-    """Embeddings of `count` prompts, `names`: hidden (count or count + 1, L, D), pooled (the same, E) or None.
+    """Embeddings of prompts, by place. A row beyond `count` is the null condition.
 
-    A row beyond `count` is the null condition.
+    Attributes:
+        hidden: (count or count + 1, L, D), a vector of D numbers for each of L tokens.
+        pooled: (the same rows, E), a vector for the whole prompt; None where the network takes none.
+        count: Number of prompts.
+        names: The prompts' texts; empty where only their embeddings are known.
     """
 
     hidden: Tensor
@@ -51,8 +55,16 @@ class Conditions:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], names: Sequence[str] = ()) -> Conditions:
-        """From arrays under diffusers' names: prompt_embeds (P, L, D), pooled_prompt_embeds (P, E), and for the null
-        condition negative_prompt_embeds (1, L, D), negative_pooled_prompt_embeds (1, E). Raises CheckpointError."""
+        """From arrays under diffusers' names.
+
+        Args:
+            tensors: prompt_embeds (P, L, D), pooled_prompt_embeds (P, E) where the network takes it, and for the null condition
+                negative_prompt_embeds (1, L, D) and negative_pooled_prompt_embeds (1, E). Others are not read.
+            names: The P texts, where they are known.
+
+        Raises:
+            CheckpointError: prompt_embeds is missing, shapes do not agree, or only one of the two null arrays is there.
+        """
         hidden = tensors.get("prompt_embeds")
         pooled = tensors.get("pooled_prompt_embeds")
         if hidden is None or hidden.ndim != 3 or (pooled is not None and pooled.shape[:-1] != hidden.shape[:1]):
@@ -82,8 +94,15 @@ class Conditions:
                 raise CheckpointError(f"{path}: {error}") from None
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the embeddings to a .safetensors file that `read`, and --embeddings, take. Raises PlaceError (a ValueError)
-        where something else than encoded prompts of ours is there, unless `overwrite`."""
+        """Write the embeddings to a .safetensors file that `read`, and --embeddings, take.
+
+        Args:
+            path: Where to write. The prompts' texts are not written.
+            overwrite: Replace any file that is there, not only encoded prompts of ours.
+
+        Raises:
+            PlaceError: A ValueError: something else is there.
+        """
         with replaced_file(path, signed_prompts, overwrite=overwrite) as fresh:
             parts = {name: part.contiguous() for name, part in self._named().items()}
             write_tensors(fresh, parts, {PROMPTS: ""})
@@ -136,7 +155,14 @@ class Bank(nn.Module):
 def encode_prompts(folder: Path, index: Mapping[str, Any], network: nn.Module, prompts: Sequence[str]) -> Conditions:
     """The prompts as the folder's own pipeline encodes them, with its text encoders, which are dropped afterwards.
 
-    Raises CheckpointError when transformers is missing, or an encoder is missing or of an unknown kind.
+    Args:
+        folder: Of the pipeline, with its text encoders and tokenizers.
+        index: What its model_index.json says.
+        network: Its network, whose configuration the pipeline asks for.
+        prompts: One or more texts.
+
+    Raises:
+        CheckpointError: transformers is missing, or an encoder is missing or of an unknown kind.
     """
     if not prompts or isinstance(prompts, str):
         raise CheckpointError("prompts must be a list of at least one text")

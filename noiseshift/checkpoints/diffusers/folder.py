@@ -65,7 +65,14 @@ FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
 
 @dataclass(frozen=True)
 class Folder:
-    """What a folder holds: `sampler(n)` is its own scheduler with n steps, at the pipeline's own times."""
+    """What a folder holds.
+
+    Attributes:
+        model: Its network, on the schedule of its scheduler.
+        card: The card that its configuration makes.
+        autoencoder: The latent model's; None for a model of pixels.
+        sampler: Makes its own scheduler with n steps, at the pipeline's own times.
+    """
 
     model: NetworkModel
     card: Card
@@ -75,7 +82,15 @@ class Folder:
 
 @dataclass(frozen=True)
 class Found:
-    """A folder's index, the class of its pipeline and network, and where the network lies."""
+    """A folder's index, and where its network lies.
+
+    Attributes:
+        path: The pipeline's folder, or a single file.
+        index: What model_index.json says; empty for a single file.
+        pipeline: The pipeline's class by name.
+        network: The network's class by name.
+        part: The folder of the network's configuration and weights.
+    """
 
     path: Path
     index: Mapping[str, Any]
@@ -114,9 +129,19 @@ def read_folder(
     size: int | tuple[int, int] | None = None,
     loras: Sequence[Lora] = (),
 ) -> Folder:
-    """The model in a folder and the card that its configuration makes; see `load` for the options.
+    """The model in a folder and the card that its configuration makes.
 
-    Raises CheckpointError for another kind of pipeline, a missing or damaged part, or weights that are no safetensors.
+    Args:
+        path: Of a pipeline, or of a state that its training kept beside one.
+        vae: An autoencoder's folder, in place of its own.
+        prompts: Texts that its own encoders encode; class i is then prompt i.
+        embeddings: In place of prompts, a file of them or `Conditions`.
+        size: Pixels per side, or (height, width); None for what the configuration says.
+        loras: Merged into the network, in order.
+
+    Raises:
+        CheckpointError: Another kind of pipeline, a missing or damaged part, weights that are no safetensors, or an option that
+            does not fit.
     """
     found = _recognise(path)
     coder = _autoencoder(found, vae)
@@ -139,9 +164,20 @@ def read_single_file(
     size: int | tuple[int, int] | None = None,
     loras: Sequence[Lora] = (),
 ) -> Folder:
-    """The model in a single file of Stable Diffusion's layout, as `single_file.tensors_of` gives it; see `load` for the options.
+    """The model in a single file of Stable Diffusion's layout.
 
-    Raises CheckpointError for a file that takes more than a text, or lacks a part.
+    Args:
+        path: The file, which is not read again.
+        tensors: What it holds, as `single_file.tensors_of` gives it.
+        card: Says what it predicts, and how attention is split, where the tensors do not show it.
+        vae: An autoencoder's folder, in place of the one in the file.
+        prompts: Always refused: a single file holds no tokenizer.
+        embeddings: A file of encoded prompts, or `Conditions`.
+        size: Pixels per side, or (height, width).
+        loras: Merged into the network, in order.
+
+    Raises:
+        CheckpointError: A file that takes more than a text, or lacks a part, or an option that does not fit.
     """
     if prompts is not None:
         raise CheckpointError(

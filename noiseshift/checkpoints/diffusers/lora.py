@@ -41,7 +41,12 @@ LARGEST = 100.0
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file and how much of it is added: 1 as it was trained."""
+    """A LoRA file and how much of it is added.
+
+    Attributes:
+        path: The .safetensors file.
+        scale: Factor of its change of the weights: 1 as it was trained, at most 100 either way where it is given in words.
+    """
 
     path: Path
     scale: float = 1.0

@@ -15,7 +15,12 @@ from noiseshift.diffusion.families import CONSISTENCY_SCALE
 
 
 class PlainUnet(nn.Module):
-    """UNet2DModel, class-conditional or not (DDPM, DDIM, unconditional LDM)."""
+    """UNet2DModel, class-conditional or not (DDPM, DDIM, unconditional LDM).
+
+    Args:
+        unet: Of diffusers.
+        classes: How many it has; 0 for an unconditional one, which is given no label.
+    """
 
     def __init__(self, unet: nn.Module, classes: int):
         super().__init__()
@@ -30,7 +35,13 @@ class PlainUnet(nn.Module):
 
 class Boundary(nn.Module):
     """A consistency model's network with its scheduler's preconditioning: the data predicted from states x0 + sigma eps, equal to
-    the state at the least noise (Song et al., arXiv 2303.01469, appendix C). t is 250 log sigma."""
+    the state at the least noise (Song et al., arXiv 2303.01469, appendix C). t is 250 log sigma.
+
+    Args:
+        unet: Called as the networks here are.
+        data: Standard deviation of the data.
+        least: The least noise scale.
+    """
 
     def __init__(self, unet: nn.Module, data: float, least: float):
         super().__init__()
@@ -61,9 +72,16 @@ class ClassTransformer(nn.Module):
 
 
 class TextUnet(nn.Module):
-    """UNet2DConditionModel. SDXL's also takes `sizes`: the original height and width, the crop's corner, the target's
-    height and width, in pixels (Podell et al., arXiv 2307.01952). One that was distilled under guidance takes its scale,
-    `guidance`, which counts as diffusers does: 1 = unguided (latent consistency models, arXiv 2310.04378)."""
+    """UNet2DConditionModel.
+
+    Args:
+        unet: Of diffusers.
+        bank: The encoded prompts, which labels are places in.
+        sizes: What SDXL's takes beside: the original height and width, the crop's corner, the target's height and width, in
+            pixels (Podell et al., arXiv 2307.01952). None for others.
+        guidance: The scale for a network that was distilled under guidance, counted as diffusers does: 1 = unguided (latent
+            consistency models, arXiv 2310.04378). None for others.
+    """
 
     def __init__(
         self, unet: nn.Module, bank: Bank, sizes: tuple[int, ...] | None = None, guidance: float | None = None
@@ -97,7 +115,12 @@ class TextUnet(nn.Module):
 
 
 class JointTransformer(nn.Module):
-    """SD3Transformer2DModel."""
+    """SD3Transformer2DModel.
+
+    Args:
+        transformer: Of diffusers.
+        bank: The encoded prompts, which labels are places in; with pooled embeddings.
+    """
 
     def __init__(self, transformer: nn.Module, bank: Bank):
         super().__init__()
@@ -113,8 +136,11 @@ class JointTransformer(nn.Module):
 class PackedTransformer(nn.Module):
     """FluxTransformer2DModel: latents go in as rows of 2×2 patches, each with its place.
 
-    `guidance` is the scale that a guidance-distilled network is given, None for one that takes none. It counts as
-    diffusers does: 1 = unguided.
+    Args:
+        transformer: Of diffusers.
+        bank: The encoded prompts, which labels are places in; with pooled embeddings.
+        guidance: The scale that a guidance-distilled network is given, counted as diffusers does: 1 = unguided. None for one
+            that takes none.
     """
 
     def __init__(self, transformer: nn.Module, bank: Bank, guidance: float | None):
@@ -153,7 +179,13 @@ def packed(x: Tensor) -> Tensor:
 
 
 def unpacked(rows: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `packed`."""
+    """The inverse of `packed`.
+
+    Args:
+        rows: (B, height · width / 4, 4 C).
+        height: H of the result (B, C, H, W), even.
+        width: W of it, even.
+    """
     b, _, c = rows.shape
     patches = rows.reshape(b, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(b, c // 4, height, width)

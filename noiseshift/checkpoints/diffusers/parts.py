@@ -34,7 +34,15 @@ def weights_in(path: Path) -> Path:
 
 
 def load_part(path: Path, kind: str) -> Any:
-    """The diffusers network in `path`, of class `kind`, in float32 on the CPU, ready to be evaluated."""
+    """A diffusers network, in float32 on the CPU, ready to be evaluated.
+
+    Args:
+        path: The folder of its configuration and weights.
+        kind: Its class in diffusers, by name.
+
+    Raises:
+        CheckpointError: No safetensors, a configuration that claims more than the weights show, or weights that do not load.
+    """
     import logging
 
     import diffusers

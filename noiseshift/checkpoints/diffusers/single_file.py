@@ -51,7 +51,15 @@ def pipeline_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def prediction_of(tensors: Mapping[str, Tensor], card: Card | None) -> str:
-    """What it predicts: as its card or a mark in it says, epsilon for 1.x and XL. Raises CheckpointError for 2.x without."""
+    """What it predicts: as its card or a mark in it says, epsilon for 1.x and XL.
+
+    Args:
+        tensors: Of the file, as `tensors_of` gives them.
+        card: Its prediction counts before anything in the file.
+
+    Raises:
+        CheckpointError: A file of 2.x without a card or a mark.
+    """
     if card is not None:
         return card.prediction
     if "v_pred" in tensors:
@@ -65,14 +73,30 @@ def prediction_of(tensors: Mapping[str, Tensor], card: Card | None) -> str:
 
 
 def network_of(tensors: Mapping[str, Tensor], card: Card | None) -> Any:
-    """The UNet2DConditionModel in it, in float32. Raises CheckpointError where the tensors are none of such a one."""
+    """The UNet2DConditionModel in it, in float32.
+
+    Args:
+        tensors: Of the file, as `tensors_of` gives them.
+        card: Its heads or head_channels count before those of the official networks.
+
+    Raises:
+        CheckpointError: The tensors are none of such a network, or some are missing.
+    """
     import diffusers
 
     return _built(diffusers.UNet2DConditionModel, tensors, {"unet_config": {"params": _unet(tensors, card)}})
 
 
 def autoencoder_of(tensors: Mapping[str, Tensor], pipeline: str) -> Autoencoder | None:
-    """Its autoencoder, None where it has none."""
+    """Its autoencoder, None where it has none.
+
+    Args:
+        tensors: Of the file, as `tensors_of` gives them.
+        pipeline: As `pipeline_of` names it: it says by what latents are multiplied.
+
+    Raises:
+        CheckpointError: Tensors of the autoencoder are missing.
+    """
     import diffusers
 
     if f"{CODER}encoder.conv_in.weight" not in tensors:
@@ -82,7 +106,16 @@ def autoencoder_of(tensors: Mapping[str, Tensor], pipeline: str) -> Autoencoder 
 
 
 def scheduler_of(tensors: Mapping[str, Tensor], pipeline: str, prediction: str) -> Any:
-    """The scheduler that its kind is sampled with: DDIM as in the first scripts, for XL Euler."""
+    """The scheduler that its kind is sampled with: DDIM as in the first scripts, for XL Euler.
+
+    Args:
+        tensors: Of the file; a key `ztsnr` among them rescales the betas to an end without signal.
+        pipeline: As `pipeline_of` names it.
+        prediction: "epsilon", "x0" or "v_prediction".
+
+    Raises:
+        CheckpointError: It predicts anything else.
+    """
     import diffusers
 
     kinds = {"epsilon": "epsilon", "x0": "sample", "v_prediction": "v_prediction"}

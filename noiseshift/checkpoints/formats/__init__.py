@@ -18,11 +18,14 @@ Content = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file, `name` for people.
+    """One kind of file.
 
-    families: what its card may say; recognise: what in the content shows that it is one, in a few words, or None; card:
-    the card that the file itself makes, or None; build: the content and a card → the model, CheckpointError when the
-    tensors do not fit.
+    Attributes:
+        name: For people, with its article.
+        families: The families that its card may name.
+        recognise: What in the content shows that it is one, in a few words, or None.
+        card: The card that the file itself makes, or None.
+        build: The content and a card → the model; CheckpointError when the tensors do not fit.
     """
 
     name: str

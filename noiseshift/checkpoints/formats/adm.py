@@ -52,7 +52,15 @@ def card_of(content: Mapping[Any, Any]) -> Card | None:
 
 
 def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
-    """The model. Raises CheckpointError when the tensors are no ADM UNet's, or the card leaves out heads or size."""
+    """The model.
+
+    Args:
+        content: What the file holds: a state dict, or what a training script saved around it.
+        card: With heads or head_channels, and size, which no tensor shows.
+
+    Raises:
+        CheckpointError: The tensors are no ADM UNet's, or the card leaves out heads or size.
+    """
     if card.heads is None and card.head_channels is None:
         raise CheckpointError("no tensor shows its attention heads: give heads, or head_channels, in a card")
     state = state_of(content)

@@ -91,7 +91,15 @@ def _latents(content: Mapping[Any, Any]) -> dict[str, list[float]]:
 
 @_readable()
 def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
-    """The model in a pickle. Raises CheckpointError for a network of another kind, or tensors that do not fit."""
+    """The model in a pickle.
+
+    Args:
+        content: What the file holds: the averaged network is under 'ema'.
+        card: With a variance-exploding schedule, such as the one that the file itself makes.
+
+    Raises:
+        CheckpointError: A network of another kind, another schedule, or tensors that do not fit.
+    """
     record: Record = content["ema"]
     inner = _network(record)
     if inner.class_name not in NETWORKS:

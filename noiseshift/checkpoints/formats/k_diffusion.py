@@ -25,7 +25,13 @@ LARGEST = 1 << 16
 
 
 class Denoiser(nn.Module):
-    """D(x, sigma) = c_skip x + c_out F(c_in x, sigma); `classes` says whether F takes any."""
+    """D(x, sigma) = c_skip x + c_out F(c_in x, sigma), with the factors of arXiv 2206.00364, table 1.
+
+    Args:
+        network: F, called with the state (B, C, H, W) and sigma (B,).
+        sigma_data: Standard deviation of the data.
+        classes: Whether F takes a label, as class_cond.
+    """
 
     def __init__(self, network: nn.Module, sigma_data: float, *, classes: bool):
         super().__init__()
@@ -71,7 +77,15 @@ _SIGMAS = {"sigma_min": None, "sigma_max": None, "sigma_data": 1.0}
 
 
 def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
-    """The model. Raises CheckpointError where k-diffusion is not installed or the tensors are not its network's."""
+    """The model.
+
+    Args:
+        content: What the file holds: the tensors, and k-diffusion's config beside them.
+        card: With the schedule; its size comes before the config's.
+
+    Raises:
+        CheckpointError: k-diffusion is not installed, or the tensors are not its network's.
+    """
     config = _config(content)
     assert config is not None  # it was recognised by it
     state = {key: value.float() for key, value in state_of(content).items()}

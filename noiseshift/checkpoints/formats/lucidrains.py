@@ -82,8 +82,15 @@ def _objective(weight: Tensor, snr: Tensor) -> str:
 
 
 def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
-    """The model. Raises CheckpointError when the tensors are no such Unet's, of a version before June 2023, or when no
-    size is said."""
+    """The model.
+
+    Args:
+        content: What the file holds: a state dict, or what their Trainer saved around it.
+        card: With size, and heads where no tensor shows them.
+
+    Raises:
+        CheckpointError: The tensors are no such Unet's, an old version is not named, or no size is said.
+    """
     state = state_of(content)
     network, former = _network(state), CURRENT
     if any(".fn.fn." in key for key in network):

@@ -36,7 +36,15 @@ def fitting(card: Card) -> Iterator[None]:
 
 
 def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
-    """The network that `build` makes, with the tensors of `state` in float32. Raises RuntimeError when they do not fit."""
+    """A network with the tensors of a file, in float32.
+
+    Args:
+        build: Makes the network. It is called without memory for its weights.
+        state: All of its tensors, by name.
+
+    Raises:
+        RuntimeError: Names or shapes do not fit.
+    """
     # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
     with torch.device("meta"):
         network = build()
@@ -53,7 +61,19 @@ def model_of(
     class_dropout: bool = False,
     noise_dropout: bool = False,
 ) -> NetworkModel:
-    """The model of a network that is evaluated as its card says, counting t = 0 as data."""
+    """The model of a network that is evaluated as its card says, counting t = 0 as data.
+
+    Args:
+        network: Called as `NetworkModel` calls its networks.
+        card: With its schedule, prediction and time.
+        shape: Of a state, (C, H, W) or another.
+        classes: How many, without the null class.
+        class_dropout: Whether there is a null class.
+        noise_dropout: Whether there is a null embedding of the noise level.
+
+    Raises:
+        CheckpointError: The card describes no schedule, or a time that does not go with it.
+    """
     schedule = card.build_schedule()
     with said_of_the_card():
         levels = levels_of(schedule, card.time)
@@ -72,8 +92,16 @@ def model_of(
 
 
 def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
-    """The shape of a state, where the network takes several sizes. Raises CheckpointError when no size is said, or one
-    that cannot be halved so often."""
+    """The shape (C, H, W) of a state, where the network takes several sizes.
+
+    Args:
+        card: Says the size, in pixels per side, or a whole shape.
+        channels: C.
+        halvings: How often the network halves a side.
+
+    Raises:
+        CheckpointError: No size is said, or one that cannot be halved so often.
+    """
     size = card.size or (card.shape and card.shape[-1])
     if not size:
         raise CheckpointError("no tensor shows how large its pictures are: give --size, or size in its card")
@@ -83,5 +111,10 @@ def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
 
 
 def time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
-    """t, with 0 = data → the number that the network's time embedding was trained on."""
+    """t, with 0 = data → the number that the network's time embedding was trained on.
+
+    Args:
+        time: How the network counts.
+        schedule: Gives the noise scale at t, where that is what it is conditioned on.
+    """
     return functools.partial(time, schedule)

@@ -26,9 +26,14 @@ def is_transformer(state: Mapping[str, Tensor]) -> bool:
 
 
 def transformer_model(state: Mapping[str, Tensor], card: Card) -> NetworkModel:
-    """The model in `state`, computing in float32 and counting t = 0 as data.
+    """The model of a state dict, computing in float32 and counting t = 0 as data.
 
-    Raises CheckpointError when the tensors are not such a network's.
+    Args:
+        state: The tensors by their official names; REPA's projectors are left out.
+        card: With the convention, and heads where the width is no official one.
+
+    Raises:
+        CheckpointError: The tensors are not such a network's.
     """
     state = {k: v for k, v in state.items() if not k.startswith("projectors.")}
     with fitting(card):

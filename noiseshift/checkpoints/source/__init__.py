@@ -13,7 +13,12 @@ from noiseshift.checkpoints.source.training import Training, training_of
 
 @dataclass(frozen=True)
 class Beside:
-    """What the code beside a checkpoint says: its network, None where no class fits, and its training."""
+    """What the code beside a checkpoint says.
+
+    Attributes:
+        network: The class whose parameters have the checkpoint's names; None where none fits.
+        training: What it shows of the training.
+    """
 
     network: Network | None
     training: Training

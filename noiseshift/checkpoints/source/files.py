@@ -49,7 +49,12 @@ def sources(folder: Path) -> list[Source]:
 
 
 def parsed(path: Path, folder: Path) -> Source | None:
-    """One file's syntax, None where it has none."""
+    """One file's syntax, None where it has none or is larger than 4 MB.
+
+    Args:
+        path: A Python file, or a notebook, of which the Python cells count.
+        folder: A folder above it; `Source.path` is relative to it.
+    """
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None

@@ -55,7 +55,12 @@ class Training:
 
 
 def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Training:
-    """What the code in these files shows of a training; those `near` the checkpoint, which name it, count more."""
+    """What the code in these files shows of a training.
+
+    Args:
+        found: The parsed files.
+        near: Those among them that name the checkpoint or hold its network; they count more.
+    """
     steps: Counter[int] = Counter()
     shapes: Counter[tuple[int, int]] = Counter()
     for source in found:

@@ -25,7 +25,12 @@ def constants(tree: ast.Module) -> dict[str, Any]:
 
 
 def literal(node: ast.expr, known: Mapping[str, Any]) -> tuple[Any] | None:
-    """The value of an expression, in a tuple of one; None where it is none of plain values and `known` names."""
+    """The value of an expression, in a tuple of one; None where it is none of plain values.
+
+    Args:
+        node: Its syntax: a constant, a list or tuple, a negative number, or one operation of two small numbers.
+        known: Names with values that it may use.
+    """
     if isinstance(node, ast.Name) and node.id in known:
         return (known[node.id],)
     if isinstance(node, ast.List | ast.Tuple):

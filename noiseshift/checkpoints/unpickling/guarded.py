@@ -70,15 +70,30 @@ class Guarded(pickle._Unpickler):
         super().__init__(stream, encoding="utf-8")
 
     def find_class(self, module: str, name: str) -> Any:
-        """A name stays one. May refuse it."""
+        """A name stays one. May refuse it.
+
+        Args:
+            module: As the pickle writes it; Python 2's are renamed.
+            name: The attribute of it, dotted where it lies deeper.
+        """
         return Name(f"{RENAMED.get(module, module)}.{name}")
 
     def make(self, name: Name, arguments: tuple[Any, ...]) -> Any:
-        """What calling `name` is taken for."""
+        """What calling a name is taken for.
+
+        Args:
+            name: What the pickle calls.
+            arguments: What it calls it with, made already.
+        """
         raise NotImplementedError
 
     def build(self, made: Any, state: Any) -> None:
-        """Give what `make` made its state."""
+        """Give what `make` made its state.
+
+        Args:
+            made: The object.
+            state: As the pickle has it: of any kind.
+        """
         raise NotImplementedError
 
     def target(self, kind: type) -> Any:

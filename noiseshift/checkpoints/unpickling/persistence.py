@@ -11,7 +11,12 @@ from noiseshift.checkpoints.card import CheckpointError
 
 
 class Record:
-    """An object of a class that is not imported: its name and state."""
+    """An object of a class that is not imported: its name and state.
+
+    Args:
+        class_name: As the pickle names it; cut at 60 characters.
+        state: Its attributes by name; anything but a mapping counts as empty.
+    """
 
     def __init__(self, class_name: str, state: Any = None):
         self.class_name = class_name[:60]

@@ -101,7 +101,13 @@ def harmless() -> frozenset[str]:
 
 
 class Reader(Guarded):
-    """`storages(key)` finds what a persistent id stands for; a `nested` one is a pickle within a pickle."""
+    """Makes tensors, arrays and records of what a pickle says, and refuses all other code by name (HoldsCode).
+
+    Args:
+        stream: The pickle.
+        storages: What a persistent id stands for; None where there may be none.
+        nested: Whether it is a pickle within a pickle, which may hold no other.
+    """
 
     def __init__(self, stream: Bounded, storages: Callable[[Any], Any] | None = None, *, nested: bool = False):
         super().__init__(stream)
@@ -217,7 +223,17 @@ def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
 
 
 def read_stream(stream: Bounded, *, nested: bool = False) -> Any:
-    """torch's older layout (three pickles about itself, the objects, the storages' keys, their bytes), or one plain pickle."""
+    """torch's older layout (three pickles about itself, the objects, the storages' keys, their bytes), or one plain pickle.
+
+    Args:
+        stream: From where it begins.
+        nested: Whether it lies within another pickle.
+
+    Raises:
+        CheckpointError: It was written on a big-endian machine, or holds code.
+        EOFError: It ends before what it claims.
+        Exception: It is damaged; the kind depends on the damage, and callers turn it into one line by `reading`.
+    """
     first = Reader(stream, nested=nested).load()
     if first != MAGIC or type(first) is not int:
         return first

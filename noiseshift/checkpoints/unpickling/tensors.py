@@ -47,7 +47,16 @@ class Storage:
 
     @classmethod
     def of(cls, raw: Tensor, kind: Any, count: Any) -> Storage:
-        """`count` numbers of the storage class `kind` in the bytes `raw`. Raises ValueError when these are not as many."""
+        """The numbers of a storage in its bytes.
+
+        Args:
+            raw: uint8 (bytes,); it is viewed, not copied.
+            kind: The storage class as a `Name`, such as torch.FloatStorage.
+            count: How many numbers.
+
+        Raises:
+            ValueError: The bytes are not as many.
+        """
         dtype = DTYPES[kind.last] if isinstance(kind, Name) else None
         if dtype is None or not _whole(count) or count * dtype.itemsize != len(raw):
             raise ValueError("a storage is not as large as it claims")
@@ -59,14 +68,39 @@ def _whole(*numbers: Any) -> bool:
 
 
 def tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    """torch._utils._rebuild_tensor_v2. torch's own would let the storage grow to whatever size is claimed."""
+    """torch._utils._rebuild_tensor_v2. torch's own would let the storage grow to whatever size is claimed.
+
+    Args:
+        storage: The numbers.
+        offset: Place of the first, counted in numbers.
+        size: The tensor's shape.
+        stride: Numbers between neighbours, for each axis.
+        *_: Whether it asks for gradients, hooks and metadata, none of which is used.
+
+    Raises:
+        ValueError: The numbers in the pickle are none, or go beyond the storage.
+    """
     return _view(_storage(storage).values, offset, size, stride)
 
 
 def tensor_of_dtype(
     storage: Storage, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, kind: Any, *_: Any
 ) -> Tensor:
-    """torch._utils._rebuild_tensor_v3: bytes, and the dtype that they are of."""
+    """torch._utils._rebuild_tensor_v3: bytes, and the dtype that they are of.
+
+    Args:
+        storage: The bytes.
+        offset: Place of the first number, counted in numbers of the dtype.
+        size: The tensor's shape.
+        stride: Numbers between neighbours, for each axis.
+        grad: Not used.
+        hooks: Not used.
+        kind: The dtype as a `Name`.
+        *_: Metadata, not used.
+
+    Raises:
+        ValueError: There is no such dtype, or the numbers go beyond the storage.
+    """
     dtype = getattr(torch, kind.last) if isinstance(kind, Name) else None
     if not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor is of no dtype")
@@ -91,12 +125,25 @@ def _view(values: Tensor, offset: Any, size: Any, stride: Any) -> Tensor:
 
 
 def parameter(data: Any, *_: Any) -> Any:
-    """torch._utils._rebuild_parameter, without what asks for gradients."""
+    """torch._utils._rebuild_parameter, without what asks for gradients.
+
+    Args:
+        data: The tensor, returned as it is.
+        *_: Whether it asks for gradients, and hooks; not used.
+    """
     return data
 
 
 class Kind:
-    """A plain numeric dtype; its state may turn its bytes around, and nothing else."""
+    """A plain numeric dtype; its state may turn its bytes around, and nothing else.
+
+    Args:
+        name: As numpy writes it: "f4", "<i8", "c16", …
+        *_: What numpy's dtype takes beside; not used.
+
+    Raises:
+        ValueError: The name is of no plain number.
+    """
 
     def __init__(self, name: Any, *_: Any):
         if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?(b1|[iu][1248]|f[248]|c(8|16))", name):
@@ -111,12 +158,26 @@ class Kind:
 
 
 def array(_: Any, shape: Any = (), __: Any = b"b") -> np.ndarray:
-    """numpy's _reconstruct: an empty array, which its state fills."""
+    """numpy's _reconstruct: an empty array, which its state fills.
+
+    Args:
+        _: The array's class, not used.
+        shape: Not used: the state has it.
+        __: The type of the numbers, not used.
+    """
     return np.zeros(0, np.int8)
 
 
 def fill_array(made: np.ndarray, state: Any) -> None:
-    """An array's state: version, shape, dtype, whether columns come first, bytes. Raises ValueError when they do not fit."""
+    """Give an array its state.
+
+    Args:
+        made: The array, changed in place.
+        state: Version, shape, dtype as a `Kind`, whether columns come first, bytes.
+
+    Raises:
+        ValueError: They do not fit each other.
+    """
     _, shape, kind, fortran, raw = state
     if not isinstance(kind, Kind) or not isinstance(shape, tuple) or not _whole(*shape) or len(shape) > 32:
         raise ValueError("an array's shape is none")
@@ -127,14 +188,32 @@ def fill_array(made: np.ndarray, state: Any) -> None:
 
 
 def array_of(raw: Any, kind: Any, shape: Any, order: Any = "C") -> np.ndarray:
-    """numpy's _frombuffer."""
+    """numpy's _frombuffer.
+
+    Args:
+        raw: The bytes.
+        kind: The dtype as a `Kind`.
+        shape: Of the array.
+        order: "F" where columns come first, else "C".
+
+    Raises:
+        ValueError: The bytes are not as many as the shape says.
+    """
     made = np.zeros(0, np.int8)
     fill_array(made, (1, shape, kind, order == "F", bytes(raw) if isinstance(raw, bytes | bytearray) else raw))
     return made
 
 
 def scalar(kind: Any, raw: Any) -> Any:
-    """numpy's scalar: one number."""
+    """numpy's scalar: one number.
+
+    Args:
+        kind: Its dtype as a `Kind`.
+        raw: Its bytes.
+
+    Raises:
+        ValueError: The bytes are not one number.
+    """
     if not isinstance(kind, Kind) or not isinstance(raw, bytes) or len(raw) != kind.dtype.itemsize:
         raise ValueError("a number is none")
     return np.frombuffer(raw, kind.dtype)[0]
