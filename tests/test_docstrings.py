@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "noiseshift"
 PACKAGES = ["approximation", "audit", "checkpoints", "correction", "data", "diffusion", "estimators", "evaluation"]
-PACKAGES += ["integrations", "reading.py", "shift", "studies", "targets", "training", "writing"]
+PACKAGES += ["integrations", "networks", "reading.py", "shift", "studies", "targets", "training", "writing"]
 
 
 def arguments(function):

@@ -18,10 +18,22 @@ from noiseshift.networks.blocks import attend, sinusoids
 
 @dataclass(frozen=True)
 class AdmConfig:
-    """Shape of an ADM UNet. widths: channels at every resolution, the finest first; blocks: residual blocks at each;
-    attention: whether each resolution attends; residual_resampling: whether residual blocks halve and double, not single
-    convolutions. No tensor shows the last three: channels of a head (or else heads), and whether queries, keys and
-    values are apart before heads are ("new attention order")."""
+    """Shape of an ADM UNet. No tensor shows the last three.
+
+    Attributes:
+        channels: Of a state.
+        out_channels: Twice `channels` where a variance is learned.
+        width: Features of the time; the embedding has four times as many.
+        widths: Channels at every resolution, the finest first.
+        blocks: Residual blocks at each resolution of the encoder; the decoder has one more.
+        attention: Whether each resolution attends.
+        rows: Of the class embedding, 0 where there is none.
+        scale_shift: Whether the embedding scales and shifts what it meets, or else is added.
+        residual_resampling: Whether residual blocks halve and double, not single convolutions.
+        heads: Attention heads, whatever the channels.
+        head_channels: Channels of a head, where `heads` is None; one head where both are.
+        new_order: Whether queries, keys and values are apart before heads are ("new attention order").
+    """
 
     channels: int
     out_channels: int
@@ -45,7 +57,14 @@ class AdmConfig:
 
 
 class Residual(nn.Module):
-    """Two convolutions around the embedding; `resample` halves or doubles both the input and what is made of it."""
+    """Two convolutions around the embedding; H and W stay, or are halved or doubled.
+
+    Args:
+        channels: Of the input.
+        out: Channels of the result.
+        config: Of the network.
+        resample: Halves or doubles both the input and what is made of it; None for neither.
+    """
 
     def __init__(self, channels: int, out: int, config: AdmConfig, resample: nn.Module | None = None):
         super().__init__()
@@ -69,7 +88,12 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Places attend to each other."""
+    """Places attend to each other.
+
+    Args:
+        channels: Of the input and the result.
+        config: Of the network: how channels are split into heads.
+    """
 
     def __init__(self, channels: int, config: AdmConfig):
         super().__init__()
@@ -194,7 +218,14 @@ def config_from_state(
 ) -> AdmConfig:
     """Read the shape of an ADM UNet off its state dict; what no tensor shows is given.
 
-    Raises ValueError when keys of the family are missing or of other shapes, or channels cannot be split so.
+    Args:
+        state: The tensors by their official names.
+        heads: Attention heads.
+        head_channels: Channels of a head, in place of heads.
+        new_order: Whether queries, keys and values are apart before heads are.
+
+    Raises:
+        ValueError: Keys of the family are missing or of other shapes, or channels cannot be split so.
     """
     try:
         config = _shapes(state)

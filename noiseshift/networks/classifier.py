@@ -38,7 +38,12 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Five convolutions and a mean over places: images (N, C, H, W) in [-1, 1] → logits (N, classes). H, W ≥ 4."""
+    """Five convolutions and a mean over places: images (N, C, H, W) in [-1, 1] → logits (N, classes). H, W ≥ 4.
+
+    Args:
+        config: Its shape; None for the defaults.
+        card: What is known of it, such as its accuracy; saved with it.
+    """
 
     def __init__(self, config: ClassifierConfig | None = None, *, card: dict[str, Any] | None = None):
         super().__init__()
@@ -72,8 +77,15 @@ class Classifier(nn.Module):
         return self.head(self.features(x))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write float16 weights, with the shape and card in the safetensors header. Raises PlaceError (a ValueError) where
-        something else than a saved classifier is there, unless `overwrite`."""
+        """Write float16 weights, with the shape and card in the safetensors header.
+
+        Args:
+            path: Where to write.
+            overwrite: Replace any file that is there, not only a saved classifier.
+
+        Raises:
+            PlaceError: A ValueError: something else is there.
+        """
         state = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()}
         about = {"config": self.config.as_dict(), "card": self.card}
         with replaced_file(path, signed_classifier, overwrite=overwrite) as fresh:

@@ -22,7 +22,26 @@ Resample = Literal["keep", "up", "down"]
 
 @dataclass(frozen=True)
 class Edm2Config:
-    """What builds the network; fields are named as the files name them. Unknown ones are training's."""
+    """What builds the network; fields are named as the files name them. Unknown ones are training's.
+
+    Attributes:
+        img_resolution: Pixels (or latents) per side.
+        img_channels: Channels of a state; a channel of ones is added to the input.
+        label_dim: Number of classes, 0 for none.
+        model_channels: The unit in which `channel_mult` and the like count.
+        channel_mult: Width of every level, the finest first; each level has half the side of the one before.
+        channel_mult_noise: Features of the noise; None for the width of the first level.
+        channel_mult_emb: Width of the embedding; None for the largest width of a level.
+        num_blocks: Blocks at each level of the encoder; the decoder has one more.
+        attn_resolutions: Sides at which blocks attend.
+        label_balance: Share of the class beside the noise in the embedding.
+        concat_balance: Share of what the encoder hands over beside the decoder's own state.
+        resample_filter: Taps of the filter that halves and doubles.
+        channels_per_head: Of attention.
+        res_balance: Share of a block's change beside its input.
+        attn_balance: Share of attention beside its input.
+        clip_act: Largest magnitude that leaves a block, None for no limit.
+    """
 
     img_resolution: int
     img_channels: int
@@ -43,7 +62,12 @@ class Edm2Config:
 
 
 def normalised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """x over its root mean square along `dims`, guarded by 1e-4."""
+    """x over its root mean square, guarded by 1e-4.
+
+    Args:
+        x: Of any shape.
+        dims: Axes that the mean is over.
+    """
     size = torch.linalg.vector_norm(x, dim=dims, keepdim=True, dtype=torch.float32)
     kept = math.sqrt(size.numel() / x.numel())
     return x / (1e-4 + kept * size).to(x.dtype)
@@ -55,12 +79,24 @@ def silu(x: Tensor) -> Tensor:
 
 
 def summed(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """a and b at 1 - share to share, at the magnitude of one (eq. 88)."""
+    """Two states in a weighted sum, at the magnitude of one (eq. 88).
+
+    Args:
+        a: Weighs 1 - share.
+        b: Weighs share; of the same shape.
+        share: From 0 to 1.
+    """
     return torch.lerp(a, b, share) / math.hypot(1 - share, share)
 
 
 def joined(a: Tensor, b: Tensor, share: float) -> Tensor:
-    """a beside b, each contributing its share whatever their widths (eq. 103)."""
+    """a beside b along the channels, each contributing its share whatever their widths (eq. 103).
+
+    Args:
+        a: (B, C, …), contributes 1 - share.
+        b: (B, any C, …), contributes share.
+        share: From 0 to 1.
+    """
     total = math.sqrt((a.shape[1] + b.shape[1]) / ((1 - share) ** 2 + share**2))
     return torch.cat(
         [a * (total / math.sqrt(a.shape[1]) * (1 - share)), b * (total / math.sqrt(b.shape[1]) * share)], 1
@@ -68,7 +104,13 @@ def joined(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 
 class Weighted(nn.Module):
-    """A convolution, or a linear map where `kernel` is 0, without bias, whose weights are normalised (eq. 47)."""
+    """A convolution or a linear map without bias, whose weights are normalised where they are used (eq. 47).
+
+    Args:
+        ins: Channels that it takes.
+        outs: Channels that it gives.
+        kernel: Side of the filter, odd; 0 for a linear map.
+    """
 
     def __init__(self, ins: int, outs: int, kernel: int = 0):
         super().__init__()
@@ -98,7 +140,16 @@ class FourierFeatures(nn.Module):
 
 
 class Edm2Block(nn.Module):
-    """A residual block of the encoder ("enc": normalises pixels first) or the decoder ("dec")."""
+    """A residual block of the encoder or the decoder.
+
+    Args:
+        channels: Of the input and of the result.
+        emb: Width of the embedding.
+        config: Of the network.
+        flavour: "enc" normalises pixels first, "dec" does not.
+        resample: Whether H and W are kept, doubled or halved first.
+        attention: Whether places attend to each other at the end.
+    """
 
     def __init__(
         self,
@@ -149,7 +200,13 @@ class Edm2Block(nn.Module):
 
 
 def resampled(x: Tensor, taps: tuple[int, ...], mode: Resample) -> Tensor:
-    """Half or twice the size by a separable filter that keeps a constant what it is."""
+    """Half or twice the size by a separable filter that keeps a constant what it is.
+
+    Args:
+        x: (B, C, H, W).
+        taps: Of the filter along each side, in any scale.
+        mode: "keep" gives x itself.
+    """
     if mode == "keep":
         return x
     row = torch.tensor(taps, dtype=torch.float32)

@@ -20,7 +20,14 @@ LEAST, MOST = 0.002, 80.0
 
 
 class Scales(NamedTuple):
-    """The four factors at a noise scale, of its shape."""
+    """The four factors at a noise scale, of its shape.
+
+    Attributes:
+        skip: c_skip, of the state in the answer.
+        out: c_out, of the network in the answer.
+        into: c_in, of the state that the network is given.
+        noise: c_noise, the number that the network is conditioned on.
+    """
 
     skip: Tensor
     out: Tensor
@@ -33,6 +40,10 @@ class Preconditioned(nn.Module, ABC):
 
     `sigmas` are the noise scales from the least to the largest that the network was trained at, `levels` (K,) the only
     ones that it knows, ascending, None for a continuum.
+
+    Args:
+        model: F, called with c_in x (B, C, H, W), c_noise (B,) and a one-hot label (B, classes) or None.
+        classes: How many, 0 for an unconditional one. The label of none is a row of zeros.
     """
 
     sigmas: tuple[float, float]
@@ -56,7 +67,15 @@ class Preconditioned(nn.Module, ABC):
 
 
 class Edm(Preconditioned):
-    """Trained by EDM, for data of standard deviation `sigma_data`."""
+    """Trained by EDM.
+
+    Args:
+        model: F of `Preconditioned`.
+        classes: How many, 0 for an unconditional one.
+        sigma_data: Standard deviation of the data.
+        sigma_min: Least noise scale, where it is above 0.002.
+        sigma_max: Largest noise scale, where it is below 80.
+    """
 
     def __init__(
         self,
@@ -77,7 +96,16 @@ class Edm(Preconditioned):
 
 
 class VariancePreserved(Preconditioned):
-    """Trained on Song's variance-preserving path (arXiv 2011.13456), conditioned on (steps - 1) t for t from epsilon_t to 1."""
+    """Trained on Song's variance-preserving path (arXiv 2011.13456), conditioned on (steps - 1) t for t from epsilon_t to 1.
+
+    Args:
+        model: F of `Preconditioned`.
+        classes: How many, 0 for an unconditional one.
+        beta_d: Slope of beta(t) = beta_min + beta_d t.
+        beta_min: beta at t = 0.
+        steps: M of the paper, which scales the time.
+        epsilon_t: The least time.
+    """
 
     def __init__(
         self,
@@ -106,7 +134,14 @@ class VariancePreserved(Preconditioned):
 
 
 class VarianceExploded(Preconditioned):
-    """Trained on Song's variance-exploding path, conditioned on log(sigma / 2)."""
+    """Trained on Song's variance-exploding path, conditioned on log(sigma / 2).
+
+    Args:
+        model: F of `Preconditioned`.
+        classes: How many, 0 for an unconditional one.
+        sigma_min: Least noise scale.
+        sigma_max: Largest noise scale.
+    """
 
     def __init__(self, model: nn.Module, classes: int = 0, *, sigma_min: float = 0.02, sigma_max: float = 100.0):
         super().__init__(model, classes)
@@ -122,6 +157,13 @@ class ImprovedDdpm(Preconditioned):
 
     Its largest level is 20,000 times the data's scale, where nothing is left to tell apart: sampling starts at the one next
     to 80, the ninth, as EDM does (arXiv 2206.00364, table 1: j0 = 8).
+
+    Args:
+        model: F of `Preconditioned`.
+        classes: How many, 0 for an unconditional one.
+        c_1: Least factor by which a step multiplies alpha² of the variance-preserving path.
+        c_2: Offset of the cosine, s of the paper.
+        steps: Number of levels.
     """
 
     table: Tensor

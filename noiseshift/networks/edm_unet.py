@@ -25,7 +25,24 @@ Resample = Literal["", "up", "down"]
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """What builds either network; fields are named as the files name them. Unknown ones are training's."""
+    """What builds either network; fields are named as the files name them. Unknown ones are training's.
+
+    Attributes:
+        img_resolution: Pixels per side.
+        in_channels: Of a state.
+        out_channels: Of the answer.
+        label_dim: Length of a label, 0 for none.
+        model_channels: The unit in which `channel_mult` and the like count.
+        channel_mult: Width of every level, the finest first; each level has half the side of the one before.
+        channel_mult_emb: Width of the embedding.
+        num_blocks: Blocks at each level of the encoder; the decoder has one more.
+        attn_resolutions: Sides at which blocks attend.
+        embedding_type: Of the noise: "positional", or "fourier" for random frequencies (DDPM++ and NCSN++).
+        channel_mult_noise: Features of the noise (DDPM++ and NCSN++).
+        encoder_type: What stands beside the encoder: "standard" for nothing, "skip" or "residual" for a pyramid of the input.
+        decoder_type: "skip" where the levels of the decoder add up to the answer, else "standard".
+        resample_filter: Taps of the filter that halves and doubles (DDPM++ and NCSN++; ADM has (1, 1)).
+    """
 
     img_resolution: int
     in_channels: int
@@ -47,16 +64,27 @@ C = TypeVar("C", bound="DataclassInstance")
 
 
 def configured(kind: type[C], values: Mapping[str, Any], usual: Mapping[str, Any] | None = None) -> C:
-    """A configuration from a file's `values` over a family's `usual` ones; what the configuration lacks is left out."""
+    """A configuration from what a file says; what the configuration lacks is left out.
+
+    Args:
+        kind: The configuration's dataclass.
+        values: What the file says, by the names of the fields; lists become tuples.
+        usual: What the family means where the file is silent; None for the dataclass's own defaults.
+    """
     known = {field.name for field in fields(kind)}
     given: dict[str, Any] = {**(usual or {}), **{name: value for name, value in values.items() if name in known}}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 class ResampledConv(nn.Module):
-    """A convolution behind an up- or downsampling by two with the taps of a separable filter; kernel 0 only resamples.
+    """A convolution behind an up- or downsampling by two with the taps of a separable filter.
 
-    `fused` is NCSN++'s order for its residual path: the convolution before the downsampling.
+    Args:
+        channels: Of the input and of the result.
+        kernel: Side of the convolution, odd; 0 only resamples.
+        resample: "up", "down", or "" for neither.
+        taps: Of the filter along each side, in any scale.
+        fused: NCSN++'s order for its residual path: the convolution before the downsampling.
     """
 
     resample_filter: Tensor
@@ -100,7 +128,17 @@ class ResampledConv(nn.Module):
 
 @dataclass(frozen=True)
 class Style:
-    """How a family makes its blocks: embedding width, norms, whether the embedding also scales, how sums are weighted."""
+    """How a family makes its blocks.
+
+    Attributes:
+        emb: Width of the embedding.
+        taps: Of the filter that halves and doubles.
+        head_channels: Channels of an attention head, None for one head.
+        project: Whether the skip of a block that resamples has a convolution even where channels stay.
+        scales: Whether the embedding also scales, or only shifts.
+        skip_scale: Factor of every sum of a change and its input.
+        eps: Of the group norms.
+    """
 
     emb: int
     taps: tuple[int, ...]
@@ -115,7 +153,14 @@ class Style:
 
 
 class Block(nn.Module):
-    """A residual block, with attention where asked for."""
+    """A residual block.
+
+    Args:
+        channels: Of the input and of the result.
+        style: Of the family.
+        resample: "up" doubles H and W, "down" halves them, "" keeps them.
+        attention: Whether places attend to each other at the end.
+    """
 
     def __init__(self, channels: tuple[int, int], style: Style, resample: Resample = "", *, attention: bool = False):
         super().__init__()
@@ -158,7 +203,12 @@ class Block(nn.Module):
 
 
 class Unet(nn.Module):
-    """The trunk of both: encoder and decoder stages, by the names of the files."""
+    """The trunk of both: encoder and decoder stages, by the names of the files.
+
+    Args:
+        config: Of the network.
+        style: Of the family.
+    """
 
     def __init__(self, config: UnetConfig, style: Style):
         super().__init__()
@@ -214,7 +264,12 @@ class Unet(nn.Module):
         return now
 
     def encoded(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """What the encoder hands to the decoder, the last of it the smallest."""
+        """What the encoder hands to the decoder, the last of it the smallest.
+
+        Args:
+            x: (B, in_channels, H, W).
+            emb: (B, width of the embedding).
+        """
         handed: list[Tensor] = []
         pyramid = x
         for level, side in enumerate(self.sides):
@@ -229,7 +284,12 @@ class Unet(nn.Module):
         return handed
 
     def decoded(self, handed: list[Tensor], emb: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each level and what the decoder leaves it with, from the smallest side to the largest."""
+        """Each level and what the decoder leaves it with, from the smallest side to the largest.
+
+        Args:
+            handed: What the encoder handed over; emptied on the way.
+            emb: (B, width of the embedding).
+        """
         x = handed[-1]
         for level in reversed(range(len(self.sides))):
             side = self.sides[level]
@@ -240,14 +300,30 @@ class Unet(nn.Module):
             yield level, x
 
     def entered(self, side: int, x: Tensor, pyramid: Tensor) -> tuple[Tensor, Tensor]:
-        """What a family adds to x behind a downsampling, from the pyramid that it keeps beside the encoder."""
+        """What a family makes of the state behind a downsampling, and of the pyramid that it keeps beside the encoder.
+
+        Args:
+            side: After the downsampling, in pixels.
+            x: (B, C, side, side).
+            pyramid: Of the side before it.
+        """
         return x, pyramid
 
     def after_down(self, side: int, channels: int) -> None:
-        """What a family adds to the encoder behind a downsampling."""
+        """What a family adds to the encoder behind a downsampling.
+
+        Args:
+            side: After it, in pixels.
+            channels: That it leaves.
+        """
 
     def after_level(self, level: int, channels: int) -> None:
-        """What a family adds to the decoder behind a level."""
+        """What a family adds to the decoder behind a level.
+
+        Args:
+            level: 0 for the largest side.
+            channels: That the level leaves.
+        """
 
 
 class SongUnet(Unet):
@@ -335,7 +411,12 @@ class DhariwalUnet(Unet):
 
 
 class Positional(nn.Module):
-    """Cosines, then sines, of n geometric frequencies from 1 to 1e-4 (with its endpoint, or short of it by one)."""
+    """Cosines, then sines, at geometric frequencies from 1 to 1e-4.
+
+    Args:
+        channels: Of the result, even: half as many frequencies.
+        endpoint: Whether the last frequency is 1e-4 itself, or the next one would be.
+    """
 
     def __init__(self, channels: int, *, endpoint: bool):
         super().__init__()

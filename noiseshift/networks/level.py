@@ -105,19 +105,37 @@ def _attend(values: Tensor, gate: Tensor) -> Tensor:
 
 
 def mixture_log_density(parts: tuple[Tensor, Tensor, Tensor], log_snr: Tensor) -> Tensor:
-    """Log density in log-SNR of the network's mixture, (B, G) at log_snr (G,) or (B, G)."""
+    """Log density in log-SNR of the network's mixture, (B, G).
+
+    Args:
+        parts: What `LevelNetwork` answers: log-weights, means and log-sds, (B, components) each.
+        log_snr: Where it is read: (G,) for all rows, or (B, G).
+    """
     log_weight, mean, log_sd = (part[:, None, :] for part in parts)
     z = (log_snr.to(mean)[..., None] - mean) / log_sd.exp()
     return torch.logsumexp(log_weight - 0.5 * z.square() - log_sd - 0.5 * math.log(2 * math.pi), dim=-1)
 
 
 def negative_log_likelihood(parts: tuple[Tensor, Tensor, Tensor], log_snr: Tensor) -> Tensor:
-    """Mean over the batch of -log p(log_snr | x), log_snr (B,)."""
+    """Mean over the batch of -log p(log_snr | x).
+
+    Args:
+        parts: What `LevelNetwork` answers for x.
+        log_snr: (B,) the log-SNRs that x was made at.
+    """
     return -mixture_log_density(parts, log_snr[:, None]).mean()
 
 
 def check_images(x: Tensor, channels: int) -> Tensor:
-    """`x` itself. Raises ValueError unless it is (B, channels, H, W) with H, W ≥ 4."""
+    """`x` itself, where the level network can read it.
+
+    Args:
+        x: (B, channels, H, W) with H, W ≥ 4.
+        channels: That the network was made for.
+
+    Raises:
+        ValueError: It has another shape.
+    """
     if x.ndim != 4 or x.shape[1] != channels or min(x.shape[2:]) < SMALLEST:
         expected = f"(B, {channels}, H, W) with H, W ≥ {SMALLEST}"
         raise ValueError(f"the level network reads {expected}, got {tuple(x.shape)}: train one for this data")

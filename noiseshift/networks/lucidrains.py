@@ -41,7 +41,15 @@ CURRENT = Former()
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Attention at one resolution: its inner channels, heads and learned keys; full, or else linear in the places."""
+    """Attention at one resolution.
+
+    Attributes:
+        inner: Channels of all heads together.
+        heads: Divide `inner`.
+        memory: Learned keys and values beside those of the places, 0 for none.
+        full: Every place attends to every place; else attention is linear in their number.
+        former: What an old version did otherwise.
+    """
 
     inner: int
     heads: int
@@ -52,10 +60,20 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """Shape of the network. widths: channels after the first convolution and after every resolution; attention: at every
-    resolution, then in the middle; classes: besides the null class, 0 for none; fourier: learned frequencies of the time,
-    0 where they are fixed; grouped: whether residual blocks normalise groups of channels, as before version 2.0; former: what
-    was otherwise before 1.8."""
+    """Shape of the network.
+
+    Attributes:
+        channels: Of a state.
+        out_channels: Twice `channels` where a variance is learned.
+        width: A quarter of the time embedding's length, and the number of the time's features where they are fixed.
+        widths: Channels after the first convolution and after every resolution.
+        attention: At every resolution, then in the middle.
+        classes: Without the null class; 0 for an unconditional network.
+        self_condition: Whether it takes its own last answer beside the state.
+        fourier: Learned frequencies of the time, 0 where they are fixed.
+        grouped: Whether residual blocks normalise groups of channels, as before version 2.0.
+        former: What was otherwise before 1.8.
+    """
 
     channels: int
     out_channels: int
@@ -126,7 +144,14 @@ class Fourier(nn.Module):
 
 
 class Half(nn.Module):
-    """A convolution, its normalisation, and what the condition makes of it."""
+    """A convolution, its normalisation, and what the condition makes of it.
+
+    Args:
+        channels: Of the input.
+        out: Channels of the result.
+        grouped: Whether groups of channels are normalised, or else all channels of a place.
+        standardised: Whether the convolution's weights are standardised.
+    """
 
     def __init__(self, channels: int, out: int, grouped: bool, standardised: bool):
         super().__init__()
@@ -138,6 +163,14 @@ class Half(nn.Module):
 
 
 class Residual(nn.Module):
+    """Two halves, of which the first is scaled and shifted by the embedding.
+
+    Args:
+        channels: Of the input.
+        out: Channels of the result.
+        config: Of the network.
+    """
+
     def __init__(self, channels: int, out: int, config: UnetConfig):
         super().__init__()
         embedding = 4 * config.width * (2 if config.classes else 1)
@@ -152,7 +185,12 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Places attend to each other and to learned keys, whose values are learned too."""
+    """Places attend to each other and to learned keys, whose values are learned too.
+
+    Args:
+        channels: Of the input and the result.
+        config: Of this attention.
+    """
 
     def __init__(self, channels: int, config: AttentionConfig):
         super().__init__()
@@ -291,11 +329,17 @@ def _double(coarse: int, fine: int, *, last: bool) -> nn.Module:
 
 
 def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None, former: Former = CURRENT) -> UnetConfig:
-    """Read the shape of the network off its state dict; `heads` counts where no learned keys show it (else heads have 32
-    channels, as they have by default); `former` says what an old version did.
+    """Read the shape of the network off its state dict.
 
-    Twice as many channels in as out are a self-condition, twice as many out as in a learned variance. Raises ValueError
-    when keys of the family are missing or of other shapes.
+    Twice as many channels in as out are a self-condition, twice as many out as in a learned variance.
+
+    Args:
+        state: The tensors by their names in version 1.8 and later.
+        heads: Counts where no learned keys show it; None for heads of 32 channels, as they have by default.
+        former: What an old version did.
+
+    Raises:
+        ValueError: Keys of the family are missing or of other shapes, or channels cannot be split into heads.
     """
     try:
         return _shapes(state, heads, former)

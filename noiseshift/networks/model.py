@@ -33,10 +33,20 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class NetworkModel:
     """Wraps a network called as network(x, time, label, known) -> (B, C or 2C, H, W), such as `Transformer`.
 
-    `time_input` maps t (B,), t = 0 data, to the number that the network's embedding was trained on; `sign` -1 turns a
-    velocity that points from noise to data around; `levels` (K,) are the only times that the network knows; `shape`
-    (C, H, W) is what it works on, None where any size goes. A second half of output channels (a learned variance, as
-    DiT's) is dropped. cond: integer classes (B,), or None for the null class; a network of 0 classes ignores it.
+    A second half of output channels (a learned variance, as DiT's) is dropped. cond: integer classes (B,), or None for the null
+    class; a network of 0 classes ignores it.
+
+    Args:
+        network: Is set to evaluation, without gradients.
+        schedule: The path that it was trained on.
+        predicts: What it predicts.
+        time_input: Maps t (B,), t = 0 data, to the number that the network's embedding was trained on.
+        classes: How many, without the null class; 0 for an unconditional network.
+        class_dropout: Whether label `classes` is a null class.
+        noise_dropout: Whether it has a noise-unconditional branch, for `known` False.
+        shape: (C, H, W) that it works on, None where any size goes.
+        sign: -1 turns a velocity that points from noise to data around.
+        levels: (K,) the only times that it knows, None for a continuum.
     """
 
     def __init__(
@@ -68,8 +78,15 @@ class NetworkModel:
         self._dtype = next((p.dtype for p in network.parameters()), torch.get_default_dtype())
 
     def to(self, device: torch.device | str, precision: str = "fp32") -> NetworkModel:
-        """The same model computing on `device` in "fp32", "bf16" or "fp16" (autocast: times, states and predictions keep their
-        own precision). The weights are moved, not copied: both models share them. Raises ValueError otherwise."""
+        """The same model computing on a device. The weights are moved, not copied: both models share them.
+
+        Args:
+            device: Where the network goes.
+            precision: "fp32", or "bf16" or "fp16" by autocast: times, states and predictions keep their own precision.
+
+        Raises:
+            ValueError: The precision is another word.
+        """
         if precision not in ("fp32", *AUTOCAST):
             raise ValueError(f"precision must be fp32, bf16 or fp16, got {precision!r}")
         moved = copy.copy(self)
@@ -90,8 +107,20 @@ class NetworkModel:
         return self.predict(x, t, cond, (FULL,))[0]
 
     def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """x (B, C, H, W), t () or (B,). Raises ValueError for a branch the network lacks, a class it has not, or a
-        batch of another shape than its own."""
+        """The predictions of several branches, from one forward of the network as far as memory goes.
+
+        Args:
+            x: (B, C, H, W), or states of another shape.
+            t: () or (B,), t = 0 data.
+            cond: Integer classes (B,), or None for the null class.
+            branches: The conditions that each prediction keeps.
+
+        Returns:
+            One prediction per branch, in order.
+
+        Raises:
+            ValueError: A branch that the network lacks, a class that it has not, or a batch of another shape than its own.
+        """
         require(self, branches)
         require_states(x, None)
         if self.shape is not None and tuple(x.shape[1:]) != tuple(self.shape):
@@ -119,8 +148,13 @@ class NetworkModel:
         return checked(output, states, "the network", wanted)[:, :channels]
 
     def raw(self, x: Tensor, time: Tensor, cond: Tensor | None) -> Tensor:
-        """What the network itself answers to states x (B, …) and the number (B,) that its embedding takes for the time, under
-        all conditions: no sign, no reading, no learned variance."""
+        """What the network itself answers under all conditions: no sign, no reading, no learned variance.
+
+        Args:
+            x: States (B, …).
+            time: (B,), the number that its embedding takes for the time.
+            cond: Integer classes (B,), or None for the null class.
+        """
         states = x.to(self._dtype)
         known = torch.ones(len(x), dtype=torch.bool, device=x.device)
         time = as_time(time, states).expand(len(x))

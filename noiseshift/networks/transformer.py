@@ -54,7 +54,13 @@ class TransformerConfig:
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoidal features of the time, then an MLP; (B,) → (B, width). `null` stands in where the noise is unknown."""
+    """Sinusoidal features of the time, then an MLP; (B,) → (B, width).
+
+    Args:
+        width: Of a token.
+        frequencies: Number of features, sines and cosines together.
+        null: Whether there is a learned embedding for where the noise is unknown.
+    """
 
     def __init__(self, width: int, frequencies: int = 256, *, null: bool = True):
         super().__init__()
@@ -70,7 +76,13 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class embedding; the last row is the null class when the network was trained with class dropout."""
+    """Class embedding; the last row is the null class when the network was trained with class dropout.
+
+    Args:
+        classes: How many, without the null class.
+        width: Of a token.
+        null: Whether there is a row for the null class.
+    """
 
     def __init__(self, classes: int, width: int, *, null: bool = True):
         super().__init__()
@@ -81,6 +93,14 @@ class LabelEmbedder(nn.Module):
 
 
 class PatchEmbed(nn.Module):
+    """States (B, C, H, W) → tokens (B, patches, width), row by row.
+
+    Args:
+        patch: Pixels per side of a patch.
+        channels: C.
+        width: Of a token.
+    """
+
     def __init__(self, patch: int, channels: int, width: int):
         super().__init__()
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
@@ -90,6 +110,13 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
+    """Tokens (B, N, width) attend to each other.
+
+    Args:
+        width: Of a token.
+        heads: Divide `width`.
+    """
+
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -117,7 +144,12 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero)."""
+    """Attention and MLP, each shifted, scaled and gated by the condition (adaLN-Zero).
+
+    Args:
+        width: Of a token and of the condition.
+        heads: Of the attention.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -134,6 +166,14 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
+    """Tokens (B, N, width) → pixels of their patches (B, N, patch² · out_channels), shifted and scaled by the condition.
+
+    Args:
+        width: Of a token and of the condition.
+        patch: Pixels per side of a patch.
+        out_channels: Of the answer.
+    """
+
     def __init__(self, width: int, patch: int, out_channels: int):
         super().__init__()
         self.norm_final = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
@@ -217,9 +257,16 @@ def config_from_state(
 ) -> TransformerConfig:
     """Read the shape of a DiT/SiT network off its state dict.
 
-    The last row of the class embedding is the null class, unless `classes` says that all rows are classes. Raises
-    ValueError when keys of the family are missing or of other shapes, or when the number of heads, which no tensor
-    shows, is not one of the official sizes' (384/768/1024/1152 → 6/12/16/16) and was not given.
+    The last row of the class embedding is the null class, unless `classes` says that all rows are classes.
+
+    Args:
+        state: The tensors by their official names.
+        heads: Attention heads; None for those of the official sizes (width 384/768/1024/1152 → 6/12/16/16).
+        classes: How many: all rows of the class embedding, or all but the last; None for all but the last.
+
+    Raises:
+        ValueError: Keys of the family are missing or of other shapes, the file has another number of classes, or the number
+            of heads, which no tensor shows, does not divide the width or was not given for one that is not official.
     """
     try:
         proj = state["x_embedder.proj.weight"]

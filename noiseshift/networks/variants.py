@@ -37,7 +37,12 @@ class RoundedTime:
 
 
 def with_rounded_time(model: NetworkModel, name: str) -> NetworkModel:
-    """The model, conditioned on a time that is rounded to "bf16" or "fp16". States, weights and schedule are as they were."""
+    """The model, conditioned on a time that is rounded to half precision. States, weights and schedule are as they were.
+
+    Args:
+        model: Stays as it is.
+        name: "bf16" or "fp16".
+    """
     changed = copy.copy(model)
     changed.time_input = RoundedTime(model.time_input, name)
     return changed
@@ -72,7 +77,15 @@ class Changed(nn.Module):
 
 
 def compiled(model: NetworkModel, backend: str = "inductor") -> NetworkModel:
-    """The model with its network compiled by torch, when it is first called. Raises ValueError for a backend that torch has not."""
+    """The model with its network compiled by torch, when it is first called.
+
+    Args:
+        model: Stays as it is; the networks share their weights.
+        backend: Of torch.compile, by name.
+
+    Raises:
+        ValueError: torch has no such backend.
+    """
     from torch._dynamo import list_backends
 
     if backend not in list_backends(exclude_tags=None):
