@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "noiseshift"
-PACKAGES = ["approximation", "audit", "checkpoints", "correction", "data", "diffusion", "estimators", "evaluation"]
-PACKAGES += ["integrations", "networks", "reading.py", "shift", "studies", "targets", "training", "writing"]
+PACKAGES = sorted(path.name for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists())
 
 
 def arguments(function):
