@@ -208,7 +208,7 @@ def _forget_peak(device: str) -> None:
 def _memory(checkpoint: Checkpoint, device: str) -> dict[str, float]:
     """Megabytes: of the weights that sample, and the most that a CUDA device held while sampling."""
     network = getattr(checkpoint.sampled or checkpoint.model, "network", None)
-    if network is None:
+    if not isinstance(network, torch.nn.Module):
         return {}
     found = {"weights MB": round(sum(_bytes(part) for part in network.parameters()) / 1e6, 2)}
     if torch.device(device).type == "cuda":

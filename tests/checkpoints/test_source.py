@@ -90,6 +90,7 @@ class Built:
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    sys.modules.pop("mine", None)  # another test's
     known = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - known:

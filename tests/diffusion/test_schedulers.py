@@ -18,6 +18,7 @@ STEPS, ROWS = 6, 2
 X0 = 0.5 * torch.sign(torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
 
 FOLLOWED = {
+    "CMStochasticIterativeScheduler",
     "CogVideoXDDIMScheduler",
     "DDIMParallelScheduler",
     "DDIMScheduler",
@@ -127,10 +128,21 @@ def made(kind, options):
     return kind(**clips, **options)
 
 
+def is_consistency(scheduler):
+    return hasattr(scheduler, "get_scalings_for_boundary_condition")
+
+
+def by_sigma_data(scheduler):
+    """Whether it scales what the network sees by 1 / sqrt(sigma² + sigma_data²)."""
+    return hasattr(scheduler, "precondition_outputs") or is_consistency(scheduler)
+
+
 def level_of(scheduler, label):
     """(alpha, sigma) that a network trained on the scheduler's table knows by a label: the test's own reading."""
     config, label = scheduler.config, float(label)
     continuous = config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction"
+    if is_consistency(scheduler):
+        return 1.0, math.exp(label / 250)
     if hasattr(scheduler, "precondition_outputs") or continuous:
         sigma = math.exp(4 * label)
         norm = math.hypot(1, sigma) if continuous else 1.0
@@ -148,6 +160,9 @@ def level_of(scheduler, label):
 def said(scheduler, seen, label):
     """What a network that knows the one picture there is says of a state, as it was trained to say it."""
     alpha, sigma = level_of(scheduler, label)
+    if is_consistency(scheduler):
+        skip, out = scheduler.get_scalings_for_boundary_condition(sigma)
+        return (X0 - skip * seen * math.hypot(sigma, scheduler.config.sigma_data)) / out
     if hasattr(scheduler, "precondition_outputs"):
         data = scheduler.config.sigma_data
         total = math.hypot(sigma, data)
@@ -195,7 +210,7 @@ def native(scheduler, timing):
 
 
 def schedule_for(scheduler):
-    if hasattr(scheduler, "precondition_outputs"):
+    if by_sigma_data(scheduler):
         return ns.VarianceExploding(scheduler.config.sigma_min, scheduler.config.sigma_max)
     if scheduler.config.get("use_flow_sigmas") or not hasattr(scheduler, "alphas_cumprod"):
         return ns.Linear()
@@ -238,7 +253,7 @@ def differs(scheduler, schedule, steps, walk, end):
         return f"{len(steps) - 1} states for {len(walk)}"
     for step, (seen, label) in zip(steps, walk, strict=False):
         alpha, sigma = level_of(scheduler, label)
-        size = math.hypot(sigma, scheduler.config.sigma_data) if hasattr(scheduler, "precondition_outputs") else 1.0
+        size = math.hypot(sigma, scheduler.config.sigma_data) if by_sigma_data(scheduler) else 1.0
         off = float((step.x / size - seen).norm() / seen.norm())
         if not off < 5e-4:  # float32, magnified where sigma falls by thousands in one step
             return f"state {step.index} is off by {off:.2g}"
@@ -253,7 +268,7 @@ def _scale_of_states(scheduler, last, schedule):
     """What turns diffusers' last state into one of the model's schedule, at the level that is said."""
     level = schedule(last.t)
     sigma = 0.0 if float(last.t) == 0 else float(level.sigma / level.alpha)
-    exploding = getattr(scheduler, "init_noise_sigma", 1.0) != 1.0 and not hasattr(scheduler, "precondition_outputs")
+    exploding = getattr(scheduler, "init_noise_sigma", 1.0) != 1.0 and not by_sigma_data(scheduler)
     return 1 / math.hypot(1, sigma) if exploding else 1.0
 
 

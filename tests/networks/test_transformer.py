@@ -81,7 +81,7 @@ def test_precision_is_the_copys_own(tmp_path):
     # Eight bits of mantissa through a network of random weights: single pixels may be off by more than the whole.
     assert float((half - whole).norm() / whole.norm()) < 0.1
     assert torch.equal(checkpoint.to("cpu").model(X, T, Y).x0, whole)
-    with pytest.raises(ValueError, match="fp32 or bf16"):
+    with pytest.raises(ValueError, match="fp32, bf16 or fp16"):
         checkpoint.to("cpu", "fp8")
 
 

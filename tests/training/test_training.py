@@ -131,7 +131,7 @@ def test_evaluate_prints_a_row_a_metric(tmp_path):
     np.savez(path, arr_0=ns.data.reference().pixels[:200].permute(0, 2, 3, 1).numpy())
     printed = CliRunner().invoke(main, ["evaluate", str(path), "--no-progress"]).stdout
     assert [line.split()[0] for line in printed.splitlines()[1:]] == [
-        *("FD-fashion", "KD-fashion", "precision", "recall", "IS-fashion")
+        *("FD-fashion", "KD-fashion", "precision", "recall", "density", "coverage", "IS-fashion")
     ]
     words = ["evaluate", str(path), "--extractor"]
     result = CliRunner().invoke(main, [*words, "inception"])
