@@ -267,6 +267,10 @@ def _said(path: Path) -> str:
         return f"cannot be read: {type(error).__name__}"
 
 
+SECONDS = ("seconds", "sampling seconds")
+"""What a result says of its own time: no two runs agree in it."""
+
+
 def _content(path: Path) -> bytes:
     import numpy as np
     import pandas as pd
@@ -283,7 +287,7 @@ def _content(path: Path) -> bytes:
         return _values(torch.load(path, weights_only=True))
     if path.suffix in (".parquet", ".csv"):
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-        return frame.drop(columns=["seconds"], errors="ignore").to_csv().encode()
+        return frame.drop(columns=list(SECONDS), errors="ignore").to_csv().encode()
     return path.read_bytes()
 
 
@@ -300,5 +304,5 @@ def _values(value: Any) -> bytes:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _timeless(part) for key, part in value.items() if key not in ("seconds", "command")}
+        return {key: _timeless(part) for key, part in value.items() if key not in {*SECONDS, "command"}}
     return [_timeless(part) for part in value] if isinstance(value, list) else value
