@@ -93,8 +93,10 @@ def _report(
         )
         for states, rows in frame.groupby("states", sort=False)
     }
-    times = first.t.to_numpy()
+    times = first.t.to_numpy(dtype=float)
     slope = parts["slope"]
+    if not len(first) or not all(map(len, parts.values())) or not ((times >= 0) & (times <= 1)).all():
+        raise ValueError(f"it holds no states of {name}, or none at times from 0 to 1")
     calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], slope.t, slope.log_snr, baseline)
     return ShiftReport(
         name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")

@@ -13,6 +13,7 @@ from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.samplers import Step, sample
 from noiseshift.estimators.instrument import Calibration, Instrument, Readings, calibrate
 from noiseshift.estimators.posterior import time_grid
+from noiseshift.reading import ReadingError
 from noiseshift.shift.controls import level_control, null_control, real_report
 from noiseshift.shift.reading import measure
 from noiseshift.shift.report import ShiftReport
@@ -123,6 +124,37 @@ def test_a_report_survives_its_files(target, instrument, tmp_path):
     pd.testing.assert_frame_equal(ShiftReport.load(tmp_path).table(), report.table())
     long = pd.read_parquet(tmp_path / "shift.parquet")
     assert len(long[long.states == "sampled"]) == 150 * 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: rows[:0],
+        lambda rows: rows[rows.row > 0],
+        lambda rows: rows[rows.states != "slope"],
+        lambda rows: rows[rows.states != "sampled"],
+        lambda rows: rows.assign(estimator="another"),
+        lambda rows: rows.assign(t=rows.t + 2),
+        lambda rows: rows.assign(t=float("nan")),
+        lambda rows: rows.assign(t=rows.t.map(lambda t: [t])),
+    ],
+    ids=[
+        "empty",
+        "no first row",
+        "no slopes",
+        "not sampled",
+        "of another",
+        "times past 1",
+        "times not finite",
+        "lists",
+    ],
+)
+def test_a_table_without_a_reports_states_is_refused_by_name(damage, target, instrument, tmp_path):
+    measure(shifted_steps(target, 0.03, n=4), instrument, name="exact").save(tmp_path)
+    rows = pd.read_parquet(tmp_path / "shift.parquet")
+    damage(rows).to_parquet(tmp_path / "shift.parquet")
+    with pytest.raises(ReadingError, match=tmp_path.name):
+        ShiftReport.load(tmp_path)
 
 
 def test_times_that_the_run_never_meets_are_named(target, estimator):
