@@ -440,15 +440,19 @@ def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = R
         path: The file.
         what: What it should be, as in `reading`.
         remedy: What to do, as in `reading`.
-        error: What to raise when it is missing or damaged, or claims far more numbers than its bytes can hold.
+        error: What to raise when it is missing or damaged, holds other cells than numbers and words, or claims far more numbers
+            than its bytes can hold.
     """
     import pandas as pd
     import pyarrow.parquet as parquet
+    from pyarrow.types import is_nested as nested
 
     file = regular(path, what, remedy, error)
     with reading(path, what, remedy, error), file.open("rb") as opened:  # pyarrow opens no name that is not text
         about = parquet.read_metadata(opened)
         opened.seek(0)
+        if any(nested(field.type) for field in about.schema.to_arrow_schema()):
+            raise ReadingError(f"{path} holds lists where numbers or words are due: {remedy}")
         if about.num_rows * about.num_columns > ROWS + 64 * file.stat().st_size:
             raise ReadingError(f"{path} claims {about.num_rows:,} rows, too many for its size: {remedy}")
         return pd.read_parquet(opened)

@@ -87,17 +87,17 @@ def _report(
     first = frame[(frame.states == "sampled") & (frame.row == 0)]
     parts = {
         states: Readings(
-            rows.t_hat.to_numpy().reshape(-1, len(first)),
-            rows.log_snr_hat.to_numpy().reshape(-1, len(first)),
+            rows.t_hat.to_numpy(dtype=float).reshape(-1, len(first)),
+            rows.log_snr_hat.to_numpy(dtype=float).reshape(-1, len(first)),
             densities[f"{name}/{'real' if states == 'slope' else states}"],
         )
         for states, rows in frame.groupby("states", sort=False)
     }
     times = first.t.to_numpy(dtype=float)
     slope = parts["slope"]
-    if not len(first) or not all(map(len, parts.values())) or not ((times >= 0) & (times <= 1)).all():
-        raise ValueError(f"it holds no states of {name}, or none at times from 0 to 1")
+    if not ((times >= 0) & (times <= 1)).all():
+        raise ValueError(f"{name} has times outside 0 … 1")
     calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], slope.t, slope.log_snr, baseline)
     return ShiftReport(
-        name, schedule, first.step.to_numpy(), times, parts["sampled"], calibration, parts.get("content")
+        name, schedule, first.step.to_numpy(dtype=int), times, parts["sampled"], calibration, parts.get("content")
     )

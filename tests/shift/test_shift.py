@@ -137,6 +137,9 @@ def test_a_report_survives_its_files(target, instrument, tmp_path):
         lambda rows: rows.assign(t=rows.t + 2),
         lambda rows: rows.assign(t=float("nan")),
         lambda rows: rows.assign(t=rows.t.map(lambda t: [t])),
+        lambda rows: rows.assign(t_hat=[[]] * len(rows)),
+        lambda rows: rows.assign(log_snr_hat="x"),
+        lambda rows: rows.assign(step="x"),
     ],
     ids=[
         "empty",
@@ -147,6 +150,9 @@ def test_a_report_survives_its_files(target, instrument, tmp_path):
         "times past 1",
         "times not finite",
         "lists",
+        "empty lists",
+        "words for numbers",
+        "words for steps",
     ],
 )
 def test_a_table_without_a_reports_states_is_refused_by_name(damage, target, instrument, tmp_path):
