@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Model
@@ -19,6 +20,7 @@ from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import DATA, Instruments, Readings
 from noiseshift.shift.reading import BatchReadings, read_renoised
 from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.kept_samples import kept_or_sampled
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.sampling import Progress, all_labels, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
@@ -95,9 +97,14 @@ def with_content(
 
     def make(places: range) -> BatchReadings:
         indices = range(places.start - protocol.samples, places.stop - protocol.samples)
-        *_, last = sampler_run(model, checkpoint, steps, indices)
-        found = read_renoised(last.x, visited, instruments, every, indices.start, protocol.seed)
-        return BatchReadings(len(indices), last.x[:0], labels(checkpoint, indices), first.steps, {}, found)
+
+        def sampled() -> Tensor:
+            *_, last = sampler_run(model, checkpoint, steps, indices)
+            return last.x
+
+        final = kept_or_sampled(checkpoint, protocol, finer, indices, sampled)
+        found = read_renoised(final, visited, instruments, every, indices.start, protocol.seed)
+        return BatchReadings(len(indices), final[:0], labels(checkpoint, indices), first.steps, {}, found)
 
     # Kept behind the run's own batches.
     within = range(protocol.samples, protocol.samples + content_rows(protocol))

@@ -1,4 +1,5 @@
-"""What runs need again, in the user's cache folder: calibrations, checks of a checkpoint, and how many rows go at once.
+"""What runs need again, in the user's cache folder: calibrations, checks of a checkpoint, final samples of the content control,
+and how many rows go at once.
 
 A file is known by everything that decides its numbers: the checkpoint, the data, the protocol's part in it, this package's own
 source and torch. That is in the file too and compared; whatever differs, or cannot be read, is made anew. Nothing is kept for
@@ -26,8 +27,8 @@ import numpy as np
 from noiseshift.reading import read_arrays
 from noiseshift.writing import whole_file
 
-MOST = 300
-"""Files that the folder holds; the ones that were written first go first."""
+MOST, BYTES = 300, 1_000_000_000
+"""Files and bytes that the folder holds; the ones that were written first go first."""
 
 _OFF: ContextVar[bool] = ContextVar("nothing is kept", default=False)
 
@@ -111,6 +112,9 @@ def software() -> dict[str, str]:
 
 
 def _thin_out(place: Path) -> None:
-    found = sorted(place.glob("*-*.npz"), key=lambda path: path.stat().st_mtime)
-    for path in found[: max(0, len(found) - MOST)]:
-        path.unlink(missing_ok=True)
+    found = sorted(((path.stat(), path) for path in place.glob("*-*.npz")), key=lambda entry: -entry[0].st_mtime)
+    room = BYTES
+    for number, (about, path) in enumerate(found):
+        room -= about.st_size
+        if number >= MOST or room < 0:
+            path.unlink(missing_ok=True)

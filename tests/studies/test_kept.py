@@ -13,8 +13,9 @@ import noiseshift as ns
 from noiseshift.checkpoints import Card, Checkpoint
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
-from noiseshift.studies import kept, pace
+from noiseshift.studies import kept, kept_samples, pace
 from noiseshift.studies.checking import checked
+from noiseshift.studies.kept_samples import kept_or_sampled
 from noiseshift.studies.readers import calibrated
 from noiseshift.studies.shards import Shards
 
@@ -170,3 +171,73 @@ def test_rows_at_once_are_kept_for_a_run_that_goes_on(folder, rows, tmp_path, mo
     monkeypatch.setattr(pace, "fastest", lambda seconds, budget: 64)
     monkeypatch.setenv("NOISESHIFT_CACHE", "off")
     assert pace.set_pace(made, PROTOCOL, 10**6, Shards(tmp_path / "run", {})) == 16
+
+
+FINER, WHICH = ns.solver("heun:6"), range(4)
+
+
+def final(made, protocol=PROTOCOL, finer=FINER, indices=WHICH):
+    """Final samples of a finer run, and whether they had to be made."""
+    asked = []
+
+    def sampled():
+        asked.append(indices)
+        return torch.randn(len(indices), 1, 8, 8)
+
+    return kept_or_sampled(made, protocol, finer, indices, sampled), bool(asked)
+
+
+def test_final_samples_of_a_finer_run_come_back_to_the_bit(folder):
+    first, made = final(checkpoint())
+    again, made_again = final(checkpoint(), dataclasses.replace(PROTOCOL, points=3, estimators=("residual", "network")))
+    assert made and not made_again
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"made": checkpoint(weight=1e-6)},
+        {"made": checkpoint(schedule=ns.Cosine())},
+        {"made": dataclasses.replace(checkpoint(), sampled=checkpoint(weight=0.1).model)},
+        {"made": checkpoint().to("cpu", "bf16"), "protocol": dataclasses.replace(PROTOCOL, precision="bf16")},
+        {"protocol": dataclasses.replace(PROTOCOL, seed=1)},
+        {"protocol": dataclasses.replace(PROTOCOL, guidance=ns.classifier_free(1.5))},
+        {"finer": ns.solver("heun:7")},
+        {"finer": ns.solver("em:6")},
+        {"indices": range(4, 8)},
+    ],
+)
+def test_final_samples_of_anything_else_are_made_anew(other, folder):
+    final(checkpoint())
+    _, made = final(**{"made": checkpoint(), **other})
+    assert made
+
+
+def test_a_run_that_is_made_again_samples_its_content_control_once(folder, rows):
+    protocol = dataclasses.replace(PROTOCOL, points=2)
+    first = ns.run(checkpoint(), protocol, DATA)
+    asked = sum(rows)
+    rows.clear()
+    again = ns.run(checkpoint(), protocol, DATA)
+    sampling, reading = 4 * 4, 2 * 4
+    assert sum(rows) == sampling + reading
+    assert asked > sum(rows) + 4 * 15  # heun:8, and what calibrates
+    before, after = (run.reports["residual"].content for run in (first, again))
+    assert np.array_equal(before.t, after.t)
+
+
+def test_neither_own_code_nor_large_samples_are_kept(folder, monkeypatch):
+    own = dataclasses.replace(checkpoint(), sampled=ns.wrap(lambda x, t, cond: x, ns.Linear()))
+    final(own)
+    monkeypatch.setattr(kept_samples, "LARGEST", 4 * 4 * 64 - 1)
+    final(checkpoint())
+    assert not folder.exists()
+
+
+def test_the_folder_does_not_grow_in_bytes_either(folder, monkeypatch):
+    monkeypatch.setattr(kept, "BYTES", 5000)
+    for seed in range(4):
+        kept.save("x", {"seed": seed}, {"a": np.zeros(300)})
+    assert kept.load("x", {"seed": 3}) is not None
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 5000
