@@ -66,6 +66,11 @@ def _short(value: Any) -> str:
     return text[:8] + "…" if hexadecimal else text if len(text) <= 60 else text[:59] + "…"
 
 
+REQUIRED = frozenset(
+    {"torch", "numpy", "scipy", "pandas", "diffusers", "safetensors", "torchmetrics", "transformers", "PIL"}
+)
+"""Libraries that are known by name wherever they lie, as under `pip install --target`: what they hold changes as they are used."""
+
 HOLDERS = (types.SimpleNamespace, argparse.Namespace)
 """Classes of the standard library that are what they hold."""
 
@@ -228,7 +233,7 @@ def _installed(module: str | None) -> bool:
     top = (module or "").partition(".")[0]
     if top == "__main__":  # a script or a notebook, whoever launched it
         return False
-    if top in sys.stdlib_module_names or top == "noiseshift":
+    if top in sys.stdlib_module_names or top == "noiseshift" or top in REQUIRED:
         return True
     file = getattr(sys.modules.get(top), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file

@@ -272,3 +272,10 @@ def test_differences_are_one_line():
         == "seed was 0, is 1; card.time.scale was 1000.0, is 1.0; sha was aaaaaaaa…, is bbbbbbbb…; new was not given, is None"
     )
     assert differences({}, {str(i): i for i in range(9)}).endswith("; and 5 more")
+
+
+def test_libraries_are_known_by_name_wherever_they_lie(monkeypatch):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.GELU())
+    before = identity(network)
+    monkeypatch.setattr(torch, "__file__", "/home/someone/libraries/torch/__init__.py")
+    assert identity(network) == before
