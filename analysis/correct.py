@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
+from noiseshift.analysis.drawing import Figure, axes, save_each, style
 from noiseshift.analysis.names import in_figure, plain
-from noiseshift.analysis.plots import Figure, axes, plot_samples, save_each, style
+from noiseshift.analysis.samples import plot_samples
 from noiseshift.analysis.tables import print_heading, screen
 
 from noiseshift.studies.correct import Correction

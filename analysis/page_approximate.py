@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from noiseshift.analysis.approximate import answer, figures
 from noiseshift.analysis.checks import headed, kept, listed
+from noiseshift.analysis.drawing import Figure
 from noiseshift.analysis.page_parts import UNCHECKED, Section, drawings, manifest, protocol, table
-from noiseshift.analysis.plots import Figure
 
 from noiseshift.reading import read_arrays, read_table
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
-from noiseshift.analysis import parts, plots, svg
+from noiseshift.analysis import drawing, parts, plots, svg
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.answer import answer, content_of, worst
 from noiseshift.analysis.baseline import against, columns_against
@@ -106,7 +106,7 @@ def _readings(run: Run) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _figures(run: Run) -> Iterator[plots.Figure]:
+def _figures(run: Run) -> Iterator[drawing.Figure]:
     first, own = next(iter(run.reports.values())), against(run.baseline)
     yield (
         "shift",

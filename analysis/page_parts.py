@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from noiseshift.analysis import plots, svg
+from noiseshift.analysis import drawing, svg
 from noiseshift.analysis.after import spared
 
 from noiseshift.shift.controls import Check
@@ -66,9 +66,9 @@ class Section:
     before: Sequence[Check] = ()
 
 
-def drawings(anchor: str, figures: Iterable[plots.Figure]) -> Iterator[Drawing]:
+def drawings(anchor: str, figures: Iterable[drawing.Figure]) -> Iterator[Drawing]:
     """The figures as inline SVG, in the project's style."""
-    with plots.style():
+    with drawing.style():
         for stem, draw, caption in figures:
             with spared(f"the figure {stem} of the page"):
                 yield Drawing(svg.inline(draw().get_figure(root=True), caption, f"{anchor}-{stem}"), caption)

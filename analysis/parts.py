@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.baseline import against
+from noiseshift.analysis.drawing import UNREAD, Figure, axes
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.page_parts import Column
 from noiseshift.analysis.phrases import at, chance, delta
-from noiseshift.analysis.plots import UNREAD, Figure, axes
 from noiseshift.analysis.tables import numbers_table, signed
 
 from noiseshift.studies.folders import Run

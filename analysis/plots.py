@@ -5,35 +5,24 @@ Time runs from noise (t = 1) on the left to data (t = 0) on the right, as sampli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from importlib.resources import as_file, files
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from noiseshift.analysis.after import spared
+from noiseshift.analysis.drawing import axes, save_each, style
 from noiseshift.analysis.names import in_figure
 
 from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
-from noiseshift.writing import adopt, check_file, replaced_file
-from noiseshift.writing.signatures import SIGNATURE, sign_arrays, signed_figure, signed_samples
+from noiseshift.writing import adopt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from torch import Tensor
 
 Reports = ShiftReport | Mapping[str, ShiftReport]
 
-Figure = tuple[str, Callable[[], Any], str]
-"""A figure's file name without suffix, what draws it (Axes), and its caption."""
-
-ON_DARK, ON_LIGHT = "#fefefe", "#101010"
-"""Letters on coloured cells, which keep their colours on a dark page (black and white would follow it)."""
-
-UNREAD = "#e8e8e8"
-"""A cell without a value."""
 
 # Okabe–Ito, safe for colour-blind readers; one colour per estimator, in every figure.
 COLOURS = {
@@ -150,69 +139,6 @@ def plot_solver(run: Run, estimator: str | None = None, *, ax: Axes | None = Non
     return ax
 
 
-def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None) -> Axes:
-    """A grid of uint8 pictures (N, C, H, W), row by row."""
-    n, channels, height, width = pictures.shape
-    columns = min(columns, n)
-    rows = n // columns
-    grid = pictures[: rows * columns].reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
-    ax = axes(ax)
-    image = grid.reshape(rows * height, columns * width, channels).numpy()
-    ax.imshow(image[..., 0] if channels == 1 else image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    ax.set_axis_off()
-    return ax
-
-
-def save_samples(pictures: Tensor, labels: Tensor | None, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write pictures.
-
-    Args:
-        pictures: uint8 (N, C, H, W); states that are no pictures, floats of any shape, only as an npz.
-        labels: (N,), or None.
-        path: a grid for .png; for other suffixes an npz with arr_0 uint8 (N, H, W, C), or `states`, and arr_1 labels.
-        overwrite: replace a file that noiseshift did not make.
-
-    Raises:
-        PlaceError: a ValueError, where such a file is there.
-        ValueError: states that are no pictures, for .png.
-    """
-    path = Path(path)
-    if path.suffix == ".png" and pictures.is_floating_point():
-        raise ValueError(f"samples of shape {tuple(pictures.shape[1:])} are no pictures: write them to an .npz")
-    with replaced_file(path, signed_samples, overwrite=overwrite) as fresh:
-        (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)
-
-
-def _save_arrays(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
-    arrays: dict[str, Any] = (
-        {"states": pictures.numpy()}
-        if pictures.is_floating_point()
-        else {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
-    )
-    if labels is not None:
-        arrays["arr_1"] = labels.numpy()
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    sign_arrays(path)
-
-
-def _save_sheet(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
-    from PIL import Image, PngImagePlugin
-
-    words = PngImagePlugin.PngInfo()
-    words.add_text("Software", f"{SIGNATURE} sample")
-    n, channels, height, width = pictures.shape
-    columns = min(10, n)
-    rows = -(-n // columns)
-    sheet = np.zeros((rows * height, columns * width, channels), np.uint8)
-    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
-        top, left = height * (i // columns), width * (i % columns)
-        sheet[top : top + height, left : left + width] = picture
-    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).resize(
-        (3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST
-    ).save(path, pnginfo=words)
-
-
 def save_figures(run: Run, folder: str | Path) -> list[Path]:
     """Write every figure of a run as PNG and PDF; returns the files. In a run's own folder they become part of it."""
     from noiseshift.analysis import parts
@@ -237,79 +163,6 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
         written = save_each([(name, draw, "") for name, draw in figures.items()], folder)
     adopt(folder.parent, written)
     return written
-
-
-def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
-    """Write figures as PNG and PDF; returns the files. One that cannot be drawn is said and left out."""
-    import matplotlib.pyplot as plt
-
-    written: list[Path] = []
-    for name, draw, _ in figures:
-        with spared(f"the figure {name}"):
-            written += save_figure(draw(), folder / name)
-    plt.close("all")  # those that could not be finished
-    return written
-
-
-def save_figure(ax: Axes, path: Path) -> list[Path]:
-    """Write the Axes' figure as PNG and PDF and close it; returns the files. Raises PlaceError (a ValueError) where a file
-    of one of these names is there that noiseshift did not make."""
-    import matplotlib.pyplot as plt
-
-    written = [path.parent / f"{path.name}.{suffix}" for suffix in ("png", "pdf")]
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    for file in written:
-        check_file(file, signed_figure)
-    laid_out(figure)
-    for file in written:
-        write_figure(figure, file)
-    plt.close(figure)
-    return written
-
-
-def laid_out(figure: Any) -> None:
-    """Place a figure's parts now, once: matplotlib would do it twice for every file that is written of it."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as .png or .pdf, signed; as `save_figure` does each of its files."""
-    name = "Software" if path.suffix == ".png" else "Creator"
-    with replaced_file(path, signed_figure) as fresh:
-        figure.savefig(fresh, metadata={name: f"{SIGNATURE} figure"})
-
-
-PAPERS = {
-    "iclr": (5.5, 9),
-    "neurips": (5.5, 9),
-    "icml": (3.25, 8),
-    "cvpr": (3.25, 8),
-    "cvpr-wide": (6.875, 8),
-}
-"""Width of a figure in inches, and size of its letters in points, that fit a venue's text or column."""
-
-
-def style(paper: str | None = None) -> Any:
-    """The project's matplotlib style, as a context; for a `paper`, in its column's width and letter size.
-
-    Raises ValueError for a paper that is not in `PAPERS`.
-    """
-    if paper is not None and paper not in PAPERS:
-        raise ValueError(f"no preset for {paper!r}: choose from {', '.join(PAPERS)}")
-    import matplotlib.pyplot as plt
-
-    with as_file(files("noiseshift.analysis") / "noiseshift.mplstyle") as path:
-        if paper is None:
-            return plt.style.context(str(path))
-        width, points = PAPERS[paper]
-        letters = ("font.size", "axes.titlesize", "axes.labelsize")
-        small = ("legend.fontsize", "xtick.labelsize", "ytick.labelsize")
-        sized = dict.fromkeys(letters, points) | dict.fromkeys(small, points - 1)
-        return plt.style.context([str(path), {"figure.figsize": (width, 0.62 * width), **sized}])
 
 
 def _curves(
@@ -372,22 +225,6 @@ def _against(reports: Reports) -> str:
 
 def _named(reports: Reports) -> Mapping[str, ShiftReport]:
     return {reports.estimator: reports} if isinstance(reports, ShiftReport) else reports
-
-
-def shades_of() -> Any:
-    """Colours for an ordered quantity, all of which are seen on white and on black."""
-    import matplotlib as mpl
-
-    return mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
-
-
-def axes(ax: Axes | None) -> Axes:
-    """The given Axes, or new ones."""
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.subplots()[1]
 
 
 def _finish(ax: Axes) -> None:

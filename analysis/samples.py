@@ -1,10 +1,15 @@
-"""A look at samples, whatever they are: pictures, vectors or signals."""
+"""Samples as a figure or a file, whatever they are: pictures, vectors or signals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from noiseshift.analysis.plots import axes, plot_samples
+import numpy as np
+from noiseshift.analysis.drawing import axes
+
+from noiseshift.writing import replaced_file
+from noiseshift.writing.signatures import SIGNATURE, sign_arrays, signed_samples
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,3 +69,66 @@ def _plot_vectors(samples: Tensor, ax: Axes) -> Axes:
     ax.scatter(rows[:, 0], rows[:, 1], s=10)
     ax.set(xlabel="first coordinate", ylabel="second coordinate")
     return ax
+
+
+def plot_samples(pictures: Tensor, *, columns: int = 10, ax: Axes | None = None) -> Axes:
+    """A grid of uint8 pictures (N, C, H, W), row by row."""
+    n, channels, height, width = pictures.shape
+    columns = min(columns, n)
+    rows = n // columns
+    grid = pictures[: rows * columns].reshape(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    ax = axes(ax)
+    image = grid.reshape(rows * height, columns * width, channels).numpy()
+    ax.imshow(image[..., 0] if channels == 1 else image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    ax.set_axis_off()
+    return ax
+
+
+def save_samples(pictures: Tensor, labels: Tensor | None, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write pictures.
+
+    Args:
+        pictures: uint8 (N, C, H, W); states that are no pictures, floats of any shape, only as an npz.
+        labels: (N,), or None.
+        path: a grid for .png; for other suffixes an npz with arr_0 uint8 (N, H, W, C), or `states`, and arr_1 labels.
+        overwrite: replace a file that noiseshift did not make.
+
+    Raises:
+        PlaceError: a ValueError, where such a file is there.
+        ValueError: states that are no pictures, for .png.
+    """
+    path = Path(path)
+    if path.suffix == ".png" and pictures.is_floating_point():
+        raise ValueError(f"samples of shape {tuple(pictures.shape[1:])} are no pictures: write them to an .npz")
+    with replaced_file(path, signed_samples, overwrite=overwrite) as fresh:
+        (_save_sheet if path.suffix == ".png" else _save_arrays)(pictures, labels, fresh)
+
+
+def _save_arrays(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
+    arrays: dict[str, Any] = (
+        {"states": pictures.numpy()}
+        if pictures.is_floating_point()
+        else {"arr_0": pictures.permute(0, 2, 3, 1).numpy()}
+    )
+    if labels is not None:
+        arrays["arr_1"] = labels.numpy()
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    sign_arrays(path)
+
+
+def _save_sheet(pictures: Tensor, labels: Tensor | None, path: Path) -> None:
+    from PIL import Image, PngImagePlugin
+
+    words = PngImagePlugin.PngInfo()
+    words.add_text("Software", f"{SIGNATURE} sample")
+    n, channels, height, width = pictures.shape
+    columns = min(10, n)
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * height, columns * width, channels), np.uint8)
+    for i, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+        top, left = height * (i // columns), width * (i % columns)
+        sheet[top : top + height, left : left + width] = picture
+    Image.fromarray(sheet[..., 0] if channels == 1 else sheet).resize(
+        (3 * sheet.shape[1], 3 * sheet.shape[0]), Image.Resampling.NEAREST
+    ).save(path, pnginfo=words)

@@ -8,7 +8,7 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from noiseshift.analysis.plots import laid_out
+from noiseshift.analysis.drawing import laid_out
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

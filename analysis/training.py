@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noiseshift.analysis.plots import save_samples, style, write_figure
+from noiseshift.analysis.drawing import style, write_figure
+from noiseshift.analysis.samples import save_samples
 
 if TYPE_CHECKING:
     from torch import Tensor

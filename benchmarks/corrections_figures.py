@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing
 
 DOCS = Path(__file__).parent.parent / "docs"
 METHODS = {
@@ -40,7 +40,7 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#5
 
 def training(table: pd.DataFrame) -> None:
     trained, plain = table.trained.str.rstrip(" %").astype(float), table.unguided
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, ax = plt.subplots(figsize=(5.5, 3.2))
         for column, (label, line, colour) in METHODS.items():
             kept = table[column].notna()
@@ -58,7 +58,7 @@ def training(table: pd.DataFrame) -> None:
 
 def early(table: pd.DataFrame) -> None:
     table = table.set_index("method")
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, panels = plt.subplots(1, 2, figsize=(5.5, 3.4), sharey=True)
         for ax, column, name in zip(
             panels, ("reduction (%)", "reduction (%), constant pixels"), ("network", "constant-pixel"), strict=True

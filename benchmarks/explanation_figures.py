@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing
 from questions.common import reports
 from reinforcement import exact_shift, exact_states
 
@@ -43,7 +43,7 @@ def shifts(word: str) -> pd.DataFrame:
 def shift() -> pd.DataFrame:
     """One picture at three levels, and the level that a perfect network's states have under a coarse stochastic solver."""
     table = pd.concat([shifts(word) for word in ("em:10", "em:20", "em:50")], ignore_index=True)
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure = plt.figure(figsize=(5.5, 2.4))
         cells = figure.add_gridspec(3, 2, width_ratios=(1, 3.2))
         picture = ns.data.reference().pixels[7].float()
@@ -93,7 +93,7 @@ def estimator() -> pd.DataFrame:
         density = density / (density.sum() * (levels[1] - levels[0]))
         rows.append(pd.DataFrame({"t": levels, "density": density / density.max(), "dimensions": d}))
     table = pd.concat(rows, ignore_index=True)
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, ax = plt.subplots(figsize=(5.5, 2.3))
         for line, colour, (d, part) in zip(LINES, (GREEN, RED, BLUE), table.groupby("dimensions"), strict=False):
             ax.plot(part.t, part.density, line, color=colour, label=f"{d:,} dimensions")
@@ -120,7 +120,7 @@ def calibration() -> pd.DataFrame:
             "reading": [*report.sampled.t[:, 0].tolist(), *report.calibration.real.t[:, 0].tolist()],
         }
     )
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, ax = plt.subplots(figsize=(5.5, 2.3))
         for name, colour, hatch in (("real", GREY, ""), ("sampling", BLUE, "////")):
             part = read[read.states == name].reading
@@ -166,7 +166,7 @@ def controls() -> pd.DataFrame:
             n, two, four = (found[steps][t] for steps in (20, 40, 80))
             rows.append((name, t, n, two, four, 2 * four - two))
     table = pd.DataFrame(rows, columns=["network", "t", "20 steps", "40 steps", "80 steps", "limit"])
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, panels = plt.subplots(1, 2, figsize=(5.5, 2.5), sharey=True)
         for ax, (name, part) in zip(panels, table.groupby("network", sort=False), strict=True):
             ax.axhline(0, color="black", linewidth=0.8)
@@ -201,7 +201,7 @@ def statement() -> pd.DataFrame:
     table = pd.DataFrame(
         rows, columns=["schedule", "t", "error over σ", "first order", "exact", "first order over exact"]
     )
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, panels = plt.subplots(1, 2, figsize=(5.5, 2.4), sharey=True)
         for ax, share in zip(panels, (0.1, 0.5), strict=True):
             for line, colour, (name, part) in zip(
@@ -229,7 +229,7 @@ def nag() -> pd.DataFrame:
             rho += (following - now) * ((1 + scale) * rho / now - scale)
             rows.append((scale, following, rho / following - 1))
     table = pd.DataFrame(rows, columns=["scale", "t", "excess"])[::200].reset_index(drop=True)
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, ax = plt.subplots(figsize=(5.5, 2.3))
         for line, colour, (scale, part) in zip(LINES, (GREY, GREEN, BLUE, RED), table.groupby("scale"), strict=True):
             ax.plot(
@@ -261,7 +261,7 @@ def limits() -> pd.DataFrame:
     table = pd.DataFrame(
         rows, columns=["solver", "fine detail kept", "t", "against real data", "against final samples"]
     )
-    with plots.style("iclr"):
+    with drawing.style("iclr"):
         figure, panels = plt.subplots(1, 2, figsize=(5.5, 2.5), sharey=True)
         places = range(len(table))
         panels[0].barh(places, 100 * table["fine detail kept"], color=GREY)

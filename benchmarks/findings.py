@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing, plots
 from rich.progress import Progress
 
 import noiseshift as ns
@@ -108,7 +108,7 @@ def _rms(values: pd.Series) -> float:
 def figures(frame: pd.DataFrame, out: Path, into: Path) -> None:
     """δ(t) against solvers, the solver's own share dashed; and all five estimators side by side."""
     into.mkdir(parents=True, exist_ok=True)
-    with plots.style():
+    with drawing.style():
         figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.2), sharex=True)
         for ax, (title, (name, solvers)) in zip(axes, PANELS.items(), strict=True):
             ax.axhline(0, color="black", linewidth=0.8)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 import matplotlib.pyplot as plt
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing, plots
 from noiseshift.analysis.answer import answer
 from noiseshift.analysis.final_noise import residual_line
 
@@ -35,7 +35,7 @@ def command() -> list[str]:
 
 
 def draw(run: Run, path: Path) -> None:
-    with plots.style("cvpr-wide"):
+    with drawing.style("cvpr-wide"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(6.875, 2.9), sharey=True)
         plots.plot_shift({name: run.reports[name] for name in ("network", "constant-pixel")}, ax=left)
         left.set_title("the shift, as two estimators read it", fontsize=8)

@@ -171,7 +171,7 @@ def command(
 
 def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:
     from noiseshift.analysis.checks import of_runs, print_failures
-    from noiseshift.analysis.compare import terminal_table
+    from noiseshift.analysis.compare_tables import terminal_table
     from noiseshift.analysis.page_compare import answer
 
     if as_json:

@@ -46,7 +46,7 @@ def command(
     from noiseshift.writing.signatures import signed_samples
 
     places.file(out, signed_samples, overwrite=overwrite, suffixes=SUFFIXES)
-    from noiseshift.analysis.plots import save_samples
+    from noiseshift.analysis.samples import save_samples
 
     from noiseshift import distributed
     from noiseshift.studies.folders import run_name

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing
 
 import noiseshift as ns
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
@@ -72,7 +72,7 @@ def keep(table: pd.DataFrame, name: str, digits: int = 4) -> None:
 
 
 def style():
-    return plots.style("iclr")
+    return drawing.style("iclr")
 
 
 def interval(values: torch.Tensor) -> tuple[float, float, float]:

@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from noiseshift.analysis import compare as drawing
-from noiseshift.analysis import names, plots, tables
+from noiseshift.analysis import compare as figures
+from noiseshift.analysis import compare_tables, drawing, names, samples, tables
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.page_parts import drawings
 from noiseshift.analysis.report import page
@@ -76,7 +76,7 @@ def test_a_terminal_shows_the_letters(name, capsys):
 
 
 def test_terminal_tables_show_all_names(comparison, capsys):
-    tables.screen().print(drawing.terminal_table(comparison))
+    tables.screen().print(compare_tables.terminal_table(comparison))
     tables.print_run(comparison.runs["[/]"])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -84,8 +84,8 @@ def test_terminal_tables_show_all_names(comparison, capsys):
 
 
 def test_every_figure_is_drawn(comparison, tmp_path, caplog):
-    with plots.style():
-        for draw in (drawing.plot_shift_nfe, drawing.plot_heat, drawing.plot_phase):
+    with drawing.style():
+        for draw in (figures.plot_shift_nfe, figures.plot_heat, figures.plot_phase):
             with spared("it"):
                 draw(comparison).figure.savefig(tmp_path / "x.png")
     assert not caplog.records
@@ -99,11 +99,11 @@ def test_tex_reads_no_command(name):
 
 
 def test_tables_keep_their_columns(comparison):
-    lines = drawing.markdown_table(comparison).splitlines()
+    lines = compare_tables.markdown_table(comparison).splitlines()
     assert len(lines) == 2 + len(WORDS)
     assert len({len(re.sub(r"\\.", "", line).split("|")) for line in lines}) == 1
     assert "<script" not in re.sub(r"\\.", "", "\n".join(lines))
-    rows = [line for line in drawing.latex_table(comparison).splitlines() if "euler" in line]
+    rows = [line for line in compare_tables.latex_table(comparison).splitlines() if "euler" in line]
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {6}
 
 
@@ -120,7 +120,7 @@ def test_what_fails_after_a_measurement_is_said_and_left_out(tmp_path, caplog):
         raise RuntimeError("no\nfont")
 
     pictures = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-    drawn = plots.save_each([("a", broken, ""), ("b", lambda: plots.plot_samples(pictures), "")], tmp_path)
+    drawn = drawing.save_each([("a", broken, ""), ("b", lambda: samples.plot_samples(pictures), "")], tmp_path)
     assert {path.stem for path in drawn} == {"b"}
     assert [record.getMessage() for record in caplog.records] == [
         "the figure a was left out (RuntimeError: no font); the numbers are saved"

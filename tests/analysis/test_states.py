@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis import plots
-from noiseshift.analysis.plots import save_figures, save_samples
+from noiseshift.analysis.plots import save_figures
 from noiseshift.analysis.report import page
-from noiseshift.analysis.samples import plot_states
+from noiseshift.analysis.samples import plot_states, save_samples
 from noiseshift.cli import main
 
 import noiseshift as ns

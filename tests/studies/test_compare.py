@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from noiseshift.analysis import compare as drawing
+from noiseshift.analysis import compare as figures
+from noiseshift.analysis import compare_tables
+from noiseshift.analysis.drawing import PAPERS, style
 from noiseshift.analysis.page_compare import answer, compared
-from noiseshift.analysis.plots import PAPERS, style
 from noiseshift.cli import main
 from noiseshift.cli.compare import _grid as grid_of
 from reports import report_of
@@ -159,12 +160,12 @@ def test_a_comparison_comes_back_from_its_folder(tmp_path):
 
 def test_tables_for_a_paper():
     found = family([0.02, 0.005, 0.0052])
-    tex = drawing.latex_table(found)
+    tex = compare_tables.latex_table(found)
     assert tex.count(r"\textbf") == 2
     assert r"toy\_a" in tex
     assert all(rule in tex for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     assert tex.count("{") == tex.count("}")
-    lines = drawing.markdown_table(found).splitlines()
+    lines = compare_tables.markdown_table(found).splitlines()
     assert len(lines) == 5
     assert len({line.count("|") for line in lines}) == 1
 
@@ -222,10 +223,10 @@ def test_every_figure_is_drawn(real_runs, tmp_path):
     change = paired_change(*(real_runs[2][name].features for name in ("few", "more")), real)
     tested = found.pairs.set_index("quantity").loc["FD-fashion", ["difference", "low", "high"]]
     np.testing.assert_allclose(tested.to_list(), [change.value, change.low, change.high])
-    plots = (drawing.plot_shift_nfe, drawing.plot_distance_nfe, drawing.plot_pareto, drawing.plot_heat)
-    for draw in (*plots, drawing.plot_ridge, drawing.plot_phase):
+    plots = (figures.plot_shift_nfe, figures.plot_distance_nfe, figures.plot_pareto, figures.plot_heat)
+    for draw in (*plots, figures.plot_ridge, figures.plot_phase):
         assert isinstance(draw(found), Axes)
-    files = drawing.save_comparison(found, tmp_path, paper="cvpr")
+    files = figures.save_comparison(found, tmp_path, paper="cvpr")
     assert len(files) == 12
     assert {path.name for path in tmp_path.iterdir()} == {"table.tex", "table.md", "figures"}
 
@@ -280,7 +281,7 @@ def test_a_grid_has_a_cell_for_every_combination():
 
 def test_an_rms_that_may_be_nothing_is_a_bound():
     found = family([0.02, 0.0])
-    cells = drawing.paper_table(found)["rms δ"]
+    cells = compare_tables.paper_table(found)["rms δ"]
     assert cells.iloc[0].startswith("0.0")
     assert found.table["rms low"].iloc[1] == 0
     assert cells.iloc[1] == f"< {found.table['rms high'].iloc[1]:.4f}"
@@ -305,18 +306,18 @@ def at_levels(*grids):
 def test_readings_are_compared_at_a_level_that_all_runs_share():
     found = at_levels([0.6, 0.3, 0.1], [0.6, 0.3, 0.05])
     assert found.shared.tolist() == [0.6, 0.3]
-    shown = drawing.plot_ridge(found)
+    shown = figures.plot_ridge(found)
     assert {text.get_text() for text in shown.texts} == {"t = 0.30"}  # not one at .10 beside another at .05
     apart = at_levels([0.6, 0.3, 0.1], [0.55, 0.25, 0.05])
     with pytest.raises(ValueError, match="no common level"):
-        drawing.plot_ridge(apart)
+        figures.plot_ridge(apart)
     assert "The runs share 0 of up to 3 levels" in answer(apart)[0]
     assert "levels;" not in answer(family([0.02, 0.01]))[0]
 
 
 def test_bands_and_the_common_span_in_the_phase_plot():
     found = at_levels([0.6, 0.3, 0.1], [0.5, 0.3, 0.05])
-    shown = drawing.plot_phase(found)
+    shown = figures.plot_phase(found)
     bands = [band for band in shown.collections if band.get_paths()]
     assert len(bands) == 2
     for line in shown.get_lines()[1:]:

@@ -9,7 +9,8 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from click.testing import CliRunner
-from noiseshift.analysis.compare import figures, markdown_table
+from noiseshift.analysis.compare import figures
+from noiseshift.analysis.compare_tables import markdown_table
 from noiseshift.cli import main
 from noiseshift.cli.compare import _varied
 

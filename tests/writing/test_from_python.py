@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from noiseshift.analysis import plots
+from noiseshift.analysis import drawing, samples
 
 import noiseshift as ns
 from noiseshift.checkpoints.card import Card
@@ -24,8 +24,8 @@ from noiseshift.writing import BusyError, PlaceError, claimed
 CARD = Card.from_dict({"family": "sit", "heads": 2})
 PICTURES = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
 FILES = {
-    "samples.png": lambda path, **more: plots.save_samples(PICTURES, None, path, **more),
-    "samples.npz": lambda path, **more: plots.save_samples(PICTURES, None, path, **more),
+    "samples.png": lambda path, **more: samples.save_samples(PICTURES, None, path, **more),
+    "samples.npz": lambda path, **more: samples.save_samples(PICTURES, None, path, **more),
     "features.npz": lambda path, **more: Features("two", np.ones((3, 2))).save(path, **more),
     "level.safetensors": lambda path, **more: Network(LevelNetwork(LevelConfig(1, 4)), Linear()).save(path, **more),
     "classifier.safetensors": lambda path, **more: Classifier(ClassifierConfig(), card={}).save(path, **more),
@@ -71,15 +71,15 @@ def test_a_checkpoints_own_card_stays_where_it_says_something_else(tmp_path, cap
 
 def test_figures_replace_figures(tmp_path):
     def drawn():
-        return plots.plot_samples(PICTURES)
+        return samples.plot_samples(PICTURES)
 
     (tmp_path / "a.pdf").write_bytes(b"mine")
     with pytest.raises(PlaceError):
-        plots.save_figure(drawn(), tmp_path / "a")
+        drawing.save_figure(drawn(), tmp_path / "a")
     assert (tmp_path / "a.pdf").read_bytes() == b"mine"
     assert not (tmp_path / "a.png").exists()
     for _ in range(2):
-        assert len(plots.save_figure(drawn(), tmp_path / "b")) == 2
+        assert len(drawing.save_figure(drawn(), tmp_path / "b")) == 2
 
 
 def _hold(folder, kind, ready, done):

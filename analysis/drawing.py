@@ -1,0 +1,118 @@
+"""How any figure is drawn and written: the style and its size in a paper, Axes, colours of cells, PNG and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from noiseshift.analysis.after import spared
+
+from noiseshift.writing import check_file, replaced_file
+from noiseshift.writing.signatures import SIGNATURE, signed_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Figure = tuple[str, Callable[[], Any], str]
+"""A figure's file name without suffix, what draws it (Axes), and its caption."""
+
+
+ON_DARK, ON_LIGHT = "#fefefe", "#101010"
+"""Letters on coloured cells, which keep their colours on a dark page (black and white would follow it)."""
+
+
+UNREAD = "#e8e8e8"
+"""A cell without a value."""
+
+
+def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
+    """Write figures as PNG and PDF; returns the files. One that cannot be drawn is said and left out."""
+    import matplotlib.pyplot as plt
+
+    written: list[Path] = []
+    for name, draw, _ in figures:
+        with spared(f"the figure {name}"):
+            written += save_figure(draw(), folder / name)
+    plt.close("all")  # those that could not be finished
+    return written
+
+
+def save_figure(ax: Axes, path: Path) -> list[Path]:
+    """Write the Axes' figure as PNG and PDF and close it; returns the files. Raises PlaceError (a ValueError) where a file
+    of one of these names is there that noiseshift did not make."""
+    import matplotlib.pyplot as plt
+
+    written = [path.parent / f"{path.name}.{suffix}" for suffix in ("png", "pdf")]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    for file in written:
+        check_file(file, signed_figure)
+    laid_out(figure)
+    for file in written:
+        write_figure(figure, file)
+    plt.close(figure)
+    return written
+
+
+def laid_out(figure: Any) -> None:
+    """Place a figure's parts now, once: matplotlib would do it twice for every file that is written of it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def write_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as .png or .pdf, signed; as `save_figure` does each of its files."""
+    name = "Software" if path.suffix == ".png" else "Creator"
+    with replaced_file(path, signed_figure) as fresh:
+        figure.savefig(fresh, metadata={name: f"{SIGNATURE} figure"})
+
+
+PAPERS = {
+    "iclr": (5.5, 9),
+    "neurips": (5.5, 9),
+    "icml": (3.25, 8),
+    "cvpr": (3.25, 8),
+    "cvpr-wide": (6.875, 8),
+}
+"""Width of a figure in inches, and size of its letters in points, that fit a venue's text or column."""
+
+
+def style(paper: str | None = None) -> Any:
+    """The project's matplotlib style, as a context; for a `paper`, in its column's width and letter size.
+
+    Raises ValueError for a paper that is not in `PAPERS`.
+    """
+    if paper is not None and paper not in PAPERS:
+        raise ValueError(f"no preset for {paper!r}: choose from {', '.join(PAPERS)}")
+    import matplotlib.pyplot as plt
+
+    with as_file(files("noiseshift.analysis") / "noiseshift.mplstyle") as path:
+        if paper is None:
+            return plt.style.context(str(path))
+        width, points = PAPERS[paper]
+        letters = ("font.size", "axes.titlesize", "axes.labelsize")
+        small = ("legend.fontsize", "xtick.labelsize", "ytick.labelsize")
+        sized = dict.fromkeys(letters, points) | dict.fromkeys(small, points - 1)
+        return plt.style.context([str(path), {"figure.figsize": (width, 0.62 * width), **sized}])
+
+
+def shades_of() -> Any:
+    """Colours for an ordered quantity, all of which are seen on white and on black."""
+    import matplotlib as mpl
+
+    return mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
+
+
+def axes(ax: Axes | None) -> Axes:
+    """The given Axes, or new ones."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots()[1]
