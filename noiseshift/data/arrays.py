@@ -11,7 +11,7 @@ import torch
 
 from noiseshift.data.images import Images
 from noiseshift.data.labels import as_labels
-from noiseshift.data.ranges import DARK, Range, dark, refuse_dim, to_bytes, to_unit, unsaid
+from noiseshift.data.ranges import DARK, Range, dark, refuse_dim, to_bytes, to_unit, unsaid, within
 from noiseshift.data.trees import Part
 from noiseshift.reading import ReadingError, names_in_arrays, read_array, read_arrays
 
@@ -90,7 +90,9 @@ def _names(names: Sequence[str], part: Part, path: Path) -> tuple[str, str, str]
             f"{path} holds {', '.join(names[:6]) or 'nothing'}: give the images, (N, H, W, C) or (N, C, H, W), under 'images' "
             "or 'arr_0', or float states under 'latents'"
         )
-    return (known or others)[0], labels, ""
+    taken = (known or others)[0]
+    left = ", ".join(name for name in others if name != taken)
+    return taken, labels, f"from {taken!r} ({left} left out)" if left else ""
 
 
 def _states(values: Array, path: Path) -> tuple[Array, tuple[str, ...]]:
@@ -110,12 +112,12 @@ def _pixels(values: Array, limits: Range, path: Path) -> tuple[Array, tuple[str,
         )
     if not np.isfinite(values).all():
         raise ValueError(f"{path} holds NaN or infinity: repair or remove these images")
-    shaped = _shaped(values, path)
+    shaped = _shaped(values, limits, path)
     scaled, remark = _scaled(shaped, limits, path)
     return scaled, (*shaped.remarks, *remark)
 
 
-def _shaped(values: Array, path: Path) -> _Shaped:
+def _shaped(values: Array, limits: Range, path: Path) -> _Shaped:
     """Channels first. Three axes are grey pictures unless two of them cannot be sides; other numbers of axes no pictures."""
     if values.ndim == 2 and values.dtype.kind != "f":
         raise ValueError(
@@ -125,7 +127,11 @@ def _shaped(values: Array, path: Path) -> _Shaped:
         return _Shaped(values[:, None], True)
     if values.ndim != 4:
         return _Shaped(values, False)
-    first, last = values.shape[1], values.shape[3]
+    first, middle, last = values.shape[1:]
+    if first > 4 and middle in (1, 3) and last > 4:
+        raise ValueError(
+            f"{path} has shape {values.shape}, in which the images seem to come last: give (N, H, W, C) or (N, C, H, W)"
+        )
     if first <= 4 and last <= 4 and first in (1, 3) and last in (1, 3):
         raise ValueError(
             f"{path} has shape {values.shape}, in which channels may come first or last: give pictures that are no strips"
@@ -134,16 +140,22 @@ def _shaped(values: Array, path: Path) -> _Shaped:
     if first > 4 and last <= 4:
         values = values.transpose(0, 3, 1, 2)
         remarks = ("channels last",)
-    if values.shape[1] == 4 and values.dtype.kind != "f":
-        return _Shaped(_without_alpha(values, path), True, remarks)
+    if values.shape[1] in (2, 4) and (values.dtype.kind != "f" or isinstance(limits, tuple)):
+        return _Shaped(_without_alpha(values, limits, path), True, remarks)
     return _Shaped(values, values.shape[1] in (1, 3), remarks)
 
 
-def _without_alpha(values: Array, path: Path) -> Array:
-    alpha = values[:, 3]
-    if alpha.min() < alpha.max() or alpha.max() != np.iinfo(values.dtype).max:
-        raise ValueError(f"{path} has 4 channels, one of them not opaque: give images of 1 or 3 channels")
-    return values[:, :3]
+def _without_alpha(values: Array, limits: Range, path: Path) -> Array:
+    """What has a black and a white is grey or coloured, and a second or fourth channel says what shows through."""
+    alpha = values[:, -1]
+    opaque = [limits[1]] if isinstance(limits, tuple) else []
+    if values.dtype.kind in "ui":
+        opaque.append(np.iinfo(values.dtype).max)
+    if alpha.min() < alpha.max() or alpha.max() not in opaque:
+        raise ValueError(
+            f"{path} has {values.shape[1]} channels, one of them not opaque: give images of 1 or 3 channels"
+        )
+    return values[:, :-1]
 
 
 def _scaled(shaped: _Shaped, limits: Range, path: Path) -> tuple[Array, tuple[str, ...]]:
@@ -153,11 +165,18 @@ def _scaled(shaped: _Shaped, limits: Range, path: Path) -> tuple[Array, tuple[st
         return values.astype(np.float32), (f"as the network takes them, from {values.min():.3g} to {values.max():.3g}",)
     if limits is not None:
         scale = to_unit if values.dtype.kind == "f" else to_bytes
-        return scale(values, limits), (f"black {limits[0]:g}, white {limits[1]:g}",)
+        said = f"black {limits[0]:g}, white {limits[1]:g}"
+        reached = within(float(values.min()), float(values.max()), limits, str(path))
+        return scale(values, limits), (said, *reached)
     if values.dtype.kind == "f":
         if shaped.picture:
             raise unsaid(values, str(path))
         return _states(values, path)
+    if not shaped.picture:
+        raise ValueError(
+            f"{path} holds whole numbers of shape {values.shape}, which are no pictures (N, H, W, C) or (N, C, H, W): reshape "
+            "them, say what black and white are with --range BLACK,WHITE, or give floats"
+        )
     if values.dtype.kind == "b":
         return values * np.uint8(255), ("from 1 bit",)
     return _whole_numbers(values, path)

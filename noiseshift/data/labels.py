@@ -36,8 +36,8 @@ def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str,
         values = _places(values, where)
     if values.size != count:
         raise ValueError(f"{where} has {count} images but {values.size} labels: give one label per image, or none")
-    flat = values.reshape(-1)
-    if flat.dtype.kind in "US":
+    flat = _numbers(values.reshape(-1))
+    if flat.dtype.kind == "U":
         names = sorted({str(word) for word in flat}, key=natural)
         places = {name: place for place, name in enumerate(names)}
         return torch.tensor([places[str(word)] for word in flat]), tuple(names)
@@ -48,8 +48,20 @@ def as_labels(values: Array, count: int, where: str) -> tuple[Tensor, tuple[str,
         raise ValueError(f"{where} has the label {wrong:g}, which is no class: give whole numbers from 0")
     if flat.min() < 0 or flat.max() >= 2**31:
         wrong = flat.min() if flat.min() < 0 else flat.max()
-        raise ValueError(f"{where} has the label {int(wrong)}, which is no class: give whole numbers from 0")
+        raise ValueError(f"{where} has the label {wrong:.15g}, which is no class: give whole numbers from 0")
     return torch.from_numpy(flat.astype(np.int64)), ()
+
+
+def _numbers(flat: Array) -> Array:
+    """Labels that are written as words, where every word is a number, as these numbers; bytes as the words that they spell."""
+    if flat.dtype.kind == "S":
+        flat = np.char.decode(flat, "utf-8", "replace")
+    if flat.dtype.kind != "U":
+        return flat
+    try:
+        return flat.astype(np.float64)
+    except ValueError:
+        return flat
 
 
 def _places(rows: Array, where: str) -> Array:
@@ -99,6 +111,10 @@ def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
     if known and all(name.casefold() in known for name in images.names):
         order = torch.tensor([known[name.casefold()] for name in images.names])
         return replace(images, labels=order[images.labels])
+    if signed := next((name for name in images.names if re.fullmatch(r"[+-][0-9.]+", name)), None):
+        raise ValueError(
+            f"the class folder {signed} is no class: call the folders by whole numbers from 0, or by words"
+        )
     numbers = [int(name) if name.isdecimal() else None for name in images.names]
     counted = numbers == list(range(len(numbers)))
     wordnet = len(images.names) == classes and all(re.fullmatch(r"n[0-9]{8}", name) for name in images.names)

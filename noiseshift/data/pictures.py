@@ -90,7 +90,7 @@ def _decoded(picture: Pillow) -> Picture:
 def _turned(picture: Pillow, remarks: set[str]) -> Pillow:
     from PIL import ImageOps
 
-    if picture.getexif().get(0x0112, 1) == 1:
+    if picture.getexif().get(0x0112, 1) not in range(2, 9):  # 1 is upright, others mean nothing
         return picture
     remarks.add("turned as their EXIF says")
     return ImageOps.exif_transpose(picture)

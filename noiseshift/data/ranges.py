@@ -76,6 +76,27 @@ def refuse_dim(least: float, most: float, white: float, where: str) -> None:
         )
 
 
+def within(least: float, most: float, limits: tuple[float, float], where: str) -> tuple[str, ...]:
+    """A remark on numbers that reach neither near black nor near white, in a tuple; empty where they reach both.
+
+    Args:
+        least: The smallest number of the set.
+        most: The largest.
+        limits: What black and white are said to be.
+        where: The file or folder, for the message.
+
+    Raises:
+        ValueError: The numbers take up less than a 64th of the range and are not all alike: it is another set's.
+    """
+    low, high = limits
+    if least < most and most - least < (high - low) / 64:
+        raise ValueError(
+            f"the values in {where} go from {least:g} to {most:g} only, in --range {low:g},{high:g}: give their own range"
+        )
+    reached = least - low < (high - low) / 4 and high - most < (high - low) / 4
+    return () if reached else (f"values from {least:g} to {most:g}",)
+
+
 def dark(least: float, most: float) -> tuple[str, ...]:
     """A remark on 8-bit numbers that are all small, in a tuple; empty where there is nothing to remark.
 

@@ -122,6 +122,15 @@ def test_whole_numbers_on_an_unknown_scale_are_refused(tmp_path, values):
         ({"images": np.zeros((2, 784), np.uint8)}, "not rows of pixels"),
         ({"images": np.zeros((2, 3, 9, 3), np.uint8)}, "channels may come first or last"),
         ({"images": np.arange(2 * 4 * 81, dtype=np.uint32).astype(np.uint8).reshape(2, 9, 9, 4)}, "not opaque"),
+        ({"images": np.zeros((9, 11, 3), np.uint8)}, "no pictures"),
+        ({"images": np.zeros((1, 6, 9, 11, 3), np.uint8)}, "no pictures"),
+        ({"images": np.zeros((6, 13, 9, 11), np.uint8)}, "no pictures"),
+        ({"X": np.zeros((32, 32, 3, 50), np.uint8)}, "seem to come last"),
+        ({"images": np.zeros((32, 32, 3, 50), np.float32)}, "seem to come last"),
+        (
+            {"images": np.arange(2 * 81 * 2, dtype=np.uint16).astype(np.uint8).reshape(2, 9, 9, 2)},
+            "2 channels, one of them not",
+        ),
         ({"latents": BYTES}, "needs finite float latents"),
         ({"latents": np.full_like(UNIT, np.inf)}, "needs finite float latents"),
     ],
@@ -133,10 +142,31 @@ def test_arrays_that_are_no_images_are_refused_in_one_line(tmp_path, arrays, mes
     assert "\n" not in str(caught.value)
 
 
-def test_an_opaque_alpha_channel_is_left_out(tmp_path):
-    colour = BYTES[..., None].repeat(3, 3)
-    images = load_images(stored(tmp_path, images=np.concatenate([colour, np.full_like(colour[..., :1], 255)], 3)))
-    assert images.pixels.shape == (6, 3, 5, 7)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("floats", [False, True])
+def test_an_opaque_alpha_channel_is_left_out(tmp_path, channels, floats):
+    shown = BYTES[..., None].repeat(channels, 3)
+    values = np.concatenate([shown, np.full_like(shown[..., :1], 255)], 3)
+    values = (values / 255).astype(np.float32) if floats else values
+    images = load_images(stored(tmp_path, images=values), limits=(0.0, 1.0) if floats else None)
+    assert np.array_equal(images.pictures[:, 0].numpy(), BYTES)
+    assert images.pixels.shape == (6, channels, 5, 7)
+    values[0, 0, 0, -1] = 0
+    with pytest.raises(ValueError, match="not opaque"):
+        load_images(stored(tmp_path, images=values), limits=(0.0, 1.0) if floats else None)
+
+
+def test_a_range_of_other_numbers_is_refused_and_a_part_of_it_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"from 0 to 0\.9\S* only, in --range 0,255"):
+        load_images(stored(tmp_path, images=UNIT), limits=(0.0, 255.0))
+    assert "values from 0 to 0.9" in load_images(stored(tmp_path, images=UNIT), limits=(-1.0, 1.0)).about
+    assert "values" not in load_images(stored(tmp_path, images=UNIT), limits=(0.0, 1.0)).about
+
+
+def test_of_several_arrays_the_one_that_was_taken_is_said(tmp_path):
+    images = load_images(stored(tmp_path, samples=BYTES[::-1], images=BYTES, labels=np.arange(6)))
+    assert np.array_equal(images.pixels[:, 0].numpy(), BYTES)
+    assert "from 'images' (samples left out)" in images.about
 
 
 STATES = {

@@ -24,6 +24,8 @@ def read(tmp_path, labels):
         np.eye(3)[[0, 1, 2, 1]],
         np.eye(3, dtype=bool)[[0, 1, 2, 1]],
         np.array(["bag", "boot2", "boot10", "boot2"]),
+        np.array([b"0", b"1", b"2", b"1"]),
+        np.array(["0.0", "1.0", "2.0", "1.0"]),
     ],
 )
 def test_labels_in_every_form(tmp_path, labels):
@@ -45,12 +47,19 @@ def test_labels_in_every_form(tmp_path, labels):
         (np.ones((4, 3)), "not one-hot"),
         (np.full((4, 3), 1 / 3), "not one-hot"),
         (np.array([0, 1, 2, 1j]), "labels of type"),
+        (np.array(["0", "1", "-1", "2"]), "the label -1"),
+        (np.array(["0", "1", "nan", "2"]), "the label nan"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(tmp_path, labels)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_written_as_words_keep_their_numbers_and_bytes_their_words(tmp_path):
+    assert read(tmp_path, np.array(["10", "2", "1", "2"])).labels.tolist() == [10, 2, 1, 2]
+    assert read(tmp_path, np.array([b"cat", b"ant", b"dog", b"ant"])).names == ("ant", "cat", "dog")
 
 
 def numbered(*labels):
@@ -105,3 +114,8 @@ def test_class_folders_are_matched_with_the_checkpoint(names, classes, card, exp
 def test_class_folders_that_could_be_any_classes_are_refused(names, classes, card, message):
     with pytest.raises(ValueError, match=message):
         for_checkpoint(folders(*names), classes, card)
+
+
+def test_folders_called_by_signed_numbers_are_no_classes():
+    with pytest.raises(ValueError, match="the class folder -1 is no class"):
+        for_checkpoint(folders("-1", "0", "1"), 3)
