@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import click
 import numpy as np
@@ -210,7 +211,8 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
 @click.option("--samples", default=128, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--each", is_flag=True, help="Also print every row that is outside.")
-def main(dims: str, solvers: str, steps: str, samples: int, seed: int, each: bool) -> None:
+@click.option("--out", type=click.Path(), help="Add the lines to this CSV, each as soon as it is known.")
+def main(dims: str, solvers: str, steps: str, samples: int, seed: int, each: bool, out: str | None) -> None:
     torch.set_num_threads(1)
     totals, heading = [], False
     for dim, solver in itertools.product(map(int, dims.split(",")), solvers.split(",")):
@@ -223,6 +225,8 @@ def main(dims: str, solvers: str, steps: str, samples: int, seed: int, each: boo
                 print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
                 heading = True
             print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
+            if out:
+                pd.DataFrame([row]).to_csv(out, mode="a", header=not Path(out).exists(), index=False)
             if each:
                 outside = (table.network - table.truth).abs() > 0.1 * table.total.abs()
                 outside &= (table.truth < table.network_low) | (table.truth > table.network_high)
