@@ -5,7 +5,15 @@ import torch
 
 import noiseshift as ns
 from noiseshift.diffusion.guidance import in_space
-from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, READ, UNCONDITIONAL, GuidedPrediction
+from noiseshift.diffusion.models import (
+    FULL,
+    NOISE_UNCONDITIONAL,
+    READ,
+    UNCONDITIONAL,
+    Branch,
+    GuidedPrediction,
+    require,
+)
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
@@ -149,3 +157,62 @@ def test_guidance_that_depends_on_t_wants_one_t_a_batch():
     with pytest.raises(ValueError, match="give every row of a batch the same t"):
         ns.Guided(network_model(), ns.noise_awareness(2.0, interval=(0.2, 0.6)))(X, several, Y)
     ns.Guided(network_model(), ns.noise_awareness(2.0))(X, several, Y)  # a constant scale does not mind
+
+
+def test_black_and_white_are_two_rising_numbers():
+    assert ns.wrap(lambda x, t, cond: x, ns.Linear()).range is None
+    assert ns.wrap(lambda x, t, cond: x, ns.Linear(), range=[0, 255]).range == (0.0, 255.0)
+    for wrong in [(1, 0), (1, 1), (0,), (0, 1, 2), (2, 1, 0)]:
+        with pytest.raises(ValueError, match="range must be what black and white are"):
+            ns.wrap(lambda x, t, cond: x, ns.Linear(), range=wrong)
+
+
+def test_known_levels_are_those_given_else_those_of_whole_steps_else_none():
+    table = ns.Discrete.from_betas(steps=50)
+    assert ns.wrap(lambda x, t, cond: x, table).levels is None
+    assert len(ns.wrap(lambda x, t, cond: x, table, time={"integer": True}).levels) == 50
+    given = ns.wrap(lambda x, t, cond: x, table, time={"integer": True}, levels=[0.9, 0.1])
+    assert given.levels.tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_the_unconditional_branch_is_asked_without_a_class():
+    asked = []
+
+    def fn(x, t, cond):
+        asked.append(cond)
+        return x
+
+    model = ns.wrap(fn, ns.Linear(), unconditional=True)
+    assert model.branches == {FULL, UNCONDITIONAL}
+    model.predict(X, T, Y, (FULL, UNCONDITIONAL))
+    assert asked[0].equal(Y)
+    assert asked[1] is None
+    assert ns.wrap(fn, ns.Linear()).branches == {FULL}
+    assert ns.wrap(fn, ns.Linear(), blind=lambda x, cond: x).branches == {FULL, NOISE_UNCONDITIONAL}
+
+
+def test_the_first_missing_branch_is_the_one_that_is_named():
+    model = ns.wrap(lambda x, t, cond: x, ns.Linear())
+    with pytest.raises(ValueError, match="no noise-unconditional branch"):
+        require(model, [FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL])
+    with pytest.raises(ValueError, match="no class-unconditional branch"):
+        require(model, [UNCONDITIONAL, NOISE_UNCONDITIONAL])
+    with pytest.raises(ValueError, match="no noise-and-class-unconditional branch"):
+        require(model, [Branch(noise=False, condition=False)])
+
+
+def test_one_weak_branch_is_mixed_and_no_gradient_is_asked_at_scale_0():
+    def never(x, t):
+        raise AssertionError
+
+    model = ns.wrap(lambda x, t, cond: x, ns.Linear(), blind=lambda x, cond: 3 * x)
+    guided = ns.Guided(model, ns.noise_awareness(0.5) + ns.classifier_noise_awareness(never, 0.0))(X, T)
+    torch.testing.assert_close(guided.velocity, X + 0.5 * (X - 3 * X))
+
+
+def test_a_classifiers_push_is_added_to_the_score_and_keeps_the_state():
+    model = ns.wrap(lambda x, t, cond: 0.3 * x, ns.Linear())
+    guidance = ns.classifier_noise_awareness(lambda x, t: -x.square().flatten(1).sum(1), 0.7)
+    guided, plain = ns.Guided(model, guidance)(X, T), model(X, T)
+    torch.testing.assert_close(guided.score, plain.score + 0.7 * -2 * X)
+    torch.testing.assert_close(0.6 * guided.x0 + 0.4 * guided.eps, X)
