@@ -8,7 +8,7 @@ cosmic-ray's operators are applied to a module's source in memory. A process a m
 imported; it imports the package and the tests, and notes which lines each test runs. From it a process a mutant is forked, in
 which the mutated function's code is exchanged and the tests that run the mutated line are run, the fast ones. Defaults, constants
 and decorators are changed before the package is imported, which is slower. Prints each survivor: file, line, before, after; then
-a line a module. What survives is killed by a test or shown equivalent in docs/reference/mutations.md.
+a line a module. What survives is killed by a test or shown equivalent in docs/reports/mutations.md.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ MODULES = {
     "noiseshift/diffusion/schedules.py": "tests/diffusion/test_schedules.py",
     "noiseshift/diffusion/predictions.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
     "noiseshift/diffusion/scales.py": "tests/diffusion/test_guidance.py tests/diffusion/test_models.py",
+    "noiseshift/diffusion/wrapping.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
     "noiseshift/diffusion/models.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
     "noiseshift/diffusion/guidance.py": "tests/diffusion/test_guidance.py",
     "noiseshift/diffusion/noise.py": "tests/diffusion/test_noise.py",

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         domain,
         noise_awareness,
     )
-    from noiseshift.diffusion.models import Branch, Guidance, Guided, Model, Prediction, wrap
+    from noiseshift.diffusion.models import Branch, Guidance, Guided, Model, Prediction
     from noiseshift.diffusion.samplers import (
         Step,
         ancestral,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         VariancePreserving,
     )
     from noiseshift.diffusion.solvers import Solver, solver
+    from noiseshift.diffusion.wrapping import wrap
     from noiseshift.estimators import Calibration, Estimator, Instrument, Posterior, calibrate
     from noiseshift.evaluation import evaluate
     from noiseshift.integrations import Recorder, adapters, observe
@@ -76,11 +77,12 @@ _HOMES = {
     "noiseshift.audit": "Audit audit",
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
     "noiseshift.diffusion.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
-    "noiseshift.diffusion.models": "Branch Guidance Guided Model Prediction wrap",
+    "noiseshift.diffusion.models": "Branch Guidance Guided Model Prediction",
     "noiseshift.diffusion.samplers": (
         "Step ancestral ddim edm_heun euler euler_maruyama from_diffusers heun karras_grid sample time_grid"
     ),
     "noiseshift.diffusion.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
+    "noiseshift.diffusion.wrapping": "wrap",
     "noiseshift.estimators": "Calibration Estimator Instrument Posterior calibrate",
     "noiseshift.integrations": "Recorder observe",
     "noiseshift.integrations.metric": "NoiseShift",

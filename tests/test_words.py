@@ -44,7 +44,7 @@ PHRASES = {
     r"can be had": "available",
 }
 
-KEYWORD = ("noiseshift/diffusion/models.py", "noiseshift/targets/target.py", "noiseshift/studies/correct_exact.py")
+KEYWORD = ("noiseshift/diffusion/wrapping.py", "noiseshift/targets/target.py", "noiseshift/studies/correct_exact.py")
 ALLOWED = {  # a pattern, and the files where it may stand (all of them where none is named)
     # The public keyword of `wrap` and of exact models, where it is passed and where it is taken.
     r"\bblind=|`blind\b": (),

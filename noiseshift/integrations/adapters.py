@@ -22,8 +22,9 @@ from noiseshift.checkpoints.files import read_content
 from noiseshift.checkpoints.inspection import contents_of
 from noiseshift.checkpoints.source.definitions import defined_in as defined_in
 from noiseshift.checkpoints.weights import chosen
-from noiseshift.diffusion.models import READ, CallableModel, Prediction, Predicts, checked
+from noiseshift.diffusion.models import READ, Prediction, Predicts, checked
 from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
+from noiseshift.diffusion.wrapping import CallableModel
 
 
 class Call(NamedTuple):

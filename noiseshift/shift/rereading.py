@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.models import READ, CallableModel, Model, Predicts
+from noiseshift.diffusion.models import READ, Model, Predicts
 from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.schedules import Cosine, Discrete, Level, Linear, Schedule, VarianceExploding, describe
+from noiseshift.diffusion.wrapping import CallableModel
 from noiseshift.estimators.instrument import Array
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.denoising import checked_times

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint, load
-from noiseshift.diffusion.models import Guided, Model, wrap
+from noiseshift.diffusion.models import Guided, Model
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
 from noiseshift.diffusion.samplers import Noise, Scheduled, Step, Update, per_sample_noise, sample
+from noiseshift.diffusion.wrapping import wrap
 from noiseshift.shift.reading import BatchReadings
 from noiseshift.studies.folders import pictures_of
 from noiseshift.studies.pace import set_pace
