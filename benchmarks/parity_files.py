@@ -93,6 +93,7 @@ def lucidrains(folder: Path) -> None:
         "lucidrains, a GaussianDiffusion's state dict", ns.load(folder / "diffusion.pt", size=16), theirs
     )
     _with_classes(folder)
+    _of_signals(folder)
     with torch.device("meta"):
         network = Unet(64, dim_mults=(1, 2, 4, 8))
         from noiseshift.networks import lucidrains as ours
@@ -125,6 +126,21 @@ def _with_classes(folder: Path) -> None:
             full, null = found.model.predict(x, t, y, [ns.Branch(), ns.Branch(condition=False)])
         check(f"lucidrains with classes, step {int(step[0])}", full.eps, given)
         check(f"lucidrains with classes, step {int(step[0])}, the null class", null.eps, null_class)
+
+
+def _of_signals(folder: Path) -> None:
+    from denoising_diffusion_pytorch import GaussianDiffusion1D, Unet1D
+
+    for unet in ({}, {"self_condition": True}, {"learned_sinusoidal_cond": True}, {"attn_heads": 2}):
+        diffusion = GaussianDiffusion1D(
+            Unet1D(16, dim_mults=(1, 2), channels=4, **unet), seq_length=32, objective="pred_v"
+        )
+        torch.save(randomised(diffusion).state_dict(), folder / "signals.pt")
+        found = ns.load(
+            folder / "signals.pt", size=32, card={"heads": unet["attn_heads"]} if "attn_heads" in unet else None
+        )
+        same(f"lucidrains signals {unet}: states", found.shape, (4, 32))
+        _lucidrains_predictions(f"lucidrains signals {unet}", found, diffusion)
 
 
 # guided-diffusion ---------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
         return ns.data.Images(make_swiss_roll(4000))
     if name == "signals":
         return ns.data.Images(torch.from_numpy(np.load("data/signals.npy")).float())
-    found = ns.data.load_images(mnist)[:3000]
+    found = ns.data.load_images(mnist)[:1000]
     if name == "mnist":
         return found
     from PIL import Image

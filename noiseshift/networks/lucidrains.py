@@ -1,4 +1,4 @@
-"""The UNet of denoising-diffusion-pytorch, under its state-dict keys, with or without classes.
+"""The UNets of denoising-diffusion-pytorch, of pictures with or without classes and of signals, under their state-dict keys.
 
 Residual blocks and linear attention at every resolution, full attention at the coarsest (Ho et al., arXiv 2006.11239;
 Shen et al., arXiv 1812.01243). The network knows nothing of schedules: it is handed the step that it was trained on.
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from noiseshift.networks.blocks import attend
 
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}
+"""By the spatial axes of a state: signals, pictures."""
+
 GROUPS = 8
 """Groups of the residual blocks' normalisation in versions before 2.0, which no tensor shows."""
 
@@ -26,12 +29,14 @@ class Former:
     """What versions before 1.8 did otherwise, which no tensor shows.
 
     Attributes:
-        standardised: weights of residual blocks are standardised (arXiv 1903.10520), before 1.7.3.
+        standardised: weights of residual blocks are standardised (arXiv 1903.10520), before 1.7.2.
+        clamped: their variance is at least 1e-5, not 1e-5 more, in 1.7.1.
         centred: attention is normalised by mean and variance, before 1.7.0.
         averaged: values of linear attention are divided by the number of places.
     """
 
     standardised: bool = False
+    clamped: bool = False
     centred: bool = False
     averaged: bool = False
 
@@ -49,6 +54,7 @@ class AttentionConfig:
         memory: Learned keys and values beside those of the places, 0 for none.
         full: Every place attends to every place; else attention is linear in their number.
         former: What an old version did otherwise.
+        axes: Spatial axes of a state.
     """
 
     inner: int
@@ -56,6 +62,7 @@ class AttentionConfig:
     memory: int
     full: bool
     former: Former = CURRENT
+    axes: int = 2
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,7 @@ class UnetConfig:
         fourier: Learned frequencies of the time, 0 where they are fixed.
         grouped: Whether residual blocks normalise groups of channels, as before version 2.0.
         former: What was otherwise before 1.8.
+        axes: Spatial axes of a state: 2 of pictures, 1 of signals.
     """
 
     channels: int
@@ -85,38 +93,80 @@ class UnetConfig:
     fourier: int = 0
     grouped: bool = False
     former: Former = CURRENT
+    axes: int = 2
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, channels: int):
+    """Over channels, by their root mean square.
+
+    Args:
+        channels: Of the input.
+        axes: Spatial axes of it.
+    """
+
+    def __init__(self, channels: int, axes: int):
         super().__init__()
-        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.g = nn.Parameter(torch.ones(1, channels, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
 
 
 class CentredNorm(nn.Module):
-    """Over channels, by their mean and variance."""
+    """Over channels, by their mean and variance.
 
-    def __init__(self, channels: int):
+    Args:
+        channels: Of the input.
+        axes: Spatial axes of it.
+    """
+
+    def __init__(self, channels: int, axes: int):
         super().__init__()
-        self.g = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.g = nn.Parameter(torch.ones(1, channels, *[1] * axes))
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)
         return (x - mean) * (variance + 1e-5).rsqrt() * self.g
 
 
-class StandardisedConv2d(nn.Conv2d):
-    """A convolution by weights of mean 0 and variance 1 (arXiv 1903.10520)."""
+def _standardised(weight: Tensor, clamped: bool) -> Tensor:
+    """Weights of a convolution with mean 0 and variance 1 (arXiv 1903.10520)."""
+    variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.ndim)), unbiased=False, keepdim=True)
+    return (weight - mean) * (variance.clamp(min=1e-5) if clamped else variance + 1e-5).rsqrt()
+
+
+class Standardised1d(nn.Conv1d):
+    clamped = False
 
     def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), unbiased=False, keepdim=True)
-        return F.conv2d(x, (self.weight - mean) * (variance + 1e-5).rsqrt(), self.bias, padding=1)
+        return F.conv1d(x, _standardised(self.weight, self.clamped), self.bias, padding=1)
+
+
+class Standardised2d(nn.Conv2d):
+    clamped = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, _standardised(self.weight, self.clamped), self.bias, padding=1)
+
+
+class Clamped1d(Standardised1d):
+    clamped = True
+
+
+class Clamped2d(Standardised2d):
+    clamped = True
+
+
+def _projection(config: UnetConfig) -> type[nn.Conv1d] | type[nn.Conv2d]:
+    """The convolution of a residual block."""
+    if not config.former.standardised:
+        return CONVOLUTIONS[config.axes]
+    if config.former.clamped:
+        return Clamped1d if config.axes == 1 else Clamped2d
+    return Standardised1d if config.axes == 1 else Standardised2d
 
 
 class Sinusoids(nn.Module):
@@ -149,14 +199,13 @@ class Half(nn.Module):
     Args:
         channels: Of the input.
         out: Channels of the result.
-        grouped: Whether groups of channels are normalised, or else all channels of a place.
-        standardised: Whether the convolution's weights are standardised.
+        config: Of the network.
     """
 
-    def __init__(self, channels: int, out: int, grouped: bool, standardised: bool):
+    def __init__(self, channels: int, out: int, config: UnetConfig):
         super().__init__()
-        self.proj = (StandardisedConv2d if standardised else nn.Conv2d)(channels, out, 3, padding=1)
-        self.norm = nn.GroupNorm(GROUPS, out) if grouped else RMSNorm(out)
+        self.proj = _projection(config)(channels, out, 3, padding=1)
+        self.norm = nn.GroupNorm(GROUPS, out) if config.grouped else RMSNorm(out, config.axes)
 
     def forward(self, x: Tensor, scale: Tensor | float = 0.0, shift: Tensor | float = 0.0) -> Tensor:
         return F.silu(self.norm(self.proj(x)) * (scale + 1) + shift)
@@ -175,12 +224,11 @@ class Residual(nn.Module):
         super().__init__()
         embedding = 4 * config.width * (2 if config.classes else 1)
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(embedding, 2 * out))
-        kind = config.grouped, config.former.standardised
-        self.block1, self.block2 = Half(channels, out, *kind), Half(out, out, *kind)
-        self.res_conv = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.block1, self.block2 = Half(channels, out, config), Half(out, out, config)
+        self.res_conv = nn.Identity() if channels == out else CONVOLUTIONS[config.axes](channels, out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.mlp(embedding)[..., None, None].chunk(2, dim=1)
+        scale, shift = self.mlp(embedding).unflatten(1, (-1, *[1] * (x.ndim - 2))).chunk(2, dim=1)
         return self.block2(self.block1(x, scale, shift)) + self.res_conv(x)
 
 
@@ -194,21 +242,21 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: AttentionConfig):
         super().__init__()
-        self.heads, self.memory, self.former = config.heads, config.memory, config.former
+        self.heads, self.memory, self.former, self.axes = config.heads, config.memory, config.former, config.axes
         self.norm = self._norm(channels)
         if config.memory:
             self.mem_kv = nn.Parameter(torch.randn(self._memory(config.heads, config.inner // config.heads)))
-        self.to_qkv = nn.Conv2d(channels, 3 * config.inner, 1, bias=False)
+        self.to_qkv = CONVOLUTIONS[config.axes](channels, 3 * config.inner, 1, bias=False)
         self.to_out = self._out(config.inner, channels)
 
     def _norm(self, channels: int) -> nn.Module:
-        return (CentredNorm if self.former.centred else RMSNorm)(channels)
+        return (CentredNorm if self.former.centred else RMSNorm)(channels, self.axes)
 
     def _memory(self, heads: int, width: int) -> tuple[int, ...]:
         return 2, heads, self.memory, width
 
     def _out(self, inner: int, channels: int) -> nn.Module:
-        return nn.Conv2d(inner, channels, 1)
+        return CONVOLUTIONS[self.axes](inner, channels, 1)
 
     def _learned(self) -> Tensor:
         """Keys and values, (2, heads, memory, width)."""
@@ -233,7 +281,7 @@ class LinearAttention(Attention):
         return 2, heads, width, self.memory
 
     def _out(self, inner: int, channels: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(inner, channels, 1), self._norm(channels))
+        return nn.Sequential(super()._out(inner, channels), self._norm(channels))
 
     def _learned(self) -> Tensor:
         return self.mem_kv.transpose(-1, -2)
@@ -264,14 +312,15 @@ class Up(nn.ModuleList):
 
 
 class Unet(nn.Module):
-    """`forward(x, t, label, known)`: x (B, C, H, W), H and W divisible by 2 ** (resolutions - 1); t (B,); label (B,)
-    integers, `classes` is the null class. A network that takes its own last answer (self-condition) is given zeros, as
-    in its first step. Returns (B, out_channels, H, W)."""
+    """`forward(x, t, label, known)`: x (B, C, H, W), or (B, C, L) of signals, sides divisible by 2 ** (resolutions - 1);
+    t (B,); label (B,) integers, `classes` is the null class. A network that takes its own last answer (self-condition)
+    is given zeros, as in its first step. Returns (B, out_channels, …)."""
 
     def __init__(self, config: UnetConfig):
         super().__init__()
         self.config, width, widths = config, config.width, config.widths
-        self.init_conv = nn.Conv2d(config.channels * (1 + config.self_condition), widths[0], 7, padding=3)
+        conv = CONVOLUTIONS[config.axes]
+        self.init_conv = conv(config.channels * (1 + config.self_condition), widths[0], 7, padding=3)
         time = Fourier(config.fourier) if config.fourier else Sinusoids(width)
         features = 2 * config.fourier + 1 if config.fourier else width
         self.time_mlp = nn.Sequential(time, nn.Linear(features, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
@@ -291,16 +340,21 @@ class Unet(nn.Module):
         for i, (fine, coarse, attending) in reversed(list(enumerate(levels))):
             both = fine + coarse
             blocks = [Residual(both, coarse, config), Residual(both, coarse, config), _attention(coarse, attending)]
-            self.ups.append(Up([*blocks, _double(coarse, fine, last=i == 0)]))
+            self.ups.append(Up([*blocks, self._double(coarse, fine, last=i == 0)]))
         self.final_res_block = Residual(2 * widths[0], widths[0], config)
-        self.final_conv = nn.Conv2d(widths[0], config.out_channels, 1)
+        self.final_conv = conv(widths[0], config.out_channels, 1)
 
     def _halve(self, fine: int, coarse: int, *, last: bool) -> nn.Module:
+        conv = CONVOLUTIONS[self.config.axes]
         if last:
-            return nn.Conv2d(fine, coarse, 3, padding=1)
-        if self.config.classes:  # their network with classes kept an older way
-            return nn.Conv2d(fine, coarse, 4, stride=2, padding=1)
-        return nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * fine, coarse, 1))
+            return conv(fine, coarse, 3, padding=1)
+        if self.config.classes or self.config.axes == 1:  # these networks of theirs kept an older way
+            return conv(fine, coarse, 4, stride=2, padding=1)
+        return nn.Sequential(nn.PixelUnshuffle(2), conv(4 * fine, coarse, 1))
+
+    def _double(self, coarse: int, fine: int, *, last: bool) -> nn.Module:
+        conv = CONVOLUTIONS[self.config.axes](coarse, fine, 3, padding=1)
+        return conv if last else nn.Sequential(nn.Upsample(scale_factor=2.0), conv)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         if self.config.self_condition:
@@ -321,11 +375,6 @@ class Unet(nn.Module):
 
 def _attention(channels: int, config: AttentionConfig) -> Attention:
     return (Attention if config.full else LinearAttention)(channels, config)
-
-
-def _double(coarse: int, fine: int, *, last: bool) -> nn.Module:
-    conv = nn.Conv2d(coarse, fine, 3, padding=1)
-    return conv if last else nn.Sequential(nn.Upsample(scale_factor=2.0), conv)
 
 
 def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None, former: Former = CURRENT) -> UnetConfig:
@@ -349,7 +398,10 @@ def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None, 
 
 def _shapes(state: Mapping[str, Tensor], heads: int | None, former: Former) -> UnetConfig:
     levels = len({key.split(".")[1] for key in state if key.startswith("downs.")})
-    inputs, out = state["init_conv.weight"].shape[1], state["final_conv.weight"].shape[0]
+    first, out = state["init_conv.weight"], state["final_conv.weight"].shape[0]
+    inputs, axes = first.shape[1], first.ndim - 2
+    if axes not in CONVOLUTIONS:
+        raise ValueError(f"not this UNet's state dict: its first convolution has {axes} spatial axes")
     coarse = [state["mid_block1.block1.proj.weight"].shape[1]]
     fourier = state.get("time_mlp.0.weights")
     names = [*(f"downs.{i}.2" for i in range(levels)), "mid_attn"]
@@ -358,12 +410,13 @@ def _shapes(state: Mapping[str, Tensor], heads: int | None, former: Former) -> U
         out_channels=out,
         width=state["time_mlp.1.weight"].shape[0] // 4,
         widths=tuple([state[f"downs.{i}.0.block1.proj.weight"].shape[1] for i in range(levels)] + coarse),
-        attention=tuple(replace(_attention_shapes(state, name, heads), former=former) for name in names),
+        attention=tuple(replace(_attention_shapes(state, name, heads), former=former, axes=axes) for name in names),
         classes=state["classes_emb.weight"].shape[0] if "null_classes_emb" in state else 0,
         self_condition=inputs == 2 * out,
         fourier=0 if fourier is None else fourier.shape[0],
         grouped="final_res_block.block1.norm.weight" in state,
         former=former,
+        axes=axes,
     )
 
 
@@ -372,8 +425,9 @@ def _attention_shapes(state: Mapping[str, Tensor], name: str, heads: int | None)
     learned = state.get(f"{name}.mem_kv")
     if learned is not None:
         return AttentionConfig(inner, learned.shape[1], learned.shape[2 if full else 3], full)
-    # Of a network with classes, only the middle's number can be chosen.
-    chosen = heads if full or "null_classes_emb" not in state else None
+    # Of a network with classes, or of signals, only the middle's number can be chosen.
+    middle_only = "null_classes_emb" in state or state["init_conv.weight"].ndim == 3
+    chosen = heads if full or not middle_only else None
     count = chosen or inner // 32
     if not count or inner % count:
         raise ValueError(f"{inner} channels cannot be split into {count} heads: give heads in a card")

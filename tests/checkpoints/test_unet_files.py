@@ -98,6 +98,12 @@ def test_that_code_still_says_so_denoising_diffusion_pytorch():
         torch.testing.assert_close(answer[:, :, 2, 5], torch.tensor(GOLDEN[name]), atol=2e-6, rtol=1e-5)
 
 
+def test_that_code_still_says_so_of_signals():
+    theirs = pytest.importorskip("denoising_diffusion_pytorch")
+    answer = ruled(theirs.Unet1D(8, dim_mults=(1, 2)))(SIGNAL, TIME.long())[:, :, 5]
+    torch.testing.assert_close(answer, torch.tensor(SIGNALS["2.3.1"]), atol=2e-6, rtol=1e-5)
+
+
 def test_that_code_still_says_so_torchcfm():
     theirs = pytest.importorskip("torchcfm.models.unet.unet").UNetModelWrapper  # guided-diffusion's network
     shape = {"dim": (3, 8, 8), "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
@@ -283,6 +289,71 @@ def test_networks_of_versions_before_1_8(version, tmp_path):
     torch.testing.assert_close(answer, torch.tensor(FORMER[version]), atol=2e-6, rtol=1e-5)
 
 
+# What Unet1D(8, dim_mults=(1, 2)) of these versions answers to `patterned` weights, at [:, :, 5].
+SIGNALS = {
+    "1.0.0": [[-0.029365, -0.065962, -0.052676], [-0.025562, -0.062289, -0.052011]],
+    "1.6.4": [[-0.029365, -0.065962, -0.052676], [-0.025562, -0.062289, -0.052011]],
+    "1.7.0": [[-0.029268, -0.065814, -0.052593], [-0.025366, -0.062057, -0.051924]],
+    "1.7.3": [[-0.030898, -0.068521, -0.054258], [-0.028547, -0.065615, -0.053071]],
+    "1.9.4": [[-0.030898, -0.068521, -0.054258], [-0.028547, -0.065615, -0.053071]],
+    "2.0.1": [[-0.071472, 0.050374, 0.129629], [-0.074867, 0.041885, 0.122697]],
+    "2.3.1": [[-0.071472, 0.050374, 0.129629], [-0.074867, 0.041885, 0.122697]],
+}
+SIGNAL = torch.sin(torch.arange(2 * 3 * 16, dtype=torch.float64) * 0.7).float().view(2, 3, 16)
+
+
+def signal_unet(**options):
+    linear = lucidrains.AttentionConfig(inner=128, heads=4, memory=0, full=False, axes=1)
+    full = lucidrains.AttentionConfig(inner=128, heads=4, memory=0, full=True, axes=1)
+    return lucidrains.Unet(lucidrains.UnetConfig(3, 3, 8, (8, 8, 16), (linear, linear, full), axes=1, **options))
+
+
+@pytest.mark.parametrize("version", list(SIGNALS))
+def test_networks_of_signals(version, tmp_path):
+    state = {f"model.{k}": v for k, v in patterned(wrapped(signal_unet(grouped=version < "2").state_dict())).items()}
+    buffers = {k: v for k, v in diffusion("v_prediction").items() if not k.startswith("model.")}
+    torch.save(trainer(state | buffers) | {"version": version}, tmp_path / "model-1.pt")
+    found = ns.load(tmp_path / "model-1.pt", size=16)
+    assert (found.shape, found.card.prediction) == ((3, 16), "v_prediction")
+    answer = found.model.network(SIGNAL, TIME, LABEL)[:, :, 5]
+    torch.testing.assert_close(answer, torch.tensor(SIGNALS[version]), atol=2e-6, rtol=1e-5)
+
+
+def test_networks_of_signals_of_no_known_version_are_refused(tmp_path):
+    state = wrapped(diffusion("epsilon", network=signal_unet(grouped=True)))
+    torch.save({"model": state}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"version before 2\.0"):
+        ns.load(tmp_path / "x.pt", size=16)
+    torch.save({"model": wrapped(diffusion("epsilon", network=signal_unet()))}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="how long its signals are"):
+        ns.load(tmp_path / "x.pt")
+    assert ns.load(tmp_path / "x.pt", size=16).shape == (3, 16)
+
+
+# What Unet(16, dim_mults=(1, 2)) and Unet1D of it answer in 1.7.1 where half the channels' weights are small.
+CLAMPED = {
+    2: [[-0.335339, 0.108354, 0.160338], [-0.200502, 0.302364, -0.075314]],
+    1: [[-1.050307, 0.425346, 0.710585], [-0.884654, 0.487165, 0.512809]],
+}
+
+
+@pytest.mark.parametrize("axes", list(CLAMPED))
+def test_version_1_7_1_clamps_the_variance_of_weights(axes, tmp_path):
+    attention = [
+        lucidrains.AttentionConfig(inner=128, heads=4, memory=0, full=full, axes=axes) for full in (False, False, True)
+    ]
+    config = lucidrains.UnetConfig(3, 3, 16, (16, 16, 32), tuple(attention), grouped=True, axes=axes)
+    state = patterned(wrapped(lucidrains.Unet(config).state_dict()))
+    for name in [name for name in state if "proj.weight" in name]:
+        state[name] = torch.cat([state[name][::2] * 0.02, state[name][1::2]])
+    torch.save({"model": state, "version": "1.7.1"}, tmp_path / "x.pt")
+    found = ns.load(tmp_path / "x.pt", family="lucidrains", size=8 if axes == 2 else 16)
+    x = X if axes == 2 else SIGNAL
+    answer = found.model.network(x, TIME, LABEL)[..., 5]
+    answer = answer[:, :, 2] if axes == 2 else answer
+    torch.testing.assert_close(answer, torch.tensor(CLAMPED[axes]), atol=2e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("version", [None, "0.32.0", "later"])
 def test_such_networks_of_no_known_version_are_refused(version, tmp_path):
     state = wrapped(diffusion("epsilon", network=unet((PLAIN, PLAIN, PLAIN_FULL), grouped=True)))
@@ -295,9 +366,10 @@ def test_a_file_without_weights_of_the_loss_predicts_the_noise_by_its_own_betas(
     state = diffusion("epsilon")
     state["p2_loss_weight"] = state.pop("loss_weight")
     torch.save(state, tmp_path / "x.pt")
-    card = ns.load(tmp_path / "x.pt", size=8).card
-    assert card.prediction == "epsilon"
-    assert len(card.schedule["alphas_cumprod"]) == 50
+    found = ns.load(tmp_path / "x.pt", size=8)
+    assert found.card.prediction == "epsilon"
+    assert "the noise is taken" in found.recognised
+    assert len(found.card.schedule["alphas_cumprod"]) == 50
 
 
 # guided-diffusion and torchcfm

@@ -1,4 +1,4 @@
-"""Files of denoising-diffusion-pytorch: its Trainer's, a GaussianDiffusion's state dict, or its Unet's alone.
+"""Files of denoising-diffusion-pytorch: its Trainer's, a GaussianDiffusion's state dict, or its Unet's alone, in 1-D too.
 
 A GaussianDiffusion keeps its schedule and its loss weights in the file, so these say how they were trained. Pictures in
 [0, 1] become [-1, 1] before its network sees them (auto_normalize), as ours are.
@@ -44,6 +44,8 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     inputs, outputs = network["init_conv.weight"].shape[1:2], network["final_conv.weight"].shape[:1]
     if outputs and inputs == (2 * outputs[0],):
         shown += "; its self-condition is given zeros"
+    if "betas" in state and "loss_weight" not in state:
+        shown += "; what it predicts is not in it, and the noise is taken: a card's prediction says another"
     return shown
 
 
@@ -94,8 +96,10 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     state = state_of(content)
     network, former = _network(state), CURRENT
     if any(".fn.fn." in key for key in network):
-        if "null_classes_emb" not in network or "final_res_block.block1.norm.g" not in network:
-            former = _former(content)
+        signals = network["init_conv.weight"].ndim == 3
+        # The network with classes and that of signals keep these names to this day.
+        if not (signals or "null_classes_emb" in network) or "final_res_block.block1.norm.g" not in network:
+            former = _former(content, signals)
         network = {key.replace(".fn.norm.", ".norm.").replace(".fn.fn.", "."): v for key, v in network.items()}
     with fitting(card):
         config = config_from_state(network, heads=card.heads, former=former)
@@ -105,33 +109,41 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     return model_of(
         unet,
         card,
-        shape=sized(card, config.channels, len(config.widths) - 2),
+        shape=sized(card, config.channels, len(config.widths) - 2, config.axes),
         classes=config.classes,
         class_dropout=config.classes > 0,
     )
 
 
-def _former(content: Mapping[Any, Any]) -> Former:
-    """What a version before 1.8 did otherwise; its Trainer's files have the version. Raises CheckpointError without."""
+def _former(content: Mapping[Any, Any], signals: bool) -> Former:
+    """What an old version did otherwise; its Trainer's files have the version. Raises CheckpointError without."""
+    # A network of signals normalised groups up to 2.0 under the same names, whatever its blocks were.
+    ends = (2, 0, 0) if signals else (1, 8, 0)
+    before, last = ("2.0", "1.9") if signals else ("1.8", "1.7")
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", str(content.get("version", "")))
     if found is None:
         raise CheckpointError(
-            "its network is of a version before 1.8, of which several share their names: save it with the version that trained it, "
-            "torch.save({'model': state, 'version': '1.6.4'}, path)"
+            f"its network is of a version before {before}, of which several share their names: save it with the version that "
+            "trained it, torch.save({'model': state, 'version': '1.6.4'}, path)"
         )
     version = tuple(int(part) for part in found.groups())
-    if not (1, 0, 0) <= version < (1, 8, 0):
+    if not (1, 0, 0) <= version < ends:
         raise CheckpointError(
-            f"its network is of no version from 1.0 to 1.7, as the file says ({found[0]}): give module:function"
+            f"its network is of no version from 1.0 to {last}, as the file says ({found[0]}): give module:function"
         )
-    return Former(standardised=version < (1, 7, 2), centred=version < (1, 7, 0), averaged=version < (1, 7, 4))
+    return Former(
+        standardised=version < (1, 7, 2),
+        clamped=version == (1, 7, 1),
+        centred=version < (1, 7, 0),
+        averaged=version < (1, 7, 4) and not signals,
+    )
 
 
 def _continuous(unet: nn.Module, config: UnetConfig, card: Card) -> NetworkModel:
     """A network with learned frequencies and no schedule beside it: of ContinuousTimeGaussianDiffusion, its kind of v, or
     ElucidatedDiffusion, as the card says by what its time is and what it predicts. Raises CheckpointError where it does not."""
     kinds = {"epsilon": _linear_log_snr, "v_prediction": _cosine_log_snr}
-    shape = sized(card, config.channels, len(config.widths) - 2)
+    shape = sized(card, config.channels, len(config.widths) - 2, config.axes)
     if card.time.conditioning == "log_sigma/4":
         own = replace(card, schedule={"kind": "variance-exploding"}, prediction="x0")
         return model_of(Preconditioned(unet), own, shape=shape)
@@ -159,7 +171,7 @@ class Preconditioned(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
-        sigma = (4 * t).exp().reshape(-1, 1, 1, 1)
+        sigma = (4 * t).exp().reshape(-1, *[1] * (x.ndim - 1))
         total = (sigma.square() + SIGMA_DATA**2).sqrt()
         answer: Tensor = self.unet(x / total, t, label, known)
         return SIGMA_DATA**2 / total.square() * x + sigma * SIGMA_DATA / total * answer

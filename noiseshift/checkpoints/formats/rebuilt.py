@@ -91,23 +91,25 @@ def model_of(
     )
 
 
-def sized(card: Card, channels: int, halvings: int) -> tuple[int, int, int]:
-    """The shape (C, H, W) of a state, where the network takes several sizes.
+def sized(card: Card, channels: int, halvings: int, axes: int = 2) -> tuple[int, ...]:
+    """The shape (C, H, W) of a state, or (C, L) of a signal, where the network takes several sizes.
 
     Args:
         card: Says the size, in pixels per side, or a whole shape.
         channels: C.
         halvings: How often the network halves a side.
+        axes: Spatial axes of a state.
 
     Raises:
         CheckpointError: No size is said, or one that cannot be halved so often.
     """
     size = card.size or (card.shape and card.shape[-1])
     if not size:
-        raise CheckpointError("no tensor shows how large its pictures are: give --size, or size in its card")
+        unknown = "how large its pictures are" if axes == 2 else "how long its signals are"
+        raise CheckpointError(f"no tensor shows {unknown}: give --size, or size in its card")
     if size % 2**halvings:
         raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {size}: give another --size")
-    return channels, size, size
+    return channels, *[size] * axes
 
 
 def time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
