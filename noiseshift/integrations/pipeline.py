@@ -50,6 +50,7 @@ class PipelineObserver(Recorder):
 
     def __init__(self, target: Any, schedule: Schedule, estimators: Readers | None, points: int):
         super().__init__(schedule, estimators)
+        self.target = target
         self.scheduler = getattr(target, "scheduler", target)
         self.points = points
         self.pipeline = "" if self.scheduler is target else type(target).__name__
@@ -81,6 +82,9 @@ class PipelineObserver(Recorder):
             hook.remove()
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if getattr(self.target, "scheduler", self.target) is not self.scheduler:
+            self._lose("the pipeline got another scheduler while it was observed: observe it again after that")
+            return
         self._calls.append(NetworkCall(network, args, kwargs, output))
 
     @property
@@ -156,6 +160,8 @@ class PipelineObserver(Recorder):
     def _grid(self, start: int, before: _Grid | None) -> _Grid:
         """The levels of a run that starts at a place, its conditioning times, and which of them are read."""
         labels = self.scheduler.timesteps.tolist()
+        if start and len(getattr(self.scheduler, "prk_timesteps", ())):
+            raise ValueError("PNDM counts its Runge–Kutta steps from its first call: give it skip_prk_steps=True")
         view = Scheduled.of(self.scheduler)
         levels = view.levels()
         if before is not None and (before.start, before.labels, before.levels) == (start, labels, levels):

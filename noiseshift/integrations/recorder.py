@@ -190,7 +190,10 @@ class Recorder:
 
     def _residual(self, residual: Residual, t: Tensor) -> Readings:
         if self._key(t) not in self._sizes:
-            raise ValueError("the residual estimator reads predictions, and none were recorded: pass them to record()")
+            raise ValueError(
+                f"the residual estimator reads predictions, and none is known at t = {float(t):.3g}: pass them to record(), or "
+                "read the run with another estimator"
+            )
         posterior = residual.posterior(torch.cat(self._sizes[self._key(t)]).cpu(), t)
         log_snr = posterior.expect(self.schedule.log_snr(posterior.times))
         return Readings(posterior.mean.numpy()[:, None], log_snr.numpy()[:, None], posterior.prob.mean(0).numpy()[None])

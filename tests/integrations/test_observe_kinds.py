@@ -284,3 +284,56 @@ def test_states_meet_their_levels_and_the_conditions_own_answer(case):
     for x, t, prediction in recorded:
         again = final.model(x, t, final.cond)
         torch.testing.assert_close(again.eps, prediction.eps, rtol=1e-3, atol=1e-3 * float(prediction.eps.abs().max()))
+
+
+LAYER = {"indices": [0], "fqn": "mid_block.attentions.0.transformer_blocks"}
+GUIDERS = {
+    "ClassifierFreeGuidance": {},
+    "AdaptiveProjectedGuidance": {},
+    "ClassifierFreeZeroStarGuidance": {"zero_init_steps": 0},
+    "TangentialClassifierFreeGuidance": {},
+    "PerturbedAttentionGuidance": {
+        "perturbed_guidance_config": {**LAYER, "skip_attention": False, "skip_attention_scores": True, "skip_ff": False}
+    },
+    "SkipLayerGuidance": {
+        "skip_layer_config": LAYER,
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 1.0,
+    },
+}
+
+
+def modular(guider):
+    """A modular SDXL from prompt embeddings to latents."""
+    blocks = diffusers.modular_pipelines.StableDiffusionXLAutoBlocks()
+    for name in ("text_encoder", "decode", "ip_adapter"):
+        blocks.sub_blocks.pop(name)
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4}
+    network = unet(**added, projection_class_embeddings_input_dim=WIDTH + 24)
+    pipe = blocks.init_pipeline()
+    scheduler = EulerDiscreteScheduler(steps_offset=1)
+    pipe.update_components(unet=network, vae=autoencoder(), scheduler=scheduler, guider=guider)
+    return pipe
+
+
+@pytest.mark.parametrize("name", GUIDERS)
+@pytest.mark.filterwarnings("ignore")
+def test_modular_pipelines_and_their_guiders_are_followed_or_refused(name):
+    options = {
+        key: diffusers.hooks.LayerSkipConfig(**value) if isinstance(value, dict) else value
+        for key, value in GUIDERS[name].items()
+    }
+    pipe = modular(getattr(diffusers.guiders, name)(**options))
+    seen, recorded, steps = watched(
+        pipe, {key: TEXT[key] for key in TEXT if "embeds" in key} | {**SIZE, **POOLED}, steps=5
+    )
+    inside = steps[1:]  # the first is pure noise
+    assert len(recorded) == len(inside) == 4
+    assert sum(prediction is None for *_, prediction in recorded) == len(seen.unpaired)
+    for (x, t, prediction), (_, state, calls) in zip(recorded, inside, strict=True):
+        level = seen.schedule(t)
+        torch.testing.assert_close(x, float(level.alpha) * state, rtol=1e-3, atol=1e-4)
+        if prediction is not None:
+            own = said_of_the_prompt(calls, GIVEN)  # the call that nothing is skipped in comes first
+            torch.testing.assert_close(prediction.eps, own, rtol=1e-3, atol=1e-3 * float(own.abs().max()))
+    assert len(seen.unpaired) < 4 or name == "ClassifierFreeZeroStarGuidance"

@@ -81,6 +81,38 @@ def test_runs_that_stop_early_begin_anew(reset):
     assert seen.final_samples() is None
 
 
+def test_pndm_in_the_middle_of_its_runge_kutta_steps_is_left_out():
+    scheduler = diffusers.PNDMScheduler(**TABLE)
+    scheduler.set_timesteps(10)
+    x = start()
+    with ns.observe(scheduler, points=100) as seen:
+        for label in scheduler.timesteps[4:]:
+            x = exact(scheduler, x, label)
+    assert not len(seen.times)
+    assert "skip_prk_steps" in seen.unpaired[0]
+
+
+def unconditional(scheduler):
+    net = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+    ).eval()  # fmt: skip
+    pipe = diffusers.DDIMPipeline(net, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_scheduler_that_is_replaced_while_it_is_observed_is_said():
+    pipe = unconditional(diffusers.DDIMScheduler(clip_sample=False))
+    with ns.observe(pipe, points=100) as seen:
+        pipe(batch_size=2, num_inference_steps=4, output_type="np")
+        pipe.scheduler = diffusers.DDIMScheduler(clip_sample=False)
+        pipe(batch_size=3, num_inference_steps=4, output_type="np")
+    assert list(seen.report().table().n.unique()) == [2]
+    assert len(seen.unpaired) == 4
+    assert "another scheduler" in seen.unpaired[0]
+
+
 def test_watching_never_fails_the_run_and_says_what_it_left_out(caplog):
     scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
     scheduler.set_timesteps(5)
@@ -138,12 +170,7 @@ def test_a_copy_of_a_watched_scheduler_steps_by_itself():
 
 
 def test_runs_of_unlike_batches_add_up_and_an_interrupted_one_is_refused():
-    net = diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
-    ).eval()  # fmt: skip
-    pipe = diffusers.DDIMPipeline(net, diffusers.DDIMScheduler(clip_sample=False))
-    pipe.set_progress_bar_config(disable=True)
+    pipe = unconditional(diffusers.DDIMScheduler(clip_sample=False))
     with ns.observe(pipe, points=100) as seen:
         for rows in (2, 3):
             pipe(batch_size=rows, num_inference_steps=4, output_type="np")
@@ -155,7 +182,7 @@ def test_runs_of_unlike_batches_add_up_and_an_interrupted_one_is_refused():
             raise KeyboardInterrupt
 
     with ns.observe(pipe, points=100) as seen:
-        hook = net.register_forward_hook(stop)
+        hook = pipe.unet.register_forward_hook(stop)
         with pytest.raises(KeyboardInterrupt):
             pipe(batch_size=2, num_inference_steps=4, output_type="np")
         hook.remove()
