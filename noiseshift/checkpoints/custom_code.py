@@ -25,7 +25,7 @@ from noiseshift.checkpoints.card import Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.files import read_content
 from noiseshift.checkpoints.formats.rebuilt import model_of
 from noiseshift.checkpoints.unpickling.pickles import names_in
-from noiseshift.checkpoints.weights import AVERAGED
+from noiseshift.checkpoints.weights import averages
 from noiseshift.diffusion.conventions import Calling, TimeInput
 from noiseshift.diffusion.models import Model, checked
 from noiseshift.diffusion.parts import InParts
@@ -109,7 +109,7 @@ def network_in(content: Any) -> nn.Module | None:
     """The network that a trusted file holds whole, by itself or among other things; averaged ones preferred."""
     if isinstance(content, Mapping):
         held = {str(key): part for key, part in content.items() if isinstance(part, nn.Module)}
-        content = next((held[key] for key in sorted(held, key=lambda key: not AVERAGED.search(key))), None)
+        content = next((held[key] for key in sorted(held, key=lambda key: not averages(key))), None)
     return content if isinstance(content, nn.Module) else None
 
 

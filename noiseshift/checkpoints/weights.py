@@ -36,6 +36,16 @@ POSITIONAL = "shadow_params"
 DEEPEST = 4
 
 
+def averages(name: str) -> bool:
+    """Whether a name says that an average is under it: ema, net_ema, emaModel, ModelEMA, swa_model.
+
+    Args:
+        name: A key, or several with dots or slashes between them.
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return bool(AVERAGED.search(words.replace("/", ".")))
+
+
 @dataclass(frozen=True)
 class Weights:
     """One set of tensors in a file.
@@ -87,13 +97,26 @@ def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order
         named = ", ".join(sorted({part.name or "the file itself" for part in averaged or sets})[:6])
         kind = "averaged weights" if averaged else "weights"
         raise CheckpointError(f"it holds several {kind} ({named}): save the one to measure in a file of its own")
-    if not averaged and (hidden := next(_unread(content, ""), None)):
-        raise CheckpointError(
-            f"its averaged weights ({hidden}) are not named as a network's: save them as a state dict"
-        )
+    if not averaged:
+        _refuse_doubt(found, sets, content)
     if any(key.endswith("_flat_param") for key in found.state):
         raise CheckpointError("its parameters are FSDP's flat ones: save a full state dict")
     return found
+
+
+def _refuse_doubt(found: Weights, sets: Sequence[Weights], content: Mapping[Any, Any]) -> None:
+    """Raise CheckpointError where an average may lie beside what was found: tensors that no name makes a network of, or another
+    set of the same keys (`target`, `slow_model`)."""
+    if hidden := next(_unread(content, ""), None):
+        raise CheckpointError(
+            f"its averaged weights ({hidden}) are not named as a network's: save them as a state dict"
+        )
+    others = [part for part in sets if part.state.keys() == found.state.keys() and not RAW.search(part.name)]
+    if twin := next((part for part in others if not _equal(part.state, found.state)), None):
+        raise CheckpointError(
+            f"it holds several weights ({found.name or 'the file itself'}, {twin.name}), and which are the averaged ones is not "
+            "said: save the one to measure in a file of its own"
+        )
 
 
 def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
@@ -101,7 +124,7 @@ def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
     pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
     for key, value in pairs:
         where = f"{name}/{key}".removeprefix("/")
-        if isinstance(value, Tensor) and value.ndim > 1 and AVERAGED.search(name.replace("/", ".")):
+        if isinstance(value, Tensor) and value.ndim > 1 and averages(name):
             yield name
             return
         if isinstance(value, Mapping | list | tuple) and depth < 2 * DEEPEST:
@@ -149,7 +172,7 @@ def _numbered(value: Any, where: str) -> dict[str, Mapping[Any, Any]]:
 
 def _inherits(name: str) -> bool:
     """Whether a set lies within what is averaged, and is not called raw itself."""
-    return bool(AVERAGED.search(name.replace("/", "."))) and not RAW.search(name.rpartition("/")[2])
+    return averages(name) and not RAW.search(name.rpartition("/")[2])
 
 
 def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
@@ -159,24 +182,31 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
         yield Weights(part.name, state, part.averaged)
         return
     below: dict[str, dict[str, Tensor]] = {}
-    rest = set()
+    rest: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
         first, _, inner = key.partition(".")
-        if inner and CONTAINER.fullmatch(first):
-            below.setdefault(first, {})[inner] = value
-        else:
-            rest.add(key)
+        group = below if inner and CONTAINER.fullmatch(first) else rest
+        group.setdefault(first, {})[inner] = value
     # A GaussianDiffusion of lucidrains is one whole: its schedule lies beside its network. So is a network that calls a part of
     # itself `model` or `net`, as the keys of the one at hand show.
     if not below or "betas" in rest or (wanted is not None and _fits_better(wanted, state, below)):
         yield Weights(part.name, state, part.averaged)
         return
+    below |= _beside(rest, below)
     for first, inside in below.items():
         alone = len(below) == 1 and first in ("module", "model", "net", "network")
         name = part.name if alone else f"{part.name}/{first}".removeprefix("/")
-        averaged = (part.averaged and not RAW.search(first)) or bool(AVERAGED.search(first))
+        averaged = (part.averaged and not RAW.search(first)) or averages(first)
         short = _undotted(inside, below) if first == "model_ema" else None
         yield from _split(Weights(name, short or inside, averaged), wanted)
+
+
+def _beside(
+    rest: Mapping[str, Mapping[str, Tensor]], below: Mapping[str, Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """What else an object holds beside its networks that is one by its name (emaModel, ema_models) or by its keys (target)."""
+    keys = [inside.keys() for inside in below.values() if len(inside) > 2]  # a weight and a bias are any layer's
+    return {first: dict(inside) for first, inside in rest.items() if averages(first) or inside.keys() in keys}
 
 
 def _fits_better(

@@ -80,6 +80,12 @@ AVERAGES = {
     "flow_matching": {
         "model": {**under("model.", RUNNING), **{f"shadow_params.{k}": v for k, v in enumerate(rows(MEAN))}}
     },
+    **{
+        f"called {name}": {"model": RUNNING, name: MEAN}
+        for name in ("emaModel", "modelEma", "ModelEMA", "EMAModel", "G_ema")
+    },
+    "emaModel as a module": {"state_dict": {**under("model.", RUNNING), **under("emaModel.", MEAN)}},
+    "ema_unet": {**under("unet.", RUNNING), **under("ema_unet.", MEAN)},
     "twice the same": {"ema": MEAN, "model_ema": {key: value.clone() for key, value in MEAN.items()}, "model": RUNNING},
 }
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_forward_module.", "model.", "net.")
@@ -135,6 +141,9 @@ def test_wrappers_leave_no_trace(case):
         ({"ema": MEAN, "swa": RUNNING, "model": RUNNING}, "several averaged weights (ema, swa)"),
         ({"first": MEAN, "second": RUNNING}, "several weights (first, second)"),
         ({"state_dict": {**under("model.", MEAN), **under("net.", RUNNING)}}, "several weights (state_dict/model"),
+        ({"model": RUNNING, "target_model": MEAN}, "several weights (model, target_model)"),
+        ({"model": RUNNING, "smoothed": MEAN, "step": 3}, "which are the averaged ones is not said"),
+        ({"state_dict": {**under("model.", RUNNING), **under("slow.", MEAN)}}, "several weights (state_dict/model"),
         ({"ema": {"shadow_params": rows(MEAN)}}, "is not known"),
         ({"model": RUNNING, "ema": {"shadow_params": [*rows(MEAN)[:2], torch.rand(24, 8)]}}, "is not known"),
         ({"module": {"_flat_param": torch.rand(9, 9)}}, "FSDP's flat ones"),
@@ -146,6 +155,19 @@ def test_what_is_not_certain_is_refused_and_named(content, says):
         chosen(content)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_averages_of_several_lengths_are_no_network_and_not_passed_over():
+    """ema_pytorch's PostHocEMA beside what it averages."""
+    several = {**under("ema_models.0.ema_model.", MEAN), **under("ema_models.1.ema_model.", RUNNING)}
+    found = chosen({**several, **under("online_model.", RUNNING)})
+    assert found.averaged
+    assert found.state.keys() != MEAN.keys()
+
+
+def test_the_trained_weights_beside_others_of_their_kind_are_taken_where_that_is_said():
+    same(chosen({"model": MEAN, "model_init": {k: v[:1] for k, v in RUNNING.items() if v.ndim}}).state, MEAN)
+    same(chosen({"model": MEAN, "online_model": RUNNING}).state, MEAN)
 
 
 def test_where_the_network_is_at_hand_its_names_decide():
