@@ -19,7 +19,8 @@ _SPELLING = dict(
     pair.split()
     for pair in (
         "δ delta|Δ Delta|σ sigma|ε eps|λ lambda|α alpha|√ sqrt|∞ inf|∈ in|± +-|− -|– -|— -|× x|· .|… ...|→ ->|≤ <=|≥ >=|"
-        "● *|½ 1/2|² ^2|³ ^3|⟨ <|⟩ >|′ '|’ '|“ \"|” \"|─ -|━ -|╸ -|╺ -"
+        "● *|½ 1/2|² ^2|³ ^3|⟨ <|⟩ >|′ '|’ '|“ \"|” \"|─ -|━ -|╸ -|╺ -|≈ ~|← <-|§ section|Λ Lambda|Σ Sigma|γ gamma|π pi|"
+        "ρ rho|φ phi|∂ d|∇ grad|∫ int|‖ norm"
     ).split("|")
 )
 
@@ -39,7 +40,9 @@ def _in_place(spaces: str, word: str, encoding: str) -> str:
 
 
 def _letter(letter: str, encoding: str) -> str:
-    """Our own spelling, the letter without its accent, or its code."""
+    """Our own spelling, the letter without its accent, or its code; an accent alone is nothing."""
+    if unicodedata.combining(letter):
+        return ""
     bare = "".join(part for part in unicodedata.normalize("NFKD", letter) if _fits(part, encoding))
     return _SPELLING.get(letter) or bare or letter.encode("ascii", "backslashreplace").decode("ascii")
 

@@ -33,7 +33,7 @@ def main(steps: int, only: str) -> None:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", folder], check=False).returncode:
             _in_namespaces()
         try:
-            harness.prepare(Path(folder), only=only.split(","))
+            harness.prepare(Path(folder))
             for command in only.split(","):
                 started = time.time()
                 full, found = _fill(command, steps)

@@ -17,7 +17,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ COMMANDS = {
 """Every command that leaves more than a page or a card, at its smallest; OUT is where it writes."""
 
 
-def prepare(folder: Path, *, only: Iterable[str] = COMMANDS) -> None:
-    """Import everything, and put a tiny checkpoint and a few images into `folder`, which becomes the working directory; then
-    run the commands `only` once, so that none of the processes to come is the first to do anything."""
+def prepare(folder: Path) -> None:
+    """Import everything, and put a tiny checkpoint and a few images into `folder`, which becomes the working directory; what
+    runs keep for each other goes there too. Then draw samples once, which imports what is left."""
     lines.prepare()
     draw_blank()
     os.chdir(folder)
+    os.environ["NOISESHIFT_CACHE"] = str(folder / "cache")
     _few_images()
     made = run("train", "made").wait()
     if made.code:
@@ -56,15 +57,19 @@ def prepare(folder: Path, *, only: Iterable[str] = COMMANDS) -> None:
     for name in ("model.safetensors", "model.yaml"):
         Path("made", name).rename(name)
     clear("made")
-    for command in only:
-        _once(command)
+    _once("sample")
 
 
 def draw_blank() -> None:
-    """Figures of this process and its children are files of their kind and signature, with nothing in them."""
+    """Figures of this process and its children are files of their kind and signature, with nothing in them, and are not laid
+    out."""
+    import seaborn
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     save = Figure.savefig
+    ConstrainedLayoutEngine.execute = lambda self, figure: {}  # type: ignore[method-assign]
+    seaborn.kdeplot = lambda *args, ax=None, **how: ax
 
     def savefig(self: Any, file: Any, **how: Any) -> None:
         save(Figure(figsize=(1, 1)), file, **{name: how[name] for name in ("format", "metadata") if name in how})
@@ -215,15 +220,31 @@ def inside_a_write(size: int) -> Callable[[], None]:
     return begin
 
 
-def changes(command: str) -> int:
-    """How many changes of the file system a whole run of `command` makes."""
+@dataclass(frozen=True)
+class Whole:
+    """A run that nobody stopped.
+
+    Attributes:
+        result: as `result` gives it.
+        changes: how many changes of the file system it made.
+        seconds: how long it took.
+    """
+
+    result: dict[str, str]
+    changes: int
+    seconds: float
+
+
+def whole(command: str, *more: str) -> Whole:
+    """Run `command` to its end, at "out", with nothing kept from other runs; its result stays there."""
+    clear("out")
+    clear("cache")
     seen = FORK.Value("i", 0)
-    job = run(command, "counted", stop=at_change(10**9, seen))
-    ended = job.wait()
+    began = time.monotonic()
+    ended = run(command, "out", *more, stop=at_change(10**9, seen)).wait()
     if ended.code:
         raise SystemExit(f"{command} fails by itself: {ended.said}")
-    clear("counted")
-    return int(seen.value)
+    return Whole(result("out"), int(seen.value), time.monotonic() - began)
 
 
 def clear(out: str) -> None:

@@ -1,11 +1,13 @@
 """Kill every command that writes, at any moment, run it again, and see whether the result is the same and nothing is left.
 
     python benchmarks/robustness/kills.py --kills 200        about 10 minutes on two quiet cores
+    python benchmarks/robustness/kills.py --kills 20          half a minute
     python benchmarks/robustness/kills.py --kills 20 --only sample,train
 
 A third of the kills is before a chosen change of the file system (all are chosen in turn), a third in the middle of a write, a
 third at a random time. Half of them hit a command that replaces an earlier result, of another seed, which must not be lost:
-after the kill, the old result or the new one is whole. Prints a row a command and `N kills, 0 faults`; exit code 1 otherwise.
+after the kill, the old result or the new one is whole. Nothing unfinished stays in the cache folder either. Prints a row a command
+and `N kills, 0 faults`; exit code 1 otherwise.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def main(kills: int, only: str, seed: int) -> None:
     chosen = only.split(",")
     faults, done = [], 0
     with tempfile.TemporaryDirectory() as folder:
-        harness.prepare(Path(folder), only=chosen)
+        harness.prepare(Path(folder))
         for command, share in _shares(kills, chosen).items():
             started = time.time()
             hit, found = _kill_often(command, share, chance)
@@ -48,53 +50,48 @@ def main(kills: int, only: str, seed: int) -> None:
 
 
 SLOW = {"measure", "approx", "correct", "compare"}
-"""Commands that take seconds: every other one is killed twice as often."""
+"""Commands that take seconds: every other one is killed three times as often."""
 
 
 def _shares(kills: int, chosen: list[str]) -> dict[str, int]:
     """How often each command is killed; all together `kills` times."""
-    weights = [1 if command in SLOW else 2 for command in chosen]
+    weights = [1 if command in SLOW else 3 for command in chosen]
     ends = [kills * sum(weights[: number + 1]) // sum(weights) for number in range(len(chosen))]
     return {command: end - begin for command, begin, end in zip(chosen, [0, *ends], ends, strict=False)}
 
 
 def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, list[str]]:
     """How many processes of `command` were killed, and what went wrong afterwards."""
-    started = time.monotonic()
-    wanted, old = _whole(command), _whole(command, "--seed", "1")
-    seconds = (time.monotonic() - started) / 2
-    harness.keep("out", f"{command}.old")
-    steps = harness.changes(command)
-    stride = steps / max(1, -(-times // 3))
+    wanted, old = harness.whole(command), None
+    stride = wanted.changes / max(1, -(-times // 3))
     hit, tried, faults = 0, 0, []
     while hit < times and tried < 4 * times:
         kind = ("before change", "inside a write", "after seconds")[tried % 3]
-        at = (int((tried // 3) * stride) % steps, int(10 ** chance.uniform(0, 5.3)), chance.uniform(0, seconds))[
-            tried % 3
-        ]
+        at = (
+            int((tried // 3) * stride) % wanted.changes,
+            int(10 ** chance.uniform(0, 5.3)),
+            chance.uniform(0, wanted.seconds),
+        )[tried % 3]
         replaces = bool(tried // 3 % 2) and not command.startswith(
             ("train", "finetune")
         )  # a training goes on, or refuses
         tried += 1
+        if replaces and old is None:
+            old = harness.whole(command, "--seed", "1")
+            harness.keep("out", f"{command}.old")
         harness.clear("out")
+        harness.clear("cache")
         if replaces:
             harness.put_back("out", f"{command}.old")
         if not _killed(command, kind, at):
             continue
         hit += 1
-        faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in _faults(command, wanted, old, replaces)]
+        found = _faults(command, wanted.result, old.result if old and replaces else None)
+        faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in found]
         if hit % 5 == 0:  # a run that is cut short still tells
             print(f"{command}: {hit} killed, {len(faults)} faults so far", flush=True)
     harness.clear("out")
     return hit, faults
-
-
-def _whole(command: str, *more: str) -> dict[str, str]:
-    harness.clear("out")
-    ended = harness.run(command, "out", *more).wait()
-    if ended.code:
-        raise SystemExit(f"{command} fails by itself: {ended.said}")
-    return harness.result("out")
 
 
 def _killed(command: str, kind: str, at: float) -> bool:
@@ -109,9 +106,10 @@ def _killed(command: str, kind: str, at: float) -> bool:
     return job.wait().code < 0
 
 
-def _faults(command: str, wanted: dict[str, str], old: dict[str, str], replaces: bool) -> list[str]:
+def _faults(command: str, wanted: dict[str, str], old: dict[str, str] | None) -> list[str]:
+    """What is wrong after a kill, and after the same command again; `old` is the result that stood there before."""
     found = []
-    if replaces and not _stands(wanted, old, command):
+    if old is not None and not _stands(wanted, old, command):
         found.append(f"the old result is lost: {harness.beside('out')}")
     rerun = harness.run(command, "out").wait()
     if rerun.code:
@@ -122,6 +120,9 @@ def _faults(command: str, wanted: dict[str, str], old: dict[str, str], replaces:
     wrong = sorted(name for name in {**now, **wanted} if now.get(name) != wanted.get(name))
     if wrong:
         found.append(f"differs in {', '.join(wrong[:6])}")
+    unfinished = [path.name for path in Path().glob("cache/.*")]
+    if unfinished:
+        found.append(f"left in the cache folder: {', '.join(unfinished[:6])}")
     return found
 
 

@@ -33,7 +33,7 @@ def main(rounds: int, only: str, seed: int) -> None:
     chance = random.Random(seed)
     faults = []
     with tempfile.TemporaryDirectory() as folder:
-        harness.prepare(Path(folder), only=only.split(","))
+        harness.prepare(Path(folder))
         for command in only.split(","):
             started = time.time()
             busy, found = _rounds(command, rounds, chance)

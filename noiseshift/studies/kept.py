@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from noiseshift.reading import read_arrays
-from noiseshift.writing import whole_file
+from noiseshift.writing import BusyError, PlaceError, replaced_file
 
 MOST, BYTES = 300, 1_000_000_000
 """Files and bytes that the folder holds; the ones that were written first go first."""
@@ -85,9 +85,10 @@ def save(kind: str, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) 
     place, words = _place(kind, about)
     if place is None:
         return
-    with contextlib.suppress(OSError):
+    # BusyError: another process is writing the same arrays. What a killed one left of them goes.
+    with contextlib.suppress(OSError, BusyError, PlaceError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(place) as fresh:
+        with replaced_file(place, lambda path: True) as fresh:
             written: dict[str, Any] = {"about": np.array(words), **arrays}
             np.savez(fresh, **written)
         _thin_out(place.parent)

@@ -1,6 +1,7 @@
 """What runs keep for each other: the same bits again, and nothing of another checkpoint, data set or protocol."""
 
 import dataclasses
+import multiprocessing
 import shutil
 
 import numpy as np
@@ -18,6 +19,7 @@ from noiseshift.studies.checking import checked
 from noiseshift.studies.kept_samples import kept_or_sampled
 from noiseshift.studies.readers import calibrated
 from noiseshift.studies.shards import Shards
+from noiseshift.writing.locks import locked
 
 DATA = ns.data.Images(torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(1)).clamp(-2, 2) / 2)
 TIMES = torch.tensor([0.7, 0.3], dtype=torch.float64)
@@ -242,3 +244,21 @@ def test_the_folder_does_not_grow_in_bytes_either(folder, monkeypatch):
         kept.save("x", {"seed": seed}, {"a": np.zeros(300)})
     assert kept.load("x", {"seed": 3}) is not None
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 5000
+
+
+def test_what_a_killed_process_left_of_a_file_goes_with_the_next(folder):
+    kept.save("preflight", {"a": 1}, {"x": np.ones(3)})
+    (place,) = folder.iterdir()
+    left = folder / f".{place.name}.new-01234567.npz"
+    left.write_bytes(b"PK")
+    kept.save("preflight", {"a": 1}, {"x": np.ones(3)})
+    assert list(folder.iterdir()) == [place]
+
+
+def test_a_file_that_another_process_is_writing_is_left_to_it(folder):
+    kept.save("preflight", {"a": 1}, {"x": np.ones(3)})
+    (place,) = folder.iterdir()
+    with multiprocessing.get_context("fork").Pool(1) as other:
+        with locked(place):
+            other.apply(kept.save, ("preflight", {"a": 1}, {"x": np.zeros(3)}))
+    assert kept.load("preflight", {"a": 1})["x"].tolist() == [1, 1, 1]

@@ -1,0 +1,90 @@
+"""stdout and stderr of any terminal: letters it lacks are spelled, and nothing fails after a measurement."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from noiseshift.cli import main
+from noiseshift.cli.streams import spelled
+
+import noiseshift as ns
+
+SCRIPT = "from noiseshift.cli import main; main()"
+LINE = (
+    "measure --samples 4 --sampler euler:2 --points 1 --estimator constant-pixel --data few.npz --no-progress --out run"
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ns.data.reference()[:24]
+    np.savez("few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
+    return tmp_path
+
+
+def written(words, encoding, monkeypatch):
+    """What a command writes to an stdout of this encoding, letter by letter strict."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    code = main.main(words.split(), standalone_mode=False)
+    sys.stdout.flush()
+    return code, raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp437", "koi8-r", "utf-16"])
+def test_letters_that_an_encoding_lacks_are_spelled(encoding, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    code, text = written("audit diffusers/DDIMScheduler:5", encoding, monkeypatch)
+    assert code in (0, 1)
+    plain = CliRunner().invoke(main, ["audit", "diffusers/DDIMScheduler:5"]).stdout
+    assert [line.split() for line in text.splitlines()] == [
+        line.split() for line in spelled(plain, encoding).splitlines()
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_every_letter_of_ours_has_a_spelling(encoding):
+    """No code of a letter (\\u03b4) is shown where a word could be."""
+    root = Path(ns.__file__).parents[1]
+    source = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("cli", "analysis", "noiseshift")
+        for path in (root / folder).rglob("*.py")
+    )
+    for letter in sorted({letter for letter in source if ord(letter) > 127}):
+        words = spelled(letter, encoding)
+        words.encode(encoding)
+        assert "\\" not in words, f"{letter} ({ord(letter):#x}) is shown as {words}"
+
+
+def test_a_measurement_is_saved_whatever_is_behind_its_output(here):
+    """A C locale, a notebook's backend of figures, 40 columns, and a reader that goes after the first line, all at once."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
+    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "COLUMNS": "40", "OMP_NUM_THREADS": "1"}
+    env |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *LINE.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    ) as job:
+        first = job.stdout.readline()
+        job.stdout.close()
+        said = job.stderr.read().decode("ascii")
+        code = job.wait()
+    assert first.decode("ascii").startswith("fashion-sit")
+    assert code == 0, said
+    assert "labels 0 ... 9" in said
+    assert "left out" not in said
+    assert "Traceback" not in said
+    assert {path.suffix for path in (here / "run" / "figures").iterdir()} == {".png", ".pdf"}
+    assert (here / "run" / "report.html").exists()
+
+
+def test_no_stdout_at_all_is_no_fault():
+    """As under a daemon: the descriptors are closed before Python starts."""
+    closed = f"exec >&- 2>&- <&-; exec {sys.executable} -c '{SCRIPT}' --help"
+    assert subprocess.run(["sh", "-c", closed], check=False).returncode == 0
