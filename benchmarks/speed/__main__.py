@@ -1,11 +1,12 @@
 """What noiseshift's parts cost, each against a bound: one table.
 
     python benchmarks/speed                           all rows, about a quarter of an hour on one quiet core
-    python benchmarks/speed --only distances          one part: sampling, asking, distances, job
+    python benchmarks/speed --only distances          one part: sampling, loops, asking, distances, job, ranks
     python benchmarks/speed --repeats 9
 
 A value is a ratio of processor times (one thread) of two pieces of work that are done in turns in one process, its median and
-quartiles over the repeats; or a count, or a peak of memory. Printed: a line a row with its bound and whether that is met, and
+quartiles over the repeats; or a count, or a peak of memory. `ranks` alone takes elapsed times, and needs two quiet cores. azula is compared
+where it is installed (`pip install --no-deps azula`, and einops; the core of it needs no torchvision). Printed: a line a row with its bound and whether that is met, and
 how many are missed.
 """
 
@@ -22,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import asking
 import distances
 import job
+import loops
+import ranks
 import sampling
 
-PARTS = {"sampling": sampling, "asking": asking, "distances": distances, "job": job}
+PARTS = {"sampling": sampling, "loops": loops, "asking": asking, "distances": distances, "job": job, "ranks": ranks}
 
 
 @click.command()
