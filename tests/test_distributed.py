@@ -3,13 +3,17 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
 from safetensors.torch import load_file
 
+import noiseshift as ns
 from noiseshift import distributed
+from noiseshift.checkpoints.saving import save
+from noiseshift.networks.transformer import Transformer, TransformerConfig
 
 SMALL = "--width 32 --depth 1 --heads 2 --patch 7 --steps 3 --batch 8 --no-progress"
 
@@ -48,8 +52,15 @@ def test_batches_that_cannot_be_shared_are_refused(monkeypatch):
 def test_two_processes_measure_what_one_measures(tmp_path):
     import pandas as pd
 
-    words = "measure --samples 20 --batch 8 --sampler em:4 --estimator constant-pixel,residual --points 2"
-    line = [*words.split(), "--no-progress", "--out"]
+    torch.manual_seed(0)
+    network = Transformer(TransformerConfig(8, 1, 2, 16, 1, 2, classes=3))
+    save(tmp_path / "tiny", network.state_dict(), ns.Card.from_dict({"family": "sit", "heads": 2}))
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 1, 8, 8), np.uint8)
+    pixels[:, :, 0] = 0
+    np.savez(tmp_path / "x.npz", images=pixels, labels=np.arange(120) % 3)
+    words = "--samples 20 --batch 8 --sampler em:4 --estimator constant-pixel,residual --points 2 --no-cache"
+    line = ["measure", str(tmp_path / "tiny.safetensors"), "--data", str(tmp_path / "x.npz"), *words.split()]
+    line += ["--no-progress", "--out"]
     result = torchrun([*line, str(tmp_path / "two")])
     assert result.returncode == 0, result.stderr
     assert CliRunner().invoke(main, [*line, str(tmp_path / "one")]).exit_code == 0
@@ -59,8 +70,6 @@ def test_two_processes_measure_what_one_measures(tmp_path):
 
 
 def test_two_processes_draw_what_one_draws(tmp_path):
-    import numpy as np
-
     result = torchrun(["sample", *"--samples 10 --batch 4 --sampler euler:2 --out".split(), str(tmp_path / "two.npz")])
     assert result.returncode == 0, result.stderr
     words = f"sample --samples 10 --batch 4 --sampler euler:2 --out {tmp_path / 'one.npz'}"

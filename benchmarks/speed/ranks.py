@@ -28,7 +28,11 @@ def rows(repeats: int) -> Iterator[Row]:
 
 def _seconds(out: Path, ranks: int, samples: int) -> float:
     words = ["sample", "--sampler", "euler:50", "--samples", str(samples), "--batch", str(BATCH), "--no-progress"]
-    run = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "-m", "noiseshift"] if ranks > 1 else ["-m", "noiseshift"]
+    run = (
+        ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "-m", "noiseshift"]
+        if ranks > 1
+        else ["-m", "noiseshift"]
+    )
     started = time.perf_counter()
     command = [sys.executable, "-W", "ignore", *run, *words, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
