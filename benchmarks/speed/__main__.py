@@ -6,8 +6,8 @@
 
 A value is a ratio of processor times (one thread) of two pieces of work that are done in turns in one process, its median and
 quartiles over the repeats; or a count, or a peak of memory. `ranks` alone takes elapsed times, and needs two quiet cores. azula is
-compared where it is installed (`pip install --no-deps azula`, and einops; its core needs no torchvision). Printed: a line a row with
-its bound and whether that is met, and how many are missed.
+compared where it is installed (`pip install --no-deps azula`, and einops; its core needs no torchvision). Printed: a
+line a row with its bound and whether that is met, and how many are missed.
 """
 
 from __future__ import annotations
