@@ -1,6 +1,7 @@
 """Imports point one way, and importing the library costs nothing."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_drawing_knows_nothing_of_the_command_line(path):
 
 def test_every_module_has_a_layer():
     assert {p.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py") for p in LIBRARY} <= set(RANK)
+
+
+def test_the_architectures_tree_and_arrows_are_these():
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    tree, arrows = page.split("```")[1], page.split("```")[3]
+    there = {p.name for p in (ROOT / "noiseshift").iterdir() if p.name not in ("py.typed", "__pycache__")}
+    assert {f"{name}/" if "." not in name else name for name in there if not name.startswith("__")} <= set(
+        re.findall(r"[\w.]+/?", tree)
+    )
+    groups = [re.findall(r"\w+", part) for part in arrows.split("<-")]
+    assert list(map(set, groups)) == [*LAYERS, {"analysis"}, {"cli"}]
 
 
 def test_importing_the_library_imports_nothing_heavy():

@@ -3,6 +3,7 @@
 import functools
 import operator
 import os
+import re
 import subprocess
 import sys
 import types
@@ -25,7 +26,7 @@ from noiseshift.correction.alternatives import (
 )
 from noiseshift.diffusion.guidance import BranchSpace, in_words
 from noiseshift.diffusion.identity import differences, identity
-from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Guidance
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, Branch, Guidance
 
 
 def zero(x, t, cond):
@@ -249,7 +250,11 @@ def test_every_guidance_describes_itself_as_no_other_does():
 def test_guidance_in_words():
     guidance = ns.classifier_free(1.5) + ns.noise_awareness(0.5, interval=(0.0, 0.6))
     assert in_words(guidance.describe()) == "cfg=1.5, nag=0.5 for t in [0, 0.6]"
-    assert in_words(ns.classifier_free(lambda t: t).describe()).startswith("cfg=function ")
+    assert re.fullmatch("cfg=function [0-9a-f]{8}", in_words(ns.classifier_free(lambda t: t).describe()))
+    both = ns.wrap(lambda x, t, cond: x, ns.Linear(), unconditional=True)
+    assert in_words(ns.domain(both, 1.0).describe()) == "dog=1"
+    neither = Guidance({Branch(noise=False, condition=False): (1.0,)})
+    assert in_words(neither.describe()) == "other=1"
     assert in_words(ns.domain(MODEL, 1.0).describe()) == "autoguidance=1"  # it has no unconditional branch
     assert in_words(None) == in_words(Guidance().describe()) == in_words(ns.classifier_free(0.0).describe()) == "none"
     old = {str(tuple(FULL)): 1.5, str(tuple(NOISE_UNCONDITIONAL)): -0.5}
