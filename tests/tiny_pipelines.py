@@ -23,6 +23,17 @@ def autoencoder(channels=4, **config):
     ).eval()
 
 
+def unet(seed=0, **config):
+    torch.manual_seed(seed)
+    usual = {
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+    }
+    given = {"in_channels": 1, "out_channels": 1, **usual, **config}
+    return diffusers.UNet2DModel(sample_size=SIDE, layers_per_block=1, norm_num_groups=4, **given).eval()
+
+
 def class_transformer(classes=5):
     torch.manual_seed(0)
     net = diffusers.DiTTransformer2DModel(
@@ -56,18 +67,11 @@ def dit(path, classes=5):
 
 
 def ldm(path):
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=SIDE,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=8,
-    )
+    attention = {
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    }
+    network = unet(in_channels=3, out_channels=3, attention_head_dim=8, **attention)
     coder = diffusers.VQModel(
         block_out_channels=(8, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -76,7 +80,7 @@ def ldm(path):
         num_vq_embeddings=16,
         norm_num_groups=4,
     )
-    pipe = diffusers.LDMPipeline(coder.eval(), unet.eval(), diffusers.DDIMScheduler(clip_sample=False))
+    pipe = diffusers.LDMPipeline(coder.eval(), network, diffusers.DDIMScheduler(clip_sample=False))
     pipe.save_pretrained(path)
     return pipe
 

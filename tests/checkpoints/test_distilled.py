@@ -95,18 +95,7 @@ def test_a_turbo_model_is_run_at_the_four_levels_that_it_was_distilled_at(tmp_pa
 @pytest.fixture(scope="module")
 def pixels(tmp_path_factory):
     """A consistency model of pixels, with classes, as its pipeline is saved."""
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=3,
-    ).eval()
+    unet = tiny.unet(in_channels=3, out_channels=3, num_class_embeds=3)
     scheduler = diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40, clip_denoised=False)
     pipe = diffusers.ConsistencyModelPipeline(unet, scheduler)
     pipe.set_progress_bar_config(disable=True)

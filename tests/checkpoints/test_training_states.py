@@ -3,23 +3,10 @@
 import diffusers
 import pytest
 import torch
+from tiny_pipelines import unet
 
 import noiseshift as ns
 from noiseshift.checkpoints.loading import load
-
-
-def unet(seed):
-    torch.manual_seed(seed)
-    return diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    ).eval()
 
 
 @pytest.fixture

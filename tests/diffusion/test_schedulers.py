@@ -7,6 +7,7 @@ import math
 import diffusers
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
 
 import noiseshift as ns
@@ -489,17 +490,7 @@ def test_a_samples_noise_is_its_own_whatever_the_batch(name, options):
 
 def test_a_word_bound_to_a_folder_takes_the_folders_table(tmp_path):
     own = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    network = diffusers.UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-    )
-    diffusers.DDIMPipeline(network, own).save_pretrained(tmp_path / "pipe")
+    diffusers.DDIMPipeline(tiny_pipelines.unet(), own).save_pretrained(tmp_path / "pipe")
     own = diffusers.DDIMScheduler.from_pretrained(tmp_path / "pipe" / "scheduler")
     checkpoint = ns.load(tmp_path / "pipe")
     for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tiny_pipelines
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler
 
 import noiseshift as ns
 from noiseshift.checkpoints import CheckpointError
@@ -12,18 +13,7 @@ from noiseshift.integrations import Recorder
 
 
 def unet(classes=None):
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        layers_per_block=1,
-        block_out_channels=(16, 16),
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=classes,
-    ).eval()
+    return tiny_pipelines.unet(block_out_channels=(16, 16), num_class_embeds=classes)
 
 
 @pytest.fixture
