@@ -37,10 +37,8 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
     """The section of a comparison."""
     verdict = _verdict(found)
     checks = _checks(found)
-    what, failed = (
-        f"{len(found.runs)} runs, {', '.join(found.table.checkpoint.unique())}",
-        [c for c in checks if not c.passed],
-    )
+    what = f"{len(found.runs)} runs, {', '.join(found.table.checkpoint.unique())}"
+    failed = [c for c in checks if not c.passed]
     lines = answer(found)
     before = of_runs(found.runs)
     if verdict == "failed":
@@ -78,7 +76,8 @@ def compared(anchor: str, name: str, found: Comparison) -> Section:
 
 def answer(found: Comparison) -> tuple[str, str, str]:
     """Which run has the least shift, which the best distance, and what is not resolved."""
-    (low, high), baseline = found.span, found.baseline
+    low, high = found.span
+    baseline = found.baseline
     read_by = f"by {found.estimator} between t = {high:.3g} and {low:.3g}"
     return (
         opened(baseline, f"The least shift, {read_by}, is {_least(found, 'rms')}.{_levels(found)}"),

@@ -107,7 +107,8 @@ def _readings(run: Run) -> pd.DataFrame:
 
 
 def _figures(run: Run) -> Iterator[drawing.Figure]:
-    first, own = next(iter(run.reports.values())), against(run.baseline)
+    first = next(iter(run.reports.values()))
+    own = against(run.baseline)
     yield (
         "shift",
         lambda: plots.plot_shift(run.reports),

@@ -63,7 +63,8 @@ def lines(run: Run) -> list[str]:
 
 
 def _sentence(kind: str, rows: pd.DataFrame) -> str:
-    read, found = rows[rows["shift"].notna()], rows[rows.significant]
+    read = rows[rows["shift"].notna()]
+    found = rows[rows.significant]
     count = f"{rows.part.nunique()} {kind}s" if not kind.endswith("s") else f"{rows.part.nunique()} {kind}es"
     if read.empty:
         return f"By {kind}: no part can be read (slope not within ½ … 2)."

@@ -89,7 +89,8 @@ def write_card(path: str | Path, card: Card, *, overwrite: bool = False) -> Path
 
 def _text(card: Card) -> str:
     values = {key: value for key, value in asdict(card).items() if value not in (None, (), {})}
-    values["schedule"], values["class_names"] = dict(card.schedule), list(card.class_names)
+    values["schedule"] = dict(card.schedule)
+    values["class_names"] = list(card.class_names)
     return yaml.safe_dump(values, sort_keys=False, width=110)
 
 

@@ -102,7 +102,8 @@ def rows_at_once(states: Tensor, who: str) -> int:
     """
     if states.device.type != "cpu" or not len(states):
         return max(1, len(states))
-    row, there = states[0].numel() * max(4, states.element_size()), memory_of("cpu")
+    row = states[0].numel() * max(4, states.element_size())
+    there = memory_of("cpu")
     if FEWEST * row > there:
         raise MemoryError(
             f"memory is full: {who} on a state of {states[0].numel():,} numbers takes at least {FEWEST * row / 2**30:,.0f} GB, "
@@ -143,7 +144,8 @@ class Halving:
         Raises MemoryError when a single row does not fit.
         """
         states = next(part for part in batch if part is not None)
-        rows, sure = len(states), rows_at_once(states, self.who)
+        rows = len(states)
+        sure = rows_at_once(states, self.who)
         answers: list[Answer] = []
         done = 0
         while done < rows or not answers:

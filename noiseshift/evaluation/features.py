@@ -233,7 +233,8 @@ class FidelityFeatures:
     """
 
     def __init__(self, name: str, weights: str | Path | None = None):
-        self.name, (kind, feature) = name, FIDELITY[name]
+        self.name = name
+        kind, feature = FIDELITY[name]
         try:
             from torch_fidelity.utils import create_feature_extractor
         except Exception as error:  # torchvision fails in many ways beside a torch that it was not built for
@@ -417,7 +418,8 @@ def _statistics(path: str | Path, found: Mapping[str, Array]) -> Moments:
 
 def moments_of(values: Array) -> Moments:
     """Mean and unbiased covariance of values (n, d)."""
-    mean, n = values.mean(0), len(values)
+    mean = values.mean(0)
+    n = len(values)
     centred = values - mean
     return Moments(mean, centred.T @ centred / max(1, n - 1), n)
 

@@ -63,7 +63,8 @@ def student(*parts: Array) -> Change:
 
     Degrees of freedom of several parts are Welch and Satterthwaite's.
     """
-    value, (error, freedom) = float(sum(part.mean() for part in parts)), _error(parts)
+    value = float(sum(part.mean() for part in parts))
+    error, freedom = _error(parts)
     half = float(stats.t.ppf(0.975, freedom)) * error
     return Change(value, value - half, value + half)
 
@@ -126,7 +127,8 @@ class Jackknife:
             other: of another run, against the same reference.
             paired: as in `minus`.
         """
-        parts, second = self._difference(other, paired), self.second - other.second
+        parts = self._difference(other, paired)
+        second = self.second - other.second
         error, freedom = _error(parts)
         if not (self.enough and other.enough) or error == 0:
             return 1.0
@@ -312,7 +314,8 @@ def score_change(probs: Array) -> Change:
     """The Inception score of probs (N, K), without the bias of order 1/N, and its interval: each image left out in turn."""
     whole = inception_score(probs)
     n = len(probs)
-    mean, own = probs.mean(0), entropy(probs)
+    mean = probs.mean(0)
+    own = entropy(probs)
     rest = np.concatenate(
         [entropy((n * mean - part).clip(0) / (n - 1)) for part in np.array_split(probs, -(-n // 4096))]
     )

@@ -318,7 +318,9 @@ class Unet(nn.Module):
 
     def __init__(self, config: UnetConfig):
         super().__init__()
-        self.config, width, widths = config, config.width, config.widths
+        self.config = config
+        width = config.width
+        widths = config.widths
         conv = CONVOLUTIONS[config.axes]
         self.init_conv = conv(config.channels * (1 + config.self_condition), widths[0], 7, padding=3)
         time = Fourier(config.fourier) if config.fourier else Sinusoids(width)
@@ -421,7 +423,8 @@ def _shapes(state: Mapping[str, Tensor], heads: int | None, former: Former) -> U
 
 
 def _attention_shapes(state: Mapping[str, Tensor], name: str, heads: int | None) -> AttentionConfig:
-    inner, full = state[f"{name}.to_qkv.weight"].shape[0] // 3, f"{name}.to_out.weight" in state
+    inner = state[f"{name}.to_qkv.weight"].shape[0] // 3
+    full = f"{name}.to_out.weight" in state
     learned = state.get(f"{name}.mem_kv")
     if learned is not None:
         return AttentionConfig(inner, learned.shape[1], learned.shape[2 if full else 3], full)

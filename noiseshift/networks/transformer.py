@@ -277,7 +277,9 @@ def config_from_state(
         raise ValueError(f"not a DiT/SiT state dict: {error.args[0]} is missing, give another file") from None
     if (proj.ndim, table.ndim, positions.ndim, final.ndim) != (4, 2, 3, 2):
         raise ValueError("not a DiT/SiT state dict: its embeddings have other shapes, give another file")
-    (tokens, width), patch, rows = positions.shape[1:], proj.shape[-1], table.shape[0]
+    tokens, width = positions.shape[1:]
+    patch = proj.shape[-1]
+    rows = table.shape[0]
     heads = heads or {384: 6, 768: 12, 1024: 16, 1152: 16}.get(width)
     if heads is None or width % heads:
         why = "is not an official size" if heads is None else f"cannot be split among {heads} heads"

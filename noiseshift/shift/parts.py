@@ -171,7 +171,8 @@ class Watching:
         for k, step in visits(steps, self.calibration.times):
             if k is not None:
                 cond = None if self.cond is None else self.cond[: len(step.x)]
-                self.columns[k], self.steps[k] = self.calibration.read(step, cond), step.index
+                self.columns[k] = self.calibration.read(step, cond)
+                self.steps[k] = step.index
             yield step
 
     def rows(self) -> Array:

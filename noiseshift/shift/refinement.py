@@ -109,7 +109,8 @@ class Refinement:
         """From means of readings: runs (3, …, K), the report's, the real data's, and the slope."""
         coarse, middle, fine = runs / slope
         limit = (fine - middle) / (2**self.order - 1)
-        total, seen = (sampled - real) / slope, coarse - fine
+        total = (sampled - real) / slope
+        seen = coarse - fine
         solver = seen - limit
         gap = (coarse - middle) - 2**self.order * (middle - fine)
         return Parts(total, solver, total - solver, seen, total - seen, gap)

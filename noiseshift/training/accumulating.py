@@ -103,7 +103,8 @@ class Gradients:
 
     def _attempt(self, loss: Callable[..., Tensor], rows: Sequence[Tensor]) -> Tensor | None:
         """The loss, or None where memory is full: then the gradients are of some rows alone, and are not to be used."""
-        count, size = len(rows[0]), self.limit or len(rows[0])
+        count = len(rows[0])
+        size = self.limit or len(rows[0])
         self.network.zero_grad()
         total: Tensor | None = None
         try:

@@ -94,7 +94,8 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
         CheckpointError: The tensors are no such Unet's, an old version is not named, or no size is said.
     """
     state = state_of(content)
-    network, former = _network(state), CURRENT
+    network = _network(state)
+    former = CURRENT
     if any(".fn.fn." in key for key in network):
         signals = network["init_conv.weight"].ndim == 3
         # The network with classes and that of signals keep these names to this day.
