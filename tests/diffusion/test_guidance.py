@@ -326,3 +326,7 @@ def test_an_interval_may_be_one_time_and_must_not_run_backwards():
     assert [scale(torch.tensor(t)) for t in (0.49, 0.5, 0.51)] == [0.0, 2.0, 0.0]
     with pytest.raises(ValueError, match="from low to high"):
         ns.classifier_free(2.0, interval=(0.6, 0.5))
+
+
+def test_weights_are_those_of_the_middle_where_no_time_is_named():
+    assert ns.noise_awareness(1.0, interval=(0.45, 0.55)).weights() == {FULL: 2.0, NOISE_UNCONDITIONAL: -1.0}

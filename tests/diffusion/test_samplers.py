@@ -453,3 +453,74 @@ def test_a_step_of_coefficients_preserving_sampling_in_closed_form(eta, noise):
     seen = model(x, times[0])
     kept, drawn = math.cos(eta * math.pi / 2) * seen.eps, math.sin(eta * math.pi / 2) * noise
     torch.testing.assert_close(last.x, 0.7 * seen.x0 + 0.3 * (kept + drawn))
+
+
+def test_a_grid_is_even_between_its_ends_and_takes_one_step_at_least():
+    model = TARGET.model(ns.Linear())
+    assert time_grid(model, 1).tolist() == [1.0, 0.0]
+    assert time_grid(model, 3, start=0.8, end=0.2).tolist() == pytest.approx([0.8, 0.6, 0.4, 0.2])
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        time_grid(model, 0)
+    for start, end in [(0.5, 0.5), (0.2, 0.8), (1.01, 0.0), (1.0, -0.01)]:
+        with pytest.raises(ValueError, match="falls from start to end"):
+            time_grid(model, 4, start=start, end=end)
+
+
+@pytest.mark.parametrize("times", [[0.5], [0.5, 0.5, 0.0], [[1.0, 0.0]], [1.01, 0.0], [1.0, -0.01]])
+def test_times_that_are_no_falling_row_within_the_ends_are_refused(times):
+    with pytest.raises(ValueError, match=r"falling row|lie in \[0, 1\]"):
+        next(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.tensor(times)))
+
+
+@pytest.mark.parametrize(
+    ("make", "wrong", "right"),
+    [
+        (ns.ddim, (-0.01, math.nan), (0.0, 1.0, 2.0)),
+        (samplers.flow_sde, (-0.01, math.inf, math.nan), (0.0, 0.7)),
+        (samplers.coefficients_preserving, (-0.01, 1.01, math.nan), (0.0, 1.0)),
+    ],
+    ids=["ddim", "flow-sde", "cps"],
+)
+def test_how_much_noise_an_update_draws_has_bounds(make, wrong, right):
+    for value in wrong:
+        with pytest.raises(ValueError, match="deterministic"):
+            make(value)
+    for value in right:
+        make(value)
+
+
+def one_step(update, t, t_next, noise=None):
+    model = TARGET.model(ns.Linear())
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, last = sample(model, x, torch.tensor([t, t_next]), update=update, noise=noise)
+    return x, first.prediction, last.x
+
+
+def test_a_step_of_the_reverse_equation_in_closed_form():
+    """Linear schedule: drift v - w s / 2, spread sqrt(w (t - t')); w is sigma = t, or a² t / (1 - t) of Flow-GRPO."""
+    ones = torch.ones_like
+    for update, w in (
+        (ns.euler_maruyama(), 0.6),
+        (samplers.flow_sde(0.5), 0.25 * 0.6 / 0.4),
+        (samplers.flow_sde(), 0.49 * 1.5),
+    ):
+        x, said, found = one_step(update, 0.6, 0.5, ones)
+        torch.testing.assert_close(
+            found, x - 0.1 * (said.velocity - w / 2 * said.score) + (0.1 * w) ** 0.5, atol=1e-6, rtol=0
+        )
+    _, said, found = one_step(ns.euler_maruyama(), 0.6, 0.0, ones)
+    torch.testing.assert_close(found, said.x0)
+
+
+def test_flow_sde_at_pure_noise_takes_the_next_times_alpha():
+    x, said, found = one_step(samplers.flow_sde(1.0), 1.0, 0.75, torch.ones_like)
+    w = 1.0 / 0.25
+    torch.testing.assert_close(found, x - 0.25 * (said.velocity - w / 2 * said.score) + 1.0)
+
+
+def test_ddims_defaults_draw_nothing_and_a_share_of_the_posteriors_spread_is_drawn():
+    _, said, found = one_step(ns.ddim(), 0.6, 0.5)
+    torch.testing.assert_close(found, 0.5 * said.x0 + 0.5 * said.eps)
+    _, said, found = one_step(ns.ddim(0.5), 0.6, 0.5, torch.ones_like)
+    spread = 0.5 * 0.5 * (1 - (0.4 * 0.5 / (0.5 * 0.6)) ** 2) ** 0.5
+    torch.testing.assert_close(found, 0.5 * said.x0 + (0.25 - spread**2) ** 0.5 * said.eps + spread)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from noiseshift.estimators import (
     ScoreMixture,
     time_grid,
 )
-from noiseshift.estimators.instrument import slope_reach
+from noiseshift.estimators.instrument import Readings, forward_noise, slope_reach
 from noiseshift.estimators.residual import statistic
 from noiseshift.estimators.slopes import Probes, slopes_at
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
@@ -219,3 +220,59 @@ def test_posterior_moments_and_quantiles_of_a_known_shape():
 def test_a_slope_is_read_an_eighth_of_the_way_to_the_nearer_end():
     t = torch.tensor([0.4, 0.9, 1e-4], dtype=torch.float64)
     torch.testing.assert_close(slope_reach(t), torch.tensor([0.05, 0.0125, 1.25e-4], dtype=torch.float64))
+
+
+class FirstCoordinate:
+    """Reads the level that a state's first coordinate says."""
+
+    schedule, times = ns.Linear(), torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, x, cond=None, *, step=None):
+        self.seen.append((step.first, None if cond is None else cond[:1].tolist(), len(x)))
+        return ns.Posterior.from_log_density(self.times, -(((self.times - x[:, :1].double()) / 2e-3) ** 2))
+
+
+def test_real_states_are_noised_in_batches_each_with_its_classes_and_indices():
+    estimator, t = FirstCoordinate(), torch.tensor(0.4)
+    read = forward_noise(
+        torch.zeros(300, 2), torch.arange(300), estimator, level=t, t_cond=t, index=0, eps=torch.ones(300, 2)
+    )
+    assert estimator.seen == [(0, [0], 256), (256, [256], 44)]
+    np.testing.assert_allclose(read.t, 0.4, atol=1e-6)
+
+
+def test_what_cannot_be_calibrated_is_refused():
+    times = torch.tensor([0.5])
+    for rows in (0, 1):
+        with pytest.raises(ValueError, match="at least two"):
+            ns.calibrate(FirstCoordinate(), torch.zeros(rows, 2), times)
+    for end in (0.0, 1.0):
+        with pytest.raises(ValueError, match="strictly between"):
+            ns.calibrate(FirstCoordinate(), torch.zeros(2, 2), torch.tensor([0.5, end]))
+
+
+def test_a_calibration_takes_its_slope_from_its_first_rows_and_is_cut_to_its_times():
+    made = ns.calibrate(FirstCoordinate(), torch.zeros(5, 2), torch.tensor([0.6, 0.4, 0.2]), slope_rows=3).calibration
+    assert made.slopes.shape == made.slopes_log_snr.shape == (3, 3)
+    part = made.at(np.array([0.2, 0.6]))
+    np.testing.assert_allclose(part.real.t, made.real.t[:, [2, 0]])
+    np.testing.assert_allclose(part.slopes, made.slopes[:, [2, 0]])
+    with pytest.raises(ValueError, match=r"not calibrated at t = 0\.5000"):
+        made.at(np.array([0.2, 0.5]))
+
+
+def test_a_reading_of_another_number_than_the_states_is_refused():
+    class Mean(FirstCoordinate):
+        def __call__(self, x, cond=None, *, step=None):
+            return super().__call__(x.mean(0, keepdim=True), step=step)
+
+    with pytest.raises(ValueError, match=r"read \(1,\) levels off 4 states"):
+        ns.calibrate(Mean(), torch.zeros(4, 2), torch.tensor([0.5]))
+
+
+def test_densities_of_unlike_batches_are_averaged_by_their_sizes():
+    one, three = (Readings(np.zeros((n, 1)), np.zeros((n, 1)), np.full((1, 2), float(n))) for n in (1, 3))
+    np.testing.assert_allclose(Readings.concatenate([one, three]).density, 2.5)

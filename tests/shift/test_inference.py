@@ -249,3 +249,43 @@ def test_a_slope_of_nothing_leaves_every_shift_possible():
     low, high = Ratio.of_mean(rows, np.zeros((20, 2))).within(1.0)
     assert low.tolist() == [-np.inf] * 2
     assert high.tolist() == [np.inf] * 2
+
+
+def test_the_columns_of_a_table_in_closed_form():
+    """Linear schedule: sigma = t, so sigma_e² is (t + δ)² - t²; it stays within the schedule, and is none where δ is none."""
+    times = np.array([0.9, 0.5, 0.2])
+    rng = np.random.default_rng(0)
+    real = times + 0.03 + 0.01 * rng.standard_normal((40, 3))
+    slopes = np.tile([1.0, 0.8, 0.1], (20, 1))
+    more = np.array([0.3, 0.04, 0.04])
+    table = report_of(times, real + more, real, slope=slopes).table()
+    np.testing.assert_allclose(table["shift"], [0.3, 0.05, np.nan])
+    np.testing.assert_allclose(table.sigma_e2, [1 - 0.81, 0.55**2 - 0.25, np.nan])
+    np.testing.assert_allclose(table.raw, real.mean(0) + more - times)
+    np.testing.assert_allclose(table.bias, real.mean(0) - times)
+    assert table.n.tolist() == [40] * 3
+    assert table.step.tolist() == [0, 1, 2]
+
+
+def test_the_final_samples_of_fewer_states_are_held_against_those_states():
+    rng = np.random.default_rng(0)
+    unusual = 0.05 * rng.normal(size=(150, 3))
+    real, slopes = 0.05 * rng.normal(size=(200, 3)), np.ones((16, 3))
+    table = report(unusual + 0.01, real, slopes, content=unusual[:40]).table()
+    np.testing.assert_allclose(table.content_shift, 0.01)
+
+
+def test_runs_of_other_times_or_as_many_samples_only_are_no_pair():
+    rng = np.random.default_rng(0)
+    one = noise_report(rng)
+    for other in (
+        noise_report(rng, n=64),
+        dataclasses.replace(one, times=one.times + 1e-3),
+        noise_report(rng, levels=4),
+    ):
+        with pytest.raises(ValueError, match="measure both alike"):
+            one - other
+    assert np.isnan((one - one).table().difference).sum() == 0
+    dull = np.where(np.arange(8) == 3, 0.1, 1.0) * one.calibration.slopes
+    insensitive = dataclasses.replace(one, calibration=dataclasses.replace(one.calibration, slopes=dull))
+    assert np.isnan((insensitive - one).table().difference).tolist() == [k == 3 for k in range(8)]

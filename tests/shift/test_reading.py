@@ -9,7 +9,7 @@ import torch
 import noiseshift as ns
 from noiseshift.diffusion.samplers import Step
 from noiseshift.estimators.instrument import common_times, place
-from noiseshift.shift.reading import read_run, visits
+from noiseshift.shift.reading import first_rows, read_run, runs_of, visits
 
 TIMES = np.array([0.75, 0.5, 0.25])
 
@@ -150,3 +150,29 @@ def test_an_instrument_says_what_it_is():
     assert repr(instrument(limit=8)) == (
         "Instrument(FirstCoordinate, Calibration(4 real states at 3 times), up to 8 samples)"
     )
+
+
+def test_a_state_is_read_with_its_own_class_and_its_own_index():
+    class Recorded(FirstCoordinate):
+        def __call__(self, x, cond=None, *, step=None):
+            if cond is not None:
+                self.conditions.append((step.first, cond.tolist()))
+            return super().__call__(x, step=step)
+
+    estimator = Recorded()
+    made = dataclasses.replace(instrument(limit=6), estimator=estimator)
+    read_run(run(), {"a": made}, cond=torch.arange(10), start=4)
+    seen = [each for each in estimator.conditions if each is not None]
+    assert seen == [(4, [4, 5])] * 6  # three times each, sampled and re-noised
+
+
+def test_a_run_ends_at_a_state_without_a_prediction_that_is_no_trial():
+    steps = [dataclasses.replace(step, prediction=None, internal=True) if step.index == 2 else step for step in run()]
+    assert [len(list(one)) for one in runs_of([*steps, *run()])] == [5, 5]
+
+
+def test_the_first_rows_of_a_step_lose_what_was_said_of_all():
+    step = next(run())
+    assert first_rows(step, 3) is step
+    fewer = first_rows(step, 2)
+    assert (len(fewer.x), fewer.prediction) == (2, None)

@@ -7,12 +7,15 @@ from reports import report_of
 
 from noiseshift.shift.summary import (
     common_span,
+    content_rms,
     content_signs,
     mean_square,
     mean_square_draws,
     rms_in_words,
     rms_of,
+    run_answer,
     shared_levels,
+    terminal_shift,
 )
 
 TIMES = np.array([0.8, 0.6, 0.3, 0.1])
@@ -78,3 +81,38 @@ def test_a_sum_of_parts_does_not_count_its_own_noise():
     few = pd.Series([0.01, -0.01])
     assert rms_in_words(few, few - 0.03, few + 0.03) == "< 0.0400"
     assert np.isnan(rms_of(*[pd.Series([np.nan, np.nan])] * 3))
+
+
+def test_the_last_level_that_can_be_read_is_the_terminal_one():
+    report = made(np.array([0.1, 0.2, 0.3, 0.4]), spread=1e-6)
+    assert terminal_shift(report) == pytest.approx(0.4, abs=1e-4)
+    slopes = np.tile([1.0, 1.0, 1.0, 0.1], (20, 1))
+    rng = np.random.default_rng(0)
+    states = TIMES + 0.01 * rng.standard_normal((30, 4))
+    assert terminal_shift(report_of(TIMES, states + np.array([0, 0, 0.3, 0.4]), states, slope=slopes)) == pytest.approx(
+        0.3
+    )
+    assert np.isnan(terminal_shift(report_of(TIMES, states, states, slope=0.1)))
+    assert np.isnan(mean_square(report_of(TIMES, states, states, slope=0.1)))
+
+
+def test_content_rms_is_of_the_shift_against_the_final_samples():
+    rng = np.random.default_rng(0)
+    states = TIMES + 0.01 * rng.standard_normal((200, 4))
+    assert np.isnan(content_rms(report_of(TIMES, states, states)))
+    against = report_of(TIMES, states + 0.03, states, content=states)
+    assert content_rms(against) == pytest.approx(0.03, rel=1e-3)
+
+
+def test_64_states_of_an_estimator_go_into_a_runs_answer_and_63_do_not():
+    rng = np.random.default_rng(0)
+    real = TIMES + 0.05 * rng.standard_normal((100, 4))
+    few, enough, many = (report_of(TIMES, real[:rows], real) for rows in (63, 64, 100))
+    assert run_answer({"few": few, "enough": enough, "many": many}).joint == ("enough", "many")
+
+
+def test_runs_that_meet_at_one_level_have_a_span_and_those_read_nowhere_have_none():
+    assert common_span([made(0.0, times=np.array([0.9, 0.6])), made(0.0, times=np.array([0.6, 0.2]))]) == (0.6, 0.6)
+    states = np.stack([TIMES] * 4)
+    with pytest.raises(ValueError, match="read none of these runs"):
+        common_span([report_of(TIMES, states, states, slope=0.1)])
