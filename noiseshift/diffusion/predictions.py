@@ -100,6 +100,7 @@ class Prediction:
 
     @property
     def velocity(self) -> Tensor:
+        """dalpha x0 + dsigma eps, the slope of the path in t."""
         return self.level.dalpha * self.x0 + self.level.dsigma * self.eps
 
     @property
@@ -110,6 +111,7 @@ class Prediction:
 
     @property
     def v(self) -> Tensor:
+        """(alpha eps - sigma x0) / sqrt(alpha² + sigma²), as `from_v` takes it."""
         alpha, sigma = self.level.alpha, self.level.sigma
         return (alpha * self.eps - sigma * self.x0) / (alpha**2 + sigma**2).sqrt()
 

@@ -172,7 +172,10 @@ def sample(
     if times is None or times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
         raise ValueError("times must be a falling row of at least two numbers, from noise (1) to data (0)")
     if update in (ddim, euler_maruyama, flow_sde, coefficients_preserving):
-        raise TypeError("ddim and euler_maruyama make updates: pass update=ddim(eta=0), update=euler_maruyama()")
+        raise TypeError(
+            "ddim, euler_maruyama, flow_sde and coefficients_preserving make updates: pass update=ddim(eta=0), "
+            "update=euler_maruyama(), update=flow_sde(), update=coefficients_preserving()"
+        )
     move = update or euler
     if not bool(times[0] <= 1 and times[-1] >= 0):
         raise ValueError(f"times must lie in [0, 1], got {float(times[0]):g} … {float(times[-1]):g}")

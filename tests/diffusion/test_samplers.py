@@ -112,9 +112,9 @@ def test_a_stochastic_sampler_without_noise_names_the_remedy():
         )
 
 
-@pytest.mark.parametrize("update", [ns.ddim, ns.euler_maruyama])
+@pytest.mark.parametrize("update", [ns.ddim, ns.euler_maruyama, samplers.flow_sde, samplers.coefficients_preserving])
 def test_an_update_that_was_only_named_says_so(update):
-    with pytest.raises(TypeError, match=r"pass update=ddim\(eta=0\)"):
+    with pytest.raises(TypeError, match=rf"pass .*update={update.__name__}\("):
         last_of(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.linspace(1, 0, 4), update=update))
 
 
