@@ -48,9 +48,20 @@ def _require_disk(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise ValueError(
-            f"the run's batches take about {size / 2**30:,.1f} GB, {folder.absolute()} has {free / 2**30:,.1f} free: take fewer "
+            f"the run's batches take about {_said(size)}, {folder.absolute()} has {_said(free)} free: free some space, take fewer "
             "--samples, or write to another disk"
         )
+
+
+def _said(size: int) -> str:
+    """Bytes in words, with a unit in which they are not 0.0."""
+    return (
+        f"{size / 2**30:,.1f} GB"
+        if size >= 2**30
+        else f"{size / 2**20:,.1f} MB"
+        if size >= 2**20
+        else f"{size:,} bytes"
+    )
 
 
 def require_reference(

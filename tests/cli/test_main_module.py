@@ -2,6 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+INSTALLED = Path(sys.executable).parent / "noiseshift"
 
 
 def test_a_file_of_the_working_directory_shadows_no_library(tmp_path):
@@ -12,6 +17,30 @@ def test_a_file_of_the_working_directory_shadows_no_library(tmp_path):
     )
     assert found.returncode == 1
     assert found.stderr.startswith("error: no checkpoint at nowhere.pt")
+
+
+def test_a_package_of_the_working_directory_shadows_no_library(tmp_path):
+    for name in ("torch", "click", "numpy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise SystemExit('{name}/ was imported')\n")
+    found = subprocess.run(
+        [sys.executable, "-m", "noiseshift", "info", "nowhere.pt"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stderr.startswith("error: no checkpoint at nowhere.pt")
+
+
+@pytest.mark.parametrize("command", [[INSTALLED], [sys.executable, "-P", "-m", "noiseshift"]], ids=["installed", "-P"])
+@pytest.mark.parametrize("shadow", ["noiseshift.py", "noiseshift/__init__.py", "torch/__init__.py", "numpy.py"])
+def test_the_package_itself_is_not_shadowed_where_the_pages_say_so(command, shadow, tmp_path):
+    """Plain `-m` runs a noiseshift.py that lies there before any code of ours: SECURITY.md names these two instead."""
+    if command[0] == INSTALLED and not INSTALLED.exists():
+        pytest.skip("the command is not installed beside this Python")
+    place = tmp_path / shadow
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(f"raise SystemExit('{shadow} was imported')\n")
+    found = subprocess.run([*command, "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "version" in found.stdout
 
 
 def test_modules_of_the_working_directory_are_still_found_by_name(tmp_path):

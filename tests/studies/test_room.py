@@ -29,9 +29,16 @@ def test_memory_and_disk_are_asked_first(tmp_path):
     many = replace(PROTOCOL, samples=10**14, points=1)
     with pytest.raises(ValueError, match=r"samples takes at least .* fewer --samples"):
         room.require_room(ns.load(), many, None, final_samples=0)
-    with pytest.raises(ValueError, match="free: take fewer --samples, or write to another disk") as error:
+    with pytest.raises(ValueError, match="free: free some space, take fewer --samples") as error:
         room._require_disk(tmp_path / "not" / "there", 1 << 60)
     assert one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "0 bytes"), (5000, "5,000 bytes"), (3 << 20, "3.0 MB"), (5 << 30, "5.0 GB")]
+)
+def test_a_size_is_said_in_a_unit_that_shows_it(size, words):
+    assert room._said(size) == words
 
 
 def test_a_reference_that_cannot_be_compared_with_is_refused():
