@@ -60,6 +60,7 @@ OTHER = {
         ),
     },
     "reports/controls.md": {
+        **dict.fromkeys(("88.5", "72.5", "96.0"), "benchmarks/run_answer.py --estimators 1 --errors 3 --errors 4"),
         **dict.fromkeys(("0.15", "0.18"), "benchmarks/oracle.py; its limit, and version 0.1"),
         "3.68": "tests/diffusion/test_samplers.py",
         **dict.fromkeys(("1.294", "1.407", "1.475", "1.39", "1.45"), "tests/diffusion/test_schedulers.py"),
