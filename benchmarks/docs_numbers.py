@@ -46,7 +46,7 @@ CODE = re.compile(
 OTHER = {
     "how-to/audit.md": {"0.02": "the default of --tolerance"},
     "reference/formats.md": {
-        **dict.fromkeys(("1.8", "2.3", "1.9"), "versions of a library"),
+        **dict.fromkeys(("1.7", "1.8", "2.3", "1.9"), "versions of a library"),
         **dict.fromkeys(("6.5", "1.009", "0.995", "1.042"), "benchmarks/observe_overhead.py"),
     },
     "reports/corrections/perfect.md": dict.fromkeys(
