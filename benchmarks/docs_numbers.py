@@ -67,6 +67,7 @@ OTHER = {
         **dict.fromkeys(("1.022", "0.981", "0.923", "0.868"), "tests/diffusion/test_samplers.py, DDIM on a Gaussian"),
         **dict.fromkeys(("+.0181", "+.0098", ".0012", "-.0003", "-.0218", "-.0322"), "benchmarks/solver_share.py"),
     },
+    "reports/questions/emoji.md": {"4.0": "a licence"},
     "reports/questions/solver.md": {"0.6": "a level"},
     "reports/questions/schedule.md": {"0.5": "a level"},
     "reports/questions/diversity.md": {"2.303": "log 10"},
