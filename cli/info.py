@@ -67,9 +67,12 @@ def command(
     from noiseshift.analysis.tables import screen
 
     from noiseshift.checkpoints import CheckpointError
+    from noiseshift.checkpoints.foreign import NoDenoiser
 
     try:
         loaded = source.load()
+    except NoDenoiser:
+        raise
     except CheckpointError as error:
         contents = _contents(source)
         if contents is None:
@@ -127,6 +130,19 @@ def _contents(source: Source) -> Contents | None:
         return None
 
 
+def _known(path: Path) -> bool:
+    """Whether a format knows the network, and only lacks something that is to be said."""
+    from noiseshift.checkpoints import CheckpointError
+    from noiseshift.checkpoints.files import read_content
+    from noiseshift.checkpoints.formats import recognised
+
+    try:
+        recognised(read_content(path))
+    except CheckpointError:
+        return False
+    return True
+
+
 def _print_contents(contents: Contents, reason: str, module: Path | None, as_json: bool) -> None:
     """What a file says by itself, why it is not built, and what to do."""
     from noiseshift.checkpoints.wrapper import FILL, write_wrapper
@@ -134,6 +150,8 @@ def _print_contents(contents: Contents, reason: str, module: Path | None, as_jso
     found = {"name": contents.path.stem, "not built": reason, **contents.facts()}
     if module is None:
         found["next"] = f"noiseshift info {shlex.quote(str(contents.path))} --write-wrapper mine.py"
+        if _known(contents.path):
+            found["next"] = f'what stands after "not built"; or, where its network is another: {found["next"]}'
     else:
         written = write_wrapper(module, contents)
         found["next"] = (

@@ -122,7 +122,7 @@ def _willdalh(network: Any) -> Own:
     from superminddpm import ddpm_schedules
 
     tables = ddpm_schedules(1e-4, 0.02, 10)
-    return ddpm(1 - tables["alpha_t"], lambda x, t, y: network(x), first=1)
+    return ddpm(1 - tables["alpha_t"], lambda x, t, y: network(x, t), first=1)
 
 
 def _muyazrj(network: Any) -> Own:
@@ -255,6 +255,7 @@ CASES = (
         "paths (steps, 2), t up to .999",
         _zoe,
         sampler="ddim:25",
+        refused="it predicts noise on a straight path: at t = 1, where samplers here start, its answer says nothing of the data",
     ),
     Case(
         "vivienlam",

@@ -116,11 +116,10 @@ def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None)
     }
 
 
-def filled_in(kept: str, written: str) -> int:
+def filled_in(kept: str, written: str) -> list[str]:
     """Lines of a wrapper that `info --write-wrapper` did not write, comments aside."""
     lines = [[line.partition("  #")[0].rstrip() for line in text.splitlines()] for text in (written, kept)]
-    fresh = [line for line in lines[1] if line and not line.startswith('"""') and line not in lines[0]]
-    return len(fresh)
+    return [line.strip() for line in lines[1] if line and not line.startswith('"""') and line not in lines[0]]
 
 
 class _Unused(types.ModuleType):
@@ -153,7 +152,8 @@ def main(name: str, mnist: Path, out: Path) -> None:
     np.savez(out / f"{name}.npz", theirs=checkpoint.decode(theirs).numpy(), ours=checkpoint.decode(ours).numpy())
     found = measured(case, checkpoint, data_of(case.data, mnist))
     written = wrapper(name, contents_of(case.file))
-    found["lines filled in"] = filled_in(Path(importlib.import_module(name).__file__ or "").read_text(), written)
+    by_hand = filled_in(Path(importlib.import_module(name).__file__ or "").read_text(), written)
+    found |= {"lines filled in": len(by_hand), "filled in": "; ".join(by_hand)}
     found |= {"parity": f"{apart:.0e}", "samples apart": f"{float((theirs - ours).abs().max()):.0e}"}
     print(json.dumps(found | {"seconds": round(time.time() - started)}, default=str))
 

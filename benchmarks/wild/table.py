@@ -6,14 +6,18 @@ CHECKOUTS is a folder of git checkouts, one a repository, named owner+name (case
 and other people's code stay there. MNIST is a folder with t10k-images-idx3-ubyte.gz and its labels. Each case runs in a process
 of its own, since their modules share names.
 
-Prints the table: lines of wrapper, and how many of them `info --write-wrapper` did not write; largest difference of states and
-predicted noise from their own code; the checks before a measurement; the shift in the middle; seconds. Writes OUT/table.json, and
-OUT/samples.png, in which their own sampler's samples stand beside ours from the same noise.
+A row is kept in OUT/rows when it is made, and a later run takes it from there: a run that was cut off goes on.
+
+Prints the table: lines of wrapper, and those that `info --write-wrapper` did not write; largest difference of states and
+predicted noise from their own code, and of samples from their own sampler's; the checks before a measurement; the shift in the
+middle; seconds. Writes OUT/table.json, OUT/table.csv, and OUT/samples.png, in which their own sampler's samples stand beside
+ours from the same noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -23,7 +27,18 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-COLUMNS = ("checkpoint", "convention", "lines filled in", "lines", "parity", "checks", "shift", "seconds")
+COLUMNS = (
+    "checkpoint",
+    "convention",
+    "lines",
+    "lines filled in",
+    "filled in",
+    "parity",
+    "samples apart",
+    "checks",
+    "shift",
+    "seconds",
+)
 
 
 def lines_of(wrapper: Path) -> int:
@@ -50,6 +65,27 @@ def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, An
     return row | json.loads(done.stdout.splitlines()[-1])
 
 
+def kept(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, Any]:
+    """A row, from an earlier run where it came to its end."""
+    if case.refused:
+        return run_case(case, checkouts, mnist, out)
+    path = out / "rows" / f"{case.wrapper}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    row = run_case(case, checkouts, mnist, out)
+    if "table" in row:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(row, indent=2) + "\n")
+    return row
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
 def main() -> None:
     from cases import CASES
 
@@ -63,9 +99,10 @@ def main() -> None:
     wanted = [case for case in CASES if given.only is None or case.wrapper in given.only.split(",")]
     rows = []
     for case in wanted:
-        rows.append(run_case(case, given.checkouts, given.mnist, given.out))
+        rows.append(kept(case, given.checkouts, given.mnist, given.out))
         print("| " + " | ".join(str(rows[-1].get(column, "")) for column in COLUMNS) + " |", flush=True)
     (given.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_csv(rows, given.out / "table.csv")
     drawn = [case for case in wanted if (given.out / f"{case.wrapper}.npz").exists()]
     if drawn:
         draw(drawn, given.out)

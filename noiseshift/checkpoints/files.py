@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
+from noiseshift.checkpoints.foreign import refuse_other_files
 from noiseshift.checkpoints.unpickling.pickles import names_in
 from noiseshift.checkpoints.unpickling.reader import REMEDY, read_pickled
 from noiseshift.checkpoints.weights import chosen
@@ -39,6 +40,7 @@ def read_content(path: Path) -> Mapping[Any, Any]:
     """Everything in a checkpoint file as it lies there: `.safetensors` hold nothing but tensors and words, any other suffix
     is read as a pickle of torch's or EDM's, by an unpickler that calls nothing. Raises CheckpointError when the file is
     damaged or holds code."""
+    refuse_other_files(path)
     if path.suffix == ".safetensors":
         return _safetensors(path)
     try:
@@ -47,6 +49,10 @@ def read_content(path: Path) -> Mapping[Any, Any]:
         names = names_in(path) or [str(error)]
         shown = ", ".join(name[:60] for name in names[:3]) + ", …" * (len(names) > 3)
         raise HoldsCode(f"{path.name} holds code ({shown}), which is not run: {REMEDY}") from None
+    if isinstance(content, dict) and set(content) == {"state", "param_groups"}:
+        raise CheckpointError(
+            f"{path.name} is an optimizer's state, without weights: give a file with a model's state dict"
+        )
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
     return content

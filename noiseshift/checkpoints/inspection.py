@@ -187,7 +187,11 @@ class Contents:
         ]
 
     def _embeddings(self, kind: re.Pattern[str]) -> list[tuple[str, Tensor]]:
-        """Tables that are indexed: weights without a bias beside them."""
+        """Tables that are indexed: weights without a bias beside them, in a network whose layers have biases."""
+        if not any(
+            key.removesuffix("weight") + "bias" in self.tensors for key in self.tensors if key.endswith("weight")
+        ):
+            return []
         return [
             (key, value)
             for key, value in self.tensors.items()

@@ -27,6 +27,7 @@ from noiseshift.checkpoints.diffusers.folder import (
 from noiseshift.checkpoints.diffusers.lora import Lora
 from noiseshift.checkpoints.diffusers.single_file import tensors_of
 from noiseshift.checkpoints.files import read_content, sha256
+from noiseshift.checkpoints.foreign import NoDenoiser
 from noiseshift.checkpoints.formats import Content, Format, recognised
 from noiseshift.checkpoints.weights import chosen
 from noiseshift.data import ASSETS, Images
@@ -221,7 +222,9 @@ def load(
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
     except CheckpointError as error:
         reason = str(error)
-        raise CheckpointError(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
+        # A file that holds something else is another error than one whose network is not known.
+        kind = NoDenoiser if isinstance(error, NoDenoiser) else CheckpointError
+        raise kind(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
     convention = replace(convention, provenance={**convention.provenance, **_taken(content)})
     return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
 

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
+from noiseshift.checkpoints.foreign import library_of, refuse_other_parts
 from noiseshift.checkpoints.formats import adm, edm, k_diffusion, lucidrains
 from noiseshift.checkpoints.formats.transformer import is_repa, is_transformer, transformer_model
 from noiseshift.networks.model import NetworkModel
@@ -76,7 +79,14 @@ def recognised(content: Content) -> tuple[Format, str]:
         shown = form.recognise(content)
         if shown is not None:
             return form, shown
-    keys = ", ".join(str(key)[:60] for key in list(state_of(content))[:3])
+    state = state_of(content)
+    # A part that is called net is taken for the whole network; the names beside it tell more.
+    names = {*state, *(str(key) for key, value in content.items() if isinstance(value, Tensor))}
+    refuse_other_parts(content, names)
+    elsewhere = library_of(names)
+    if elsewhere is not None:
+        raise CheckpointError(elsewhere)
+    keys = ", ".join(str(key)[:60] for key in list(state)[:3])
     raise CheckpointError(
         f"its keys ({keys}, …) are of no network known here: give module:function, which builds the model "
         "(noiseshift info FILE --write-wrapper mine.py begins it)"
