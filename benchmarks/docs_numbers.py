@@ -67,6 +67,13 @@ OTHER = {
         **dict.fromkeys(("1.022", "0.981", "0.923", "0.868"), "tests/diffusion/test_samplers.py, DDIM on a Gaussian"),
         **dict.fromkeys(("+.0181", "+.0098", ".0012", "-.0003", "-.0218", "-.0322"), "benchmarks/solver_share.py"),
     },
+    "reports/statement-1.md": {
+        **dict.fromkeys(("0.95", "0.75"), "a level, and an injected error over σ_t"),
+        "+0.11": "noiseshift approx --rows 200 --samples 64",
+        **dict.fromkeys(
+            ("+.0876", ".0156", ".0185", ".0067"), "noiseshift approx fashion-ddpm --rows 200 --samples 64"
+        ),
+    },
     "reports/questions/emoji.md": {"4.0": "a licence"},
     "reports/questions/solver.md": {"0.6": "a level"},
     "reports/questions/schedule.md": {"0.5": "a level"},
