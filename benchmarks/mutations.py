@@ -205,7 +205,9 @@ def examine(module: str, tests: Sequence[str], slowest: float, end: float) -> bo
         os.dup2(kept[0], 1)
         os.dup2(kept[1], 2)
     every, score = mutants(source), {"killed": 0, "survived": 0, "slow": 0}
-    print(f"{module}: {len(every)} mutants, {len(watch.found)} tests, traced in {time.time() - started:.0f} s", flush=True)
+    print(
+        f"{module}: {len(every)} mutants, {len(watch.found)} tests, traced in {time.time() - started:.0f} s", flush=True
+    )
     for mutant in every:
         changed = changed_by(source, mutant)
         if changed == source or source.splitlines()[mutant[0] - 1].lstrip().startswith("@dataclass"):

@@ -7,16 +7,13 @@ from noiseshift.evaluation.distances import (
     kernel_distance,
     precision_recall,
 )
-from noiseshift.evaluation.features import (
-    Array,
+from noiseshift.evaluation.extractors import (
     ClassifierFeatures,
     EfficientNetLite,
     Extractor,
-    Features,
     FidelityFeatures,
     InceptionFeatures,
     ModuleFeatures,
-    Moments,
     WaveletPackets,
     distance_name,
     extract,
@@ -24,6 +21,7 @@ from noiseshift.evaluation.features import (
     load_reference,
     score_name,
 )
+from noiseshift.evaluation.features import Array, Features, Moments
 from noiseshift.evaluation.intervals import (
     ENOUGH,
     SMALL,

@@ -9,13 +9,8 @@ import numpy as np
 import pandas as pd
 
 from noiseshift.evaluation.distances import density_coverage, inception_score, require_probabilities
-from noiseshift.evaluation.features import (
-    Features,
-    Moments,
-    distance_name,
-    kernel_name,
-    score_name,
-)
+from noiseshift.evaluation.extractors import distance_name, kernel_name, score_name
+from noiseshift.evaluation.features import Features, Moments
 from noiseshift.evaluation.intervals import (
     ENOUGH,
     Change,
