@@ -10,7 +10,8 @@ from harness import Row, ratios
 
 from noiseshift.evaluation.distances import precision_recall
 from noiseshift.evaluation.features import Features
-from noiseshift.evaluation.intervals import coverage_change, jackknife, kernel_change
+from noiseshift.evaluation.intervals import coverage_change, kernel_change
+from noiseshift.evaluation.jackknifing import jackknife
 
 
 def rows(repeats: int) -> Iterator[Row]:

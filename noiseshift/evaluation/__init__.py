@@ -22,18 +22,8 @@ from noiseshift.evaluation.extractors import (
     score_name,
 )
 from noiseshift.evaluation.features import Array, Features, Moments
-from noiseshift.evaluation.intervals import (
-    ENOUGH,
-    SMALL,
-    Change,
-    Jackknife,
-    coverage_change,
-    jackknife,
-    kernel_change,
-    paired_change,
-    score_change,
-    student,
-)
+from noiseshift.evaluation.intervals import Change, coverage_change, kernel_change, score_change, student
+from noiseshift.evaluation.jackknifing import ENOUGH, SMALL, Jackknife, jackknife, paired_change
 from noiseshift.evaluation.table import evaluate, require_enough, require_width, warn_of_no_interval
 
 __all__ = [

@@ -11,15 +11,8 @@ import pandas as pd
 from noiseshift.evaluation.distances import density_coverage, inception_score, require_probabilities
 from noiseshift.evaluation.extractors import distance_name, kernel_name, score_name
 from noiseshift.evaluation.features import Features, Moments
-from noiseshift.evaluation.intervals import (
-    ENOUGH,
-    Change,
-    Jackknife,
-    coverage_change,
-    jackknife,
-    kernel_change,
-    score_change,
-)
+from noiseshift.evaluation.intervals import Change, coverage_change, kernel_change, score_change
+from noiseshift.evaluation.jackknifing import ENOUGH, Jackknife, jackknife
 
 LEAST = 10
 """Samples under which no distance says anything."""
