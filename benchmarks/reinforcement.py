@@ -14,7 +14,7 @@ import torch
 
 import noiseshift as ns
 
-SOLVERS = ("em", "flow-sde", "cps")
+SOLVERS = ("em", "flow-sde", "cps", "precise")
 STEPS = (10, 20, 50)
 LEVELS = (0.8, 0.6, 0.4, 0.2, 0.1)
 

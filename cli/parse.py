@@ -20,7 +20,8 @@ def parse_solver(text: str) -> Any:
 
 SAMPLERS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "flow-sde:N[,a=A], cps:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
+    "flow-sde:N[,a=A], cps:N[,eta=ETA], precise:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], "
+    "own:N (a diffusers folder's)"
 )
 """As `noiseshift.diffusion.solvers.WORDS`, which a help text cannot wait for."""
 
@@ -185,7 +186,7 @@ def parse_range(text: str) -> tuple[float, float] | str:
 
 METHODS = (
     "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
-    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W, "
+    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, nlc, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W, "
     "tsr=K[:SPREAD], dcw=LOW[:HIGH] (own samplers of pictures)"
 )
 
@@ -200,8 +201,8 @@ def parse_method(text: str) -> Any:
         warn(f"the method {text} is called {current} now; the old word is read until the next release")
     name, _, value = current.partition("=")
     try:
-        if name == "projection" and not value:
-            return correction.projection()
+        if name in ("projection", "nlc") and not value:
+            return correction.projection() if name == "projection" else correction.noise_level_correction()
         if name == "closed-loop":
             return correction.closed_loop(finite(value or "2"))
         if name == "epsilon-scaling":

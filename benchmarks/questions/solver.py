@@ -35,6 +35,7 @@ EXACT = {
     "Euler–Maruyama (SDE)": ("em:{}", 1),
     "Flow-SDE (a = 0.7)": ("flow-sde:{},a=0.7", 1),
     "CPS": ("cps:{}", 1),
+    "Precise": ("precise:{}", 1),
 }
 CALLS = (6, 10, 20, 40, 80)
 NETWORK = {

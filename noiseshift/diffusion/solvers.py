@@ -40,6 +40,7 @@ __all__ = [
     "FlowSDE",
     "Heun",
     "Own",
+    "Precise",
     "Sampled",
     "Solver",
     "bound",
@@ -50,7 +51,8 @@ __all__ = [
 
 WORDS = (
     "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "flow-sde:N[,a=A], cps:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], own:N (a diffusers folder's)"
+    "flow-sde:N[,a=A], cps:N[,eta=ETA], precise:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], "
+    "own:N (a diffusers folder's)"
 )
 
 
@@ -226,6 +228,33 @@ class CPS(Solver):
 
 
 @dataclass(frozen=True)
+class Precise(Solver):
+    """The exact step of a diffusion for a prediction that is held (arXiv 2605.23522): `precise:N`, `precise:N,eta=ETA`. See
+    `samplers.precise`.
+
+    Attributes:
+        steps: how many steps it takes, at least 2.
+        eta: how much noise is drawn, at least 0.
+    """
+
+    eta: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        samplers.precise(self.eta)
+
+    @property
+    def name(self) -> str:
+        return f"precise:{self.steps}" + (f",eta={number_in_words(self.eta)}" if self.eta != Precise.eta else "")
+
+    def update(self) -> Update:
+        return samplers.precise(self.eta)
+
+    def reference(self) -> Update | None:
+        return None if self.eta else samplers.heun
+
+
+@dataclass(frozen=True)
 class Custom(Solver):
     """An update of one's own. Its word says only what it is called: `solver` does not read it back.
 
@@ -291,7 +320,7 @@ def solver(word: str | Solver) -> Solver:
     if name in WITH_OPTIONS and not rest:
         return _with_options(word, WITH_OPTIONS[name], steps, options_of(word, settings))
     if settings:
-        raise ValueError(f"{word!r}: none but diffusers/SCHEDULER:N, flow-sde:N and cps:N takes options")
+        raise ValueError(f"{word!r}: none but diffusers/SCHEDULER:N, flow-sde:N, cps:N and precise:N takes options")
     if kind == "own" and not rest:
         return Own(steps, inner)
     if name == "ddim" and len(rest) <= 1:
@@ -301,7 +330,7 @@ def solver(word: str | Solver) -> Solver:
     return OURS[name](steps)
 
 
-WITH_OPTIONS: Mapping[str, type[Solver]] = {"flow-sde": FlowSDE, "cps": CPS}
+WITH_OPTIONS: Mapping[str, type[Solver]] = {"flow-sde": FlowSDE, "cps": CPS, "precise": Precise}
 
 
 def _with_options(word: str, kind: type[Solver], steps: int, options: Mapping[str, Any]) -> Solver:

@@ -96,10 +96,41 @@ def test_cps_keeps_its_coefficients_and_loses_what_the_network_does_not_know():
     torch.testing.assert_close(ddim, variances(ns.ddim(), 10)[1])
 
 
+@pytest.mark.parametrize(("eta", "same"), [(0.0, ns.ddim()), (math.sqrt(2), ns.ancestral)])
+def test_precise_lies_between_ddim_and_ddpm_and_beyond(eta, same):
+    torch.testing.assert_close(variances(ns.samplers.precise(eta), 12)[1], variances(same, 12)[1])
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.4])
+def test_precise_keeps_the_level_and_finer_steps_bring_back_the_datas_variance(eta):
+    """What only holds noise is at its level at every step; what holds data is too narrow by a share that falls as the step does."""
+    missing = []
+    for steps in (16, 64, 256):
+        times, found = variances(ns.samplers.precise(eta), steps)
+        held = found[1:-1] / ((1 - times[1:-1, None]) ** 2 * VARIANCES + times[1:-1, None] ** 2)
+        noisy = times[1:-1] > 0.1  # below, even this little variance is not all noise
+        torch.testing.assert_close(held[noisy, 0], torch.ones(int(noisy.sum())).double(), atol=1e-4, rtol=0)
+        missing.append(1 - found[-1, 1:] / VARIANCES[1:])
+    assert float(missing[0].min()) > 0.02
+    orders = [float(((a / b).log() / math.log(4)).min()) for a, b in itertools.pairwise(missing)]
+    assert orders[1] == pytest.approx(1.0, abs=0.1)
+    assert ns.solvers.Precise(50, eta=eta).order == 1
+
+
 @pytest.mark.parametrize(
-    "word", ["flow-sde:20,a=-1", "flow-sde:20,b=1", "flow-sde:20,a=x", "cps:20,eta=2", "cps:1", "cps:20:1"]
+    "word",
+    [
+        "precise:20,eta=-1",
+        "precise:20,a=1",
+        "flow-sde:20,a=-1",
+        "flow-sde:20,b=1",
+        "flow-sde:20,a=x",
+        "cps:20,eta=2",
+        "cps:1",
+        "cps:20:1",
+    ],
 )
 def test_a_word_with_a_wrong_number_is_refused(word):
-    with pytest.raises(ValueError, match=r"a must|no number|eta lies|at least 2|no sampler") as caught:
+    with pytest.raises(ValueError, match=r"a must|eta must|no number|eta lies|at least 2|no sampler") as caught:
         ns.solver(word)
     assert "\n" not in str(caught.value)

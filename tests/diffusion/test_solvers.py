@@ -24,6 +24,8 @@ SOLVERS = [
     ns.solvers.FlowSDE(50, a=0.7),
     ns.solvers.FlowSDE(10, a=0.0),
     ns.solvers.CPS(20),
+    ns.solvers.Precise(20),
+    ns.solvers.Precise(20, eta=1 / 3),
     ns.solvers.CPS(20, eta=1 / 3),
     ns.solvers.Own(20),
     ns.solvers.Own(20, "DDIMScheduler"),
