@@ -20,6 +20,7 @@ from noiseshift.diffusion.identity import identity
 from noiseshift.diffusion.models import FULL, GuidedPrediction, Model, Prediction, Scale, Wrapped
 from noiseshift.diffusion.noise import PERTURBING, generators, normal
 from noiseshift.diffusion.samplers import Transition, Update
+from noiseshift.diffusion.schedules import Level
 from noiseshift.estimators.instrument import Calibration, Instrument
 from noiseshift.estimators.parts import haar, inverse_haar
 from noiseshift.estimators.posterior import Estimator
@@ -220,6 +221,54 @@ def _digest(row: Tensor) -> int:
     return int.from_bytes(hashlib.blake2b(row.float().cpu().numpy().tobytes(), digest_size=8).digest(), "big")
 
 
+class NoiseLevelCorrected(Wrapped):
+    """Noise level correction (NLC: Abuduweili et al., arXiv 2412.05488), for steps x_s = α_s x̂0 + σ_s ε̂, as DDIM's are.
+
+    A state whose noise is (1 + r̂) σ, at the scale α of its scheduled time, is shown to the network at the time of the noise
+    over signal (1 + r̂) σ/α, and scaled as a state of that time. x̂0 takes out that much noise, and the next state keeps the
+    same share of it: ε̂ is (1 + r̂) times the network's answer. (The rule is that of `pred_denoise_base` in the authors' code.)
+
+    The authors read r̂ by a head on the denoiser's own encoder. Here it is σ(t̂)/σ(t) - 1 of a level network's t̂. They also
+    bring the answer to the norm √d, and keep the level within what the state's norm and the data's radius allow. Both are left
+    out: the first without the second runs away where noise dwarfs the data. The fresh noise of a stochastic solver keeps the
+    solver's own scale, theirs takes (1 + r̂) too.
+
+    Args:
+        model: is evaluated at the corrected time, once.
+        effective_level: reads t̂, such as `EstimatedLevel`.
+        interval: times between which it acts; the authors leave out the first twenty-fifth.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        effective_level: EffectiveLevel,
+        *,
+        interval: tuple[float, float] = (0.0, 0.96),
+    ):
+        super().__init__(model)
+        self.effective_level = effective_level
+        self.interval = interval
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        low, high = self.interval
+        if not low <= float(t.flatten()[0]) <= high:
+            return self.model(x, t, cond)
+        level = self.schedule(t.double()).like(x)
+        noisier = self._noisier(x, t, cond, level)
+        corrected = self.schedule.time_of_log_snr(
+            2 * (level.alpha / (noisier * level.sigma)).double().log().flatten().cpu()
+        )
+        scale = self.schedule(corrected).like(x).alpha / level.alpha
+        answer = self.model.predict(x * scale, self.model.snap(corrected).to(x.device), cond, (FULL,))[0]
+        return _not_asked_at_t(Prediction.from_eps(noisier * answer.eps, x, level))
+
+    def _noisier(self, x: Tensor, t: Tensor, cond: Tensor | None, level: Level) -> Tensor:
+        """1 + r̂ of every state (B, 1, …)."""
+        effective = self.schedule(self.effective_level(x, t, cond).double()).like(x)
+        return (effective.sigma / level.sigma).expand(len(x), *[1] * (x.ndim - 1))
+
+
 def level_projection(
     update: Update, effective_level: EffectiveLevel, *, interval: tuple[float, float] = (0.0, 0.95)
 ) -> Update:
@@ -326,7 +375,12 @@ def _conditioned_on(model: Model, x: Tensor, t: Tensor, t_cond: Tensor, cond: Te
     """The network's noise when conditioned on `t_cond` (B,), taken as its answer at t."""
     answer = model.predict(x, t_cond, cond, (FULL,))[0]
     level = model.schedule(t.double()).like(x)
-    return Prediction.from_eps(answer.eps, x, level)
+    return _not_asked_at_t(Prediction.from_eps(answer.eps, x, level))
+
+
+def _not_asked_at_t(prediction: Prediction) -> GuidedPrediction:
+    """A prediction that is not what the network says of this state at this level."""
+    return GuidedPrediction(prediction.x0, prediction.eps, prediction.level)
 
 
 def _two_times(model: Model, x: Tensor, t: Tensor, other: Tensor, cond: Tensor | None) -> tuple[Prediction, Prediction]:

@@ -11,6 +11,7 @@ import torch
 from noiseshift.correction.alternatives import (
     EpsilonScaled,
     LevelGuidance,
+    NoiseLevelCorrected,
     ScoreRescaled,
     TimeShifted,
     TimeStepGuidance,
@@ -166,6 +167,11 @@ def projection() -> Method:
         return Built(context.model, lambda update: level_projection(update, effective_level))
 
     return Method("projection", make, "projection")
+
+
+def noise_level_correction() -> Method:
+    """`nlc`; see `alternatives.NoiseLevelCorrected`."""
+    return Method("nlc", lambda b: Built(NoiseLevelCorrected(b.model, _level(b))), "nlc")
 
 
 def closed_loop(largest: float = 2.0) -> Method:

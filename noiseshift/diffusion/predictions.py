@@ -145,14 +145,15 @@ class GuidedPrediction(Prediction):
     """A mixture of branches; estimators take `unguided`.
 
     Attributes:
-        branches: the predictions that it was mixed from.
+        branches: the predictions that it was mixed from; empty where the network was asked about another state or level.
     """
 
     branches: Mapping[Branch, Prediction] = field(default_factory=dict)
 
     @property
-    def unguided(self) -> Prediction:
-        return self.branches[FULL]
+    def unguided(self) -> Prediction | None:
+        """What the network itself says of the state at its conditioning time; None where it was not asked that."""
+        return self.branches.get(FULL)
 
 
 class Branch(NamedTuple):

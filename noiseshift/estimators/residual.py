@@ -67,8 +67,7 @@ class Residual:
     def __call__(self, x: Tensor, cond: Tensor | None = None, *, step: Step | None = None) -> Posterior:
         if step is None:
             raise ValueError("the residual estimator needs the step that the states came from: pass step=…")
-        prediction = step.prediction or self.model.predict(x, as_time(step.t, x), cond, (FULL,))[0]
-        return self.posterior(statistic(prediction), step.t)
+        return self.posterior(statistic(answered(self.model, step, x, cond)), step.t)
 
     def posterior(self, value: Tensor, t: Tensor) -> Posterior:
         """From the statistic (B,) of states at conditioning time t: what a tap on a running sampler has kept.
@@ -115,10 +114,29 @@ class Residual:
 
 
 def statistic(prediction: Prediction) -> Tensor:
-    """(B,) ‖eps_hat‖/√d in float64 on its own device, of the unguided branch: a guided prediction is no conditional expectation."""
-    return plain(prediction).eps.flatten(1).double().square().mean(-1).sqrt()
+    """(B,) ‖eps_hat‖/√d in float64 on its own device, of the unguided branch: a guided prediction is no conditional expectation.
+
+    Raises ValueError where the prediction does not hold it.
+    """
+    own = plain(prediction)
+    if own is None:
+        raise ValueError("this prediction is of another level than its state's: ask the network itself")
+    return own.eps.flatten(1).double().square().mean(-1).sqrt()
 
 
-def plain(prediction: Prediction) -> Prediction:
-    """The unguided branch of a guided prediction, any other as it is."""
+def answered(model: Model, step: Step, x: Tensor, cond: Tensor | None) -> Prediction:
+    """What the network says of states x at a step's time: the step's own prediction, without guidance, where it has that.
+
+    Args:
+        model: is asked where the step cannot say.
+        step: with its time, and its prediction or None.
+        x: (B, …) states.
+        cond: (B,) classes, or None.
+    """
+    found = None if step.prediction is None else plain(step.prediction)
+    return found or model.predict(x, as_time(step.t, x), cond, (FULL,))[0]
+
+
+def plain(prediction: Prediction) -> Prediction | None:
+    """The unguided branch of a guided prediction, None where it has none; any other as it is."""
     return prediction.unguided if isinstance(prediction, GuidedPrediction) else prediction

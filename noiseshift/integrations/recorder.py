@@ -13,7 +13,7 @@ from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import Array, Calibration, Instrument, Readers, Readings, calibrate, place, read
-from noiseshift.estimators.residual import Residual, statistic
+from noiseshift.estimators.residual import Residual, plain, statistic
 from noiseshift.shift.reading import first_rows
 from noiseshift.shift.report import ShiftReport
 
@@ -78,8 +78,9 @@ class Recorder:
                 head = first_rows(step, rows)
                 classes = None if cond is None else cond[:rows]
                 self._readings[name].setdefault(key, []).append(read(reader.estimator, head.x, classes, head))
-        if prediction is not None:
-            self._sizes.setdefault(key, []).append(statistic(prediction))
+        own = None if prediction is None else plain(prediction)
+        if own is not None:
+            self._sizes.setdefault(key, []).append(statistic(own))
 
     def _key(self, t: Tensor | float) -> float:
         """The recorded time that t is, or t itself where it is a new one."""

@@ -24,7 +24,7 @@ from noiseshift.diffusion.steps import Step
 from noiseshift.estimators.instrument import DATA, Array, Instrument, calibrate, readable, slope_reach
 from noiseshift.estimators.parts import Parts
 from noiseshift.estimators.posterior import Posterior
-from noiseshift.estimators.residual import Residual, plain
+from noiseshift.estimators.residual import Residual, answered
 from noiseshift.shift.inference import Ratio
 from noiseshift.shift.reading import runs_of, visits
 
@@ -79,8 +79,7 @@ def in_t(values: Array, t: Tensor, schedule: Schedule) -> Array:
 
 
 def _sizes(residual: Residual, parts: Parts, step: Step, cond: Tensor | None) -> Array:
-    prediction = step.prediction or residual.model.predict(step.x, as_time(step.t, step.x), cond, (FULL,))[0]
-    found: Array = parts.values(plain(prediction).eps).cpu().numpy()
+    found: Array = parts.values(answered(residual.model, step, step.x, cond).eps).cpu().numpy()
     return found
 
 

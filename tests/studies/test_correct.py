@@ -52,7 +52,7 @@ def test_a_reduction_has_a_paired_interval():
     "word",
     [
         *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "level-nag=1"),
-        *("closed-loop", "projection", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
+        *("closed-loop", "projection", "nlc", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
         *("tsr=2", "dcw=0.01", "dcw=0:-0.01"),
         *("dog=1", "dog=1,nag=0.5"),
     ],

@@ -185,6 +185,7 @@ def test_no_two_methods_describe_themselves_alike():
             "closed-loop",
             "closed-loop=1",
             "projection",
+            "nlc",
         ),
         *("epsilon-scaling=1.005", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "time-shift=0.2", "tsg=1", "tsg=2"),
         *("tsr=2", "tsr=3", "tsr=2:0.1", "dcw=0.01", "dcw=0.02", "dcw=0.01:0.01"),
