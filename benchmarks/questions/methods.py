@@ -27,6 +27,7 @@ import noiseshift as ns
 from noiseshift.correction.methods import (
     epsilon_scaling,
     guided_method,
+    noise_level_correction,
     projection,
     score_rescaling,
     time_shift,
@@ -44,6 +45,7 @@ ONCE = (
     *(wavelets(low) for low in (-0.1, -0.03, 0.03)),
     *(score_rescaling(k, 0.1) for k in (0.8, 1.25)),
     projection(),
+    noise_level_correction(),
 )
 TWICE = tuple(guided_method(nag=w, name=f"nag={w:g}") for w in (0.5, 1.0, 2.0))
 SAMPLES, MEASURED = 600, 192
