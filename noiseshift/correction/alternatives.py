@@ -261,7 +261,7 @@ class NoiseLevelCorrected(Wrapped):
         )
         scale = self.schedule(corrected).like(x).alpha / level.alpha
         answer = self.model.predict(x * scale, self.model.snap(corrected).to(x.device), cond, (FULL,))[0]
-        return _not_asked_at_t(Prediction.from_eps(noisier * answer.eps, x, level))
+        return _of_another_level(Prediction.from_eps(noisier * answer.eps, x, level))
 
     def _noisier(self, x: Tensor, t: Tensor, cond: Tensor | None, level: Level) -> Tensor:
         """1 + r̂ of every state (B, 1, …)."""
@@ -375,10 +375,10 @@ def _conditioned_on(model: Model, x: Tensor, t: Tensor, t_cond: Tensor, cond: Te
     """The network's noise when conditioned on `t_cond` (B,), taken as its answer at t."""
     answer = model.predict(x, t_cond, cond, (FULL,))[0]
     level = model.schedule(t.double()).like(x)
-    return _not_asked_at_t(Prediction.from_eps(answer.eps, x, level))
+    return _of_another_level(Prediction.from_eps(answer.eps, x, level))
 
 
-def _not_asked_at_t(prediction: Prediction) -> GuidedPrediction:
+def _of_another_level(prediction: Prediction) -> GuidedPrediction:
     """A prediction that is not what the network says of this state at this level."""
     return GuidedPrediction(prediction.x0, prediction.eps, prediction.level)
 
