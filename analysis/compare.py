@@ -193,7 +193,7 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot(table.t, 1 + table["shift"] / table.t, marker=marker, color=colour, label=figure_labels(found)[name])
     ax.set(
         xlabel="conditioning time t: noise 1 → 0 data",
-        ylabel=f"effective / conditioning level, (t + δ) / t{_against(found)}",
+        ylabel=f"effective / conditioning level,\n(t + δ) / t{_against(found)}",
         xlim=(1, 0),
     )
     ax.figure.legend(loc="outside lower center", ncols=2 if max(map(len, figure_labels(found).values())) > 12 else 3)
@@ -275,11 +275,12 @@ def figures(found: Comparison) -> Iterator[Figure]:
         partial(plot_heat, found),
         "δ by run and conditioning level; a cross: not resolved; grey: not read.",
     )
-    yield (
-        "ridge",
-        partial(plot_ridge, found),
-        "Readings of sampling states against those of real ones (grey), at the level nearest to t = 0.1 that all were read at.",
-    )
+    if len(found.shared):
+        yield (
+            "ridge",
+            partial(plot_ridge, found),
+            "Readings of sampling states against those of real ones (grey), at the level nearest to t = 0.1 that all were read at.",
+        )
     yield (
         "phase",
         partial(plot_phase, found),

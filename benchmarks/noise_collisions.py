@@ -1,8 +1,8 @@
-"""Does noise repeat? The first words of 4 seeds × 200,000 samples × all streams, 11.2 million of them.
+"""Does noise repeat? The first words of 4 seeds × 200,000 samples × all streams, 12 million of them.
 
     python benchmarks/noise_collisions.py [--seeds 4] [--samples 200000]
 
-Takes about four minutes. Prints a row a word size: how many pairs of first words agree, in the low 64, 40 and 32 bits of
+Takes about two minutes of one core. Prints a row a word size: how many pairs of first words agree, in the low 64, 40 and 32 bits of
 what each generator gives first, and how many would by chance, n(n - 1)/2^(bits + 1) of n random words. Equal noise would add
 to all rows alike. Then the same for the first word of `torch_generator`, over a quarter of one seed's samples; two samples
 that shared their noise when 32 bits of a seed were kept; and what drawing costs. Exits 1 where a count is one that chance

@@ -311,8 +311,19 @@ def test_readings_are_compared_at_a_level_that_all_runs_share():
     apart = at_levels([0.6, 0.3, 0.1], [0.55, 0.25, 0.05])
     with pytest.raises(ValueError, match="no common level"):
         figures.plot_ridge(apart)
+    assert "ridge" in [name for name, _, _ in figures.figures(found)]
+    assert "ridge" not in [name for name, _, _ in figures.figures(apart)]
     assert "The runs share 0 of up to 3 levels" in answer(apart)[0]
     assert "levels;" not in answer(family([0.02, 0.01]))[0]
+
+
+def test_the_phase_plots_label_is_not_cut():
+    with style(None):
+        shown = figures.plot_phase(at_levels([0.6, 0.3, 0.1], [0.6, 0.3, 0.05]))
+        shown.figure.draw_without_rendering()
+    box = shown.yaxis.label.get_window_extent()
+    assert box.y0 >= 0
+    assert box.y1 <= shown.figure.bbox.y1
 
 
 def test_bands_and_the_common_span_in_the_phase_plot():
