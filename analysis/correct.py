@@ -13,7 +13,7 @@ from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.drawing import Figure, axes, save_each, style
 from noiseshift.analysis.names import in_figure, plain
-from noiseshift.analysis.samples import plot_samples
+from noiseshift.analysis.samples import plot_samples, plot_states
 from noiseshift.analysis.tables import print_heading, screen
 
 from noiseshift.studies.correct import Correction
@@ -88,17 +88,21 @@ def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes |
 
 
 def plot_grids(found: Correction, *, pictures: int = 30) -> np.ndarray:
-    """The first pictures of every method side by side: the same seeds and classes."""
+    """The first samples of every method side by side: the same seeds and classes."""
     import matplotlib.pyplot as plt
+
+    states = found.outcomes[0].pictures.is_floating_point()
+    width, height = (3.2, 2.6) if states else (2.4, 1.1)
+    draw = plot_states if states else plot_samples
 
     n = len(found.outcomes)
     columns = min(4, n)
     rows = -(-n // columns)
-    _, every = plt.subplots(rows, columns, figsize=(2.4 * columns, 1.0 * rows * 1.1), squeeze=False)
-    for ax in every.flat:
+    _, every = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    for ax in every.flat[n:]:
         ax.set_axis_off()
     for ax, outcome in zip(every.flat, found.outcomes, strict=False):
-        plot_samples(outcome.pictures[:pictures], ax=ax).set_title(in_figure(outcome.method.name), fontsize=7)
+        draw(outcome.pictures[:pictures], ax=ax).set_title(in_figure(outcome.method.name), fontsize=7)
     return every
 
 

@@ -1,4 +1,4 @@
-"""Samples as a figure or a file, whatever they are: pictures, vectors or signals."""
+"""Samples as a figure or a file, whatever they are: pictures, vectors, signals, tokens or video."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from noiseshift.analysis.drawing import axes
+from torch import nn
 
 from noiseshift.writing import replaced_file
 from noiseshift.writing.signatures import SIGNATURE, sign_arrays, signed_samples
@@ -17,34 +18,66 @@ if TYPE_CHECKING:
 
 LINES = 8
 """Signals that are drawn one below another."""
+COORDINATES = 3
+"""Of vectors that are drawn as points; longer ones are lines."""
+CURVES = 4
+"""Channels of a signal that have a colour each; more of them are rows of grey."""
+FRAMES = 8
+"""Of a video that are drawn."""
 
 
 def plot_states(samples: Tensor, *, ax: Axes | None = None) -> Axes:
     """Samples in the figure that suits their shape.
 
     Args:
-        samples: pictures (N, 1 or 3, H, W) as uint8, vectors (N, d), signals (N, C, L), or pictures of other channels (N, C, H, W).
+        samples: pictures (N, 1 or 3, H, W) as uint8, vectors (N, d), signals (N, C, L), tokens (N, L, D), pictures of other
+            channels (N, C, H, W), or video (N, C, T, H, W).
 
     Raises:
         ValueError: states of another shape, which have no figure.
     """
-    if samples.ndim == 4:
-        return plot_samples(samples, ax=ax) if samples.shape[1] in (1, 3) else _plot_channels(samples, axes(ax))
-    if samples.ndim == 3:
-        return _plot_signals(samples, axes(ax))
-    if samples.ndim == 2:
-        return _plot_vectors(samples, axes(ax))
-    raise ValueError(f"there is no figure of states {tuple(samples.shape[1:])}")
+    shape = tuple(samples.shape[1:])
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return plot_samples(samples, ax=ax)
+    draw = {1: _plot_vectors, 2: _plot_sequences, 3: _plot_channels, 4: _plot_frames}.get(len(shape))
+    if draw is None:
+        raise ValueError(f"there is no figure of states {shape}")
+    return draw(samples, axes(ax))
+
+
+def _plot_frames(samples: Tensor, ax: Axes) -> Axes:
+    """A sample per row: its first frames from left to right. Three channels are colours, others lie one below another."""
+    shown = samples[:LINES, :, :FRAMES].float().transpose(1, 2)
+    rows, frames, channels, height, width = shown.shape
+    if channels != 3:
+        shown = shown.reshape(rows, frames, 1, channels * height, width)
+    return _plot_grey(shown.flatten(0, 1), f"a sample per row, its first {frames} frames", ax, columns=frames)
 
 
 def _plot_channels(samples: Tensor, ax: Axes) -> Axes:
-    """The channels of each sample one below another, in grey between the least and the largest value."""
-    shown = samples[:10].float()
-    low, high = float(shown.min()), float(shown.max())
-    grey = ((shown - low) / max(high - low, 1e-12) * 255).byte()
-    n, channels, height, width = grey.shape
-    plot_samples(grey.reshape(n, 1, channels * height, width), ax=ax)
-    ax.set_title(f"{channels} channels, one below another; black {low:.2g}, white {high:.2g}")
+    """The channels of each sample one below another."""
+    n, channels, height, width = samples[:10].shape
+    return _plot_grey(
+        samples[:10].reshape(n, 1, channels * height, width), f"{channels} channels, one below another", ax
+    )
+
+
+def _plot_sequences(samples: Tensor, ax: Axes) -> Axes:
+    """Signals of few channels as lines, sequences of tokens as pictures of a row per token."""
+    if samples.shape[1] <= CURVES:
+        return _plot_signals(samples, ax)
+    shown = samples[:10, None]
+    return _plot_grey(shown, f"{len(shown)} samples, {samples.shape[1]} rows of {samples.shape[2]} numbers each", ax)
+
+
+def _plot_grey(shown: Tensor, what: str, ax: Axes, *, columns: int = 10) -> Axes:
+    """Numbers (N, 1 or 3, H, W) as pictures, between the least and the largest."""
+    low = float(shown.min())
+    high = float(shown.max())
+    grey = ((shown.float() - low) / max(high - low, 1e-12) * 255).byte()
+    # A white line between any two of them.
+    plot_samples(nn.functional.pad(grey, (0, 1, 0, 1), value=255), columns=columns, ax=ax)
+    ax.set_title(f"{what}; black {low:.2g}, white {high:.2g}")
     return ax
 
 
@@ -60,7 +93,9 @@ def _plot_signals(samples: Tensor, ax: Axes) -> Axes:
 
 
 def _plot_vectors(samples: Tensor, ax: Axes) -> Axes:
-    """The first two coordinates; of a single one, its histogram."""
+    """The first two coordinates; of a single one, its histogram; of many, the vectors as lines."""
+    if samples.shape[1] > COORDINATES:
+        return _plot_signals(samples[:, None], ax)
     rows = samples.float().numpy()
     if rows.shape[1] == 1:
         ax.hist(rows[:, 0], bins=min(30, max(5, len(rows) // 3)))

@@ -32,11 +32,41 @@ def measured(shape, **changes):
     return ns.run(checkpoint(shape), ns.Protocol("euler:4", **settings), ns.data.Images(rows / 2))
 
 
-@pytest.mark.parametrize("shape", [(1,), (2,), (5,), (2, 16), (1, 16), (2, 6, 6), (3, 8, 4), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 16), (2, 6, 6), (3, 8, 4), (1, 1, 1), (1, 3, 4, 4)])
 def test_every_shape_is_measured_and_drawn(shape):
     run = measured(shape, controls=shape == (1,))
     drawn = plot_states(run.pictures)
     assert drawn.has_data()
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("shape", "lines", "points", "pictures", "title"),
+    [
+        ((2,), 0, 1, 0, ""),  # a toy
+        ((128,), 8, 0, 0, ""),  # a signal without an axis for channels
+        ((2, 128), 16, 0, 0, ""),
+        ((10, 8), 0, 0, 1, "10 samples, 10 rows of 8 numbers each"),  # tokens
+        ((7, 4, 4), 0, 0, 1, "7 channels, one below another"),
+        ((1, 5, 4, 4), 0, 0, 1, "a sample per row, its first 5 frames"),
+        ((3, 20, 4, 6), 0, 0, 1, "a sample per row, its first 8 frames"),
+        ((4, 2, 4, 4), 0, 0, 1, "a sample per row, its first 2 frames"),  # latents of a video
+    ],
+)
+def test_the_figure_suits_the_shape(shape, lines, points, pictures, title):
+    ax = plot_states(torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)))
+    assert (len(ax.lines), len(ax.collections), len(ax.images)) == (lines, points, pictures)
+    assert ax.get_title().partition(";")[0] == title
+    plt.close("all")
+
+
+def test_a_videos_frames_stand_in_their_order():
+    video = torch.zeros(2, 3, 4, 2, 2)
+    video[0, 0, 1] = 1  # red, in the second frame of the first sample
+    shown = np.asarray(plot_states(video).images[0].get_array())
+    assert shown.shape == (2 * 3, 4 * 3, 3)  # a white line between frames
+    assert (shown[:2, 3:5] == [255, 0, 0]).all()
+    assert not shown[3:5, :2].any()
     plt.close("all")
 
 
@@ -50,14 +80,16 @@ def test_the_page_and_the_folder_of_signals(tmp_path, caplog):
 
 
 def test_states_that_have_no_figure_are_one_line(tmp_path, caplog, monkeypatch):
-    run = measured((4, 2, 3, 3))
+    run = measured((2, 2, 1, 3, 3))
     for name in ("plot_shift", "plot_shift_log_snr", "plot_effective_level", "plot_content_shift"):
         monkeypatch.setattr(plots, name, lambda *_, **__: plt.subplots()[1])  # which are drawn elsewhere
     with caplog.at_level(logging.WARNING):
         figures = {path.stem for path in save_figures(run, tmp_path / "figures")}
     assert figures
     assert "samples" not in figures
-    assert [record.getMessage().count("there is no figure of states (4, 2, 3, 3)") for record in caplog.records] == [1]
+    assert [record.getMessage().count("there is no figure of states (2, 2, 1, 3, 3)") for record in caplog.records] == [
+        1
+    ]
 
 
 def test_states_are_kept_as_numbers(tmp_path):
