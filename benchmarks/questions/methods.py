@@ -122,7 +122,7 @@ def draw(table: pd.DataFrame) -> None:
         shift.set(yticks=places, yticklabels=names, xlabel="rms noise shift δ")
         shift.tick_params(axis="y", labelsize=7)
         distance.set(xscale="log", xlabel="FD-fashion (log scale)")
-        distance.set_xticks([0.5, 1, 2, 5, 15], ["0.5", "1", "2", "5", "15"])
+        distance.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 15], ["0.1", "0.2", "0.5", "1", "2", "5", "15"])
         distance.minorticks_off()
         shift.legend(loc="upper right", fontsize=7)
         save(figure, "methods")
