@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.baseline import opened
 from noiseshift.analysis.checks import headed
-from noiseshift.analysis.phrases import at, chance, delta, estimated, plural
+from noiseshift.analysis.phrases import NOT_READABLE, at, chance, delta, estimated, plural
 
 from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
@@ -39,7 +39,9 @@ def answer(run: Run) -> Answer:
     name = next((n for n, r in run.reports.items() if r.table()["shift"].notna().any()), None)
     if name is None:
         levels = len(next(iter(run.reports.values())).times)
-        found = f"Nothing was measured: no estimator could read the level at any of the {levels} levels (slope not within ½ … 2)."
+        found = (
+            f"Nothing was measured: no estimator could read the level at any of the {levels} levels ({NOT_READABLE})."
+        )
         lines = found, "So nothing is known of the solver's or the network's share.", _controls(run, verdict)
     else:
         lines = (
@@ -123,9 +125,7 @@ def _shifted(run: Run, name: str, read: pd.DataFrame, where: str, states: str) -
 
 def _unread(table: pd.DataFrame) -> str:
     unreadable = int(table["shift"].isna().sum())
-    return (
-        f"At {plural(unreadable, 'further level')} nothing can be read (slope not within ½ … 2)." if unreadable else ""
-    )
+    return f"At {plural(unreadable, 'further level')} nothing can be read ({NOT_READABLE})." if unreadable else ""
 
 
 def _share(run: Run, name: str) -> str:

@@ -14,7 +14,7 @@ from noiseshift.analysis.baseline import against, columns_against
 from noiseshift.analysis.checks import listed
 from noiseshift.analysis.final_noise import RESIDUAL_COLUMNS, residual_line
 from noiseshift.analysis.page_parts import Column, Drawing, Section, Table, drawings, protocol, table
-from noiseshift.analysis.phrases import at, chance, delta
+from noiseshift.analysis.phrases import NOT_READABLE, at, chance, delta
 from noiseshift.analysis.samples import plot_states
 
 from noiseshift.studies.folders import Run
@@ -29,7 +29,7 @@ SHIFT_COLUMNS: tuple[Column, ...] = (
     ("band_low", "band from", "lower end of the band that holds δ at all levels at once, at 95 %, in t"),
     ("band_high", "to", "upper end of that band, in t"),
     ("floor", "floor", "detection floor: the least |δ| that is significant, in t"),
-    ("verdict", "verdict", "resolved: |δ| above the floor, at this level alone; not readable: slope not within ½ … 2"),
+    ("verdict", "verdict", f"resolved: |δ| above the floor, at this level alone; not readable: {NOT_READABLE}"),
     ("calibration_share", "calibration", "the calibration's part of δ's variance: more samples do not lower it"),
     ("content_shift", "content δ", "δ against final samples, re-noised (the protocol's `content` says whose), in t"),
     ("solver", "solver δ", "what finer steps of the same network take away of δ, in t"),

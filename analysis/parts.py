@@ -12,7 +12,7 @@ from noiseshift.analysis.baseline import against
 from noiseshift.analysis.drawing import UNREAD, Figure, axes
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.page_parts import Column
-from noiseshift.analysis.phrases import at, chance, delta
+from noiseshift.analysis.phrases import NOT_READABLE, at, chance, delta
 from noiseshift.analysis.tables import numbers_table, signed
 
 from noiseshift.studies.folders import Run
@@ -67,7 +67,7 @@ def _sentence(kind: str, rows: pd.DataFrame) -> str:
     found = rows[rows.significant]
     count = f"{rows.part.nunique()} {kind}s" if not kind.endswith("s") else f"{rows.part.nunique()} {kind}es"
     if read.empty:
-        return f"By {kind}: no part can be read (slope not within ½ … 2)."
+        return f"By {kind}: no part can be read ({NOT_READABLE})."
     over = f"{chance(rows.p.iloc[0])} over {count} and {read.t.nunique()} levels together, by {rows.estimator.iloc[0]}"
     if found.empty:
         bound = float(read[["joint_low", "joint_high"]].abs().to_numpy().max())

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+NOT_READABLE = "slope not within ½ … 2, or t + δ beyond the schedule's ends"
+"""Why a shift is not read: see `Ratio.readable`."""
+
 
 def at(value: float) -> str:
     """A conditioning level, in as few digits as tell it from others."""

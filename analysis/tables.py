@@ -95,7 +95,7 @@ def shift_table(report: ShiftReport, title: str) -> Table:
 
 def _share(report: ShiftReport) -> str:
     """How much of the shift's variance more samples would leave."""
-    share = report.calibration_share()[report.calibration.readable]
+    share = report.calibration_share()[report.readable]
     return f" ({100 * np.median(share):.0f} % of the variance)" if len(share) else ""
 
 

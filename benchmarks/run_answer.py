@@ -24,12 +24,14 @@ from noiseshift.shift.summary import run_answer
 
 LEVELS, SLOPE_ROWS = 8, 64
 TIMES = np.linspace(0.9, 0.05, LEVELS)
+SPREAD = 0.01
+"""Of readings, in t: no shift here leads beyond a schedule's ends, where it could not be read."""
 SKEWED = {5: 0.55, 6: 0.9, 7: 1.03}
 """Log-normal spread by level."""
 
 
 def readings(rows: int, estimators: int, rng: np.random.Generator) -> np.ndarray:
-    """(estimators, rows, levels) of mean 0 and spread 1."""
+    """(estimators, rows, levels) of mean 0 and spread SPREAD."""
     level = np.arange(LEVELS)
     over_levels = np.linalg.cholesky(0.8 ** np.abs(level[:, None] - level))
     shared, own = rng.normal(size=(rows, LEVELS)), rng.normal(size=(estimators, rows, LEVELS))
@@ -37,14 +39,14 @@ def readings(rows: int, estimators: int, rng: np.random.Generator) -> np.ndarray
     for k, spread in SKEWED.items():
         mean, variance = np.exp(spread**2 / 2), (np.exp(spread**2) - 1) * np.exp(spread**2)
         z[..., k] = (np.exp(spread * z[..., k]) - mean) / np.sqrt(variance)
-    return z
+    return SPREAD * z
 
 
 def reports(
     estimators: int, rows: int, calibration: int, errors: float, place: int, rng: np.random.Generator
 ) -> dict[str, ShiftReport]:
     shift = np.zeros(LEVELS)
-    shift[place] = errors * np.sqrt(1 / rows + 1 / calibration)
+    shift[place] = errors * SPREAD * np.sqrt(1 / rows + 1 / calibration)
     sampled, real = readings(rows, estimators, rng) + shift, readings(calibration, estimators, rng)
     found = {}
     for k in range(estimators):

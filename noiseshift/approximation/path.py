@@ -64,14 +64,14 @@ class PathReport:
         """A row per time: sigma_e (rms); first_order of it; first order with the cross term (`with_cross`); the shift
         measured between coarse and fine run (paired, with its interval), and of the coarse run against real data
         (`total`); excess_kurtosis, correlations, and `low_half`: the share of e's power in the lower half of the
-        frequencies (NaN for flat states). Shifts are NaN where the calibration's slope is not within 0.5 … 2."""
-        slope = np.where(self.calibration.readable, self.calibration.slope, np.nan)
-        pairs = self.coarse - self.fine
-        low, high = Ratio.of_mean(pairs, self.calibration.slopes).interval(level)
+        frequencies (NaN for flat states). Shifts are NaN where they cannot be read: see `Ratio.readable`."""
+        measured = Ratio.of_mean(self.coarse - self.fine, self.calibration.slopes)
+        total = Ratio.of_difference(self.coarse, self.calibration.real.t, self.calibration.slopes)
+        low, high = measured.interval(level)
         t = torch.tensor(self.times)
         variance = torch.tensor(self.sigma_e2.mean(0))
         with_cross = torch.tensor((self.sigma_e2 + self.cross).mean(0))
-        usable = np.where(np.isnan(slope), np.nan, 1.0)
+        usable = measured.readable(self.times)
         return pd.DataFrame(
             {
                 "t": self.times,
@@ -79,15 +79,15 @@ class PathReport:
                 "ratio": (variance.sqrt() / self.schedule(t).sigma).numpy(),
                 "first_order": shift_of_variance(self.schedule, t, variance).numpy(),
                 "with_cross": shift_of_variance(self.schedule, t, with_cross).numpy(),
-                "measured": pairs.mean(0) / slope,
-                "low": low * usable,
-                "high": high * usable,
-                "total": (self.coarse.mean(0) - self.calibration.real.t.mean(0)) / slope,
+                "measured": np.where(usable, measured.value, np.nan),
+                "low": np.where(usable, low, np.nan),
+                "high": np.where(usable, high, np.nan),
+                "total": np.where(total.readable(self.times), total.value, np.nan),
                 "excess_kurtosis": self.kurtosis.mean(0),
                 "along_x0": self.along_x0.mean(0),
                 "along_eps": self.along_eps.mean(0),
                 "low_half": _low_half(self.spectrum),
-                "resolved": ((low > 0) | (high < 0)) & ~np.isnan(slope),
+                "resolved": ((low > 0) | (high < 0)) & usable,
             }
         )
 

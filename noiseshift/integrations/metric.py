@@ -16,8 +16,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from noiseshift.diffusion.samplers import Step
-from noiseshift.estimators.instrument import Calibration, Instrument, Readings, place, read
+from noiseshift.estimators.instrument import Array, Calibration, Instrument, Readings, place, read
 from noiseshift.estimators.posterior import Estimator
+from noiseshift.shift.inference import Ratio
 from noiseshift.shift.reading import paired
 from noiseshift.shift.report import ShiftReport
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class NoiseShift(Metric):
     """Calibrated noise shift at each of an instrument's K times. Times that were not calibrated are passed over.
 
-    `compute` gives (K,) float64, NaN where nothing was read or the reading is insensitive; `report` the whole
+    `compute` gives (K,) float64, NaN where nothing was read or could be; `report` the whole
     `ShiftReport`, with intervals. States are persistent: `state_dict` resumes. Ranks are joined by concatenation.
 
     Args:
@@ -67,14 +68,17 @@ class NoiseShift(Metric):
 
     def compute(self) -> Tensor:
         columns = self._columns()
-        calibration = self.instrument.calibration
-        real = calibration.real.t.mean(0)
-        slope = calibration.slope
-        shift = [
-            (column[:, 0].mean() - real[k]) / slope[k] if len(column) and calibration.readable[k] else np.nan
-            for k, column in enumerate(columns)
-        ]
+        shift = [self._shift(k, column) if len(column) else np.nan for k, column in enumerate(columns)]
         return torch.tensor(np.array(shift))
+
+    def _shift(self, k: int, column: Array) -> float:
+        """The shift at the k-th time from readings (N, 2) of t and log-SNR; NaN where it cannot be read."""
+        calibration = self.instrument.calibration
+        real, slopes = calibration.real.t[:, [k]], calibration.slopes[:, [k]]
+        # A single state has no error of its own: taken twice, its interval is the calibration's.
+        sampled = column[:, [0]] if len(column) > 1 else column[[0, 0], :1]
+        ratio = Ratio.of_difference(sampled, real, slopes)
+        return float(ratio.value[0]) if ratio.readable(calibration.times[[k]])[0] else np.nan
 
     def report(self, name: str = "shift") -> ShiftReport:
         """Everything read so far. Raises ValueError unless each of the times was read for the same number of states."""

@@ -77,12 +77,12 @@ def _of_estimator(report: ShiftReport, groups: Groups, level: float) -> pd.DataF
         sampled = report.sampled.t[names == name]
         # Seeds of their own: other groups are other samples.
         ratios[name] = Ratio.of_difference(sampled, real, report.calibration.slopes, seed=1000 + 2 * seed)
-    where = report.calibration.readable
-    read = [ratio.at(where) for ratio in ratios.values()]
+    where = {name: ratio.readable(report.times) for name, ratio in ratios.items()}
+    read = [ratio.at(where[name]) for name, ratio in ratios.items()]
     test = largest([ratio.readings for ratio in read], [ratio.error for ratio in read], level)
     frames = []
     for name, ratio in ratios.items():
-        frame = part_columns(ratio, where, test.critical, level)
+        frame = part_columns(ratio, where[name], test.critical, level)
         frame.insert(0, "kind", groups.kind)
         frame.insert(1, "part", name)
         frame.insert(2, "estimator", report.estimator)

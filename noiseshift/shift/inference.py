@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from noiseshift.estimators.instrument import Array
+from noiseshift.estimators.instrument import Array, readable
 
 RESAMPLES = 2000
 NUMBERS = 2_000_000
@@ -211,6 +211,21 @@ class Ratio:
     def value(self) -> Array:
         """(K,) the shifts; NaN where the slope is 0."""
         return divided(self.readings, self.slope)
+
+    def readable(self, times: Array) -> Array:
+        """(K,) whether each is a shift at all: its slope lies within 0.5 … 2, and its interval holds a shift that leads to a
+        level. An estimator that extrapolates read δ = -1.36 at t = .91: there is no level -.45.
+
+        Args:
+            times: (K,) conditioning times, from which the shifts lead.
+        """
+        found = readable(self.slope)
+        ends = times + self.value
+        beyond = np.flatnonzero(found & ((ends < 0) | (ends > 1)))
+        if len(beyond):  # else the intervals, which hold the values, need not be known
+            low, high = self.at(beyond).interval()
+            found[beyond] = (times[beyond] + high >= 0) & (times[beyond] + low <= 1)
+        return found
 
     def at(self, levels: Array) -> Ratio:
         """At some of the levels."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from noiseshift.diffusion.models import FULL, as_time
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.diffusion.steps import Step
-from noiseshift.estimators.instrument import DATA, Array, Instrument, calibrate, readable, slope_reach
+from noiseshift.estimators.instrument import DATA, Array, Instrument, calibrate, slope_reach
 from noiseshift.estimators.parts import Parts
 from noiseshift.estimators.posterior import Posterior
 from noiseshift.estimators.residual import Residual, answered
@@ -211,7 +211,7 @@ class PartReport:
             for rows in (self.sampled, self.calibration.real, self.calibration.slopes)
         )
         ratio = Ratio.of_difference(sampled, real, slopes)
-        where = readable(ratio.slope)
+        where = ratio.readable(np.tile(times, len(places)))
         test = ratio.at(where).test(level)
         frame = part_columns(ratio, where, test.critical, level)
         frame.insert(0, "kind", kind)

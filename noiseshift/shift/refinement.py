@@ -99,7 +99,7 @@ class Refinement:
         for name, finest in (("solver", "seen"), ("network", "left")):
             ends = _hull(drawn.interval(name, level), drawn.interval(finest, level), reached)
             columns |= {name: getattr(means, name), f"{name}_low": ends[0], f"{name}_high": ends[1]}
-        usable = self.calibration.readable
+        usable = report.readable
         frame = pd.DataFrame({name: np.where(usable, values, np.nan) for name, values in columns.items()})
         frame.insert(0, "t", self.calibration.times)
         frame["reached"] = reached & usable

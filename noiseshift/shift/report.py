@@ -58,15 +58,14 @@ class ShiftReport:
         slope: of the calibration. calibration_share: the part of delta's variance that more samples do not lower. resolved:
         the interval excludes 0, at this level alone; whether the run has any shift is `test()`. n: states read. With a
         content control, content_shift is delta against the final samples, re-noised. baseline: what delta is against. delta is
-        NaN where the calibration's slope is not within 0.5 … 2.
+        NaN where it is not `readable`.
         """
         return self._table(level).copy()
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 a figure uses the same bootstrap many times
     def _table(self, level: float) -> pd.DataFrame:
-        readable = self.calibration.readable
         columns = self._level_columns(level) | ({} if self.content is None else self._content_columns(level))
-        frame = pd.DataFrame({name: np.where(readable, values, np.nan) for name, values in columns.items()})
+        frame = pd.DataFrame({name: np.where(self.readable, values, np.nan) for name, values in columns.items()})
         frame.insert(0, "step", self.steps)
         frame.insert(1, "t", self.times)
         frame.insert(2, "log_snr", self.schedule.log_snr(torch.tensor(self.times)).numpy())
@@ -81,7 +80,7 @@ class ShiftReport:
     def _level_columns(self, level: float) -> dict[str, Array]:
         in_t, in_log_snr = self.ratio(), self.ratio("log_snr")
         low, high = in_t.interval(level)
-        band_low, band_high = in_t.band(level, self.calibration.readable)
+        band_low, band_high = in_t.band(level, self.readable)
         log_snr_low, log_snr_high = in_log_snr.interval(level)
         return {
             "shift": in_t.value,
@@ -103,7 +102,13 @@ class ShiftReport:
         rows = len(self.content)
         against = Ratio.of_mean(self.sampled.t[:rows] - self.content.t, self.calibration.slopes)
         low, high = against.interval(level)
-        return {"content_shift": against.value, "content_low": low, "content_high": high}
+        columns = {"content_shift": against.value, "content_low": low, "content_high": high}
+        return {name: np.where(against.readable(self.times), values, np.nan) for name, values in columns.items()}
+
+    @functools.cached_property
+    def readable(self) -> Array:
+        """(K,) whether delta can be read at each time: see `Ratio.readable`."""
+        return self.ratio().readable(self.times)
 
     @property
     def baseline(self) -> str:
@@ -113,10 +118,10 @@ class ShiftReport:
     def test(self, level: float = 0.95) -> RunTest:
         """Is there a shift at any level? By the largest |T| over the levels that can be read, in which the levels' own
         dependence is kept: where there is none, a run is called shifted once in twenty at `level` 0.95."""
-        return self.ratio().at(self.calibration.readable).test(level)
+        return self.ratio().at(self.readable).test(level)
 
     def shift(self) -> Array:
-        """(K,) delta in t, also where the calibration's slope says that it means nothing."""
+        """(K,) delta in t, also where it is not `readable` and means nothing."""
         return divided(self.sampled.t.mean(0) - self.calibration.real.t.mean(0), self.calibration.slope)
 
     def standard_error(self) -> Array:
@@ -205,13 +210,18 @@ class PairedDifference:
         low, high = found.interval(level)
         frame = pd.DataFrame({"step": self.first.steps, "t": self.first.times, "difference": found.value})
         frame["low"], frame["high"] = low, high
-        frame.loc[~self.first.calibration.readable, ["difference", "low", "high"]] = np.nan
+        frame.loc[~self.readable, ["difference", "low", "high"]] = np.nan
         frame["resolved"] = (frame.low > 0) | (frame.high < 0)
         return frame
 
     def test(self, level: float = 0.95) -> RunTest:
         """Is there a difference at any level that can be read? See `ShiftReport.test`."""
-        return self._ratio().at(self.first.calibration.readable).test(level)
+        return self._ratio().at(self.readable).test(level)
+
+    @property
+    def readable(self) -> Array:
+        """(K,) whether both shifts can be read."""
+        return self.first.readable & self.second.readable
 
     def _ratio(self) -> Ratio:
         return Ratio.of_mean(self.first.sampled.t - self.second.sampled.t, self.first.calibration.slopes)

@@ -55,7 +55,7 @@ class RunAnswer:
 
 def run_answer(reports: Mapping[str, ShiftReport]) -> RunAnswer:
     """The answer of a run from the reports of its estimators, which read the same states."""
-    seen = {name: report for name, report in reports.items() if report.calibration.readable.any()}
+    seen = {name: report for name, report in reports.items() if report.readable.any()}
     joint = {name: report for name, report in seen.items() if len(report.sampled) >= JOINT_ROWS} or seen
     comparable = len(joint) > 1
     return RunAnswer(
@@ -78,7 +78,7 @@ def run_test(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest:
     Returns:
         The test.
     """
-    found = [report.ratio().at(report.calibration.readable) for report in reports]
+    found = [report.ratio().at(report.readable) for report in reports]
     return largest([each.readings for each in found], [each.error for each in found], level)
 
 
@@ -98,7 +98,7 @@ def disagreement(reports: Iterable[ShiftReport], level: float = 0.95) -> RunTest
     for first, second in itertools.combinations(reports, 2):
         if not np.array_equal(first.steps, second.steps):
             raise ValueError("estimators that did not read the same steps cannot be compared")
-        both = first.calibration.readable & second.calibration.readable
+        both = first.readable & second.readable
         sampled, real, slopes = (
             _difference(a, b) for a, b in zip(_scaled(first, both), _scaled(second, both), strict=True)
         )
@@ -129,7 +129,7 @@ Span = tuple[float, float]
 def common_span(reports: Iterable[ShiftReport]) -> Span:
     """The levels between which all of these runs can be read, those left out that can be read nowhere. Raises ValueError
     when there are none."""
-    read = [report.times[_usable(report)] for report in reports if _usable(report).any()]
+    read = [report.times[report.readable] for report in reports if report.readable.any()]
     if not read:
         raise ValueError("the estimator could read none of these runs: choose another with --by")
     low, high = max(float(t.min()) for t in read), min(float(t.max()) for t in read)
@@ -140,7 +140,7 @@ def common_span(reports: Iterable[ShiftReport]) -> Span:
 
 def shared_levels(reports: Iterable[ShiftReport]) -> Array:
     """(S,) conditioning levels that all of these runs were read at, and can be; falling, as the first has them."""
-    first, *rest = (report.times[_usable(report)] for report in reports)
+    first, *rest = (report.times[report.readable] for report in reports)
     return np.array([t for t in first if all(place(times, t) is not None for times in rest)])
 
 
@@ -155,7 +155,7 @@ def mean_square(report: ShiftReport, span: Span | None = None) -> float:
     Returns:
         Below 0 by chance where there is no shift; NaN where nothing can be read.
     """
-    usable = _usable(report)
+    usable = report.readable
     if not usable.any():
         return float("nan")
     shift = report.shift()[usable]
@@ -172,7 +172,7 @@ def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: in
         span: the conditioning levels over which it is averaged; None: all that were read.
         seed: of the resamples.
     """
-    usable = _usable(report)
+    usable = report.readable
     rng = np.random.default_rng(seed)
     sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
     shift = ((sampled - real) / report.calibration.slope)[:, usable]
@@ -182,7 +182,7 @@ def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: in
 
 
 def _error(report: ShiftReport) -> Array:
-    usable = _usable(report)
+    usable = report.readable
     return report.covariance()[np.ix_(usable, usable)]
 
 
@@ -229,7 +229,7 @@ def content_signs(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def terminal_shift(report: ShiftReport) -> float:
     """δ at the last step that can be read."""
-    shift = report.shift()[_usable(report)]
+    shift = report.shift()[report.readable]
     return float(shift[-1]) if len(shift) else float("nan")
 
 
@@ -286,7 +286,3 @@ def reduction(report: ShiftReport, base: ShiftReport, *, seed: int = 0) -> Chang
     ratio = 1 - draws[0] / np.maximum(draws[1], 1e-12)
     low, high = np.quantile(ratio, [0.025, 0.975])
     return Change(1 - rms_shift(report) / whole, float(low), float(high))
-
-
-def _usable(report: ShiftReport) -> Array:
-    return report.calibration.readable
