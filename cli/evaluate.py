@@ -52,12 +52,12 @@ def command(
     noiseshift evaluate samples.npz --extractor inception --reference VIRTUAL_imagenet256_labeled.npz
     """
     from noiseshift import data as sets
-    from noiseshift.evaluation import evaluate, extract, load_reference, require_enough, require_width
+    from noiseshift.evaluation import evaluate, extract, load_reference, require_enough, require_width, seen_by
 
     if reference is None and extractor not in ("fashion", "wavelet-packets"):
         raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust)
-    pictures = read_images(samples, limits).pictures
+    pictures = seen_by(features_by, read_images(samples, limits))
     first = extract(pictures[:1], features_by)
     with progress_bar(progress) as update:
         real = (

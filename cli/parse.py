@@ -237,7 +237,10 @@ def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
     return [parse_method(word) for word in words]
 
 
-EXTRACTORS = "fashion, inception, dinov2, clip, effnet-lite0, wavelet-packets (no weights), or a TorchScript file"
+EXTRACTORS = (
+    "fashion, inception, dinov2, clip, effnet-lite0, wavelet-packets (no weights), states (the numbers themselves), or a "
+    "TorchScript file"
+)
 
 
 def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trust: bool = False) -> Any:
@@ -250,6 +253,7 @@ def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trus
         "inception": lambda: evaluation.InceptionFeatures(weights),
         "effnet-lite0": evaluation.EfficientNetLite,
         "wavelet-packets": evaluation.WaveletPackets,
+        "states": evaluation.StateFeatures,
         **{each: functools.partial(evaluation.FidelityFeatures, each, weights) for each in ("dinov2", "clip")},
     }
     found = makers[name]() if name in makers else evaluation.ModuleFeatures(name, trust=trust)

@@ -294,12 +294,12 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
 def _decoder(card: Card, autoencoder: Autoencoder | None) -> Callable[[Tensor], Tensor]:
     if autoencoder is not None:
         return autoencoder.decode
-    return _shown if card.range is None else functools.partial(_unit, *card.range)
+    return _as_they_are if card.range is None else functools.partial(_unit, *card.range)
 
 
-def _shown(x: Tensor) -> Tensor:
-    """Pixels as they are; of latents whose autoencoder is not known, three channels at a third of their scale."""
-    return x if x.ndim != 4 or x.shape[1] in (1, 3) else x[:, :3] / 3
+def _as_they_are(x: Tensor) -> Tensor:
+    """Pixels, and states that no autoencoder is known of."""
+    return x
 
 
 def _unit(low: float, high: float, x: Tensor) -> Tensor:

@@ -68,8 +68,11 @@ class Images:
         if not self.pixels.is_floating_point():
             return self.pixels
         if self.pixels.ndim != 4 or self.pixels.shape[1] not in (1, 3) or float(self.pixels.abs().max()) > 1.01:
+            pixels = self.pixels.ndim == 4 and self.pixels.shape[1] in (1, 3)
             raise ValueError(
-                f"these are no pictures ({self.about or tuple(self.pixels.shape)}): give uint8, or --range"
+                f"these are no pictures ({self.about or tuple(self.pixels.shape)}): "
+                + ("give uint8, or --range, or " if pixels else "")
+                + "compare the numbers themselves, with --extractor states"
             )
         return to_uint8(self.pixels)
 

@@ -14,12 +14,14 @@ from noiseshift.evaluation.extractors import (
     FidelityFeatures,
     InceptionFeatures,
     ModuleFeatures,
+    StateFeatures,
     WaveletPackets,
     distance_name,
     extract,
     kernel_name,
     load_reference,
     score_name,
+    seen_by,
 )
 from noiseshift.evaluation.features import Array, Features, Moments
 from noiseshift.evaluation.intervals import Change, coverage_change, kernel_change, score_change, student
@@ -40,6 +42,7 @@ __all__ = [
     "Jackknife",
     "ModuleFeatures",
     "Moments",
+    "StateFeatures",
     "WaveletPackets",
     "coverage_change",
     "density_coverage",
@@ -59,6 +62,7 @@ __all__ = [
     "require_width",
     "score_change",
     "score_name",
+    "seen_by",
     "student",
     "warn_of_no_interval",
 ]

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.files import read_content
-from noiseshift.data import Range, load_images, to_float
+from noiseshift.data import Images, Range, load_images, to_float
 from noiseshift.diffusion.memory import Halving
 from noiseshift.estimators.parts import haar
 from noiseshift.evaluation.features import Array, Features, Moments
 from noiseshift.reading import ReadingError, check_zip, named_in_text, names_in_arrays, read_arrays, reading, regular
 
-RESERVED = ("inception", "fashion", "dinov2", "clip", "wavelet-packets", "effnet-lite0")
+AS_STATES = "compare the numbers themselves, with the extractor states"
+"""What can be done with states that are no pictures."""
+RESERVED = ("inception", "fashion", "dinov2", "clip", "wavelet-packets", "effnet-lite0", "states")
 """Names that only the extractors of that name may have."""
 
 
@@ -112,6 +114,16 @@ class WaveletPackets:
     def blocks(self, shape: Sequence[int]) -> int:
         """How many packets there are."""
         return int(4 ** self.depth(shape))
+
+
+class StateFeatures:
+    """The numbers themselves, of vectors, signals, tokens, video or pictures, which needs no weights: distances are `FD-states`,
+    in the units of the states squared; pictures count in [-1, 1]."""
+
+    name = "states"
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return to_float(images).double().flatten(1), None
 
 
 FIDELITY = {"dinov2": ("dinov2-vit-b-14", "dinov2"), "clip": ("clip-vit-b-32", "clip")}
@@ -248,14 +260,19 @@ def extract(
     """Features of images, in batches, on the extractor's device; they do not depend on `batch` but for rounding.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W); floats (N, ...) for `StateFeatures`.
         extractor: such as `ClassifierFeatures()`.
         batch: images at once.
         progress: called as (done, total) after each batch.
 
     Returns:
         The features.
+
+    Raises:
+        ValueError: the images are states of another kind, which only `StateFeatures` takes.
     """
+    if images.is_floating_point() and not isinstance(extractor, StateFeatures):
+        raise ValueError(f"states {tuple(images.shape[1:])} are no pictures, which {extractor.name} needs: {AS_STATES}")
     values, probs = [], []
     network = getattr(extractor, "network", None)
     weight = None if network is None else next(network.parameters(), None)
@@ -294,7 +311,17 @@ def load_reference(path: str | Path, extractor: Extractor, *, limits: Range = No
         if {"mu", "sigma"} <= set(names_in_arrays(path, what, remedy)):
             with reading(path, what, remedy):
                 return _statistics(path, read_arrays(path, what, remedy, only=("mu", "sigma", "n")))
-    return extract(load_images(path, limits=limits).pictures, extractor)
+    return extract(seen_by(extractor, load_images(path, limits=limits)), extractor)
+
+
+def seen_by(extractor: Extractor, images: Images) -> Tensor:
+    """What an extractor takes of a set: uint8 pictures, or states as they are. Raises ValueError where the set has no pictures.
+
+    Args:
+        extractor: such as `ClassifierFeatures()`.
+        images: pictures or states.
+    """
+    return images.pixels if isinstance(extractor, StateFeatures) else images.pictures
 
 
 def _statistics(path: str | Path, found: Mapping[str, Array]) -> Moments:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.data.images import to_uint8
 from noiseshift.diffusion.memory import require_memory
 from noiseshift.evaluation import Extractor, Features, Moments, extract, require_enough, require_width
+from noiseshift.studies.folders import pictures_of
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.shards import Shards
 
@@ -79,5 +79,5 @@ def require_reference(
     """
     if not small:
         require_enough(samples, reference)
-    blank = to_uint8(checkpoint.decode(torch.zeros(1, *checkpoint.shape)).float().cpu())
+    blank = pictures_of(checkpoint.decode(torch.zeros(1, *checkpoint.shape)))
     require_width(extract(blank, extractor), reference)
