@@ -18,7 +18,7 @@ from noiseshift.cli import parse, places, ranges, streams
 @click.option(
     "--size",
     type=parse.PICTURE,
-    help="Pixels of the picture, where levels depend on it (use_dynamic_shifting); 1024x1024 by default.",
+    help="Pixels of the picture, height and width, where levels depend on it (use_dynamic_shifting); 1024x1024 by default.",
 )
 @click.option(
     "--dtype", type=click.Choice(["bf16", "fp16"]), help="What the time argument is cast to before the network gets it."
@@ -59,7 +59,7 @@ def command(
     noiseshift audit diffusers/DDIMScheduler:13,timestep_spacing=linspace --json
     noiseshift audit diffusers/DPMSolverMultistepScheduler:20,final_sigmas_type=sigma_min --accept last-level
     noiseshift audit diffusers/FlowMatchEulerDiscreteScheduler,shift=3.0 --dtype bf16
-    noiseshift audit diffusers/FlowMatchEulerDiscreteScheduler,use_dynamic_shifting=true --size 1024x768
+    noiseshift audit diffusers/FlowMatchEulerDiscreteScheduler,use_dynamic_shifting=true --size 768x1024
     noiseshift audit ./my-pipeline --strength 0.6 --out runs/audit
     """
     places.folder(out, "audit")

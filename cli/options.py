@@ -61,7 +61,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--size",
             type=ranges.SIDES,
-            help="Pixels per side, or height and width (512x768), where a diffusers network takes several.",
+            help="Pixels per side, or height and width (512x768), where a network takes several.",
         ),
         click.option(
             "--embeddings",

@@ -165,12 +165,12 @@ MOST_STEPS = 1000
 
 
 def parse_picture(text: str) -> tuple[int, int]:
-    """`1024x768` → (1024, 768), width and height in pixels; one number is both. Raises ValueError."""
+    """`768x1024` → (768, 1024), height and width in pixels; one number is both. Raises ValueError."""
     words = text.lower().replace("×", "x").split("x")
     if len(words) not in (1, 2) or not all(
         word.isascii() and word.isdigit() and 0 < int(word) <= 65536 for word in words
     ):
-        raise ValueError(f"{text!r}: write width and height in pixels, such as 1024x768")
+        raise ValueError(f"{text!r}: write height and width in pixels, such as 768x1024")
     return int(words[0]), int(words[-1])
 
 
@@ -303,7 +303,7 @@ LEVELS = Parsed("NUMBERS", parse_levels)
 RATIOS = Parsed("NUMBERS", parse_ratios)
 RANGE = Parsed("BLACK,WHITE", parse_range)
 COUNTS = Parsed("NUMBERS", parse_counts)
-PICTURE = Parsed("WIDTHxHEIGHT", parse_picture)
+PICTURE = Parsed("N or HxW", parse_picture)
 METHOD = Parsed("METHOD", parse_method)
 PROMPTS = Parsed("FILE", parse_prompts)
 VARIANT = Parsed("NAME", parse_variant)

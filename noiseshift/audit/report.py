@@ -128,7 +128,7 @@ def audit(
             "diffusers/EulerDiscreteScheduler:20,use_karras_sigmas=True".
         steps: step counts; by default the word's own, or 4, 10, 20 and 50.
         strength: audit a run from an image, in (0, 1], as image-to-image pipelines count it.
-        size: pixels of the picture, (width, height), where the levels depend on it; 1024 × 1024 by default.
+        size: pixels of the picture, (height, width), where the levels depend on it; 1024 × 1024 by default.
         dtype: "bf16" or "fp16", what the time argument is cast to before the network gets it.
         sigmas: custom ones, as `set_timesteps` takes them; their number is the step count.
         timesteps: custom ones, likewise.

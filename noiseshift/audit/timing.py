@@ -32,7 +32,7 @@ def timing(
     Args:
         subject: the scheduler and its pipeline.
         steps: the step count, from which even sigmas are made.
-        size: pixels of the picture, (width, height).
+        size: pixels of the picture, (height, width).
         sigmas: custom ones, handed over as they are.
         timesteps: custom ones, likewise.
 
@@ -60,7 +60,7 @@ def dynamic(subject: Subject) -> bool:
 
 
 def tokens(subject: Subject, size: tuple[int, int]) -> int:
-    """How many tokens a picture of `size` pixels, (width, height), has.
+    """How many tokens a picture of `size` pixels, (height, width), has.
 
     Args:
         subject: of a pipeline, whose autoencoder and patches are known.
@@ -76,7 +76,7 @@ def mu(subject: Subject, size: tuple[int, int]) -> float:
 
     Args:
         subject: of a pipeline, whose scheduler says the line's two ends.
-        size: (width, height) in pixels.
+        size: (height, width) in pixels.
     """
     low, high = subject.setting("base_image_seq_len", 256), subject.setting("max_image_seq_len", 4096)
     first, last = subject.setting("base_shift", 0.5), subject.setting("max_shift", 1.15)

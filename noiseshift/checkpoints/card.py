@@ -44,7 +44,7 @@ class Card:
         heads: attention heads, where the width is no official one.
         head_channels: channels of a head, in place of heads.
         attention_order: "new" where an ADM network was trained with --use_new_attention_order.
-        size: pixels per side, where the network takes several.
+        size: pixels per side, or [height, width], where the network takes several.
         classes: how many; only where the network has no null class.
         estimator: file of a level estimator beside the card.
         data: name of the matching held-out set.
@@ -67,7 +67,7 @@ class Card:
     heads: int | None = None
     head_channels: int | None = None
     attention_order: str | None = None
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     classes: int | None = None
     estimator: str | None = None
     data: str | None = None
@@ -105,7 +105,8 @@ class Card:
             self._check_calling()
         if self.attention_order not in (None, "legacy", "new"):
             raise CheckpointError(f"card: attention_order must be legacy or new, got {self.attention_order!r}")
-        for name in ("heads", "head_channels", "size", "classes"):
+        self._check_size()
+        for name in ("heads", "head_channels", "classes"):
             value = getattr(self, name)
             _check(name, value, int | None, "a whole number above 0")
             if value is not None and not 1 <= value <= LARGEST[name]:
@@ -114,6 +115,23 @@ class Card:
             _check(name, getattr(self, name), str | None, "a name")
         if self.estimator is not None and (Path(self.estimator).name != self.estimator or self.estimator in ("", "..")):
             raise CheckpointError(f"card: estimator must be the name of a file beside the card, got {self.estimator!r}")
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width, by its size or else by its shape; None where neither says them."""
+        if self.size is not None:
+            return (self.size, self.size) if isinstance(self.size, int) else self.size
+        return self.shape[1:] if self.shape is not None and len(self.shape) == 3 else None
+
+    def _check_size(self) -> None:
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        whole = [
+            isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= LARGEST["size"] for side in sides
+        ]
+        if self.size is not None and not (len(sides) == 2 and all(whole)):
+            raise CheckpointError(
+                f"card: size must be a whole number from 1 to {LARGEST['size']:,}, or two of them, [height, width]"
+            )
 
     @property
     def calling(self) -> Calling:
@@ -192,8 +210,9 @@ class Card:
         if isinstance(given["signature"], str | list | tuple) and given["signature"]:
             with said_of_the_card():
                 given["signature"] = signature_of(given["signature"])
-        if isinstance(given["range"], list):
-            given["range"] = tuple(given["range"])
+        for name in ("range", "size"):
+            if isinstance(given[name], list):
+                given[name] = tuple(given[name])
         _check("time", given["time"], TimeInput, "a mapping such as {zero: data, scale: 1000}")
         _check("class_names", given.get("class_names", ()), list | tuple, "a list of names")
         if given.get("shape") is not None:

@@ -149,19 +149,22 @@ class Called(nn.Module):
         return torch.where(null, number, label) if isinstance(number, int) else label
 
 
-def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
+def as_model(made: Any, card: Card | None, sides: tuple[int, int] | None = None) -> tuple[Model, Card]:
     """A model of what custom code made, and its card. Networks in it are set to evaluation, without gradients.
 
     Args:
         made: A Model, a callable (with a card), or either in a pair with the card's values.
         card: Comes before the pair's values; None where nobody gave one.
+        sides: Height and width of a state, in place of those that the card says.
 
     Raises:
-        CheckpointError: It is anything else, or the shape of a state is not given.
+        CheckpointError: It is anything else, the shape of a state is not given, or `sides` are and it has none.
     """
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
         made, card_values = made
         card = card or Card.from_dict({"family": FAMILY, **card_values})
+    if sides is not None:
+        card = _resized(card, sides)
     for network in networks_in(made):
         network.eval().requires_grad_(False)
     if isinstance(made, Model):
@@ -177,6 +180,18 @@ def as_model(made: Any, card: Card | None) -> tuple[Model, Card]:
     network = Called(made, classes, card.time, card.calling)
     model = model_of(network, card, shape=card.shape, classes=classes, class_dropout=card.null_class is not None)
     return model, card
+
+
+def _resized(card: Card | None, sides: tuple[int, int]) -> Card:
+    if card is None or card.shape is None:
+        raise CheckpointError(
+            "a size goes with a card that says the shape of a state: return (model, {'shape': [3, 32, 32]})"
+        )
+    if len(card.shape) < 3:
+        raise CheckpointError(
+            f"its states {card.shape} are no pictures or video: leave the size out, or change the shape where the model is made"
+        )
+    return replace(card, shape=(*card.shape[:-2], *sides), size=None)
 
 
 def _card_of(model: Model, card: Card | None) -> Card:

@@ -167,7 +167,7 @@ def load(
         vae: folder of a latent model's autoencoder, where it is not in the checkpoint's own folder.
         prompts: of text pipelines, encoded once: class i is then prompt i.
         embeddings: in place of prompts, a file of them or `Conditions`.
-        size: pixels per side, where a network takes several; (height, width) for a diffusers folder.
+        size: pixels per side, or (height, width), where a network takes several.
         lora: LoRA files that are merged into a diffusers folder's network, each `FILE` or `FILE:SCALE`.
         trust: run the code in a file, which must be one's own; what will run is logged before.
 
@@ -183,7 +183,7 @@ def load(
     if path is not None and is_reference(str(path)):
         _refuse_texts(str(path), texted, loras)
         made = call(str(path))
-        return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder)
+        return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder, size)
     file = _resolve(path)
     if file.is_dir():
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
@@ -197,7 +197,7 @@ def load(
         ):
             content = read_trusted(file) if trust else read_content(file)
             if network := network_in(content):
-                return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder)
+                return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder, size)
             tensors = tensors_of(content)
             if tensors is not None:
                 folder = read_single_file(
@@ -216,7 +216,7 @@ def load(
             form, shown = recognised(content)
             convention = _card(file, family, card, form, content)
             if size is not None:
-                convention = replace(convention, size=_square(size))
+                convention = replace(convention, size=size)
             model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
@@ -258,22 +258,33 @@ def _taken(content: Content) -> dict[str, str]:
     return {"weights": found.shown} if found.name or found.averaged else {}
 
 
-def _of_custom_code(name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None) -> Checkpoint:
+def _of_custom_code(
+    name: str, made: Any, digest: str, card: Card | None, coder: Autoencoder | None, size: int | tuple[int, int] | None
+) -> Checkpoint:
     try:
-        model, convention = as_model(made, card)
+        model, convention = as_model(made, card, None if size is None else _states_of(size, coder))
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     found = _checkpoint(Path(name.replace(":", "-")), digest, model, convention, coder)
     return replace(found, recognised="whatever its custom code makes")
 
 
+def _states_of(size: int | tuple[int, int], coder: Autoencoder | None) -> tuple[int, int]:
+    """Height and width of states, for pictures of `size` pixels."""
+    height, width = (size, size) if isinstance(size, int) else size
+    factor = 1 if coder is None else coder.factor
+    if height % factor or width % factor:
+        raise CheckpointError(f"its autoencoder makes pictures of multiples of {factor} pixels, not {height}x{width}")
+    return height // factor, width // factor
+
+
 def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: Autoencoder | None) -> Checkpoint:
-    shape = card.shape or getattr(model, "shape", None)
+    own = model.shape if isinstance(model, NetworkModel) else None
+    shape = own or card.shape or getattr(model, "shape", None)
     assert shape is not None  # every loader states it
     if card.range is not None and autoencoder is not None:
         raise CheckpointError("range is for pixels: with an autoencoder the card has latents: {center, spread, range}")
-    if card.size not in (None, shape[-1]):
-        raise CheckpointError(f"{path.name} works on {shape[-1]} pixels per side, not {card.size}: leave the size out")
+    _require_its_own(path.name, card, tuple(shape))
     if autoencoder is not None and autoencoder.channels != shape[0]:
         raise CheckpointError(f"the autoencoder has {autoencoder.channels} channels, {path.name} {shape[0]}")
     if autoencoder is not None and card.latents:
@@ -289,6 +300,17 @@ def _checkpoint(path: Path, digest: str, model: Model, card: Card, autoencoder: 
         decode=_decoder(card, autoencoder),
         autoencoder=autoencoder,
     )
+
+
+def _require_its_own(name: str, card: Card, shape: tuple[int, ...]) -> None:
+    """Raise CheckpointError where a card, or --size, says another size than the network has."""
+    sides = shape[-2:] if len(shape) > 2 else shape[1:]
+    wanted = (card.size,) * len(sides) if isinstance(card.size, int) else card.size
+    if wanted is not None and wanted != sides:
+        said, own = ("x".join(map(str, each if len(set(each)) > 1 else each[:1])) for each in (wanted, sides))
+        raise CheckpointError(f"{name} works on {own} pixels per side, not {said}: leave the size out")
+    if card.size is None and card.shape not in (None, shape):
+        raise CheckpointError(f"{name} works on states {shape}, its card says {card.shape}: correct shape there")
 
 
 def _decoder(card: Card, autoencoder: Autoencoder | None) -> Callable[[Tensor], Tensor]:
@@ -338,14 +360,6 @@ def _card(
     if (family or found.family) not in form.families or found.family not in form.families:
         raise CheckpointError(f"this is {form.name}, no {family or found.family} file: use --family {form.families[0]}")
     return found
-
-
-def _square(size: int | tuple[int, int]) -> int:
-    if isinstance(size, int) or size[0] == size[1]:
-        return size if isinstance(size, int) else size[0]
-    raise CheckpointError(
-        f"its pictures are square here, not {size[0]}x{size[1]}: oblong ones are for diffusers folders"
-    )
 
 
 def _beside(path: Path) -> Path | None:

@@ -73,7 +73,7 @@ def test_oblong_pictures(training):
         expected = unet(0)(x, 499).sample
     torch.testing.assert_close(checkpoint.model(x, T).v, expected, rtol=1e-4, atol=1e-4)
     assert load(training, size=(8, 8)).shape == (1, 8, 8)
-    with pytest.raises(ns.CheckpointError, match="pictures are square here, not 8x16"):
+    with pytest.raises(ns.CheckpointError, match="works on 28 pixels per side, not 8x16: leave the size out"):
         load("fashion-sit", size=(8, 16))
 
 

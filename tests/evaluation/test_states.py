@@ -31,7 +31,7 @@ def test_pictures_count_from_minus_one_to_one():
 @pytest.mark.parametrize("extractor", [ClassifierFeatures, WaveletPackets])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_extractors_of_pictures_refuse_other_states(shape, extractor):
-    with pytest.raises(ValueError, match="no pictures, .* extractor states"):
+    with pytest.raises(ValueError, match=r"no pictures, .* extractor states"):
         extract(torch.zeros(3, *shape), extractor())
 
 

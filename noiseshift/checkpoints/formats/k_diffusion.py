@@ -92,7 +92,8 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     network = _network(config, state)
     rows = getattr(network, "class_emb", None)
     classes = 0 if rows is None else rows.num_embeddings - 1
-    size = card.size or config["model"]["input_size"][0]
+    side = config["model"]["input_size"][0]
+    height, width = card.sides or (side, side)
     schedule = card.build_schedule()
     return NetworkModel(
         Denoiser(network, config["model"].get("sigma_data", _SIGMAS["sigma_data"]), classes=classes > 0),
@@ -102,7 +103,7 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
         classes=classes,
         class_dropout=classes > 0 and config.get("dataset", {}).get("cond_dropout_rate", 0.1) > 0,
         noise_dropout=False,
-        shape=(config["model"]["input_channels"], size, size),
+        shape=(config["model"]["input_channels"], height, width),
     )
 
 

@@ -95,21 +95,34 @@ def sized(card: Card, channels: int, halvings: int, axes: int = 2) -> tuple[int,
     """The shape (C, H, W) of a state, or (C, L) of a signal, where the network takes several sizes.
 
     Args:
-        card: Says the size, in pixels per side, or a whole shape.
+        card: Says the size, in pixels per side or height and width, or a whole shape.
         channels: C.
         halvings: How often the network halves a side.
         axes: Spatial axes of a state.
 
     Raises:
-        CheckpointError: No size is said, or one that cannot be halved so often.
+        CheckpointError: No size is said, one that cannot be halved so often, or another number of channels or axes.
     """
-    size = card.size or (card.shape and card.shape[-1])
-    if not size:
+    sides = _sides(card, axes)
+    if sides is None:
         unknown = "how large its pictures are" if axes == 2 else "how long its signals are"
         raise CheckpointError(f"no tensor shows {unknown}: give --size, or size in its card")
-    if size % 2**halvings:
-        raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {size}: give another --size")
-    return channels, *[size] * axes
+    for side in sides:
+        if side % 2**halvings:
+            raise CheckpointError(f"a size must be divisible by {2**halvings} here, got {side}: give another --size")
+    return channels, *sides
+
+
+def _sides(card: Card, axes: int) -> tuple[int, ...] | None:
+    if isinstance(card.size, int):
+        return (card.size,) * axes
+    if card.size is not None and axes == 1:
+        raise CheckpointError(
+            f"its signals have a length, not {card.size[0]}x{card.size[1]}: give one number as --size"
+        )
+    if card.size is not None:
+        return card.size
+    return None if card.shape is None else card.shape[1:]
 
 
 def time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
