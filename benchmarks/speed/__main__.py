@@ -1,6 +1,6 @@
 """What noiseshift's parts cost, each against a bound: one table.
 
-    python benchmarks/speed                           all rows, about a quarter of an hour on one quiet core
+    python benchmarks/speed                           all rows, about twenty minutes on one quiet core
     python benchmarks/speed --only distances          one part: sampling, loops, asking, distances, job, ranks
     python benchmarks/speed --repeats 9
 

@@ -16,7 +16,7 @@ from noiseshift.cli import main
 
 import noiseshift as ns
 
-SAMPLES = 64
+SAMPLES = 256
 
 
 def rows(repeats: int) -> Iterator[Row]:
