@@ -41,7 +41,11 @@ def named_in_text(path: Name) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as place:
             link = os.path.join(place, f"noiseshift{Path(os.fsencode(path).decode(errors='ignore')).suffix}")
             os.symlink(os.path.abspath(path), link)
-            yield link
+            try:
+                yield link
+            except OSError as error:
+                error.filename = path if error.filename == link else error.filename
+                raise
     else:
         yield words
 
@@ -80,7 +84,8 @@ class MissingFile(ReadingError, FileNotFoundError):
 
 @contextmanager
 def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Iterator[None]:
-    """Around code that reads `path`: what any library raises becomes one line, an `error`; our own lines pass.
+    """Around code that reads `path`: what any library raises becomes one line, an `error`; our own lines pass. What is no fault
+    of the file is not said to be one: a missing library stays an ImportError, and another file is named.
 
     Args:
         path: The file or folder, for the message.
@@ -94,23 +99,43 @@ def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = Read
         if isinstance(own, error):
             raise
         raise error(str(own)) from None
-    except FileNotFoundError as found:
-        missing = MissingFile if error is ReadingError else error
-        raise missing(f"no {what} at {found.filename or path}: {remedy}") from None
     except OSError as found:
-        reason = (found.strerror or "").lower()
-        raise error(f"{path} cannot be read ({reason}): {remedy}" if reason else _damaged(path, what, remedy)) from None
-    except MemoryError:
-        raise error(f"{path} claims more than this machine's memory holds: {remedy}") from None
+        missing = MissingFile if isinstance(found, FileNotFoundError) and error is ReadingError else error
+        raise missing(_unread(path, what, remedy, found)) from found
+    except ImportError:
+        raise
+    except MemoryError as found:
+        raise error(f"reading {path} takes more memory than is free here: free some, or {remedy}") from found
     except RecursionError:
         raise error(f"{path} is nested too deeply: {remedy}") from None
     except Exception as found:
         # zip, zlib, struct, numpy, pickle, yaml, json, safetensors, pyarrow and torch: a damaged file makes them raise anything.
-        raise error(_damaged(path, what, remedy)) from found
+        raise error(_damaged(path, what, remedy, found)) from found
 
 
-def _damaged(path: Name, what: str, remedy: str) -> str:
-    return f"{path} is damaged or no {what}: {remedy}"
+def _unread(path: Name, what: str, remedy: str, found: OSError) -> str:
+    """What the system says, of the file that it says it of."""
+    reason = (found.strerror or "").lower()
+    if found.filename is not None and not _belongs(found.filename, path):
+        return f"{path} was not read, since {as_text(found.filename)} was not ({reason}): see to that file first"
+    if isinstance(found, FileNotFoundError):
+        return f"no {what} at {found.filename or path}: {remedy}"
+    return f"{path} cannot be read ({reason}): {remedy}" if reason else _damaged(path, what, remedy, found)
+
+
+def _belongs(name: Any, path: Name) -> bool:
+    """Whether a file is the path itself, in it, or one of those beside it that it names."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return True
+    whole, part = (os.path.realpath(os.fsencode(each)) for each in (path, name))
+    return os.path.commonpath([os.path.dirname(whole), part]) == os.path.dirname(whole)
+
+
+def _damaged(path: Name, what: str, remedy: str, found: Exception) -> str:
+    """With what the library said: a fault of the machine may look like one of the file."""
+    said = "".join(c if c.isprintable() else " " for c in next(iter(str(found).splitlines()), ""))[:100].strip()
+    cause = f"{type(found).__name__}: {said}" if said else type(found).__name__
+    return f"{path} is damaged or no {what}: {remedy} ({cause})"
 
 
 def regular(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Path:

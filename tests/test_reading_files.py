@@ -1,5 +1,6 @@
 """Files that lie, are none, or unpack without end: each is one line that names the file."""
 
+import errno
 import gzip
 import json
 import os
@@ -242,3 +243,40 @@ def test_what_is_bounded_is_counted_as_often_as_it_is_referred_to():
         deep = [deep]
     with pytest.raises(ValueError, match="deep"):
         reading.bounded(deep)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (ValueError("3 bytes\nand more"), "weights.pt is damaged or no model: fetch it again (ValueError: 3 bytes)"),
+        (ValueError("\x1b[31mred"), "weights.pt is damaged or no model: fetch it again (ValueError: [31mred)"),
+        (EOFError(), "weights.pt is damaged or no model: fetch it again (EOFError)"),
+        (OSError("no zip"), "weights.pt is damaged or no model: fetch it again (OSError: no zip)"),
+        (MemoryError(), "weights.pt takes more memory than is free here: free some, or fetch it again"),
+        (OSError(errno.EIO, "Broken", "{folder}/weights.pt"), "weights.pt cannot be read (broken): fetch it again"),
+        (FileNotFoundError(2, "No such file", "{folder}/part-2.pt"), "no model at {folder}/part-2.pt: fetch it again"),
+        (
+            FileNotFoundError(2, "No such file", "/usr/lib/libc10.so"),
+            "weights.pt was not read, since /usr/lib/libc10.so was not (no such file): see to that file first",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files", "/usr/lib/x.py"),
+            "weights.pt was not read, since /usr/lib/x.py was not (too many open files): see to that file first",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_library_says_is_kept_and_no_file_takes_the_blame_of_another(found, said, tmp_path):
+    if isinstance(getattr(found, "filename", None), str):
+        found.filename = found.filename.replace("{folder}", str(tmp_path))
+    with pytest.raises(ReadingError) as caught, reading.reading(tmp_path / "weights.pt", "model", "fetch it again"):
+        raise found
+    assert str(caught.value).endswith(said.replace("{folder}", str(tmp_path)))
+    assert caught.value.__cause__ is found
+
+
+def test_a_missing_library_is_no_damage(tmp_path):
+    with (
+        pytest.raises(ModuleNotFoundError, match="No module named 'safe'"),
+        reading.reading(tmp_path, "model", "fetch it again"),
+    ):
+        raise ModuleNotFoundError("No module named 'safe'")
