@@ -53,6 +53,8 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
         schedule = build(about["schedule"])
         densities = read_arrays(folder / "posteriors.npz", *RUN)
         baseline = about.get("baseline", DATA)
+        if sorted(about["estimators"]) != sorted(frame.estimator.unique()):
+            raise ValueError("its table is of other estimators than its report")
         return {
             name: _report(frame[frame.estimator == name], name, schedule, densities, baseline)
             for name in about["estimators"]
@@ -85,19 +87,34 @@ def _report(
     frame: pd.DataFrame, name: str, schedule: Schedule, densities: Mapping[str, Array], baseline: str
 ) -> ShiftReport:
     first = frame[(frame.states == "sampled") & (frame.row == 0)]
-    parts = {
-        states: Readings(
+    times = first.t.to_numpy(dtype=float)
+    if not ((times >= 0) & (times <= 1)).all() or not (np.diff(first.step) > 0).all():
+        raise ValueError(f"{name} has times outside 0 … 1, or a step twice")
+    parts = {}
+    for states, rows in frame.groupby("states", sort=False):
+        _check_order(rows, first)
+        density = densities[f"{name}/{'real' if states == 'slope' else states}"]
+        if density.shape != (len(first), len(densities[f"{name}/grid"])):
+            raise ValueError(f"the posteriors of {name} are of other steps or levels")
+        parts[states] = Readings(
             rows.t_hat.to_numpy(dtype=float).reshape(-1, len(first)),
             rows.log_snr_hat.to_numpy(dtype=float).reshape(-1, len(first)),
-            densities[f"{name}/{'real' if states == 'slope' else states}"],
+            density,
         )
-        for states, rows in frame.groupby("states", sort=False)
-    }
-    times = first.t.to_numpy(dtype=float)
     slope = parts["slope"]
-    if not ((times >= 0) & (times <= 1)).all():
-        raise ValueError(f"{name} has times outside 0 … 1")
     calibration = Calibration(times, densities[f"{name}/grid"], parts["real"], slope.t, slope.log_snr, baseline)
     return ShiftReport(
         name, schedule, first.step.to_numpy(dtype=int), times, parts["sampled"], calibration, parts.get("content")
     )
+
+
+def _check_order(rows: pd.DataFrame, first: pd.DataFrame) -> None:
+    """Refuse rows that do not lie as they were written: state by state, each at the same steps and times."""
+    count = len(rows) // max(1, len(first))
+    written = {
+        "row": np.repeat(np.arange(count), len(first)),
+        "step": np.tile(first.step, count),
+        "t": np.tile(first.t, count),
+    }
+    if not all(np.array_equal(rows[column], values) for column, values in written.items()):
+        raise ValueError("its rows were sorted, doubled or taken away")

@@ -146,7 +146,9 @@ class Run:
         features = Features.load(folder / "features.npz") if (folder / "features.npz").exists() else None
         left = read_table(folder / RESIDUAL_NOISE, *RUN) if (folder / RESIDUAL_NOISE).exists() else None
         parts = read_table(folder / BY_PART, *RUN) if (folder / BY_PART).exists() else None
-        return cls(read_manifest(folder), reports, controls, pictures, labels, features, left, parts)
+        manifest = read_manifest(folder)
+        _check_counts(folder, manifest.get("samples"), reports, features)
+        return cls(manifest, reports, controls, pictures, labels, features, left, parts)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -155,6 +157,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ReadingError(f"{folder / 'run.json'} says nothing of a run: measure it again")
     return found
+
+
+def _check_counts(folder: Path, samples: Any, reports: Mapping[str, ShiftReport], features: Features | None) -> None:
+    """Refuse a folder whose files speak of different numbers of samples: one of them is of another run, or was cut."""
+    found = {len(report.sampled.t) for report in reports.values()} | ({len(features.values)} if features else set())
+    if found != {samples}:
+        counts = " and ".join(map(str, sorted(found)))
+        raise ReadingError(f"{folder} holds {counts} samples, its run.json says {samples}: measure it again")
 
 
 def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:

@@ -140,6 +140,13 @@ def test_a_report_survives_its_files(target, instrument, tmp_path):
         lambda rows: rows.assign(t_hat=[[]] * len(rows)),
         lambda rows: rows.assign(log_snr_hat="x"),
         lambda rows: rows.assign(step="x"),
+        lambda rows: rows.sort_values("t_hat"),
+        lambda rows: rows.sort_values(["states", "step", "row"]),
+        lambda rows: rows.sample(frac=1, random_state=0),
+        lambda rows: pd.concat([rows, rows]),
+        lambda rows: rows.assign(states=rows.states.where(rows.row != 2, "real")),
+        lambda rows: rows.assign(t=rows.t.where(rows.states != "real", rows.t / 2)),
+        lambda rows: rows.assign(step=1),
     ],
     ids=[
         "empty",
@@ -153,6 +160,13 @@ def test_a_report_survives_its_files(target, instrument, tmp_path):
         "empty lists",
         "words for numbers",
         "words for steps",
+        "sorted by readings",
+        "sorted by steps",
+        "shuffled",
+        "doubled",
+        "states of another kind",
+        "real states of other times",
+        "one step for all",
     ],
 )
 def test_a_table_without_a_reports_states_is_refused_by_name(damage, target, instrument, tmp_path):
@@ -161,6 +175,15 @@ def test_a_table_without_a_reports_states_is_refused_by_name(damage, target, ins
     damage(rows).to_parquet(tmp_path / "shift.parquet")
     with pytest.raises(ReadingError, match=tmp_path.name):
         ShiftReport.load(tmp_path)
+
+
+def test_posteriors_of_other_steps_are_refused_by_name(target, instrument, tmp_path):
+    measure(shifted_steps(target, 0.03, n=4), instrument, name="exact").save(tmp_path)
+    kept = dict(np.load(tmp_path / "posteriors.npz"))
+    for part in (np.s_[:2], np.s_[:, :5]):
+        np.savez(tmp_path / "posteriors.npz", **kept | {"exact/sampled": kept["exact/sampled"][part]})
+        with pytest.raises(ReadingError, match=tmp_path.name):
+            ShiftReport.load(tmp_path)
 
 
 def test_times_that_the_run_never_meets_are_named(target, estimator):

@@ -18,6 +18,7 @@ from reports import report_of
 
 import noiseshift as ns
 from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
+from noiseshift.reading import ReadingError
 from noiseshift.studies.cells import as_text, from_text
 from noiseshift.studies.compare import Comparison, compare
 from noiseshift.studies.differences import holm
@@ -156,6 +157,15 @@ def test_a_comparison_comes_back_from_its_folder(tmp_path):
     pd.testing.assert_frame_equal(back.table, found.table, check_dtype=False)
     pd.testing.assert_frame_equal(back.pairs, found.pairs, check_dtype=False)
     assert (back.span, back.best("rms"), list(back.runs)) == (found.span, found.best("rms"), list(found.runs))
+
+
+def test_a_run_cut_by_hand_is_no_longer_a_run(tmp_path):
+    each = next(iter(family([0.02, 0.005]).runs.values()))
+    each.save(tmp_path / "run")
+    rows = pd.read_parquet(tmp_path / "run" / "shift.parquet")
+    rows[rows.row < 30].to_parquet(tmp_path / "run" / "shift.parquet")
+    with pytest.raises(ReadingError, match=r"holds 30 samples, its run\.json says"):
+        Run.load(tmp_path / "run")
 
 
 def test_tables_for_a_paper():
