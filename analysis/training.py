@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from noiseshift.analysis.drawing import style, write_figure
-from noiseshift.analysis.samples import save_samples
+from noiseshift.analysis.samples import plot_states, save_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def save_pictures(pictures: Tensor, labels: Tensor | None, folder: Path) -> None:
-    """`loss.png` from the log in `folder`, and `samples.png` of uint8 `pictures` (N, C, H, W), into it."""
+    """`loss.png` from the log in `folder`, and `samples.png` of uint8 `pictures` (N, C, H, W) or of states, into it."""
     import matplotlib.pyplot as plt
 
     from noiseshift.training.states import read_log
@@ -25,4 +25,9 @@ def save_pictures(pictures: Tensor, labels: Tensor | None, folder: Path) -> None
         ax.set(xlabel="training step", ylabel="mean squared error")
         write_figure(figure, folder / "loss.png")
         plt.close(figure)
+        if pictures.is_floating_point():
+            states = plot_states(pictures).figure
+            write_figure(states, folder / "samples.png")
+            plt.close(states)
+            return
     save_samples(pictures, labels, folder / "samples.png")

@@ -60,7 +60,7 @@ def command(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )
     about = fingerprint(loaded, protocol)
-    are_pictures = loaded.latent or (len(loaded.shape) == 3 and loaded.shape[0] in (1, 3))
+    are_pictures = loaded.autoencoder is not None or (len(loaded.shape) == 3 and loaded.shape[0] in (1, 3))
     if out is not None and out.suffix == ".png" and not are_pictures:
         raise click.UsageError(f"samples of shape {loaded.shape} are no pictures: give --out FILE.npz")
     out = out or Path(run_name(about) + (".png" if are_pictures else ".npz"))

@@ -12,6 +12,7 @@ from noiseshift.analysis import plots
 from noiseshift.analysis.plots import save_figures
 from noiseshift.analysis.report import page
 from noiseshift.analysis.samples import plot_states, save_samples
+from noiseshift.analysis.training import save_pictures
 from noiseshift.cli import main
 
 import noiseshift as ns
@@ -58,6 +59,12 @@ def test_the_figure_suits_the_shape(shape, lines, points, pictures, title):
     assert (len(ax.lines), len(ax.collections), len(ax.images)) == (lines, points, pictures)
     assert ax.get_title().partition(";")[0] == title
     plt.close("all")
+
+
+def test_a_training_on_latents_draws_them(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    save_pictures(torch.randn(4, 4, 6, 6), None, tmp_path)
+    assert (tmp_path / "samples.png").exists()
 
 
 def test_a_videos_frames_stand_in_their_order():

@@ -316,7 +316,11 @@ def test_an_official_file_on_latents_without_an_autoencoder(official, pictures):
     assert torch.equal(read.floats, whole.pixels)
     done = run("measure", official, "--data", latents, *SHORT, "--out", official.parent / "o")
     assert done.exit_code == 0, done.output
-    assert ns.Run.load(official.parent / "o").pictures.shape == (4, 3, 8, 8)
+    kept = ns.Run.load(official.parent / "o").pictures
+    assert (kept.shape, kept.dtype) == (
+        (4, 4, 8, 8),
+        torch.float32,
+    )  # latents: no preview that a distance could be taken of
     refused = run("measure", official, "--data", pictures, *SHORT, "--out", official.parent / "p")
     assert refused.exit_code == 1
     assert "--vae" in refused.output

@@ -57,6 +57,16 @@ def test_channels_of_an_unknown_autoencoder_stay_numbers(tmp_path, monkeypatch):
     assert torch.equal(pictures_of(load("states_mine:model").decode(states)), states)
 
 
+def test_they_are_written_as_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write(tmp_path, (7, 4, 4))
+    done = CliRunner().invoke(main, ["sample", "states_mine:model", "--samples", "3", "--sampler", "euler:2"])
+    assert done.exit_code == 0, done.output
+    with np.load(next(tmp_path.glob("*.npz"))) as arrays:
+        assert arrays["states"].shape == (3, 7, 4, 4)
+
+
 def test_evaluate_says_how_vectors_are_compared(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, seed in (("drawn.npz", 0), ("real.npz", 1)):
