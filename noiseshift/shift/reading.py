@@ -198,7 +198,7 @@ def visits(
         if k not in missing:
             k = None
         yield k, step
-        missing.discard(-1 if k is None else k)
+        missing -= {k}
     if missing:
         raise ValueError(
             f"the run does not pass through all calibrated times (t = {times[min(missing)]:.4f} is missing): calibrate at "

@@ -472,6 +472,14 @@ def test_times_that_are_no_falling_row_within_the_ends_are_refused(times):
         next(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.tensor(times)))
 
 
+def test_refused_times_are_named_and_no_times_are_refused():
+    model, x = TARGET.model(ns.Linear()), torch.zeros(2, 8)
+    with pytest.raises(ValueError, match=r"got 1.5 … -0.25"):
+        next(sample(model, x, torch.tensor([1.5, 0.5, -0.25])))
+    with pytest.raises(ValueError, match="falling row"):
+        next(sample(model, x, None))
+
+
 @pytest.mark.parametrize(
     ("make", "wrong", "right"),
     [

@@ -265,6 +265,25 @@ def test_the_columns_of_a_table_in_closed_form():
     np.testing.assert_allclose(table.bias, real.mean(0) - times)
     assert table.n.tolist() == [40] * 3
     assert table.step.tolist() == [0, 1, 2]
+    assert table.columns[:3].tolist() == ["step", "t", "log_snr"]
+
+
+def test_readings_that_are_all_the_same_have_a_shift_of_nothing():
+    times = np.array([0.9, 0.5, 0.2])
+    same = np.tile(times, (8, 1))
+    table = report_of(times, same, same).table()
+    assert table[["shift", "low", "high", "sigma_e2"]].to_numpy().tolist() == [[0.0] * 4] * 3
+    assert not table.resolved.any()
+
+
+def test_a_paired_difference_is_resolved_on_either_side_of_nothing():
+    rng = np.random.default_rng(0)
+    first, second, real = 0.01 * rng.standard_normal((3, 40, 3))
+    slopes = np.ones((16, 3))
+    raised = np.array([0.1, 0.0, -0.1])
+    table = (report(first + raised, real, slopes) - report(second, real, slopes)).table()
+    assert table.resolved.tolist() == [True, False, True]
+    np.testing.assert_allclose(table.difference, raised, atol=0.01)
 
 
 def test_the_final_samples_of_fewer_states_are_held_against_those_states():

@@ -70,6 +70,12 @@ def test_an_index_at_another_time_is_refused():
         read_steps(run(), at=[2, 3, 4])
 
 
+def test_one_time_alone_can_be_read():
+    batch, found = read_steps(run(), {"a": instrument((0.5,))})
+    assert found == [2]
+    assert batch.steps.tolist() == [2]
+
+
 def test_a_time_that_is_never_met_is_named():
     with pytest.raises(ValueError, match=r"t = 0.2500 is missing"):
         read_steps(run((1.0, 0.75, 0.5, 0.0)))
