@@ -10,21 +10,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from noiseshift.audit import Audit
 from noiseshift.audit.observed import Watch
-from noiseshift.diffusion.models import FULL, Branch, Prediction, Predicts, require
+from noiseshift.diffusion.models import Prediction
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.instrument import Readers
-from noiseshift.integrations.called import HowCalled, NetworkCall, PerRow, how_called
+from noiseshift.integrations.called import NetworkCall, PerRow, how_called
 from noiseshift.integrations.called import tensor_of as _tensor
 from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
 from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
+from noiseshift.integrations.replay import Replay, StateCall
 from noiseshift.integrations.tap import Tap
 from noiseshift.shift.report import ShiftReport
 
@@ -61,7 +62,7 @@ class PipelineObserver(Recorder):
         self._hooks: list[Any] = []
         self._calls: list[NetworkCall] = []  # since the scheduler's last step
         self._run: _Run | None = None
-        self._states: dict[float, _State] = {}
+        self._states: dict[float, StateCall] = {}
         self._given: list[dict[str, Any]] = []  # the conditions of each run that came to its end
         self._ends: list[Tensor] = []
 
@@ -209,7 +210,7 @@ class PipelineObserver(Recorder):
         elif not _alike(run.given, how.given):
             self.without_model = "what the network is given beside state and time changes within a run"
         t = float(run.grid.times[run.place])
-        self._states[t] = _State(call.network, run.grid.view, run.grid.factors[run.place], how, factor)
+        self._states[t] = StateCall(call.network, run.grid.view, run.grid.factors[run.place], how, factor)
 
     def audit(self) -> Audit:
         """The levels of what ran: labels, the time as the network got it (its value and dtype), states, where steps land; and the
@@ -243,7 +244,9 @@ class PipelineObserver(Recorder):
         if not self._states or self.without_model:
             return None
         try:
-            return Replay(self, self._per_row())
+            rows = self._per_row()
+            shared = {name: v for name, v in self.conditions()[0].items() if not isinstance(v, PerRow)}
+            return Replay(self.schedule, self._states, shared, rows)
         except ValueError as error:
             self.without_model = str(error)
             return None
@@ -307,66 +310,6 @@ class _Run:
     @property
     def at_end(self) -> bool:
         return not self.ended and self.place == len(self.grid.labels) - 1
-
-
-class _State(NamedTuple):
-    """How the network was called on the states at one level."""
-
-    network: nn.Module  # a pipeline may hand over to a second one below a level
-    view: Scheduled
-    factor: float  # our state over the scheduler's own
-    how: HowCalled
-    handed: float  # what the scheduler was handed over what the network said
-
-
-class Replay:
-    """The network of an observed pipeline as a `Model` at the observed times, called as the pipeline called it.
-
-    cond: integers (B,), which observed sample's conditions each row has; None where there are none.
-
-    Args:
-        seen: an observer, after a run.
-        rows: conditions that differ between samples, (N, …) by argument.
-    """
-
-    predicts: Predicts = "epsilon"
-    branches = frozenset([FULL])
-
-    def __init__(self, seen: PipelineObserver, rows: Mapping[str, Tensor]):
-        self.schedule = seen.schedule
-        self.rows = rows
-        self._states = dict(seen._states)
-        self._same = {name: v for name, v in seen.conditions()[0].items() if not isinstance(v, PerRow)}
-        self._times = torch.tensor(sorted(self._states), dtype=torch.float64)
-
-    def snap(self, t: Tensor) -> Tensor:
-        """The nearest observed times."""
-        return self._times[(t.double().cpu()[..., None] - self._times).abs().argmin(-1)].to(t)
-
-    def __call__(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        return self.predict(x, t, cond, (FULL,))[0]
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, t: Tensor, cond: Tensor | None, branches: Sequence[Branch]) -> tuple[Prediction, ...]:
-        """One t for all rows of x (B, …).
-
-        Args:
-            x: states (B, …).
-            t: conditioning time; the observed one that is nearest is taken.
-            cond: (B,) which observed sample's conditions each row has, or None.
-            branches: the full one.
-        """
-        require(self, branches)
-        time = self.snap(t.double().flatten()[:1])[0]
-        state = self._states[float(time)]
-        level = self.schedule(time)
-        given = dict(self._same)
-        if cond is not None:
-            given |= {name: value[cond.to(value.device)] for name, value in self.rows.items()}
-        inputs = (x / state.factor * state.how.scale).to(next(state.network.parameters()).dtype)
-        output = state.handed * _tensor(state.network(**state.how.arguments(inputs, given)))[:, : x.shape[1]].float()
-        x0, eps = state.view.read(output, x, (float(level.alpha), float(level.sigma)))
-        return tuple(Prediction(x0, eps, level.like(x)) for _ in branches)
 
 
 def schedule_of(scheduler: Any) -> Schedule:
