@@ -171,7 +171,7 @@ def test_arrays_that_claim_what_they_are_not_are_refused(member, tmp_path, monke
 
 
 def test_what_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "LARGE", 1 << 20)
+    monkeypatch.setattr(reading.archives, "LARGE", 1 << 20)
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", bytes(1 << 22))
     assert "unpacks to" in refused("npz", tmp_path / "x.npz")
@@ -195,7 +195,7 @@ def test_a_name_twice_and_other_packings_are_refused(tmp_path):
 
 
 def test_a_table_of_more_rows_than_its_bytes_hold_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "ROWS", 1000)
+    monkeypatch.setattr(reading.arrays, "ROWS", 1000)
     pd.DataFrame({"a": np.zeros(1_000_000, np.int8)}).to_parquet(tmp_path / "x.parquet", compression="gzip")
     assert "too many for its size" in refused("parquet", tmp_path / "x.parquet")
 

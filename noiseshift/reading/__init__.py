@@ -1,0 +1,34 @@
+"""One boundary where files are read: whatever a library raises over one becomes a line that names the file and the remedy.
+
+Also the limits that keep a small file from taking all memory or time: sizes are checked where they are claimed, before
+anything is unpacked.
+"""
+
+from noiseshift.reading.archives import check_zip, gunzip
+from noiseshift.reading.arrays import fill, names_in_arrays, read_array, read_arrays, read_safetensors, read_table
+from noiseshift.reading.boundary import MB, MissingFile, ReadingError, as_text, named_in_text, reading, regular
+from noiseshift.reading.text import bounded, read_csv, read_json, read_text, read_words, read_yaml
+
+__all__ = [
+    "MB",
+    "MissingFile",
+    "ReadingError",
+    "as_text",
+    "bounded",
+    "check_zip",
+    "fill",
+    "gunzip",
+    "named_in_text",
+    "names_in_arrays",
+    "read_array",
+    "read_arrays",
+    "read_csv",
+    "read_json",
+    "read_safetensors",
+    "read_table",
+    "read_text",
+    "read_words",
+    "read_yaml",
+    "reading",
+    "regular",
+]

@@ -1,0 +1,132 @@
+"""Around code that reads a file: whatever a library raises over it becomes a line that names the file and the remedy."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Name = str | os.PathLike[str]
+MB = 1 << 20
+
+
+def as_text(name: Name) -> str:
+    """A file's name as text: bytes that are no UTF-8 are written as `\\xff`."""
+    return os.fspath(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def named_in_text(path: Name) -> Iterator[str]:
+    """The path or, where it is no text, another name of the same file or folder, which holds as long as the block: some
+    libraries take text alone."""
+    words = os.fspath(path)
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as place:
+            link = os.path.join(place, f"noiseshift{Path(os.fsencode(path).decode(errors='ignore')).suffix}")
+            os.symlink(os.path.abspath(path), link)
+            try:
+                yield link
+            except OSError as error:
+                error.filename = path if error.filename == link else error.filename
+                raise
+    else:
+        yield words
+
+
+class ReadingError(ValueError):
+    """A file that cannot be used; the message is one line, names the file and says what to do."""
+
+
+class MissingFile(ReadingError, FileNotFoundError):
+    """There is no such file."""
+
+
+@contextmanager
+def reading(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Iterator[None]:
+    """Around code that reads `path`: what any library raises becomes one line, an `error`; our own lines pass. What is no fault
+    of the file is not said to be one: a missing library stays an ImportError, and another file is named.
+
+    Args:
+        path: The file or folder, for the message.
+        what: What it should be, without an article: "level estimator", "YAML".
+        remedy: What to do, as an order: "train it again".
+        error: What to raise; `checkpoints.CheckpointError` for checkpoints.
+    """
+    try:
+        yield
+    except ReadingError as own:
+        if isinstance(own, error):
+            raise
+        raise error(str(own)) from None
+    except OSError as found:
+        missing = MissingFile if isinstance(found, FileNotFoundError) and error is ReadingError else error
+        raise missing(_unread(path, what, remedy, found)) from found
+    except ImportError:
+        raise
+    except MemoryError as found:
+        raise error(f"reading {path} takes more memory than is free here: free some, or {remedy}") from found
+    except RecursionError:
+        raise error(f"{path} is nested too deeply: {remedy}") from None
+    except Exception as found:
+        # zip, zlib, struct, numpy, pickle, yaml, json, safetensors, pyarrow and torch: a damaged file makes them raise anything.
+        raise error(_damaged(path, what, remedy, found)) from found
+
+
+def _unread(path: Name, what: str, remedy: str, found: OSError) -> str:
+    """What the system says, of the file that it says it of."""
+    reason = (found.strerror or "").lower()
+    if found.filename is not None and not _belongs(found.filename, path):
+        return f"{path} was not read, since {as_text(found.filename)} was not ({reason}): see to that file first"
+    if isinstance(found, FileNotFoundError):
+        return f"no {what} at {found.filename or path}: {remedy}"
+    return f"{path} cannot be read ({reason}): {remedy}" if reason else _damaged(path, what, remedy, found)
+
+
+def _belongs(name: Any, path: Name) -> bool:
+    """Whether a file is the path itself, in it, or one of those beside it that it names."""
+    if not isinstance(name, str | bytes | os.PathLike):
+        return True
+    whole, part = (os.path.realpath(os.fsencode(each)) for each in (path, name))
+    return os.path.commonpath([os.path.dirname(whole), part]) == os.path.dirname(whole)
+
+
+def _damaged(path: Name, what: str, remedy: str, found: Exception) -> str:
+    """With what the library said: a fault of the machine may look like one of the file."""
+    said = "".join(c if c.isprintable() else " " for c in next(iter(str(found).splitlines()), ""))[:100].strip()
+    cause = f"{type(found).__name__}: {said}" if said else type(found).__name__
+    return f"{path} is damaged or no {what}: {remedy} ({cause})"
+
+
+def regular(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Path:
+    """The path, when an ordinary file with something in it lies there: opening a pipe or a device may wait for ever, and a
+    file of /proc has no size.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, empty or no ordinary file.
+    """
+    with reading(path, what, remedy, error):
+        status = os.stat(path)
+    for test, kind in _KINDS.items():
+        if test(status.st_mode):
+            raise error(f"{path} is {kind}, no file: {remedy}")
+    if not status.st_size:
+        raise error(f"{path} is empty: {remedy}")
+    return Path(path)
+
+
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
