@@ -16,7 +16,7 @@ from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.samples import plot_samples, plot_states
 from noiseshift.analysis.tables import print_heading, screen
 
-from noiseshift.studies.correct import Correction
+from noiseshift.studies.outcomes import Correction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

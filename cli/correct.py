@@ -22,7 +22,7 @@ from noiseshift.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from noiseshift.studies.correct import Correction
+    from noiseshift.studies.outcomes import Correction
 
 
 @click.command()

@@ -192,7 +192,7 @@ METHODS = (
 
 
 def parse_method(text: str) -> Any:
-    """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.studies.correct.Method`. Raises ValueError."""
+    """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.correction.methods.Method`. Raises ValueError."""
     from noiseshift.cli.streams import warn
 
     from noiseshift.correction import methods as correction

@@ -6,23 +6,16 @@ method does not use where possible; distances are taken over all of them; differ
 
 from __future__ import annotations
 
-import functools
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.correction.alternatives import (
-    EstimatedLevel,
-)
+from noiseshift.correction.alternatives import EstimatedLevel
 from noiseshift.correction.counting import CountingLevel, CountingModel
 from noiseshift.correction.methods import Method, MethodContext, unguided
 from noiseshift.data import Images
@@ -31,7 +24,6 @@ from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
 from noiseshift.evaluation import (
     Extractor,
     Features,
-    Jackknife,
     Moments,
     evaluate,
     extract,
@@ -39,148 +31,16 @@ from noiseshift.evaluation import (
     warn_of_no_interval,
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
-from noiseshift.shift.report import ShiftReport
-from noiseshift.shift.summary import content_rms, reduction, rms_draws, rms_shift, terminal_shift
 from noiseshift.studies import protocol as protocols
 from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import pictures_of, versions
+from noiseshift.studies.outcomes import Correction, Outcome
 from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
 from noiseshift.studies.room import require_reference, require_room
 from noiseshift.studies.sampling import Progress, calls_a_sample, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
-from noiseshift.writing import whole_folder
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one method did.
-
-    Attributes:
-        method: which.
-        reports: by estimator.
-        features: of all samples.
-        quality: the table of `evaluate`.
-        distance: its jackknife.
-        nfe: rows that the network computed per sample.
-        level_calls: the same of the level estimator.
-        seconds: of sampling, reading and computing features; NaN where a resumed run found batches finished.
-        pictures: the first samples, uint8.
-    """
-
-    method: Method
-    reports: dict[str, ShiftReport]
-    features: Features
-    quality: pd.DataFrame
-    distance: Jackknife
-    nfe: float
-    level_calls: float
-    seconds: float
-    pictures: Tensor
-
-    def __repr__(self) -> str:
-        return f"Outcome({self.method.name}, NFE {self.nfe:g}, read by {', '.join(self.reports)})"
-
-
-@dataclass(frozen=True, eq=False)
-class Correction:
-    """What corrections do to the shift and to the distance.
-
-    Attributes:
-        manifest: what decides the numbers, and versions.
-        outcomes: one per method, the unguided one first.
-        reference: what their quality was compared with.
-    """
-
-    manifest: dict[str, Any]
-    outcomes: list[Outcome]
-    reference: Features | Moments
-
-    def __repr__(self) -> str:
-        methods = ", ".join(outcome.method.name for outcome in self.outcomes)
-        return f"Correction({self.manifest['checkpoint']['name']} under {self.manifest['sampler']}: {methods}; see .table())"
-
-    def table(self) -> pd.DataFrame:
-        """A row per method: its kind and scale, NFE, level estimator's calls, seconds; by each estimator e the rms shift
-        `rms <e>` (noise taken out), the terminal one, the content-controlled rms, and the reduction against `none` in %
-        with its paired interval; the distance with its interval, its paired change against `none` (without what few samples
-        add to it), and whatever else the extractor gives."""
-        return self._table().copy()
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019 figures and files use the same bootstrap many times
-    def _table(self) -> pd.DataFrame:
-        base = self.outcomes[0]
-        return pd.DataFrame([self._row(outcome, base) for outcome in self.outcomes])
-
-    def _row(self, outcome: Outcome, base: Outcome) -> dict[str, Any]:
-        method = outcome.method
-        row: dict[str, Any] = {"method": method.name, "kind": method.kind, "scale": method.scale, "nfe": outcome.nfe}
-        row |= {"level calls": outcome.level_calls, "seconds": outcome.seconds}
-        for name, report in outcome.reports.items():
-            reduced = reduction(report, base.reports[name])
-            row |= {
-                f"rms {name}": rms_shift(report),
-                f"rms low {name}": float(np.quantile(rms_draws(report), 0.025)),
-                f"rms high {name}": float(np.quantile(rms_draws(report), 0.975)),
-                f"terminal {name}": terminal_shift(report),
-                f"content {name}": content_rms(report),
-                f"reduction {name}": 100 * reduced.value,
-                f"reduction low {name}": 100 * reduced.low,
-                f"reduction high {name}": 100 * reduced.high,
-            }
-        for metric in outcome.quality.itertuples():
-            row |= {
-                metric.metric: metric.value,
-                f"{metric.metric} low": metric.low,
-                f"{metric.metric} high": metric.high,
-                f"{metric.metric} plain": metric.plain,
-            }
-        paired = outcome.distance.minus(base.distance)
-        return row | {"change": paired.value, "change low": paired.low, "change high": paired.high}
-
-    def shifts(self, estimator: str) -> pd.DataFrame:
-        """The estimator's shift tables of all methods, with a column `method`."""
-        return pd.concat([o.reports[estimator].table().assign(method=o.method.name) for o in self.outcomes])
-
-    def save(self, folder: str | Path) -> Path:
-        """`run.json`, `methods.csv` and `shift-<estimator>.csv`, whole or not at all. Returns the folder.
-
-        Raises PlaceError (a ValueError) where something else than an earlier correction is there.
-        """
-        with whole_folder(folder, "correct") as fresh:
-            self.write(fresh)
-        return Path(folder)
-
-    def write(self, folder: Path) -> None:
-        """Write the correction's files into a fresh folder."""
-        about = self.manifest | {"chosen": self.chosen()}
-        (folder / "run.json").write_text(json.dumps(about, indent=2, default=str) + "\n")
-        self.table().to_csv(folder / "methods.csv", index=False)
-        for each in self.outcomes[0].reports:
-            self.shifts(each).to_csv(folder / f"shift-{each}.csv", index=False)
-
-    def chosen(self) -> tuple[str, str]:
-        """The method of the least distance among those whose gain over `none` is resolved, and the reason in words."""
-        table = self.table()
-        distance = self.outcomes[0].quality.metric.iloc[0]
-        better = table[table["change high"] < 0]
-        if better.empty:
-            return "none", f"no method lowers {distance} by more than its paired 95 % interval"
-        best = better.loc[better[distance].idxmin()]
-        estimator = next(iter(self.outcomes[0].reports))
-        return best.method, (
-            f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
-            f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best, estimator)}"
-        )
-
-
-def _words(method: pd.Series, estimator: str) -> str:
-    reduction, low, high = (method[f"reduction {end}{estimator}"] for end in ("", "low ", "high "))
-    if np.isnan(reduction):
-        return f"no shift is resolved that it could reduce (by {estimator})"
-    ends = "no interval" if np.isnan(low) else f"95 % {low:+.0f} … {high:+.0f}"
-    return f"reduction of the shift {reduction:+.0f} % ({ends}, by {estimator})"
 
 
 def run(
