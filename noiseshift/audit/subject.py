@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from noiseshift.checkpoints.card import CheckpointError
-from noiseshift.checkpoints.diffusers.folder import FIXED, MOST_STEPS
 from noiseshift.checkpoints.diffusers.parts import read_json
+from noiseshift.checkpoints.diffusers.scheduling import FIXED, MOST_STEPS
 from noiseshift.diffusion import scheduler_tables
 from noiseshift.diffusion.solvers import Diffusers, scheduler_word
 

@@ -16,15 +16,9 @@ from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCo
 from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
-from noiseshift.checkpoints.diffusers.folder import (
-    Folder,
-    is_folder,
-    is_kept,
-    read_folder,
-    read_single_file,
-    weights_of,
-)
+from noiseshift.checkpoints.diffusers.folder import Folder, read_folder, read_single_file
 from noiseshift.checkpoints.diffusers.lora import Lora
+from noiseshift.checkpoints.diffusers.recognising import is_folder, is_kept, weights_of
 from noiseshift.checkpoints.diffusers.single_file import tensors_of
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.foreign import NoDenoiser

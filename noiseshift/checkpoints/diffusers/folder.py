@@ -5,17 +5,14 @@ Weights come from safetensors alone and are rebuilt by diffusers' own classes; n
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
+from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Bank, Conditions, encode_prompts
 from noiseshift.checkpoints.diffusers.lora import Lora, merge
@@ -28,7 +25,16 @@ from noiseshift.checkpoints.diffusers.networks import (
     TextUnet,
     differentiable,
 )
-from noiseshift.checkpoints.diffusers.parts import load_part, read_json, weights_in
+from noiseshift.checkpoints.diffusers.parts import load_part
+from noiseshift.checkpoints.diffusers.recognising import TEXT, Found, recognise, refuse_more_inputs
+from noiseshift.checkpoints.diffusers.scheduling import (
+    CONSISTENCY,
+    convention,
+    known_levels,
+    own_sampler,
+    read_scheduler,
+    time_input,
+)
 from noiseshift.checkpoints.diffusers.single_file import (
     autoencoder_of,
     network_of,
@@ -36,31 +42,16 @@ from noiseshift.checkpoints.diffusers.single_file import (
     prediction_of,
     scheduler_of,
 )
-from noiseshift.diffusion.families import CONSISTENCY_SCALE
-from noiseshift.diffusion.samplers import Scheduled, from_diffusers
-from noiseshift.diffusion.schedules import Discrete, Linear, Schedule, VarianceExploding, describe
+from noiseshift.diffusion.samplers import Scheduled
+from noiseshift.diffusion.schedules import describe
 from noiseshift.networks.model import NetworkModel
 
-PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v_prediction"}
-TEXT = {
-    "StableDiffusionPipeline": "UNet2DConditionModel",
-    "StableDiffusionXLPipeline": "UNet2DConditionModel",
-    "StableDiffusion3Pipeline": "SD3Transformer2DModel",
-    "FluxPipeline": "FluxTransformer2DModel",
-}
-READABLE = f"those of a UNet2DModel (DDPMPipeline, DDIMPipeline, LDMPipeline), DiTPipeline, {', '.join(TEXT)}"
-MOST_STEPS = 100_000
-"""A longer table of noise levels is none."""
-CONSISTENCY = "CMStochasticIterativeScheduler"
-"""The scheduler of consistency models of pixels, which has their preconditioning."""
 FLUX_SIDE = 128
 """Latents a side of the pictures that Flux draws unless another is given; its configuration names no size."""
 FLUX_GUIDANCE = 3.5
 """What FluxPipeline tells a guidance-distilled network unless another is given."""
 UNET_GUIDANCE = 7.5
 """What StableDiffusionPipeline gives a network that was distilled under guidance, unless another is given."""
-# What these pipelines change in the scheduler they are given.
-FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
 
 
 @dataclass(frozen=True)
@@ -78,46 +69,6 @@ class Folder:
     card: Card
     autoencoder: Autoencoder | None
     sampler: Callable[[int], Scheduled]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A folder's index, and where its network lies.
-
-    Attributes:
-        path: The pipeline's folder, or a single file.
-        index: What model_index.json says; empty for a single file.
-        pipeline: The pipeline's class by name.
-        network: The network's class by name.
-        part: The folder of the network's configuration and weights.
-    """
-
-    path: Path
-    index: Mapping[str, Any]
-    pipeline: str
-    network: str
-    part: Path
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a folder is a pipeline of diffusers', or a state that its training kept beside one."""
-    return (path / "model_index.json").exists() or bool(_kept(path) and (path.parent / "model_index.json").exists())
-
-
-def weights_of(path: Path) -> Path:
-    """The first file of a folder's network's weights."""
-    return weights_in(_recognise(path).part)
-
-
-def is_kept(path: Path) -> bool:
-    """Whether a folder is what a training script kept on its way (`checkpoint-500`, by accelerate): networks alone."""
-    return not (path / "model_index.json").exists() and bool(_kept(path))
-
-
-def _kept(path: Path) -> list[Path]:
-    """The networks in a training's state, the averaged one first."""
-    names = ("unet_ema", "transformer_ema", "unet", "transformer")
-    return [path / name for name in names if (path / name / "config.json").exists()]
 
 
 def read_folder(
@@ -143,14 +94,14 @@ def read_folder(
         CheckpointError: Another kind of pipeline, a missing or damaged part, weights that are no safetensors, or an option that
             does not fit.
     """
-    found = _recognise(path)
+    found = recognise(path)
     coder = _autoencoder(found, vae)
     network = load_part(found.part, found.network)
     more = int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16)
-    _refuse_more_inputs(path, more)
+    refuse_more_inputs(path, more)
     added = merge(network, found.pipeline, loras, prompts=prompts is not None)
     conditions = _conditions(found, network, prompts, embeddings)
-    return _assembled(found, network, coder, _scheduler(found), conditions, size, added)
+    return _assembled(found, network, coder, read_scheduler(found), conditions, size, added)
 
 
 def read_single_file(
@@ -184,7 +135,7 @@ def read_single_file(
             "a single file holds no tokenizer: encode the prompts with its text encoder in diffusers and give --embeddings"
         )
     first, last = (tensors[f"model.diffusion_model.{name}.weight"] for name in ("input_blocks.0.0", "out.2"))
-    _refuse_more_inputs(path, first.shape[1] - len(last))
+    refuse_more_inputs(path, first.shape[1] - len(last))
     pipeline = pipeline_of(tensors)
     prediction = prediction_of(tensors, card)
     network = network_of(tensors, card)
@@ -210,17 +161,17 @@ def _assembled(
     adapter, classes, null = _adapted(found, network, conditions, coder, shape)
     if type(scheduler).__name__ == CONSISTENCY:
         adapter = Boundary(adapter, scheduler.config.sigma_data, scheduler.config.sigma_min)
-    schedule, prediction, time = _convention(found, scheduler)
+    schedule, prediction, time = convention(found, scheduler)
     model = NetworkModel(
         differentiable(adapter),
         schedule,
         prediction,
-        _time_input(time, schedule),
+        time_input(time, schedule),
         classes=classes,
         class_dropout=null,
         noise_dropout=False,
         shape=shape,
-        levels=_levels(schedule, scheduler),
+        levels=known_levels(schedule, scheduler),
     )
     card = Card(
         "diffusers",
@@ -231,38 +182,7 @@ def _assembled(
         class_names=() if conditions is None else conditions.names,
         provenance=_provenance(found, scheduler, coder, conditions, adapter) | ({"lora": added} if added else {}),
     )
-    return Folder(model, card, coder, _sampler(found, scheduler, network, shape))
-
-
-def _time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
-    """What the network is given. Not rounded: a sampler between two steps of the table says so, and that is measured."""
-    if time.conditioning != "t":
-        return functools.partial(time, schedule)
-    return lambda t: (time.scale * t + time.offset).clamp_min(0)
-
-
-def _recognise(path: Path) -> Found:
-    kept = _kept(path) if is_kept(path) else []
-    home = path.parent if kept else path
-    index = read_json(home / "model_index.json")
-    kind = str(index.get("_class_name"))
-    part = "unet" if "unet" in index else "transformer"
-    network = str((index.get(part) or [None, None])[1])
-    plain = network == "UNet2DModel" or (kind, network) == ("DiTPipeline", "DiTTransformer2DModel")
-    if "Inpaint" in kind:
-        _refuse_more_inputs(path, 5)
-    if not plain and (kind not in TEXT or TEXT[kind] != network):
-        raise CheckpointError(f"{path.name} is a {kind}: the folders that can be read are {READABLE}")
-    return Found(home, index, kind, network, kept[0] if kept else path / part)
-
-
-def _refuse_more_inputs(path: Path, more: int) -> None:
-    """Raise CheckpointError for a network that takes `more` channels than a state has."""
-    if more > 0:
-        raise CheckpointError(
-            f"{path.name} takes {more} channels beside the state (a mask and a picture, or one to be changed), "
-            "which differ from sample to sample and cannot be given here: measure the model that it was made from"
-        )
+    return Folder(model, card, coder, own_sampler(found, scheduler, network, shape))
 
 
 def _autoencoder(found: Found, vae: str | Path | None) -> Autoencoder | None:
@@ -369,87 +289,6 @@ def _check_conditions(found: Found, config: Mapping[str, Any], conditions: Condi
             f"{found.path.name} takes prompt_embeds of {wanted} numbers a token and pooled_prompt_embeds of "
             f"{wants_pooled}, these have {conditions.hidden.shape[-1]} and {pooled}: encode them with its own text encoders"
         )
-
-
-def _scheduler(found: Found) -> Any:
-    import diffusers
-
-    path = found.path / "scheduler"
-    config = read_json(path / "scheduler_config.json")
-    name = str(config.get("_class_name", ""))
-    made = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if made is None:
-        raise CheckpointError(f"{path}: diffusers has no scheduler {name!r}; correct its scheduler_config.json")
-    steps = config.get("num_train_timesteps", 1000)
-    if not isinstance(steps, int) or not 2 <= steps <= MOST_STEPS:
-        raise CheckpointError(f"{path}: num_train_timesteps is {str(steps)[:40]}: correct its scheduler_config.json")
-    scheduler = made.from_config(config)
-    fixed = {key: value for key, value in FIXED.get(found.pipeline, {}).items() if key in scheduler.config}
-    return made.from_config(config, **fixed)
-
-
-def _convention(found: Found, scheduler: Any) -> tuple[Schedule, Any, TimeInput]:
-    """Schedule, prediction and time as the network was trained: the table of a DDPM, or a flow conditioned on sigma.
-
-    A flow scheduler's shift only says which sigmas the sampler visits.
-    """
-    name = type(scheduler).__name__
-    place = found.path / "scheduler"
-    if found.network in ("SD3Transformer2DModel", "FluxTransformer2DModel"):
-        if "FlowMatch" not in name:
-            raise CheckpointError(f"{place}: {name} is none of FlowMatch*, which a {found.pipeline} is trained with")
-        # Flux's own forward multiplies by 1000.
-        return Linear(), "velocity", TimeInput("data", 1.0 if found.network.startswith("Flux") else 1000.0)
-    if name == CONSISTENCY and found.network == "UNet2DModel":
-        ends = VarianceExploding(scheduler.config.sigma_min, scheduler.config.sigma_max)
-        return ends, "x0", TimeInput("data", CONSISTENCY_SCALE, conditioning="log_sigma")
-    if not hasattr(scheduler, "alphas_cumprod"):
-        raise CheckpointError(f"{place}: {name} has no alphas_cumprod, which a {found.network} is trained on")
-    prediction = PREDICTIONS.get(getattr(scheduler.config, "prediction_type", "epsilon"))
-    if prediction is None:
-        raise CheckpointError(f"{place}: prediction_type must be one of {', '.join(PREDICTIONS)}")
-    schedule = Discrete(scheduler.alphas_cumprod.double())
-    return schedule, prediction, TimeInput("data", float(len(schedule.times)), -1.0)
-
-
-def _sampler(found: Found, scheduler: Any, network: Any, shape: tuple[int, int, int]) -> Callable[[int], Scheduled]:
-    def sampler(steps: int) -> Scheduled:
-        timing: dict[str, Any] = {}
-        if found.pipeline == "FluxPipeline":
-            timing = {"sigmas": np.linspace(1.0, 1 / steps, steps), "mu": _dynamic_shift(scheduler, shape, 2)}
-        elif scheduler.config.get("use_dynamic_shifting"):
-            timing = {"mu": _dynamic_shift(scheduler, shape, int(network.config["patch_size"]))}
-        known = inspect.signature(scheduler.set_timesteps).parameters
-        try:
-            return from_diffusers(scheduler, steps, timing={k: v for k, v in timing.items() if k in known})
-        except (TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-            where = found.path / "scheduler" / "scheduler_config.json"
-            raise CheckpointError(f"{where} cannot be followed ({type(error).__name__}): correct it") from error
-
-    return sampler
-
-
-def _dynamic_shift(scheduler: Any, shape: tuple[int, int, int], patch: int) -> float:
-    """mu, a straight line in the number of tokens (Esser et al., arXiv 2403.03206, § 5.3.2, as Flux uses it)."""
-    tokens = (shape[1] // patch) * (shape[2] // patch)
-    config = scheduler.config
-    low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    first, last = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return float(first + (tokens - low) * (last - first) / (high - low))
-
-
-def _levels(schedule: Schedule, scheduler: Any) -> Tensor | None:
-    """The times that the network knows: the table's, or those that a consistency model was distilled at (LCM, TCD, and
-    those of pixels, at noise scales even in sigma^(1/rho))."""
-    if isinstance(schedule, VarianceExploding):
-        scheduler.set_timesteps(scheduler.config.num_train_timesteps)
-        sigmas = scheduler.sigmas[:-1].double().clamp(scheduler.config.sigma_min, scheduler.config.sigma_max)
-        return schedule.time_of_sigma(sigmas).flip(0).contiguous()
-    if not isinstance(schedule, Discrete):
-        return None
-    kept = scheduler.config.get("original_inference_steps")
-    every = max(1, len(schedule.times) // kept) if isinstance(kept, int) and kept > 0 else 1
-    return schedule.times[every - 1 :: every].contiguous()
 
 
 def _provenance(
