@@ -42,14 +42,18 @@ for heavy in (
     importlib.import_module(heavy)  # once, here: every fork has it
 
 ROOT = Path(__file__).parent.parent
+WORDS = (  # without the tests that start a process or run the bundled models
+    "tests/diffusion/test_identity.py --deselect=tests/diffusion/test_identity.py::test_a_hash_is_the_same_in_another_process "
+    "--deselect=tests/diffusion/test_identity.py::test_asking_a_model_does_not_change_it"
+)
 MODULES = {
     "noiseshift/approximation/roots.py": "tests/approximation/test_roots.py",
     "noiseshift/diffusion/schedules.py": "tests/diffusion/test_schedules.py",
     "noiseshift/diffusion/predictions.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
-    "noiseshift/diffusion/scales.py": "tests/diffusion/test_guidance.py tests/diffusion/test_identity.py",
+    "noiseshift/diffusion/scales.py": f"tests/diffusion/test_guidance.py {WORDS}",
     "noiseshift/diffusion/wrapping.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
     "noiseshift/diffusion/models.py": "tests/diffusion/test_models.py tests/diffusion/test_answers.py",
-    "noiseshift/diffusion/guidance.py": "tests/diffusion/test_guidance.py tests/diffusion/test_identity.py",
+    "noiseshift/diffusion/guidance.py": f"tests/diffusion/test_guidance.py {WORDS}",
     "noiseshift/diffusion/noise.py": "tests/diffusion/test_noise.py",
     "noiseshift/diffusion/samplers.py": "tests/diffusion/test_samplers.py tests/diffusion/test_reinforcement.py",
     "noiseshift/shift/reading.py": "tests/shift/test_reading.py tests/shift/test_shift.py",

@@ -17,7 +17,7 @@ from noiseshift.estimators import (
     ScoreMixture,
     time_grid,
 )
-from noiseshift.estimators.instrument import Readings, forward_noise, slope_reach
+from noiseshift.estimators.instrument import Readings, forward_noise, readable, slope_reach
 from noiseshift.estimators.residual import statistic
 from noiseshift.estimators.slopes import Probes, slopes_at
 from noiseshift.targets import Empirical, Gaussian, GaussianMixture, LowRank
@@ -220,6 +220,23 @@ def test_posterior_moments_and_quantiles_of_a_known_shape():
 def test_a_slope_is_read_an_eighth_of_the_way_to_the_nearer_end():
     t = torch.tensor([0.4, 0.9, 1e-4], dtype=torch.float64)
     torch.testing.assert_close(slope_reach(t), torch.tensor([0.05, 0.0125, 1.25e-4], dtype=torch.float64))
+
+
+def test_an_exact_estimator_moves_as_the_level_in_either_unit():
+    times = torch.tensor([0.8, 0.5, 0.3], dtype=torch.float64)
+    exact = Gaussian(torch.zeros(64), 1e-4 * torch.eye(64)).estimator(ns.Linear(), torch.linspace(0.01, 0.99, 99))
+    data = 0.01 * torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    calibration = ns.calibrate(exact, data, times).calibration
+    np.testing.assert_allclose(calibration.slopes.mean(0), 1, atol=0.25)
+    np.testing.assert_allclose(calibration.slopes_log_snr.mean(0), 1, atol=0.25)
+
+
+def test_what_can_be_read_has_a_slope_from_a_half_to_two():
+    assert (
+        readable(np.array([0.49, 0.5, 1.0, 2.0, 2.01, np.nan, -1.0])).tolist()
+        == [False, True, True, True] + [False] * 3
+    )
+    assert repr(Readings(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros((2, 5)))) == "Readings(3 states at 2 times)"
 
 
 class FirstCoordinate:
