@@ -76,7 +76,12 @@ def recognise(path: Path) -> Found:
 
 
 def refuse_more_inputs(path: Path, more: int) -> None:
-    """Raise CheckpointError for a network that takes `more` channels than a state has."""
+    """Raise CheckpointError for a network that takes more channels than a state has.
+
+    Args:
+        path: the folder or file, for the message.
+        more: how many more; 0 or fewer are none.
+    """
     if more > 0:
         raise CheckpointError(
             f"{path.name} takes {more} channels beside the state (a mask and a picture, or one to be changed), "
