@@ -15,13 +15,21 @@ from noiseshift.integrations.called import HowCalled, tensor_of
 
 
 class StateCall(NamedTuple):
-    """How the network was called on the states at one level."""
+    """How the network was called on the states at one level.
 
-    network: nn.Module  # a pipeline may hand over to a second one below a level
+    Attributes:
+        network: which; a pipeline may hand over to a second one below a level.
+        view: the scheduler in our terms.
+        factor: our state over the scheduler's own.
+        how: its arguments.
+        handed: what the scheduler was handed over what the network said.
+    """
+
+    network: nn.Module
     view: Scheduled
-    factor: float  # our state over the scheduler's own
+    factor: float
     how: HowCalled
-    handed: float  # what the scheduler was handed over what the network said
+    handed: float
 
 
 class Replay:
