@@ -330,3 +330,16 @@ def test_an_interval_may_be_one_time_and_must_not_run_backwards():
 
 def test_weights_are_those_of_the_middle_where_no_time_is_named():
     assert ns.noise_awareness(1.0, interval=(0.45, 0.55)).weights() == {FULL: 2.0, NOISE_UNCONDITIONAL: -1.0}
+
+
+@pytest.mark.parametrize(
+    "varying",
+    [ns.noise_awareness(lambda t: float(t)), ns.Guidance(gradients=((lambda x, t: t, lambda t: float(t)),))],
+    ids=["weights", "gradients"],
+)
+def test_a_guidance_that_depends_on_t_takes_one_time_and_any_other_takes_several(varying):
+    several = torch.tensor([0.2, 0.3])
+    with pytest.raises(ValueError, match="depends on t"):
+        varying.weights(several)
+    assert varying.weights(torch.tensor([0.2, 0.2])) == varying.weights(0.2)
+    assert ns.noise_awareness(0.5).weights(several) == ns.noise_awareness(0.5).weights(0.2)
