@@ -218,11 +218,16 @@ def edm_heun(transition: Transition) -> Tensor:
     eps = transition.prediction.eps
     if float(now.alpha.flatten()[0]) == 0:
         raise ValueError("this sampler divides by alpha, which is 0 at t = 1 of this schedule: take heun")
-    if float(then.sigma.flatten()[0]) > 0:
-        guess = then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
-        there = predict_at(transition.model, guess, transition.t_next, transition.cond)
-        eps = (eps + there.eps) / 2
-    return then.alpha * (transition.step.x / now.alpha + (then.sigma / then.alpha - now.sigma / now.alpha) * eps)
+    span = then.sigma / then.alpha - now.sigma / now.alpha
+
+    def moved(eps: Tensor) -> Tensor:
+        return then.alpha * (transition.step.x / now.alpha + span * eps)
+
+    x = moved(eps)
+    if float(then.sigma.flatten()[0]) <= 0:
+        return x
+    there = predict_at(transition.model, x, transition.t_next, transition.cond)
+    return moved((eps + there.eps) / 2)
 
 
 def ddim(eta: float = 0.0) -> Update:
