@@ -13,7 +13,7 @@ from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.drawing import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_each, shades_of, style
 from noiseshift.analysis.names import plain
-from noiseshift.analysis.tables import numbers_table, print_heading, screen, signed
+from noiseshift.analysis.terminal import numbers_table, print_heading, screen, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
 from noiseshift.studies.approximate import Study

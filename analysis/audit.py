@@ -40,7 +40,7 @@ def plot_audit(audit: Audit, *, ax: Axes | None = None) -> Axes:
 
 def print_audit(audit: Audit) -> None:
     """What was found, for people: a table of the first step count, then the findings with their remedies."""
-    from noiseshift.analysis.tables import print_heading, screen
+    from noiseshift.analysis.terminal import print_heading, screen
 
     console = screen()
     print_heading(console, audit.name, f"steps {', '.join(str(one.steps) for one in audit.levels)}")
@@ -52,7 +52,7 @@ def print_audit(audit: Audit) -> None:
 
 
 def _print_rows(console: Console, rows: pd.DataFrame) -> None:
-    from noiseshift.analysis.tables import numbers_table, signed
+    from noiseshift.analysis.terminal import numbers_table, signed
 
     head = ("step", "label", "label λ", "state λ", "off", "lands λ", "off next", "sigma")
     table = numbers_table(f"{rows.steps.iloc[0]} steps: log-SNR λ of label, state and landing", head)

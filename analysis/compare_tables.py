@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.names import in_latex, in_markdown, plain
-from noiseshift.analysis.tables import numbers_table
+from noiseshift.analysis.terminal import numbers_table
 
 from noiseshift.studies.compare import Comparison
 

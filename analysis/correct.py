@@ -14,7 +14,7 @@ from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.drawing import Figure, axes, save_each, style
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.samples import plot_samples, plot_states
-from noiseshift.analysis.tables import print_heading, screen
+from noiseshift.analysis.terminal import print_heading, screen
 
 from noiseshift.studies.outcomes import Correction
 

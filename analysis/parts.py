@@ -13,7 +13,7 @@ from noiseshift.analysis.drawing import UNREAD, Figure, axes
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.page_parts import Column
 from noiseshift.analysis.phrases import NOT_READABLE, at, chance, delta
-from noiseshift.analysis.tables import numbers_table, signed
+from noiseshift.analysis.terminal import numbers_table, signed
 
 from noiseshift.studies.folders import Run
 

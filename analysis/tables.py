@@ -12,31 +12,14 @@ from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.checks import print_failures
 from noiseshift.analysis.final_noise import residual_line
 from noiseshift.analysis.names import plain
+from noiseshift.analysis.terminal import numbers_table, print_heading, screen, signed
 
 from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
-
-WIDTH = 80
-"""Columns that every table fits. A narrower terminal wraps lines, which loses no digit; cutting cells would."""
-
-
-def screen() -> Console:
-    """stdout without markup or emoji: `[red]` and `:100:` in a name are letters."""
-    from rich.console import Console
-
-    return Console(markup=False, emoji=False, width=max(WIDTH, Console().width))
-
-
-def print_heading(console: Console, name: str, rest: str) -> None:
-    """`name` in bold, and what else is to be known of a run."""
-    from rich.text import Text
-
-    console.print(Text.assemble((plain(name), "bold"), "  ", plain(rest)))
 
 
 @spared("the table on the terminal")
@@ -97,22 +80,6 @@ def _share(report: ShiftReport) -> str:
     """How much of the shift's variance more samples would leave."""
     share = report.calibration_share()[report.readable]
     return f" ({100 * np.median(share):.0f} % of the variance)" if len(share) else ""
-
-
-def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
-    """An empty table of right-aligned numbers that fits 80 columns."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in headings:
-        table.add_column(plain(heading), justify="right", no_wrap=True)
-    return table
-
-
-def signed(value: float, digits: int = 4) -> str:
-    """A number with its sign and without its leading 0; a dot for none."""
-    return "·" if pd.isna(value) else f"{value:+.{digits}f}".replace("0.", ".", 1)
 
 
 def _plain(value: float) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from typing import Any, Literal
 
 import click
-from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli import light_imports, parse, places, ranges, streams
 
 
 @click.command()
@@ -63,7 +61,7 @@ def command(
     noiseshift audit ./my-pipeline --strength 0.6 --out runs/audit
     """
     places.folder(out, "audit")
-    _import_diffusers()
+    light_imports.import_schedulers()
     from noiseshift.analysis.audit import print_audit
 
     from noiseshift.audit import audit
@@ -81,20 +79,6 @@ def command(
             streams.written(out, "/ (audit.csv, findings.json, audit.png)")
     if beyond:
         click.get_current_context().exit(1)
-
-
-def _import_diffusers() -> None:
-    """diffusers imports torch's compiler for one decorator, which takes longer than the audit. Where that is missing diffusers has
-    a stand-in for it, so it is missing for as long as the import takes."""
-    missing = "torch._dynamo" not in sys.modules and "diffusers" not in sys.modules
-    if missing:
-        sys.modules["torch._dynamo"] = None  # type: ignore[assignment]
-    try:
-        importlib.import_module("diffusers.schedulers")
-        importlib.import_module("diffusers.utils.torch_utils")
-    finally:
-        if missing:
-            del sys.modules["torch._dynamo"]
 
 
 def _write(found: Any, out: str) -> None:

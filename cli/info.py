@@ -64,7 +64,7 @@ def command(
     noiseshift info strangers.pt --write-wrapper mine.py
     """
     from noiseshift.analysis.checks import print_failures
-    from noiseshift.analysis.tables import screen
+    from noiseshift.analysis.terminal import screen
 
     from noiseshift.checkpoints import CheckpointError
     from noiseshift.checkpoints.foreign import NoDenoiser

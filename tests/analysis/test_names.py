@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from noiseshift.analysis import compare as figures
-from noiseshift.analysis import compare_tables, drawing, names, samples, tables
+from noiseshift.analysis import compare_tables, drawing, names, samples, tables, terminal
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.page_parts import drawings
 from noiseshift.analysis.report import page
@@ -64,9 +64,9 @@ def comparison():
 
 @pytest.mark.parametrize("name", NAMES, ids=[repr(name)[:20] for name in NAMES])
 def test_a_terminal_shows_the_letters(name, capsys):
-    console = tables.screen()
-    tables.print_heading(console, name, name)
-    table = tables.numbers_table(name, (name,))
+    console = terminal.screen()
+    terminal.print_heading(console, name, name)
+    table = terminal.numbers_table(name, (name,))
     table.add_row(names.plain(name))
     console.print(table)
     shown = capsys.readouterr().out
@@ -76,7 +76,7 @@ def test_a_terminal_shows_the_letters(name, capsys):
 
 
 def test_terminal_tables_show_all_names(comparison, capsys):
-    tables.screen().print(compare_tables.terminal_table(comparison))
+    terminal.screen().print(compare_tables.terminal_table(comparison))
     tables.print_run(comparison.runs["[/]"])
     shown = capsys.readouterr().out
     assert "\x1b" not in shown

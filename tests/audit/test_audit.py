@@ -252,3 +252,24 @@ def test_the_command_says_it_saves_it_and_exits_by_the_tolerance(tmp_path, capsy
     code, said = run(word)
     assert "lands-off" in said.out
     assert max(map(len, said.out.splitlines())) <= 80
+
+
+def test_the_command_imports_nothing_that_an_audit_does_not_use():
+    """In a process of its own. Levels from a beta distribution, which take scipy.stats, are audited last: they must still work."""
+    import subprocess
+
+    words = ["audit", "diffusers/EulerDiscreteScheduler:5"]
+    heavy = ("torch._dynamo", "torch._inductor", "scipy.stats._stats_py", "matplotlib", "seaborn", "noiseshift.studies")
+    code = f"""
+import sys
+from noiseshift.cli import main
+def told(words):
+    try: main(words)
+    except SystemExit as end: return end.code
+codes = [told({words}), told({[*words, "--json"]})]
+loaded = [name for name in {heavy} if sys.modules.get(name)]
+codes.append(told({[words[0], words[1] + ",use_beta_sigmas=true"]}))
+print("END", codes, loaded, "scipy.stats._stats_py" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["END [0, 0, 0] [] True"], done.stderr
