@@ -201,8 +201,8 @@ def plot_phase(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """What every variant changes against the first: paired differences with their 95 % intervals, in units of their spread where
-    quantities differ, filled where Holm's p is under 5 %; on the right what it costs.
+    """What every variant changes against the first: paired differences with their 95 % intervals, filled where Holm's p is under
+    5 %, crosses where there is no interval; on the right what it costs.
 
     Args:
         found: a comparison of variants.
@@ -221,20 +221,32 @@ def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
     every = list(plt.subplots(1, panels, figsize=size, sharey=True, squeeze=False)[1][0]) if ax is None else [ax]
     rows = found.pairs[found.pairs["first"] == names[0]]
     for panel, quantity in zip(every, quantities, strict=False):
-        panel.axvline(0, color="black", linewidth=0.8)
-        for row in rows[rows.quantity == quantity].to_dict("records"):
-            y = names.index(row["second"])
-            panel.plot([-row["high"], -row["low"]], [y, y], color=COLOURS[0], linewidth=1.2)
-            face = COLOURS[0] if row["resolved"] else "white"
-            panel.scatter(-row["difference"], y, s=20, zorder=3, edgecolors=COLOURS[0], facecolors=face)
-        panel.set_xlabel(f"change of\n{in_figure(quantity)}")
-        panel.locator_params(axis="x", nbins=3)
+        _plot_changes(panel, rows[rows.quantity == quantity], names)
     for panel, column in zip(every[len(quantities) :], costs, strict=False):
         panel.barh(range(len(names)), found.table[column], color="#bbbbbb", height=0.5)
         panel.set_xlabel(column)
     every[0].set_yticks(range(len(names)), [in_figure(word) for word in _variants(found)])
     every[0].set_ylim(len(names) - 0.5, -0.5)
     return every[0]
+
+
+def _plot_changes(panel: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
+    """The changes of one quantity, in a power of ten that the label says: matplotlib's own would lie over it."""
+    largest = np.nanmax(rows[["difference", "low", "high"]].abs().to_numpy(), initial=0)
+    power = int(np.floor(np.log10(largest))) if 0 < largest < 1e-2 else 0
+    panel.axvline(0, color="black", linewidth=0.8)
+    for row in rows.to_dict("records"):
+        y = names.index(row["second"])
+        low, value, high = (-row[key] / 10.0**power for key in ("high", "difference", "low"))
+        face = COLOURS[0] if row["resolved"] else "white"
+        if np.isnan(low):
+            panel.scatter(value, y, s=20, marker="x", color="#888888")
+        else:
+            panel.plot([low, high], [y, y], color=COLOURS[0], linewidth=1.2)
+            panel.scatter(value, y, s=20, zorder=3, edgecolors=COLOURS[0], facecolors=face)
+    unit = f" / $10^{{{power}}}$" if power else ""
+    panel.set_xlabel(f"change of\n{in_figure(rows.quantity.iloc[0])}{unit}")
+    panel.locator_params(axis="x", nbins=3)
 
 
 def _variants(found: Comparison) -> list[str]:
@@ -255,7 +267,7 @@ def figures(found: Comparison) -> Iterator[Figure]:
             "variants",
             partial(plot_variants, found),
             "What each variant changes against the first: paired differences with 95 % intervals, filled where Holm's p is under "
-            "5 %, and what it costs.",
+            "5 %, crosses without one, and what it costs.",
         )
     if found.table.nfe.notna().any():
         yield "shift-nfe", partial(plot_shift_nfe, found), "rms δ against network calls, with 95 % intervals."
