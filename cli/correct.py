@@ -105,14 +105,11 @@ def command(
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
-        if out is not None:
-            raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
-        _exact(sampler, chosen, data, limits, seed, progress, as_json)
+        _exact(sampler, chosen, data, limits, seed, progress, as_json, out)
         return
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference
-    from noiseshift.studies.folders import run_name
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
     from noiseshift.studies.shards import Shards
@@ -120,9 +117,9 @@ def command(
 
     loaded = source.load()
     held_out = real_images_for(loaded, data, limits, "a correction is judged by real images")
-    chosen_by = extractor_for(held_out, extractor)
-    compared_with = reference_for([loaded], reference, chosen_by)
-    features_by = parse.parse_extractor(chosen_by, weights, device, trust=bool(source.given.get("trust")))
+    extractor = extractor_for(held_out, extractor)
+    compared_with = reference_for([loaded], reference, extractor)
+    features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
     real = load_reference(compared_with, features_by)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
@@ -131,8 +128,7 @@ def command(
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
     about = fingerprint(loaded, protocol, held_out, features_by, measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
-    folder = Path(out or f"runs/{run_name(about | {'methods': described}, 'correct')}")
-    places.folder(folder, "correct")
+    folder = _folder(out, about | {"methods": described})
     kept: list[Shards] = []
 
     def shards(name: str) -> Shards:
@@ -191,10 +187,28 @@ def _save(found: Correction, folder: Path) -> list[Path]:
     return figures
 
 
+def _folder(out: str | None, about: dict[str, Any]) -> Path:
+    """--out, or a folder by what decides the numbers."""
+    from noiseshift.studies.folders import run_name
+
+    folder = Path(out or f"runs/{run_name(about, 'correct')}")
+    places.folder(folder, "correct")
+    return folder
+
+
 def _exact(
-    sampler: Any, methods: list[Any], data: str | None, limits: Any, seed: int, progress: bool, as_json: bool
+    sampler: Any,
+    methods: list[Any],
+    data: str | None,
+    limits: Any,
+    seed: int,
+    progress: bool,
+    as_json: bool,
+    out: str | None,
 ) -> None:
-    """The methods on exact models, printed."""
+    """The methods on exact models, printed. Raises UsageError for --out."""
+    if out is not None:
+        raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
     import pandas as pd
 
     from noiseshift.correction.methods import unguided
