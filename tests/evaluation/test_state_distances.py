@@ -45,26 +45,16 @@ def test_a_study_refuses_them_before_it_samples(shape):
     require_reference(found, StateFeatures(), Features("states", np.zeros((9, wide))), 4, small=True)
 
 
-def write(folder, shape):
-    (folder / "states_mine.py").write_text(f"def model():\n    return lambda x, t: x, {{'shape': {list(shape)}}}\n")
-
-
 def test_channels_of_an_unknown_autoencoder_stay_numbers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    write(tmp_path, (7, 4, 4))
-    states = torch.randn(2, 7, 4, 4)
-    assert torch.equal(pictures_of(load("states_mine:model").decode(states)), states)
-
-
-def test_they_are_written_as_numbers(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    write(tmp_path, (7, 4, 4))
-    done = CliRunner().invoke(main, ["sample", "states_mine:model", "--samples", "3", "--sampler", "euler:2"])
+    (tmp_path / "channels_mine.py").write_text("def model():\n    return lambda x, t: x, {'shape': [7, 4, 4]}\n")
+    done = CliRunner().invoke(main, ["sample", "channels_mine:model", "--samples", "3", "--sampler", "euler:2"])
     assert done.exit_code == 0, done.output
     with np.load(next(tmp_path.glob("*.npz"))) as arrays:
         assert arrays["states"].shape == (3, 7, 4, 4)
+    states = torch.randn(2, 7, 4, 4)
+    assert torch.equal(pictures_of(load("channels_mine:model").decode(states)), states)
 
 
 def test_evaluate_says_how_vectors_are_compared(tmp_path, monkeypatch):
