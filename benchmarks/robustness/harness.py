@@ -35,7 +35,8 @@ COMMANDS = {
     "--estimator residual --out OUT",
     "correct": f"correct model.safetensors {TINY} --sampler euler:3 --samples 8 --batch 4 --measured 4 --nag 0.5 --small "
     "--reference few.npz --estimator residual --out OUT",
-    "compare": f"compare --checkpoint model.safetensors {READ} --sampler euler:3 --sampler euler:4 --out OUT",
+    "compare": f"compare --checkpoint model.safetensors {TINY} --samples 8 --batch 4 --points 2 --estimator constant-pixel "
+    "--sampler euler:3 --sampler euler:4 --out OUT",
     "train": "train few.npz --no-progress --width 16 --depth 1 --heads 2 --patch 14 --batch 8 --steps 6 --out OUT",
     "finetune": f"finetune model.safetensors {TINY} --batch 8 --steps 4 --out OUT",
     "train-estimator": f"train-estimator model.safetensors {TINY} --batch 8 --steps 6 --out OUT.safetensors",
