@@ -137,7 +137,7 @@ def _shaped(values: Array, limits: Range, path: Path) -> _Shaped:
             f"{path} has shape {values.shape}, in which channels may come first or last: give pictures that are no strips"
         )
     remarks: tuple[str, ...] = ()
-    if first > 4 and last <= 4:
+    if last <= 4 and (first > 4 or last in (1, 3)):  # a last axis of 1 or 3 beside a first of 2 or 4 is no side
         values = values.transpose(0, 3, 1, 2)
         remarks = ("channels last",)
     if values.shape[1] in (2, 4) and (values.dtype.kind != "f" or isinstance(limits, tuple)):
