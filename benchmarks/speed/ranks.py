@@ -17,7 +17,7 @@ SAMPLES, BATCH = 256, 32
 
 def rows(repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        few = [_seconds(Path(folder) / f"few-{ranks}.npz", ranks, BATCH * ranks) for ranks in (1, 2)]
+        few = [_seconds(Path(folder) / f"few-{ranks}.npz", ranks, 2 * BATCH) for ranks in (1, 2)]
         values = []
         for k in range(max(2, repeats // 2)):
             one, two = (_seconds(Path(folder) / f"{k}-{ranks}.npz", ranks, SAMPLES) for ranks in (1, 2))
