@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,11 @@ WHAT = "image set (.npz or .npy of plain arrays)"
 REMEDY = "write it again with numpy.savez"
 
 STATES = ("latents", "states")
-PICTURES = ("images", "arr_0", "pixels", "samples", "data", "x", "X")
-LABELS = ("labels", "arr_1", "y", "label", "targets", "classes")
-SPLITS: Mapping[Part, tuple[str, ...]] = {"held-out": ("test", "val"), "train": ("train",)}
+PICTURES = ("images", "arr_0", "pixels", "samples", "data", "x", "imgs", "image")
+LABELS = ("labels", "arr_1", "y", "label", "targets", "target", "classes")
+SPLITS: Mapping[Part, tuple[str, ...]] = {"held-out": ("test", "val", "valid"), "train": ("train",)}
+OF_A_PART = ("images", "x", "data", "imgs", "image"), ("labels", "y", "targets", "label")
+"""What images and labels of a part are called, before or behind its name: test_images, x_test, testX, X_test."""
 
 
 @dataclass(frozen=True)
@@ -68,23 +71,26 @@ def load_arrays(path: Path, limits: Range, part: Part) -> Images:
 
 def _read(path: Path, part: Part) -> _Stored:
     if path.suffix.lower() == ".npy":
-        return _Stored("arr_0", read_array(path, WHAT, REMEDY), None)
+        return _Stored("arr_0", _native(read_array(path, WHAT, REMEDY)), None)
     images, labels, remark = _names(names_in_arrays(path, WHAT, REMEDY), part, path)
     arrays = read_arrays(path, WHAT, REMEDY, only=(images, labels))
-    return _Stored(images, arrays[images], arrays.get(labels), remark)
+    return _Stored(images, _native(arrays[images]), arrays.get(labels), remark)
 
 
 def _names(names: Sequence[str], part: Part, path: Path) -> tuple[str, str, str]:
     """The names of the images and of their labels (empty where there are none), and which part of the set they are."""
-    for split in SPLITS[part]:
-        for images, labels in ((f"{split}_images", f"{split}_labels"), (f"x_{split}", f"y_{split}")):
-            if images in names:
-                return images, labels, f"its {split} part"
+    found = {_plain(name): name for name in reversed(names)}
+    for wanted in (part, *(other for other in SPLITS if other != part)):
+        for split in SPLITS[wanted]:
+            images, labels = (next(_of_a_part(split, words, found), "") for words in OF_A_PART)
+            if images:
+                want = "" if wanted == part else f", for want of a {'training' if part == 'train' else 'held-out'} one"
+                return images, labels, f"its {split} part{want}"
     if {"mu", "sigma"} <= set(names):
         raise ReadingError(f"{path} holds statistics (mu, sigma) and no images: give the images themselves")
-    labels = next((name for name in LABELS if name in names), "")
+    labels = next((found[name] for name in map(_plain, LABELS) if name in found), "")
     others = [name for name in names if name != labels]
-    known = [name for name in (*STATES, *PICTURES) if name in others]
+    known = [found[name] for name in map(_plain, (*STATES, *PICTURES)) if found.get(name) in others]
     if not known and len(others) != 1:
         raise ReadingError(
             f"{path} holds {', '.join(names[:6]) or 'nothing'}: give the images, (N, H, W, C) or (N, C, H, W), under 'images' "
@@ -93,6 +99,21 @@ def _names(names: Sequence[str], part: Part, path: Path) -> tuple[str, str, str]
     taken = (known or others)[0]
     left = ", ".join(name for name in others if name != taken)
     return taken, labels, f"from {taken!r} ({left} left out)" if left else ""
+
+
+def _of_a_part(split: str, words: Sequence[str], found: Mapping[str, str]) -> Iterator[str]:
+    """The names that are there, of `found` by their letters, of what the words mean in a part."""
+    return (found[name] for word in words for name in (split + word, word + split) if name in found)
+
+
+def _native(values: Array) -> Array:
+    """In the byte order of this machine, which a file need not have."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _plain(name: str) -> str:
+    """X_train, x_train, trainX and train-x are spelt alike in their letters."""
+    return re.sub("[^a-z0-9]", "", name.casefold())
 
 
 def _states(values: Array, path: Path) -> tuple[Array, tuple[str, ...]]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 
 SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm", ".pbm"}
-SUFFIXES |= {".pnm", ".jp2", ".tga"}
+SUFFIXES |= {".pnm", ".jp2", ".j2k", ".jpx", ".jpe", ".avif", ".dib", ".tga"}
 
 ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 

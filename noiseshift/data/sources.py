@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noiseshift.data.arrays import channels_in_words, load_arrays
+from noiseshift.data.arrays import REMEDY, WHAT, channels_in_words, load_arrays
 from noiseshift.data.idx import find_idx, load_files, load_idx, load_part
 from noiseshift.data.images import Images
+from noiseshift.data.kinds import other_kind
 from noiseshift.data.labels import labels_in_words
 from noiseshift.data.pictures import Picture, read_picture
 from noiseshift.data.ranges import Range, dark, refuse_dim, to_bytes, unsaid
@@ -63,6 +64,8 @@ def _load(path: Path, limits: Range, part: Part) -> Images:
             return load_files(path)
         if path.suffix.lower() == ".zip":
             return _load_zip(path, limits, part)
+        if (what := other_kind(regular(path, WHAT, REMEDY))) is not None:
+            raise ValueError(f"{path} is {what}")
         return load_arrays(path, limits, part)
     idx = find_idx(path)
     return load_part(idx, part) if idx else _load_tree(folder_tree(path), limits, part)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
+from noiseshift.data.kinds import in_words
 from noiseshift.data.labels import natural
 from noiseshift.data.pictures import SUFFIXES
 
@@ -152,7 +153,8 @@ def arrange(tree: Tree, part: Part) -> Layout:
     pictures = sorted((f for f in tree.files if _is_picture(f)), key=lambda file: _order(file.place))
     if not pictures:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise ValueError(f"no pictures ({kinds}) under {tree.root}")
+        others = in_words(file.place[-1] for file in tree.files)
+        raise ValueError(f"no pictures ({kinds}) under {tree.root}" + (f": it holds {others}" if others else ""))
     listed = next((file for file in tree.files if file.place == ("dataset.json",)), None)
     remarks = _left_out(len(tree.files) - len(pictures) - (listed is not None))
     if listed is not None:
@@ -165,6 +167,11 @@ def arrange(tree: Tree, part: Part) -> Layout:
             break
         if len(tops) > 1:
             remarks = (*remarks, f"its part {chosen}")
+        elif part_of(chosen) not in (None, part):
+            remarks = (
+                *remarks,
+                f"its part {chosen}, for want of a {'training' if part == 'train' else 'held-out'} one",
+            )
         root = (*root, chosen)
         pictures = [file for file in pictures if file.place[: len(root)] == root]
     if not tops:

@@ -169,6 +169,42 @@ def test_of_several_arrays_the_one_that_was_taken_is_said(tmp_path):
     assert "from 'images' (samples left out)" in images.about
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_x", "{}_y"), ("{}X", "{}Y"), ("{}_data", "{}_labels"),
+        ("{}_data", "{}_targets"),
+    ],
+)  # fmt: skip
+def test_of_a_set_in_parts_the_held_out_one_is_taken_under_every_usual_name(tmp_path, names):
+    first, second = names
+    train = {first.format("train"): BYTES, second.format("train"): np.arange(6)}
+    test = {first.format("test"): BYTES[::-1], second.format("test"): np.arange(6)[::-1]}
+    for part, taken in (("held-out", BYTES[::-1]), ("train", BYTES)):
+        images = load_images(stored(tmp_path, **train, **test), part=part)
+        assert np.array_equal(images.pixels[:, 0].numpy(), taken)
+        assert images.labels.tolist() == [int(np.flatnonzero((BYTES == row).all((1, 2)))[0]) for row in taken]
+    images = load_images(stored(tmp_path, **train))
+    assert "its train part, for want of a held-out one" in images.about
+
+
+@pytest.mark.parametrize(("images", "labels"), [("X", "Y"), ("data", "target"), ("imgs", "label"), ("image", "Labels")])
+def test_names_count_by_their_letters(tmp_path, images, labels):
+    found = load_images(stored(tmp_path, **{images: BYTES, labels: np.arange(6), "more": BYTES}))
+    assert np.array_equal(found.pixels[:, 0].numpy(), BYTES)
+    assert found.labels.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy"])
+def test_numbers_of_another_byte_order_are_these_numbers(tmp_path, suffix):
+    deep = BYTES.astype(np.uint16) * 257
+    for values, limits in ((deep.astype(">u2"), None), (UNIT.astype(">f4"), (0.0, 1.0)), (BYTES.astype(">i8"), None)):
+        np.savez(tmp_path / "a.npz", images=values)
+        np.save(tmp_path / "a.npy", values)
+        images = load_images(tmp_path / f"a.{suffix}", limits=limits)
+        assert np.array_equal(images.pictures[:, 0].numpy(), BYTES)
+
+
 STATES = {
     "vectors": (6, 12),
     "signals": (6, 1, 100),

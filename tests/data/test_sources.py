@@ -1,6 +1,7 @@
 """Reading image sets: every format gives the same pixels back, and what is damaged is named in one line."""
 
 import gzip
+import pickle
 import struct
 
 import numpy as np
@@ -69,6 +70,34 @@ def test_a_file_that_is_no_npz_is_one_line(tmp_path, content):
     ) as caught:
         load_images(tmp_path / "set.npz")
     assert "\n" not in str(caught.value)
+
+
+OTHER_FILES = {
+    "train.parquet": (b"PAR1", "is a Parquet file: write its pictures"),
+    "data_batch_1": (pickle.dumps({b"data": [1]}), "is a pickle, which can run code and is not opened"),
+    "test.pkl": (pickle.dumps([1], protocol=0), "is a pickle, which can run code and is not opened"),
+    "training.pt": (b"PK\3\4", "is a PyTorch file, which can run code and is not opened"),
+    "shard-000000.tar": (b"\0" * 1024, "is a tar archive: unpack it"),
+    "set.tar.gz": (gzip.compress(b"x"), "is a gzip archive: unpack it"),
+    "set.npy.gz": (gzip.compress(b"x"), "is a gzip archive: unpack it"),
+    "set.h5": (b"\x89HDF\r\n", "is an HDF5 file: write its pictures"),
+    "test_32x32.mat": (b"MATLAB 5.0 MAT-file", "is a MATLAB file: write its pictures"),
+    "mnist_test.csv": (b"label,pixel0\n", "is a table: write its pictures"),
+    "data.mdb": (b"\0" * 4096, "is an LMDB database: write its pictures"),
+    "one.png": (b"\x89PNG", "is one picture: give its folder"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_other_kinds_of_files_are_named_with_a_remedy(tmp_path, name):
+    content, said = OTHER_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} {said}") as caught:
+        load_images(tmp_path / name)
+    assert "\n" not in str(caught.value)
+    if name != "one.png":
+        with pytest.raises(ValueError, match=r"no pictures .*: it holds 1 "):
+            load_images(tmp_path)
 
 
 def test_a_folder_of_pictures_takes_its_classes_from_its_folders(tmp_path, pixels):

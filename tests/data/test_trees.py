@@ -123,6 +123,13 @@ def test_of_a_training_and_a_held_out_part_the_wanted_one_is_taken(tmp_path, rea
     assert shades(read(part="train")) == [0, 1]
 
 
+def test_a_set_of_one_part_says_where_it_is_not_the_wanted_one(tmp_path, read):
+    picture(tmp_path / "set" / "train" / "a" / "a.png", 1)
+    picture(tmp_path / "set" / "train" / "b" / "a.png", 2)
+    assert "its part train, for want of a held-out one" in read().about
+    assert "for want" not in read(part="train").about
+
+
 @pytest.mark.parametrize(
     ("train", "held_out"),
     [
