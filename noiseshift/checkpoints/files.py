@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+OPTIMIZER = {"state", "param_groups"}
+"""The keys of an optimizer's state."""
 METADATA = "__metadata__"
 """Where `read_content` puts the words that a safetensors file carries beside its tensors."""
 
@@ -49,13 +51,25 @@ def read_content(path: Path) -> Mapping[Any, Any]:
         names = names_in(path) or [str(error)]
         shown = ", ".join(name[:60] for name in names[:3]) + ", …" * (len(names) > 3)
         raise HoldsCode(f"{path.name} holds code ({shown}), which is not run: {REMEDY}") from None
-    if isinstance(content, dict) and set(content) == {"state", "param_groups"}:
+    if isinstance(content, dict) and set(content) == OPTIMIZER:
         raise CheckpointError(
             f"{path.name} is an optimizer's state, without weights: give a file with a model's state dict"
         )
+    if isinstance(content, list | tuple):
+        content = _named(content)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds a {type(content).__name__}: give a file with a model's state dict")
     return content
+
+
+def _named(content: Sequence[Any]) -> Any:
+    """A training state that is kept as a list, as score networks' and DDIM's code does: the network, its optimizer, numbers,
+    and the averaged weights last. Any other list is handed back."""
+    rows = list(content)
+    if len(rows) < 2 or not all(isinstance(row, Mapping) for row in rows[:2]) or set(rows[1]) != OPTIMIZER:
+        return content
+    averaged = {"ema": rows[-1]} if len(rows) > 2 and isinstance(rows[-1], Mapping) else {}
+    return {"model": rows[0], "optimizer": rows[1], **averaged}
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order
     wanted = None if names is None else frozenset(names)
     sets = [part for part in _sets(content, "", wanted) if part.state]
     sets = [part for part in sets if _is_network(part.state)] or sets
+    sets = [part for part in sets if part.name or not _is_loose(part.state)] or sets
     if "current_model_state" in content:  # Lightning's WeightAveraging puts the averages where the weights were
         sets = [replace(part, averaged=part.averaged or part.name == "state_dict") for part in sets]
     listed = list(_listed(content, ""))
@@ -134,6 +135,11 @@ def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
 def _is_network(state: Mapping[str, Tensor]) -> bool:
     """Whether a set has any matrix: counters, tables of betas and random states have none."""
     return any(value.ndim > 1 and value.is_floating_point() for value in state.values())
+
+
+def _is_loose(state: Mapping[str, Tensor]) -> bool:
+    """Whether none of its tensors is named as a layer's: a batch or a curve that was kept beside the network."""
+    return not any("." in key or key in ("weight", "bias") for key in state)
 
 
 def _one(sets: Sequence[Weights]) -> Weights | None:
