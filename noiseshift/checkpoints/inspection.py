@@ -40,6 +40,7 @@ _TIME = re.compile(
     r"time|(^|[._])(t|te|temb|t_?emb\w*|sigma|noise_(emb|level)\w*|timestep\w*)\d*([._]|$)", re.IGNORECASE
 )
 _CLASS = re.compile(r"label|class|(^|[._])(y|c|cond|context)_?(emb\w*|table)|cemb|null_", re.IGNORECASE)
+_HEAD = re.compile(r"(^|\.)(head|final|last|out|output)(_?(layer|linear|proj|fc))?\.weight$", re.IGNORECASE)
 _FREQUENCIES = re.compile(r"(^|[._])(W|freqs?|frequencies|omegas?|weights?|B|inv_freq)$")
 
 
@@ -91,7 +92,7 @@ class Contents:
     @property
     def axes(self) -> int | None:
         """Spatial axes of a state, by the convolutions: 0 where all layers are linear, None where there are no layers."""
-        ranks = {value.ndim for value in self._layers()}
+        ranks = {value.ndim for value in self._layers().values()}
         # Of weights with three axes, layer norms over pictures have as many as convolutions of signals.
         found = next((rank for rank in (5, 4, 3, 2) if rank in ranks), None)
         return None if found is None else found - 2
@@ -99,14 +100,35 @@ class Contents:
     @property
     def inputs(self) -> int | None:
         """Channels that the first layer takes, features where all are linear; a time may be among these."""
-        layers = self._of_axes()
-        return layers[0].shape[1] if layers else None
+        layers = list(self._of_axes().values())
+        if not layers:
+            return None
+        first = int(layers[0].shape[1])
+        # Linear layers may lie in another order than they are called in: what another one makes is no state.
+        hidden = self.axes == 0 and any(layer.shape[0] == first for layer in layers[1:])
+        return self.outputs if hidden and any(layer.shape[1] == self.outputs for layer in layers) else first
 
     @property
     def outputs(self) -> int | None:
         """Channels of the answer, or features."""
         layers = self._of_axes()
-        return layers[-1].shape[0] if layers else None
+        if not layers:
+            return None
+        last = list(layers)[-1]
+        heads = [
+            key for key in layers if self.axes == 0 and _HEAD.search(key) and key.count(".") <= last.count(".") + 1
+        ]
+        least = min((key.count(".") for key in heads), default=0)
+        named = [key for key in heads if key.count(".") == least]
+        return int(layers[named[-1] if named else last].shape[0])
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of one state, or features: a network may take more (its time, a label as an image), or answer more (its
+        variance)."""
+        if self.inputs is None or self.outputs is None:
+            return None
+        return self.outputs if self.axes == 0 else min(self.inputs, self.outputs)
 
     @property
     def size(self) -> int | None:
@@ -172,19 +194,21 @@ class Contents:
     def _states(self) -> str:
         kind = ("features", "channels of a signal", "channels", "channels of a video")[self.axes or 0]
         size = f" of {self.size}×{self.size}" if self.size else ""
-        more = ", others than the state's among them" if self.axes == 0 and self.inputs != self.outputs else ""
+        others = self.inputs != self.outputs if self.axes == 0 else (self.inputs or 0) > (self.outputs or 0)
+        more = ", others than the state's among them" if others else ""
         return f"{self.inputs} {kind}{size} in{more}; {self.outputs} out"
 
-    def _of_axes(self) -> list[Tensor]:
-        return [value for value in self._layers() if self.axes is not None and value.ndim == self.axes + 2]
+    def _of_axes(self) -> dict[str, Tensor]:
+        axes = self.axes
+        return {key: value for key, value in self._layers().items() if axes is not None and value.ndim == axes + 2}
 
-    def _layers(self) -> list[Tensor]:
+    def _layers(self) -> dict[str, Tensor]:
         """Weights of layers that are neither of time nor of classes, in the file's order."""
-        return [
-            value
+        return {
+            key: value
             for key, value in self.tensors.items()
             if 2 <= value.ndim <= 5 and key.endswith("weight") and not _TIME.search(key) and not _CLASS.search(key)
-        ]
+        }
 
     def _embeddings(self, kind: re.Pattern[str]) -> list[tuple[str, Tensor]]:
         """Tables that are indexed: weights without a bias beside them, in a network whose layers have biases."""

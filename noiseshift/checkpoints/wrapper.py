@@ -12,7 +12,7 @@ from typing import Any
 
 from noiseshift.checkpoints.inspection import Contents
 from noiseshift.checkpoints.source import Beside, beside
-from noiseshift.checkpoints.source.networks import Network
+from noiseshift.checkpoints.source.networks import Near, Network
 from noiseshift.checkpoints.source.training import Training
 from noiseshift.writing import write_text
 
@@ -53,8 +53,8 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
     code = code or beside(contents.path, contents.names, contents.prefix)
     network, training = (code.network, code.training) if code else (None, NOTHING)
     card = "\n".join(f"        {line}" for line in _card(contents, network, training))
-    imports = "\n".join(_imports(network))
-    body = "\n".join(f"    {line}" for line in _body(network))
+    imports = "\n".join(_imports(network, code.near if code else None))
+    body = "\n".join(f"    {line}" for line in _body(contents, network))
     return f'''"""For `noiseshift info {name}:model --data DATA`, which checks it, then `noiseshift measure` with the same words."""
 
 {imports}
@@ -69,26 +69,49 @@ def model():
 '''
 
 
-def _body(network: Network | None) -> Iterator[str]:
+def _body(contents: Contents, network: Network | None) -> Iterator[str]:
     """The lines that make the network, up to where its card begins."""
     made = _made(network)
     others = () if network is None else network.others
+    labelled = network is not None and network.labelled and contents.rows is not None
+    untimed = network is not None and not network.timed and (labelled or not network.labelled)
     filled = f"ns.adapters.weights(FILE, {made})"
     if FILL in made:
         yield f"network = {made}"
         filled = "ns.adapters.weights(FILE, network)"
-    if not others:
+    if not others and not untimed:
         yield f"return {filled}, {{"
         return
     yield f"network = {filled}"
+    if untimed:
+        yield from _untimed(contents, labelled)
+        return
     first = ", ".join((network and network.signature) or ("x", "t"))
     more = ", ".join(f"{other}=..." for other in others)
     yield f"return lambda x, t: network({first}, {more}), {{  {FILL}: {', '.join(others)}"
 
 
-def _imports(network: Network | None) -> Iterator[str]:
+def _untimed(contents: Contents, labelled: bool) -> Iterator[str]:
+    """The call of a network that is handed no time, or has it among its features."""
+    inputs, outputs = contents.inputs or 0, contents.outputs or 0
+    if labelled:
+        yield "return lambda x, t, label: network(x, label), {  # it takes no time"
+    elif inputs > outputs:
+        kind = "features" if contents.axes == 0 else "channels"
+        yield f"return lambda x, t: network(...), {{  {FILL}: its {inputs} {kind}, {outputs} of them the state's"
+    else:
+        yield "return lambda x, t: network(x), {  # it takes no time"
+
+
+def _imports(network: Network | None, near: Near | None) -> Iterator[str]:
     if network is None:
-        yield from ("import noiseshift as ns", f"from my_network import Network  {FILL}: where the network's class is")
+        hint = "where the network's class is"
+        if near is not None:
+            # Of a name that lies in a file, only what is known to be a word goes into code.
+            lacking = ", ".join(name for name in near.lacking if name.isidentifier()) or "further parts"
+            where = json.dumps(near.path.as_posix(), ensure_ascii=False)
+            hint += f"; {near.name} of {where} is nearest, without {lacking[:60]}: an earlier version may have it"
+        yield from ("import noiseshift as ns", f"from my_network import Network  {FILL}: {hint}")
         return
     if not network.importable:
         yield from ("import noiseshift as ns", "")
@@ -145,10 +168,10 @@ def _labelled(contents: Contents, network: Network | None, training: Training) -
 
 
 def _shape(contents: Contents, network: Network | None, training: Training) -> str:
-    channels = contents.inputs
+    channels = contents.channels
     shown = training.shape
     if contents.axes == 0:
-        return f"[{contents.outputs}],{'' if network else f'  {FILL}: of one state'}"
+        return f"[{channels}],{'' if network else f'  {FILL}: of one state'}"
     if contents.size:
         return f"[{channels}, {contents.size}, {contents.size}],"
     if contents.axes == 2 and shown is not None and shown[0] == channels:
@@ -170,6 +193,7 @@ def _schedule(contents: Contents, training: Training) -> str:
     if training.betas:
         known = {"kind": "discrete", **training.betas} | ({"steps": contents.steps} if contents.steps else {})
         mark = "" if "steps" in known else f"  {FILL}: steps"
+        mark = f"  {FILL}: the code has {training.doubt} too" if training.doubt else mark
         return f"{_words(known)},{mark}"
     if contents.steps:
         return f'{{"kind": "discrete", "steps": {contents.steps}}},  {FILL}: its betas, where not DDPM\'s'
@@ -201,10 +225,18 @@ def _time(contents: Contents, training: Training) -> str:
         return f'{{"integer": True{counted}}},  # "column": True where its shape is (B, 1)'
     if table is not None or betas:
         steps = len(table.alphas_cumprod) if table is not None else (betas or {}).get("steps", 1000)
+        if training.divisor is not None:
+            by = training.divisor or _counted(steps)
+            return f'{{"scale": {steps / by:g}, "offset": {-1 / by:g}}},  # step k as k / {by}'
         return f'{{"scale": {steps}, "offset": -1}},  # steps 0 … {steps - 1}; {{}} for t from 0 to 1'
     if training.to_data is not None:
         return f'{{"zero": "{"noise" if training.to_data else "data"}"}},'
     return f'{{"zero": "noise"}},  {FILL}: where its t = 0 is; {{"scale": 1000, "offset": -1}}: steps; {{"conditioning": "sigma"}}'
+
+
+def _counted(rows: int) -> int:
+    """Steps of a table of so many rows: one that begins with a row that is not a step has a row more."""
+    return rows - 1 if rows % 10 == 1 else rows
 
 
 def _classes(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:

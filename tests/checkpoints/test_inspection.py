@@ -213,3 +213,41 @@ def test_the_schedule_in_a_file_is_a_cards(network, tmp_path):
     )
     with pytest.raises(ns.CheckpointError, match="holds no schedule"):
         ns.adapters.schedule(saved(tmp_path / "y.pt", network().state_dict()))
+
+
+class Tabular(nn.Module):
+    """A state of 5 is lifted to 8, and its layers lie in another order than they are called in."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.ModuleDict({"first": nn.Linear(8, 16), "head": nn.Linear(16, 5)})
+        self.proj = nn.Linear(5, 8)
+        self.time_embed = nn.Linear(8, 8)
+
+
+def test_features_are_those_of_the_head(tmp_path):
+    found = contents_of(saved(tmp_path / "x.pt", Tabular().state_dict()))
+    assert (found.inputs, found.outputs, found.channels) == (5, 5, 5)
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_a_training_state_that_is_a_list(network, tmp_path, averaged):
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.randn(2, 1, 8, 8), torch.tensor([1, 2])).sum().backward()
+    optimizer.step()
+    average = {key: value + 1 for key, value in net.state_dict().items()}
+    rows = [{f"module.{key}": value for key, value in net.state_dict().items()}, optimizer.state_dict(), 3, 400]
+    torch.save(rows + [average] * averaged, tmp_path / "ckpt.pth")
+    found = contents_of(tmp_path / "ckpt.pth")
+    assert (found.weights, found.averaged) == ("ema, averaged" if averaged else "model", averaged)
+    filled = ns.adapters.weights(tmp_path / "ckpt.pth", network())
+    torch.testing.assert_close(filled.state_dict(), average if averaged else net.state_dict())
+    torch.save([torch.zeros(3), 1], tmp_path / "other.pth")
+    assert "holds a list" in info(tmp_path / "other.pth").output
+
+
+def test_a_batch_that_was_kept_beside_the_network_is_no_network(network, tmp_path):
+    state = network().state_dict()
+    torch.save({"model_state_dict": state, "xt": torch.zeros(4, 3), "ut": torch.zeros(4, 2)}, tmp_path / "x.pth")
+    assert contents_of(tmp_path / "x.pth").weights == "model_state_dict"

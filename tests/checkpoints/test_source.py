@@ -212,6 +212,8 @@ def test_what_is_not_plain_is_left_to_the_person(here):
         ("Normalize(mean=[0.5], std=[1.0])", (-0.5, 0.5)),
         ("transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])", (-1, 1)),
         ("Lambda(lambda x: 2 * x - 1)", (-1, 1)),
+        ("Lambda(lambda x: (x - 0.5) * 2)", (-1, 1)),
+        ("Lambda(lambda x: (x - 0.5) / 0.5)", (-1, 1)),
         ("Normalize((0.1307,), (0.3081,))", (-0.1307 / 0.3081, (1 - 0.1307) / 0.3081)),
         ("ToTensor()", None),
     ],
@@ -236,6 +238,124 @@ def test_the_range_of_pixels(here, line, ends):
 def test_betas_and_steps(here, line):
     (here / "ddpm.py").write_text(line)
     assert beside(here / "x.pt", []).training.betas == {"beta_start": 1e-4, "beta_end": 0.02, "steps": 200}
+
+
+@pytest.mark.parametrize(
+    ("call", "time"),
+    [
+        ("model(xt, t / 200)", (1, -1 / 200)),
+        ("model(xt, t / self.n_T)", (1, -1 / 200)),
+        ("model(xt, (i / timesteps) * one)", (1, -1 / 200)),
+        ("model(xt, t.float().unsqueeze(1) / float(timesteps))", (1, -1 / 200)),
+        ("[u := None, model(xt, t / 100)]", (2, -1 / 100)),
+        ("model(xt, t)", (200, -1)),
+        ("torch.cos(xt, t / timesteps)", (200, -1)),
+    ],
+)
+def test_a_step_that_is_divided_before_the_call(here, call, time):
+    built = Built(here, "toy_net.py", DDPM.replace("model(xt, t)", call))
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    found = ns.load("mine:model").card.time
+    assert (found.scale, found.offset) == pytest.approx(time)
+    with torch.no_grad():
+        expected = built.network(X, torch.full((2,), 99 if time[0] == 200 else 99 / (200 / time[0])))
+        torch.testing.assert_close(ns.load("mine:model").model(X, T).eps, expected)
+
+
+def test_a_table_with_a_row_more_than_steps(here):
+    betas = torch.linspace(1e-4, 0.02, 201)
+    built = Built(here, "toy_net.py", DDPM.replace("model(xt, t)", "model(xt, t / self.n_T)"))
+    written(built.saved("gt.", beta_t=betas).relative_to(here))
+    found = ns.load("mine:model")
+    with torch.no_grad():
+        expected = built.network(X, torch.full((2,), 77 / 200))
+        torch.testing.assert_close(found.model(X, torch.tensor(78 / 201, dtype=torch.float64)).eps, expected)
+
+
+def test_which_path_of_two_the_file_near_the_checkpoint_shows(here):
+    built = Built(here, "toy_net.py", FLOW, mixed="t * x1 + (1 - t) * z")
+    (here / "ddpm.py").write_text("betas = torch.linspace(1e-4, 0.02, 200)\n")
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    assert '"schedule": {"kind": "linear"}' in text
+    Path("mine.py").unlink()
+    (here / "train.py").write_text((here / "train.py").read_text() + "betas = torch.linspace(1e-4, 0.02, 200)\n")
+    assert "# fill in: the code has a straight path too" in written(built.saved().relative_to(here))
+
+
+def test_two_tables_are_for_the_person_to_choose_from(here):
+    built = Built(here, "toy_net.py", DDPM + "    def cosine_beta_schedule(timesteps): ...\n")
+    assert "# fill in: the code has a cosine table too" in written(built.saved().relative_to(here))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("self, x", "return lambda x, t: network(...), {  # fill in: its 5 features, 3 of them the state's"),
+        ("self, noisy_input, t", "return ns.adapters.weights(FILE, Denoiser(3, hidden=5)), {"),
+    ],
+)
+def test_a_network_without_a_time_of_its_own_and_one_whose_state_has_another_name(here, arguments, line):
+    built = Built(here, "toy_net.py", DDPM, arguments=arguments)
+    assert line in written(built.saved().relative_to(here))
+
+
+LABELLED = """
+    import torch
+    from torch import nn
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            {layer}
+            self.inp = nn.Conv2d({channels}, 8, 3, padding=1)
+            self.out = nn.Conv2d(8, 1, 3, padding=1)
+        def forward({arguments}):
+            more = {more}
+            return self.out(self.inp(torch.cat([x, more], 1)))
+    def beta_schedule(start=1e-4, end=0.02, timesteps=50): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "channels", "called"),
+    [
+        ("self, x, labels", "self.label_embed(labels)[:, :, None, None].expand(-1, -1, 8, 8)", 5, "network(x, label)"),
+        ("self, x, t", "t[:, None, None, None].expand(x.shape)", 2, "weights(FILE, Net())"),
+    ],
+)
+def test_channels_that_a_time_or_a_label_fills_are_none_of_the_states(here, arguments, more, channels, called):
+    layer = "self.label_embed = nn.Embedding(4, 4)" if "labels" in arguments else "pass"
+    code = textwrap.dedent(LABELLED).format(arguments=arguments, more=more, channels=channels, layer=layer)
+    (here / "net.py").write_text(code)
+    space = {}
+    exec(code, space)
+    network = space["Net"]()
+    torch.save(network.state_dict(), "x.pt")
+    text = written("x.pt")
+    assert '"shape": [1, 28, 28]' in text
+    assert called in text
+    assert f"{channels} channels in, others than the state's among them; 1 out" in contents_of("x.pt").facts()["states"]
+    Path("mine.py").write_text(text.replace("28, 28", "8, 8"))
+    checkpoint = ns.load("mine:model")
+    x, label = torch.randn(2, 1, 8, 8), torch.tensor([1, 2])
+    with torch.no_grad():
+        given = label if "labels" in arguments else torch.full((2,), 24)
+        answer = checkpoint.model(x, T, label if checkpoint.classes else None).eps
+        torch.testing.assert_close(answer, network(x, given))
+
+
+def test_of_another_version_of_the_code_the_nearest_class_is_named(here):
+    (here / "net.py").write_text(
+        "class Net(nn.Module):\n    def __init__(self):\n        self.inp = self.mid = self.out = None\n"
+        "    def forward(self, x, t): ...\n"
+    )
+    parts = ("inp", "mid", "out", "blocks", "a\nimport os #")
+    torch.save({f"{name}.weight": torch.zeros(3, 3) for name in parts}, "x.pt")
+    text = written("x.pt")
+    assert 'Net of "net.py" is nearest, without blocks' in text
+    assert "import os" not in text
+    compile(text, "mine.py", "exec")
 
 
 def test_odd_files_are_passed_over(here):

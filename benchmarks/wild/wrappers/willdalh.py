@@ -17,5 +17,5 @@ def model():
         "shape": [1, 28, 28],
         "range": [-0.5, 0.5],
         "schedule": ns.adapters.schedule(FILE),  # 11 steps, by its sqrt_beta_t
-        "prediction": "epsilon", "time": {"scale": 11, "offset": -1},
+        "prediction": "epsilon", "time": {"scale": 1.1, "offset": -0.1},
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from noiseshift.checkpoints.source.files import sources
-from noiseshift.checkpoints.source.networks import Network, network_of
+from noiseshift.checkpoints.source.networks import Near, Network, nearest, network_of
 from noiseshift.checkpoints.source.training import Training, training_of
 
 
@@ -18,10 +18,12 @@ class Beside:
     Attributes:
         network: The class whose parameters have the checkpoint's names; None where none fits.
         training: What it shows of the training.
+        near: Where none fits, the class that has most of them.
     """
 
     network: Network | None
     training: Training
+    near: Near | None = None
 
 
 def beside(file: Path, names: Collection[str], prefix: str = "") -> Beside | None:
@@ -42,4 +44,4 @@ def beside(file: Path, names: Collection[str], prefix: str = "") -> Beside | Non
         return None
     network = network_of(found, names, prefix, file)
     near = [each for each in found if file.name in each.text or (network is not None and each is network.source)]
-    return Beside(network, training_of(found, near))
+    return Beside(network, training_of(found, near), None if network else nearest(found, names, prefix))

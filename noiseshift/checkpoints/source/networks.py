@@ -49,6 +49,7 @@ class Network:
         no_label: whether the label may be left out or None.
         several: whether it returns a tuple.
         others: names of further arguments that it cannot do without.
+        timed: whether it takes a time.
     """
 
     name: str
@@ -63,6 +64,22 @@ class Network:
     no_label: bool = False
     several: bool = False
     others: tuple[str, ...] = field(default=())
+    timed: bool = True
+
+
+@dataclass(frozen=True)
+class Near:
+    """A class that has most of a checkpoint's parts, but not all.
+
+    Attributes:
+        name: of the class.
+        path: of the file that defines it.
+        lacking: parts of the checkpoint that it does not have.
+    """
+
+    name: str
+    path: Path
+    lacking: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -83,28 +100,63 @@ def network_of(found: Sequence[Source], names: Collection[str], prefix: str, fil
     Returns:
         The class, None where none fits.
     """
-    each = [
-        _Class(node, source) for source in found for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)
-    ]
+    each = _classes(found)
     classes = {one.node.name: one for one in reversed(each)}
-    parts = prefix.rstrip(".").split(".") if prefix else []
-    for place in range(len(parts), -1, -1):
-        start = "".join(f"{part}." for part in parts[:place])
-        wanted = {name.removeprefix(start).partition(".")[0] for name in names if name.startswith(start)}
-        fitting = [one for one in each if _takes_time(one, classes) and wanted <= _attributes(one, classes)]
+    for wanted in _parts(names, prefix):
+        fitting = [one for one in each if _takes(one, classes) and wanted <= _attributes(one, classes)]
         if fitting:
             made = list(_made(found, {one.node.name for one in fitting}, file))
             return _described(max(fitting, key=lambda one: _score(one, classes, wanted, made, file)), made, found)
     return None
 
 
-def _takes_time(each: _Class, classes: Mapping[str, _Class]) -> bool:
-    """Whether it is called with a state and something more."""
+def nearest(found: Sequence[Source], names: Collection[str], prefix: str) -> Near | None:
+    """The class that has most of a state dict's parts, where none has all: it may be of another version of the code.
+
+    Args:
+        found: the files to look in.
+        names: of the state dict's tensors.
+        prefix: what stands before those of all weights.
+
+    Returns:
+        The class, None where none has more than half.
+    """
+    each = _classes(found)
+    classes = {one.node.name: one for one in reversed(each)}
+    best: tuple[float, Near] | None = None
+    for wanted in _parts(names, prefix):
+        for one in each:
+            lacking = wanted - _attributes(one, classes)
+            share = 1 - len(lacking) / len(wanted)
+            if len(wanted) > 2 and share > 0.5 and _takes(one, classes) and (best is None or share > best[0]):
+                best = share, Near(one.node.name, one.source.path, tuple(sorted(lacking)))
+    return best and best[1]
+
+
+def _classes(found: Sequence[Source]) -> list[_Class]:
+    return [
+        _Class(node, source) for source in found for node in ast.walk(source.tree) if isinstance(node, ast.ClassDef)
+    ]
+
+
+def _parts(names: Collection[str], prefix: str) -> Iterator[set[str]]:
+    """The first parts of the tensors' names below a prefix, then below less and less of it."""
+    parts = prefix.rstrip(".").split(".") if prefix else []
+    for place in range(len(parts), -1, -1):
+        start = "".join(f"{part}." for part in parts[:place])
+        wanted = {name.removeprefix(start).partition(".")[0] for name in names if name.startswith(start)}
+        if wanted:
+            yield wanted
+
+
+def _takes(each: _Class, classes: Mapping[str, _Class]) -> int:
+    """How much it is called with: 2 for a state and something more, 1 for a state, 0 where it is not called."""
     for one in _bases(each, classes):
         forward = _method(one.node, "forward")
         if forward is not None:
-            return len(forward.args.args) + len(forward.args.kwonlyargs) > 2 or forward.args.vararg is not None
-    return False
+            more = len(forward.args.args) + len(forward.args.kwonlyargs) > 2 or forward.args.vararg is not None
+            return 2 if more else len(forward.args.args) - 1
+    return 0
 
 
 def _method(node: ast.ClassDef, name: str) -> ast.FunctionDef | None:
@@ -123,13 +175,13 @@ class _Call:
 
 def _score(
     each: _Class, classes: Mapping[str, _Class], wanted: Collection[str], made: Sequence[_Call], file: Path
-) -> tuple[int, int, int, int]:
-    """Larger for a class that is filled from this very file, for one of fewer parts that the file lacks, and where file and
-    source share words."""
+) -> tuple[bool, bool, int, int, int, int]:
+    """Larger for a class that is filled from this very file, for one that takes a time, for one of fewer parts that the
+    file lacks, and where file and source share words."""
     near = max((call.near for call in made if call.name == each.node.name), default=0)
     spare = len(_layers(each, classes) - set(wanted))
     words = set(re.split(r"[\W_]+", file.stem.lower())) & set(re.split(r"[\W_]+", str(each.source.path).lower()))
-    return near, -spare, len(words), -len(each.source.path.parts)
+    return near == 2, _takes(each, classes) == 2, near, -spare, len(words), -len(each.source.path.parts)
 
 
 def _bases(each: _Class, classes: Mapping[str, _Class]) -> Iterator[_Class]:
@@ -312,11 +364,14 @@ def _calling(forward: ast.FunctionDef | None) -> dict[str, Any]:
         else set()
     )
     words = [named.get(argument.arg.lower(), "") for argument in given]
+    if "x" not in words and words[:1] == [""]:
+        words[0] = "x"  # whatever it is called, the state comes first
     known = [word for word in words if word]
     label = next((a.arg for a, word in zip(given, words, strict=True) if word == "label"), None)
     others = tuple(a.arg for a, word in zip(given, words, strict=True) if not word and a.arg not in optional)
     usual = ["x", "t", "label"] if label else ["x", "t"]
     returned = [node.value for node in _own(forward) if isinstance(node, ast.Return) and node.value is not None]
+    timed = forward.args.vararg is not None or len([word for word in words if word != "label"]) > 1
     swapped = sorted(known) == sorted(usual) and known != usual and not others
     return {
         "signature": tuple(known) if swapped else (),
@@ -324,6 +379,7 @@ def _calling(forward: ast.FunctionDef | None) -> dict[str, Any]:
         "no_label": label in optional,
         "several": bool(returned) and all(isinstance(value, ast.Tuple) for value in returned),
         "others": others,
+        "timed": timed,
     }
 
 
@@ -332,7 +388,11 @@ _MORE = {
         ("inputs", "input", "sample", "noisy", "x_noisy", "z", "z_t", "xs", "images", "img", "x_in", "xt"), "x"
     ),
     **dict.fromkeys(
-        ("time_step", "ts", "tt", "step", "steps", "noise_level", "t_step", "diffusion_step", "time_steps"), "t"
+        (
+            *("time_step", "ts", "tt", "step", "steps", "t_step", "diffusion_step", "time_steps", "sigmas"),
+            *("noise_level", "noise_levels", "noise_labels", "c_noise", "log_snr"),
+        ),
+        "t",
     ),
     **dict.fromkeys(("class_label", "class_labels", "cls", "context", "classes", "condition", "digit"), "label"),
 }

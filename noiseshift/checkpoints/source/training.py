@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from noiseshift.checkpoints.source.dividing import divisors
 from noiseshift.checkpoints.source.files import Source
 from noiseshift.checkpoints.source.values import constants, literal
 
@@ -40,6 +41,8 @@ class Training:
         certain: whether the code has one number of steps only.
         epsilon: whether a loss compares with the noise that was drawn.
         to_data: of a straight path between data and noise, whether its t = 1 is the data.
+        doubt: what else the code has of the kind: "a straight path", "a cosine table", "" for nothing.
+        divisor: by what the network's step is divided before it is called: a number, 0 for the number of steps, None for nothing.
         range: what black and white are.
         shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
         null: a number that is called the null class.
@@ -52,6 +55,8 @@ class Training:
     range: tuple[float, float] | None
     shape: tuple[int, int] | None
     null: int | None
+    doubt: str = ""
+    divisor: int | None = None
 
 
 def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Training:
@@ -69,17 +74,43 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
             steps[number] += factor * weight
         for shape in _shapes(source):
             shapes[shape] += factor
-    straight = {way for source in found for way in _ways(source)}
+    close = [source for source in found if any(source is one for one in near)]
+    path = _path(close, steps) or _path(found, steps) or _Path(None, None, "")
     ranges = Counter(ends for source in found for ends in _ranges(source.tree))
     return Training(
-        betas=_betas(found, steps),
+        betas=path.betas,
         certain=len(steps) == 1,
         epsilon=any(_compares_with_noise(source.tree) for source in found),
-        to_data=straight.pop() if len(straight) == 1 else None,
+        to_data=path.to_data,
         range=ranges.most_common(1)[0][0] if len(ranges) == 1 else None,
         shape=shapes.most_common(1)[0][0] if shapes else None,
         null=next((number for source in found for number in _nulls(source.tree)), None),
+        doubt=path.doubt,
+        divisor=next((number for source in [*close, *found] for number in divisors(source.tree)), None),
     )
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What lies between data and noise, as some files show it; `doubt` is what else they show."""
+
+    betas: dict[str, Any] | None
+    to_data: bool | None
+    doubt: str
+
+
+def _path(found: Sequence[Source], steps: Counter[int]) -> _Path | None:
+    """What these files show, None for nothing. Of files that show both kinds, a table counts."""
+    straight = {way for source in found for way in _ways(source)}
+    to_data = straight.pop() if len(straight) == 1 else None
+    betas = _betas(found, steps)
+    if betas is None and to_data is None:
+        return None
+    if betas is None:
+        return _Path(None, to_data, "")
+    linear = "beta_start" in betas
+    doubt = "a straight path" if to_data is not None else "a cosine table" if linear and _has_cosine(found) else ""
+    return _Path(betas, to_data, doubt)
 
 
 def _nulls(tree: ast.Module) -> Iterator[int]:
@@ -95,10 +126,13 @@ def _betas(found: Sequence[Source], steps: Counter[int]) -> dict[str, Any] | Non
     if ends:
         (first, last), _ = ends.most_common(1)[0]
         return {"beta_start": first, "beta_end": last, **number}
+    return {"betas": "cosine", **number} if _has_cosine(found) else None
+
+
+def _has_cosine(found: Sequence[Source]) -> bool:
+    """Whether a function is named as one that makes cosine betas."""
     names = (node.name.lower() for s in found for node in ast.walk(s.tree) if isinstance(node, ast.FunctionDef))
-    if any("cosine" in name and ("beta" in name or "schedule" in name) for name in names):
-        return {"betas": "cosine", **number}
-    return None
+    return any("cosine" in name and ("beta" in name or "schedule" in name) for name in names)
 
 
 def _ends(tree: ast.Module) -> Iterator[tuple[float, float]]:
@@ -242,7 +276,7 @@ def _compares_with_noise(tree: ast.Module) -> bool:
 
 
 def _ranges(tree: ast.Module) -> Iterator[tuple[float, float]]:
-    """What pixels from 0 to 1 become by a Normalize of one mean and spread, or by 2 x - 1."""
+    """What pixels from 0 to 1 become by a Normalize of one mean and spread, by 2 x - 1, or by (x - 1/2) 2."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == "Normalize":
             values = [literal(value, {}) for value in [*node.args[:2], *(k.value for k in node.keywords)]][:2]
@@ -251,6 +285,19 @@ def _ranges(tree: ast.Module) -> Iterator[tuple[float, float]]:
                 yield -numbers[0] / numbers[1], (1 - numbers[0]) / numbers[1]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is(node.right, 1) and _doubled(node.left):
             yield -1.0, 1.0
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and _is(node.right, 2) and _centred(node.left):
+            yield -1.0, 1.0
+        if (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Div)
+            and _is(node.right, 0.5)
+            and _centred(node.left)
+        ):
+            yield -1.0, 1.0
+
+
+def _centred(node: ast.expr) -> bool:
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is(node.right, 0.5)
 
 
 def _one(value: Any) -> float | None:
@@ -264,7 +311,7 @@ def _doubled(node: ast.expr) -> bool:
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (_is(node.left, 2) or _is(node.right, 2))
 
 
-def _is(node: ast.expr, number: int) -> bool:
+def _is(node: ast.expr, number: float) -> bool:
     return isinstance(node, ast.Constant) and node.value == number
 
 
