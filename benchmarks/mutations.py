@@ -46,6 +46,7 @@ WORDS = (  # without the tests that start a process or run the bundled models
     "tests/diffusion/test_identity.py --deselect=tests/diffusion/test_identity.py::test_a_hash_is_the_same_in_another_process "
     "--deselect=tests/diffusion/test_identity.py::test_asking_a_model_does_not_change_it"
 )
+BRIDGE = "tests/diffusion/test_schedulers.py tests/diffusion/test_solvers.py"
 MODULES = {
     "noiseshift/approximation/roots.py": "tests/approximation/test_roots.py",
     "noiseshift/diffusion/schedules.py": "tests/diffusion/test_schedules.py",
@@ -60,6 +61,16 @@ MODULES = {
     "noiseshift/shift/report.py": "tests/shift/test_shift.py tests/shift/test_inference.py",
     "noiseshift/shift/inference.py": "tests/shift/test_inference.py tests/shift/test_summary.py",
     "noiseshift/shift/summary.py": "tests/shift/test_summary.py tests/shift/test_inference.py",
+    "noiseshift/shift/controls.py": "tests/shift/test_shift.py tests/shift/test_levels.py",
+    "noiseshift/shift/parts.py": "tests/shift/test_parts.py",
+    "noiseshift/shift/groups.py": "tests/shift/test_parts.py tests/shift/test_levels.py",
+    "noiseshift/shift/refinement.py": "tests/shift/test_refinement.py",
+    "noiseshift/shift/preflight.py": "tests/shift/test_preflight.py",
+    "noiseshift/shift/storage.py": "tests/shift/test_storage.py",
+    "noiseshift/diffusion/steps.py": "tests/diffusion/test_samplers.py tests/shift/test_parts.py",
+    "noiseshift/diffusion/schedulers.py": BRIDGE,
+    "noiseshift/diffusion/scheduler_steps.py": BRIDGE,
+    "noiseshift/diffusion/scheduler_tables.py": BRIDGE,
     "noiseshift/estimators/instrument.py": "tests/estimators/test_estimators.py tests/shift/test_reading.py",
 }
 KINDS = r"BinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Mul|Mod_Mul|BitAnd_BitOr)|UnaryOperator|AddNot|Number"

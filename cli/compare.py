@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,20 +22,26 @@ from noiseshift.cli.options import (
     strict_option,
 )
 
+from noiseshift.diffusion.words import SOLVERS
+
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
-    from noiseshift.data import Images
     from noiseshift.studies.compare import Comparison
     from noiseshift.studies.folders import Run
-    from noiseshift.studies.grid import Cell
 
 
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path())
 @device_options
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Repeat for several; the bundled model by default.")
-@click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {parse.SAMPLERS}.")
-@click.option("--guidance", "guidances", multiple=True, help="Repeat for several: none, cfg=W, nag=W, cfg=W,nag=W.")
+@click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {SOLVERS}.")
+@click.option(
+    "--guidance",
+    "guidances",
+    type=parse.NAMED_GUIDANCE,
+    multiple=True,
+    help="Repeat for several: none, cfg=W, nag=W, cfg=W,nag=W.",
+)
 @click.option(
     "--variant",
     "variants",
@@ -79,7 +84,7 @@ def command(
     progress: bool,
     checkpoints: tuple[str, ...],
     samplers: tuple[Any, ...],
-    guidances: tuple[str, ...],
+    guidances: tuple[tuple[str, Any], ...],
     variants: tuple[Any, ...],
     family: str | None,
     samples: int,
@@ -119,37 +124,37 @@ def command(
     from noiseshift.evaluation import load_reference, warn_of_no_interval
     from noiseshift.reading import as_text
     from noiseshift.studies.compare import compare
-    from noiseshift.studies.folders import Run
-    from noiseshift.studies.grid import run_grid
+    from noiseshift.studies.grid import grid, run_grid, varied
+    from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.room import require_reference
 
-    if runs and (checkpoints or samplers or guidances or variants):
-        raise click.UsageError(
-            "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
-        )
+    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants))
     if extractor and extractor != "fashion":
         reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
-    loaded = [
-        load(None if path == "fashion-sit" else path, family=family, trust=trust)
-        for path in (() if runs else checkpoints or ("fashion-sit",))
-    ]
+    named = () if runs else checkpoints or ("fashion-sit",)
+    loaded = [load(path, family=family, trust=trust) for path in named]
     real = (
         load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
     )
     if runs:
-        found = {as_text(Path(path).name): Run.load(path) for path in runs}
-        if len(found) < len(runs):
-            raise click.UsageError("two of these runs have the same folder name: rename one")
+        found = _finished(runs)
     else:
-        if not samplers:
-            raise click.UsageError("name at least one --sampler, or finished runs")
-        settings: dict[str, Any] = {"samples": samples, "points": points, "batch": batch, "controls": controls}
-        settings |= {"seed": seed, "device": device, "precision": precision}
+        like = Protocol(
+            samplers[0],
+            samples=samples,
+            points=points,
+            batch=batch,
+            controls=controls,
+            seed=seed,
+            device=device,
+            precision=precision,
+        )
         held_out = images_for(loaded, data, limits)
-        cells = _grid(loaded, samplers, guidances or ("none",), held_out, estimators, settings)
+        cells = grid(loaded, samplers, dict(guidances or [("none", None)]), held_out, like, estimators=estimators)
         if variants:
-            cells = [_varied(cell, each, checkpoints, loaded, family, trust) for cell in cells for each in variants]
+            with_lora = _loader(loaded, named, family, trust)
+            cells = [varied(cell, each, with_lora) for cell in cells for each in variants]
         if features_by is not None and real is not None:
             warn_of_no_interval(samples, real)
             for cell in cells:
@@ -167,6 +172,41 @@ def command(
     where = {as_text(Path(path).name): os.path.relpath(path, out) for path in runs} or {name: name for name in found}
     figures = _save(comparison, out, where, paper)
     _say(comparison, found, out, len(figures), as_json)
+
+
+def _require_runs_or_a_grid(runs: tuple[str, ...], samplers: tuple[Any, ...], of_grid: bool) -> None:
+    """Raise UsageError for both, and for neither."""
+    if runs and of_grid:
+        raise click.UsageError(
+            "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
+        )
+    if not runs and not samplers:
+        raise click.UsageError("name at least one --sampler, or finished runs")
+
+
+def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
+    """The runs of these folders, by the folder's name. Raises UsageError for two of one name."""
+    from noiseshift.reading import as_text
+    from noiseshift.studies.folders import Run
+
+    found = {as_text(Path(path).name): Run.load(path) for path in runs}
+    if len(found) < len(runs):
+        raise click.UsageError("two of these runs have the same folder name: rename one")
+    return found
+
+
+def _loader(
+    loaded: Sequence[Checkpoint], paths: tuple[str, ...], family: str | None, trust: bool
+) -> Callable[[Checkpoint, str], Checkpoint]:
+    """What loads one of the `loaded` anew, from its path, with a LoRA merged into it."""
+    from noiseshift.checkpoints import load
+
+    path_of = dict(zip(map(id, loaded), paths, strict=True))
+
+    def with_lora(checkpoint: Checkpoint, lora: str) -> Checkpoint:
+        return load(path_of[id(checkpoint)], family=family, trust=trust, lora=[lora])
+
+    return with_lora
 
 
 def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:
@@ -204,47 +244,6 @@ def _save(comparison: Comparison, out: Path, where: dict[str, str], paper: str |
         with spared("report.html"):
             write_text(fresh / "report.html", page({str(out): comparison}))
     return figures
-
-
-def _grid(
-    checkpoints: Sequence[Checkpoint],
-    samplers: tuple[Any, ...],
-    guidances: tuple[str, ...],
-    held_out: Images | None,
-    estimators: dict[str, int | None] | None,
-    settings: dict[str, Any],
-) -> list[Cell]:
-    """A cell for every combination, named after what it combines."""
-    from noiseshift.studies.grid import Cell
-    from noiseshift.studies.protocol import Protocol
-    from noiseshift.studies.readers import available
-
-    cells = []
-    for checkpoint, sampler, words in itertools.product(checkpoints, samplers, guidances):
-        name = "-".join([checkpoint.name, sampler.name, *([words] if words != "none" else [])])
-        protocol = Protocol(
-            sampler,
-            estimators=estimators or available(checkpoint, held_out),
-            guidance=None if words == "none" else parse.parse_guidance(words),
-            **settings,
-        )
-        cells.append(Cell(name.translate(str.maketrans(":/,=", "----")), checkpoint, protocol, held_out))
-    return cells
-
-
-def _varied(
-    cell: Cell, variant: Any, paths: tuple[str, ...], loaded: Sequence[Checkpoint], family: str | None, trust: bool
-) -> Cell:
-    """The cell of a variant; a LoRA is merged into a checkpoint that is loaded anew."""
-    from noiseshift.checkpoints import load
-
-    checkpoint = cell.checkpoint
-    if variant.lora is not None:
-        places = dict(zip(map(id, loaded), paths, strict=False))
-        checkpoint = load(places.get(id(checkpoint)), family=family, trust=trust, lora=[variant.lora])
-    changed, protocol = variant(checkpoint, cell.protocol)
-    name = f"{cell.name}-{variant.name}".translate(str.maketrans(":/,=", "----"))
-    return replace(cell, name=name, checkpoint=changed, protocol=protocol)
 
 
 def _common(runs: dict[str, Any]) -> str:

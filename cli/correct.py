@@ -22,6 +22,9 @@ from noiseshift.cli.options import (
     strict_option,
 )
 
+from noiseshift.correction.words import WORDS as METHODS
+from noiseshift.diffusion.words import SOLVERS
+
 if TYPE_CHECKING:
     from noiseshift.studies.outcomes import Correction
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @checkpoint_options
 @device_options
-@click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=parse.SAMPLERS)
+@click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=SOLVERS)
 @click.option("--samples", type=ranges.SAMPLES, default=512, show_default=True, help="5,000 and more for a paper.")
 @click.option("--measured", type=ranges.SAMPLES, default=256, show_default=True, help="Samples that are read.")
 @click.option("--nag", type=parse.NUMBERS, default="0.5,1,2", show_default=True, help="NAG scales; 0 = unguided.")
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
     "methods",
     type=parse.METHOD,
     multiple=True,
-    help=f"More methods, each its own option: {parse.METHODS}",
+    help=f"More methods, each its own option: {METHODS}",
 )
 @click.option("--against", type=click.Path(), help="Pretrained or weaker checkpoint for dog= and autoguidance=.")
 @click.option(

@@ -16,6 +16,7 @@ from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges
 
 from noiseshift import distributed
+from noiseshift.diffusion.words import SOLVERS
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
@@ -97,7 +98,7 @@ def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
             type=parse.GUIDANCE,
             help="cfg=1.5,nag=0.5@0:0.6; scale 0 = unguided, @LOW:HIGH limits it to these times.",
         ),
-        click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=parse.SAMPLERS),
+        click.option("--sampler", type=parse.SOLVER, default="euler:50", show_default=True, help=SOLVERS),
     ):
         function = wrap(function)
     return device_options(function)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from noiseshift import distributed
+from noiseshift.diffusion.words import finite_number
 
 
 def parse_solver(text: str) -> Any:
@@ -16,14 +17,6 @@ def parse_solver(text: str) -> Any:
     from noiseshift.diffusion.solvers import solver
 
     return solver(text)
-
-
-SAMPLERS = (
-    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "flow-sde:N[,a=A], cps:N[,eta=ETA], precise:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], "
-    "own:N (a diffusers folder's)"
-)
-"""As `noiseshift.diffusion.solvers.WORDS`, which a help text cannot wait for."""
 
 
 def parse_estimators(text: str) -> dict[str, int | None]:
@@ -54,7 +47,7 @@ def parse_guidance(text: str) -> Any:
         name, _, given = word.strip().partition("=")
         scale, _, interval = given.partition("@")
         try:
-            made = kinds[name](finite(scale), **({"interval": _interval(interval)} if "@" in given else {}))
+            made = kinds[name](finite_number(scale), **({"interval": _interval(interval)} if "@" in given else {}))
         except (KeyError, ValueError):
             raise ValueError(
                 f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas, each with "
@@ -64,8 +57,13 @@ def parse_guidance(text: str) -> Any:
     return guidance
 
 
+def parse_named_guidance(text: str) -> tuple[str, Any]:
+    """The word itself, with its Guidance; `none` is None. Raises ValueError naming what exists."""
+    return text, None if text == "none" else parse_guidance(text)
+
+
 def _interval(word: str) -> tuple[float, float]:
-    low, high = (finite(part) for part in word.split(":"))
+    low, high = (finite_number(part) for part in word.split(":"))
     if not 0 <= low < high <= 1:
         raise ValueError(word)
     return low, high
@@ -119,21 +117,9 @@ def parse_mask(path: str) -> Any:
 def parse_numbers(text: str) -> tuple[float, ...]:
     """`0.1,0.2` → (0.1, 0.2). Raises ValueError for a word that is no number."""
     try:
-        return tuple(finite(word) for word in text.split(","))
+        return tuple(finite_number(word) for word in text.split(","))
     except ValueError:
         raise ValueError(f"{text!r}: write finite numbers joined by commas") from None
-
-
-LARGEST_SCALE = 1e6
-"""No scale of guidance or number of a list is larger: a float32 state would overflow."""
-
-
-def finite(word: str) -> float:
-    """A number that a network's state can be multiplied by. Raises ValueError for nan, infinity and larger ones."""
-    number = float(word)
-    if not abs(number) <= LARGEST_SCALE:
-        raise ValueError(f"{word}: write a finite number of at most {LARGEST_SCALE:g}")
-    return number
 
 
 def parse_levels(text: str) -> tuple[float, ...]:
@@ -184,50 +170,16 @@ def parse_range(text: str) -> tuple[float, float] | str:
     return numbers[0], numbers[1]
 
 
-METHODS = (
-    "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
-    "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, nlc, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W, "
-    "tsr=K[:SPREAD], dcw=LOW[:HIGH] (own samplers of pictures)"
-)
-
-
 def parse_method(text: str) -> Any:
     """`nag=0.5`, `projection`, `epsilon-scaling=1.005` … → `noiseshift.correction.methods.Method`. Raises ValueError."""
     from noiseshift.cli.streams import warn
 
-    from noiseshift.correction import methods as correction
+    from noiseshift.correction.methods import current_name
+    from noiseshift.correction.words import method
 
-    if (current := correction.current_name(text)) != text:
+    if (current := current_name(text)) != text:
         warn(f"the method {text} is called {current} now; the old word is read until the next release")
-    name, _, value = current.partition("=")
-    try:
-        if name in ("projection", "nlc") and not value:
-            return correction.projection() if name == "projection" else correction.noise_level_correction()
-        if name == "closed-loop":
-            return correction.closed_loop(finite(value or "2"))
-        if name == "epsilon-scaling":
-            return correction.epsilon_scaling(*map(finite, value.split(":")))
-        if name == "tsr":
-            return correction.score_rescaling(*map(finite, value.split(":")))
-        if name == "dcw":
-            return correction.wavelets(*map(finite, value.split(":")))
-        if name in ("level-nag", "time-shift", "tsg"):
-            makers: dict[str, Callable[[float], Any]] = {
-                "level-nag": correction.level_nag,
-                "time-shift": correction.time_shift,
-                "tsg": correction.time_step_guidance,
-            }
-            return makers[name](finite(value))
-        if name in ("nag-epsilon", "nag-score"):
-            space: Any = name.removeprefix("nag-")
-            return correction.guided_method(nag=finite(value), space=space, name=text)
-        scales = {key: finite(scale) for key, _, scale in (word.partition("=") for word in text.split(","))}
-        kinds = ("cfg", "nag", "classifier-nag", "dog", "autoguidance")
-        if set(scales) <= set(kinds):
-            return correction.guided_method(*(scales.get(kind, 0.0) for kind in kinds), name=text)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{text!r} is no method: choose from {METHODS}")
+    return method(current)
 
 
 def guided_methods(nag: tuple[float, ...], cfg: tuple[float, ...]) -> list[Any]:
@@ -298,6 +250,7 @@ class Parsed(click.ParamType):
 SOLVER = Parsed("NAME:STEPS", parse_solver)
 ESTIMATOR = Parsed("NAMES", parse_estimators)
 GUIDANCE = Parsed("KIND=SCALE", parse_guidance)
+NAMED_GUIDANCE = Parsed("KIND=SCALE", parse_named_guidance)
 NUMBERS = Parsed("NUMBERS", parse_numbers)
 LEVELS = Parsed("NUMBERS", parse_levels)
 RATIOS = Parsed("NUMBERS", parse_ratios)

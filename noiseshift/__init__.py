@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from noiseshift.audit import Audit, audit
     from noiseshift.checkpoints import Card, Checkpoint, CheckpointError, load
     from noiseshift.correction import alternatives
+    from noiseshift.correction.words import method
     from noiseshift.diffusion import guidance, models, samplers, schedules, solvers
     from noiseshift.diffusion.guidance import (
         autoguidance,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "noiseshift.audit": "Audit audit",
     "noiseshift.checkpoints": "Card Checkpoint CheckpointError load",
+    "noiseshift.correction.words": "method",
     "noiseshift.diffusion.guidance": "autoguidance classifier_free classifier_noise_awareness domain noise_awareness",
     "noiseshift.diffusion.models": "Branch Guidance Guided Model Prediction",
     "noiseshift.diffusion.samplers": (
@@ -175,6 +177,7 @@ __all__ = [
     "load",
     "measure",
     "measure_parts",
+    "method",
     "models",
     "noise_awareness",
     "observe",

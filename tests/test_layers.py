@@ -51,6 +51,34 @@ def test_drawing_knows_nothing_of_the_command_line(path):
     assert not [module for module in imports(path) if module.startswith("noiseshift.cli")]
 
 
+def _every_import(source):
+    """Modules and names that a source imports anywhere, inside functions too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for p in (ROOT / "tests").rglob("*.py") if p.parent.name != "cli"),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_what_is_tested_outside_the_command_line_is_in_the_library(path):
+    """The program itself, `main`, is what a shell runs: a test may run it. What lies under it has its tests in tests/cli."""
+    found = {name for name in _every_import(path.read_text()) if name.startswith("noiseshift.cli")}
+    assert found <= {"noiseshift.cli.main"}
+
+
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+
+
+@pytest.mark.parametrize("path", sorted(PAGES), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_page_and_no_notebook_imports_the_command_line(path):
+    assert not re.findall(r"(?:import|from) +noiseshift\.cli|from +noiseshift +import .*\bcli\b", path.read_text())
+
+
 def test_every_module_has_a_layer():
     assert {p.relative_to(ROOT / "noiseshift").parts[0].removesuffix(".py") for p in LIBRARY} <= set(RANK)
 

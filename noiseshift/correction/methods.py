@@ -80,7 +80,7 @@ class Built:
 
 @dataclass(frozen=True)
 class Method:
-    """A correction as it is named on the command line, and how it is made.
+    """A correction, and how it is made. `noiseshift.method` reads its word.
 
     Attributes:
         name: with its scale, such as "nag=0.5".
@@ -237,7 +237,7 @@ def wavelets(low: float, high: float = 0.0) -> Method:
     return Method(name, make, "dcw", low, pictures=True)
 
 
-def time_shift(window: float, cutoff: float = 0.2) -> Method:
+def time_shift(window: float, *, cutoff: float = 0.2) -> Method:
     """`time-shift=WINDOW`; see `alternatives.TimeShifted`.
 
     Args:

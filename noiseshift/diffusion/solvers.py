@@ -23,7 +23,7 @@ from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled, Update
 from noiseshift.diffusion.scheduler_solvers import Diffusers, Own, check_options
 from noiseshift.diffusion.solving import MOST, Sampled, Solver
-from noiseshift.diffusion.words import number_in_words, options_of, scheduler_word, split
+from noiseshift.diffusion.words import SOLVERS, number_in_words, options_of, scheduler_word, split
 
 __all__ = [
     "CPS",
@@ -32,7 +32,6 @@ __all__ = [
     "EDM",
     "MOST",
     "OURS",
-    "WORDS",
     "Custom",
     "Diffusers",
     "Euler",
@@ -48,12 +47,6 @@ __all__ = [
     "scheduler_word",
     "solver",
 ]
-
-WORDS = (
-    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
-    "flow-sde:N[,a=A], cps:N[,eta=ETA], precise:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], "
-    "own:N (a diffusers folder's)"
-)
 
 
 class Euler(Solver):
@@ -299,7 +292,7 @@ def solver(word: str | Solver) -> Solver:
     """The solver that a word names; a solver itself is handed back.
 
     Args:
-        word: NAME:STEPS, one of `WORDS`.
+        word: NAME:STEPS, one of `words.SOLVERS`.
 
     Raises:
         ValueError: for a word that names none, in one line that says what exists.
@@ -311,7 +304,7 @@ def solver(word: str | Solver) -> Solver:
     try:
         steps, *rest = int(numbers[0]), *map(float, numbers[1:])
     except (IndexError, ValueError):
-        raise ValueError(f"{word!r} is no sampler: write NAME:STEPS, one of {WORDS}") from None
+        raise ValueError(f"{word!r} is no sampler: write NAME:STEPS, one of {SOLVERS}") from None
     kind, _, inner = name.partition("/")
     if kind == "diffusers" and not rest:
         options = options_of(word, settings)
@@ -326,7 +319,7 @@ def solver(word: str | Solver) -> Solver:
     if name == "ddim" and len(rest) <= 1:
         return DDIM(steps, *rest)
     if name not in OURS or rest:
-        raise ValueError(f"{word!r} is no sampler: choose from {WORDS}")
+        raise ValueError(f"{word!r} is no sampler: choose from {SOLVERS}")
     return OURS[name](steps)
 
 

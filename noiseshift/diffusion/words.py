@@ -1,4 +1,4 @@
-"""Words of solvers and schedulers, NAME:STEPS,option=value,…, taken apart and written."""
+"""Words of solvers and schedulers, NAME:STEPS,option=value,…, taken apart and written. Importing this costs nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+SOLVERS = (
+    "euler:N, heun:N, edm:N (variance-exploding models), ddim:N, ddim:N:ETA, ddpm:N, em:N, "
+    "flow-sde:N[,a=A], cps:N[,eta=ETA], precise:N[,eta=ETA], diffusers/SCHEDULER:N[,OPTION=VALUE,...], "
+    "own:N (a diffusers folder's)"
+)
+"""The words that `noiseshift.solver` reads."""
+
+LARGEST = 1e6
+"""No scale of guidance or other number of a word is larger: a float32 state would overflow."""
 
 
 def scheduler_word(word: str) -> tuple[str, int | None, dict[str, Any]]:
@@ -83,3 +93,11 @@ def plain_options(scheduler: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def number_in_words(value: float) -> str:
     """A number as a word writes it: 1 for 1.0."""
     return repr(float(value)).removesuffix(".0")
+
+
+def finite_number(text: str) -> float:
+    """A number that a network's state can be multiplied by. Raises ValueError for nan, infinity and larger ones."""
+    number = float(text)
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{text}: write a finite number of at most {LARGEST:g}")
+    return number

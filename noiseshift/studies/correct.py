@@ -18,6 +18,7 @@ from noiseshift.checkpoints import Checkpoint
 from noiseshift.correction.alternatives import EstimatedLevel
 from noiseshift.correction.counting import CountingLevel, CountingModel
 from noiseshift.correction.methods import Method, MethodContext, unguided
+from noiseshift.correction.words import method
 from noiseshift.data import Images
 from noiseshift.diffusion.schedules import describe
 from noiseshift.estimators.instrument import Instrument, Instruments, calibrate
@@ -46,7 +47,7 @@ from noiseshift.studies.shards import Shards
 def run(
     checkpoint: Checkpoint,
     protocol: Protocol,
-    methods: Sequence[Method],
+    methods: Sequence[Method | str],
     data: Images,
     extractor: Extractor,
     reference: Features | Moments,
@@ -63,7 +64,7 @@ def run(
     Args:
         checkpoint: what `load` gives.
         protocol: solver, samples, estimators, seed; it has no guidance of its own.
-        methods: see `noiseshift.correction.methods`.
+        methods: or their words, see `noiseshift.method`.
         data: held-out real images.
         extractor: what computes the features for distances.
         reference: features or moments of real images.
@@ -90,10 +91,10 @@ def run(
     require_room(checkpoint, protocol, None, final_samples=0)
     if protocol.guidance is not None:
         raise ValueError("correct takes its guidance from --nag, --cfg and --method")
-    methods = [unguided(), *(m for m in methods if m.name != "none")]
-    about = _manifest(checkpoint, protocol, methods, data, extractor, measured, against)
+    chosen = [unguided(), *(m for m in map(method, methods) if m.name != "none")]
+    about = _manifest(checkpoint, protocol, chosen, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    kept = [shards(method.name) if shards else None for method in methods]
+    kept = [shards(each.name) if shards else None for each in chosen]
     pace = set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), kept[0])
     held_out = split(data, checkpoint)
     checks = checked(
@@ -105,11 +106,11 @@ def run(
     context = _context(checkpoint, x0, times, protocol)
     if against is not None:
         context = replace(context, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
-    for method in methods:
-        if method.kind != "closed-loop":
-            method.make(context)  # refuses now what would fail after hours
+    for each in chosen:
+        if each.kind != "closed-loop":
+            each.make(context)  # refuses now what would fail after hours
     outcomes: list[Outcome] = []
-    for method, batches in zip(methods, kept, strict=True):
+    for each, batches in zip(chosen, kept, strict=True):
         if batches is not None:
             batches.rows = pace
         if outcomes:
@@ -117,7 +118,7 @@ def run(
         outcome = _one(
             checkpoint,
             protocol,
-            method,
+            each,
             context,
             instruments,
             extractor,

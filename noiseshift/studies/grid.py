@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from noiseshift import distributed
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.diffusion.identity import differences
+from noiseshift.diffusion.models import Guidance
+from noiseshift.diffusion.solvers import Solver
 from noiseshift.evaluation import Extractor
 from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import Run
 from noiseshift.studies.measure import run as measure
 from noiseshift.studies.protocol import Protocol, fingerprint
+from noiseshift.studies.readers import available
 from noiseshift.studies.sampling import Progress
 from noiseshift.studies.shards import Shards
+from noiseshift.studies.variants import Variant
 from noiseshift.writing import claimed, jointly
 
 
@@ -38,6 +43,61 @@ class Cell:
     checkpoint: Checkpoint
     protocol: Protocol
     data: Images | None
+
+
+def grid(
+    checkpoints: Sequence[Checkpoint],
+    solvers: Sequence[Solver | str],
+    guidances: Mapping[str, Guidance | None],
+    data: Images | None,
+    like: Protocol,
+    *,
+    estimators: Mapping[str, int | None] | None = None,
+) -> list[Cell]:
+    """A cell for every combination, named after what it combines.
+
+    Args:
+        checkpoints: what is sampled.
+        solvers: or their words.
+        guidances: by what each is called in a name; "none" stands in no name.
+        data: the real images that all are read against; None for each run's own final samples.
+        like: a protocol with everything else.
+        estimators: how many samples each reads, None for all; without it those that a checkpoint and the data allow.
+
+    Returns:
+        The cells, for `run_grid`.
+    """
+    cells = []
+    for checkpoint, solver, (name, guidance) in itertools.product(checkpoints, solvers, guidances.items()):
+        readers = estimators or available(checkpoint, data)
+        protocol = replace(like, solver=solver, guidance=guidance, estimators=readers)
+        parts = [checkpoint.name, protocol.solver.name, *([name] if name != "none" else [])]
+        cells.append(Cell(_folder_name(*parts), checkpoint, protocol, data))
+    return cells
+
+
+def varied(cell: Cell, variant: Variant, with_lora: Callable[[Checkpoint, str], Checkpoint]) -> Cell:
+    """The cell of a variant.
+
+    Args:
+        cell: what is varied.
+        variant: how.
+        with_lora: loads a checkpoint anew with a LoRA file merged into it: one that is merged cannot be taken out again.
+
+    Returns:
+        The cell, named after both.
+
+    Raises:
+        ValueError: the checkpoint cannot be changed so.
+    """
+    checkpoint = cell.checkpoint if variant.lora is None else with_lora(cell.checkpoint, variant.lora)
+    changed, protocol = variant(checkpoint, cell.protocol)
+    return replace(cell, name=_folder_name(cell.name, variant.name), checkpoint=changed, protocol=protocol)
+
+
+def _folder_name(*parts: str) -> str:
+    """Parts joined to a name that any file system takes."""
+    return "-".join(parts).translate(str.maketrans(":/,=", "----"))
 
 
 def run_grid(

@@ -75,19 +75,3 @@ def test_oblong_pictures(training):
     assert load(training, size=(8, 8)).shape == (1, 8, 8)
     with pytest.raises(ns.CheckpointError, match="works on 28 pixels per side, not 8x16: leave the size out"):
         load("fashion-sit", size=(8, 16))
-
-
-@pytest.mark.parametrize(("word", "size"), [("512", 512), ("512x768", (512, 768)), ("512×768", (512, 768))])
-def test_a_size_is_a_side_or_height_and_width(word, size):
-    from noiseshift.cli.ranges import SIDES
-
-    assert SIDES(word) == size
-
-
-@pytest.mark.parametrize("word", ["512x", "x", "1x2x3", "0x8", "8.5"])
-def test_what_is_no_size_is_said(word):
-    import click
-    from noiseshift.cli.ranges import SIDES
-
-    with pytest.raises(click.BadParameter):
-        SIDES(word)

@@ -4,6 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from noiseshift.cli import COMMANDS, main
+from noiseshift.cli.ranges import SIDES
 
 NUMERIC = [
     (name, param.opts[0])
@@ -13,6 +14,7 @@ NUMERIC = [
 ]
 WORDS = [
     *[("measure", "--guidance", f"cfg={word}") for word in ("nan", "inf", "-inf", "1e309", "", "x", "1e40")],
+    *[("compare", "--guidance", word) for word in ("cfg=nan", "foo=1", "none,cfg=1")],
     *[("correct", option, word) for option in ("--nag", "--cfg") for word in ("nan", "1,inf", "1,,2", "x")],
     *[("correct", "--method", f"{name}={word}") for name in ("nag", "tsg", "closed-loop") for word in ("nan", "1e309")],
     *[("approx", "--times", word) for word in ("0", "1", "0.1,0.1", "nan", "-0.5", "2")],
@@ -47,3 +49,14 @@ def test_nonsense_in_a_word_of_numbers_is_bad_usage(words):
 @pytest.mark.parametrize("words", [("measure", "--data", ""), ("info", ""), ("report", ""), ("sample", "--out=")])
 def test_an_empty_word_is_bad_usage(words):
     assert "empty" in refused(*words)
+
+
+@pytest.mark.parametrize(("word", "size"), [("512", 512), ("512x768", (512, 768)), ("512×768", (512, 768))])
+def test_a_size_is_a_side_or_height_and_width(word, size):
+    assert SIDES(word) == size
+
+
+@pytest.mark.parametrize("word", ["512x", "x", "1x2x3", "0x8", "8.5"])
+def test_what_is_no_size_is_said(word):
+    with pytest.raises(click.BadParameter):
+        SIDES(word)

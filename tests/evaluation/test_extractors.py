@@ -1,14 +1,12 @@
 """Density and coverage, wavelet packets, and the extractors of other packages, each against its formula."""
 
-import importlib.machinery
 import sys
-import types
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from noiseshift.cli import main, options
+from noiseshift.cli import main
 from scipy import linalg
 from scipy.spatial import cKDTree
 
@@ -142,32 +140,6 @@ def test_the_command_takes_wavelet_packets(tmp_path):
     found = CliRunner().invoke(main, [*words, "--extractor", "wavelet-packets"])
     assert found.exit_code == 0, found.output
     assert "FD-wavelet-packets" in found.stdout
-
-
-def colours(channels=3, dtype=torch.uint8, unit=True):
-    from noiseshift.data.images import Images
-
-    return Images(torch.zeros(2, channels, 8, 8, dtype=dtype), None, (), "", unit)
-
-
-def test_pictures_in_colour_have_an_extractor_of_their_own_which_is_said(monkeypatch, capsys):
-    for package in options.EFFNET:
-        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
-        sys.modules[package].__spec__ = importlib.machinery.ModuleSpec(package, None)
-    assert options.extractor_for(colours(), None) == "effnet-lite0"
-    assert "effnet-lite0" in capsys.readouterr().err
-    assert options.extractor_for(colours(), "clip") == "clip"
-    assert options.extractor_for(colours(1), None) == "fashion"
-    assert options.extractor_for(colours(3, torch.float32, unit=False), None) == "fashion", "states are no pictures"
-    assert not capsys.readouterr().err
-
-
-def test_without_its_packages_pictures_in_colour_say_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, options.EFFNET[0], None)
-    np.savez(tmp_path / "samples.npz", pictures(4, 0, channels=3).permute(0, 2, 3, 1).numpy())
-    found = CliRunner().invoke(main, ["evaluate", str(tmp_path / "samples.npz"), "--no-progress"])
-    assert found.exit_code == 2
-    assert "pip install 'noiseshift[effnet]'" in found.output
 
 
 def test_an_exact_correction_writes_no_folder(tmp_path):

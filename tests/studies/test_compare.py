@@ -13,7 +13,6 @@ from noiseshift.analysis import compare_tables
 from noiseshift.analysis.drawing import PAPERS, style
 from noiseshift.analysis.page_compare import answer, compared
 from noiseshift.cli import main
-from noiseshift.cli.compare import _grid as grid_of
 from reports import report_of
 
 import noiseshift as ns
@@ -23,7 +22,7 @@ from noiseshift.studies.cells import as_text, from_text
 from noiseshift.studies.compare import Comparison, compare
 from noiseshift.studies.differences import holm
 from noiseshift.studies.folders import Run
-from noiseshift.studies.grid import Cell, run_grid
+from noiseshift.studies.grid import Cell, grid, run_grid
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.shards import Shards
 
@@ -280,13 +279,15 @@ def test_compare_from_the_shell(real_runs, tmp_path):
 
 
 def test_a_grid_has_a_cell_for_every_combination():
-    samplers = tuple(ns.solver(word) for word in ("euler:3", "em:4"))
-    settings = {"samples": 8, "points": 2, "batch": 8, "controls": False, "seed": 0}
-    cells = grid_of([ns.load()], samplers, ("none", "nag=0.5"), None, {"residual": None}, settings)
+    like = Protocol("heun:2", samples=8, points=2, batch=8)
+    guidances = {"none": None, "nag=0.5": ns.noise_awareness(0.5)}
+    cells = grid([ns.load()], ["euler:3", "em:4"], guidances, None, like, estimators={"residual": None})
     assert [cell.name.removeprefix("fashion-sit-") for cell in cells] == [
         *("euler-3", "euler-3-nag-0.5", "em-4", "em-4-nag-0.5")
     ]
     assert [cell.protocol.guidance is None for cell in cells] == [True, False] * 2
+    assert [cell.protocol.solver.name for cell in cells] == ["euler:3"] * 2 + ["em:4"] * 2
+    assert {cell.protocol.samples for cell in cells} == {8}
 
 
 def test_an_rms_that_may_be_nothing_is_a_bound():

@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.parse import guided_methods, parse_method
 from reports import report_of
 
 import noiseshift as ns
@@ -48,63 +47,6 @@ def test_a_reduction_has_a_paired_interval():
         assert np.isnan(reduction(report(0.01), report(0.0, seed=seed)).value)
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        *("nag=0.5", "cfg=1,nag=0.5", "nag-epsilon=1", "nag-score=1", "classifier-nag=0.5", "level-nag=1"),
-        *("closed-loop", "projection", "nlc", "epsilon-scaling=1.005:0.01", "time-shift=0.1", "tsg=1"),
-        *("tsr=2", "dcw=0.01", "dcw=0:-0.01"),
-        *("dog=1", "dog=1,nag=0.5"),
-    ],
-)
-def test_every_method_samples_the_bundled_model(word):
-    checkpoint = ns.load()
-    network = ns.estimators.Network.load(checkpoint.estimator)
-    pilot = report(0.02)
-    method = parse_method(word)
-    effective_level = ns.alternatives.EstimatedLevel(network)
-    built = method.make(
-        methods_of.MethodContext(checkpoint.model, network.log_prob, effective_level, pilot, checkpoint.model)
-    )
-    times = ns.time_grid(checkpoint.model, 3)
-    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    update = built.update(ns.euler) if built.update else ns.euler
-    *_, last = ns.sample(built.model, x, times, update=update, cond=torch.tensor([0, 1]))
-    assert bool(torch.isfinite(last.x).all())
-    *_, plain = ns.sample(checkpoint.model, x, times, cond=torch.tensor([0, 1]))
-    assert not torch.equal(last.x, plain.x)
-
-
-def test_method_words():
-    assert [m.name for m in guided_methods((0, 0.5), (1.0,))] == ["nag=0.5", "cfg=1", "cfg=1,nag=0.5"]
-    for wrong in ("nag", "nag=x", "foo=1", "projection=2", "tsg"):
-        with pytest.raises(ValueError, match="is no method"):
-            parse_method(wrong)
-
-
-def test_a_former_word_is_read_with_a_line_on_stderr(capsys):
-    found = parse_method("blind-free=0.5")
-    assert (found.name, found.kind) == ("level-nag=0.5", "level-nag")
-    assert capsys.readouterr().err.splitlines() == [
-        "warning: the method blind-free=0.5 is called level-nag=0.5 now; the old word is read until the next release"
-    ]
-    assert parse_method("level-nag=0.5").describe() == found.describe()
-    assert capsys.readouterr().err == ""
-    assert "blind-free" not in CliRunner().invoke(main, ["correct", "--help"]).output
-
-
-def test_what_a_method_needs_is_missed_before_sampling():
-    bare = methods_of.MethodContext(ns.wrap(lambda x, t, cond: x, ns.Linear()))
-    for word, needs in (
-        ("projection", "level estimator"),
-        ("classifier-nag=1", "level estimator"),
-        ("nag=1", "unconditional"),
-        ("dog=1", "--against"),
-    ):
-        with pytest.raises(ValueError, match=needs):
-            parse_method(word).make(bare)
-
-
 def test_correct_compares_and_writes(tmp_path):
     out = tmp_path / "found"
     words = "correct --small --sampler em:4 --samples 12 --measured 8 --nag 0,1 --batch 8 --no-progress --json"
@@ -139,7 +81,7 @@ def test_a_resumed_correction_knows_its_cost(tmp_path):
         correction.run(
             checkpoint,
             protocol,
-            [parse_method("projection")],
+            [ns.method("projection")],
             images,
             extractor,
             extract(images.pixels[:200], extractor),
@@ -182,7 +124,7 @@ def test_projection_needs_an_update_that_can_be_changed(tmp_path):
 
 def test_on_an_exact_gaussian_the_solver_shifts_and_corrections_take_it_back():
     case = power_law(128)
-    methods = [methods_of.unguided(), parse_method("nag=1"), parse_method("projection")]
+    methods = [methods_of.unguided(), ns.method("nag=1"), ns.method("projection")]
     table = correct_exact(case, ns.solver("em:10"), methods, paths=128).set_index("method")
     assert table.loc["none", "δ(0.3)"] > 0.015
     assert table.loc["nag=1", "rms"] < table.loc["none", "rms"]

@@ -12,11 +12,11 @@ import torch
 import yaml
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.parse import METHODS, parse_method
 from safetensors.torch import load_file, save_file
 
 import noiseshift as ns
 from noiseshift.correction.methods import Method, guided_method, time_shift
+from noiseshift.correction.words import WORDS as METHODS
 from noiseshift.data import ASSETS
 from noiseshift.evaluation import ClassifierFeatures, ModuleFeatures
 from noiseshift.studies import correct
@@ -197,9 +197,9 @@ def test_no_two_methods_describe_themselves_alike():
     # Names may be alike where a window is not part of them, or where nobody gave one.
     unnamed = [guided_method(nag=0.5), guided_method(cfg=0.5), time_shift(0.1, cutoff=0.3)]
     mine = [Method("mine", make) for make in (lambda c: c.model, lambda c: (c.model, None))]
-    methods = [parse_method(word) for word in words] + unnamed + mine
+    methods = [ns.method(word) for word in words] + unnamed + mine
     assert all_different([method.describe()["make"] for method in methods])
-    assert parse_method("nag=1").describe() == parse_method("nag=1").describe()
+    assert ns.method("nag=1").describe() == ns.method("nag=1").describe()
 
 
 def test_what_decides_a_correction_is_in_its_fingerprint():

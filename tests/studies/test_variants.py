@@ -12,7 +12,6 @@ from click.testing import CliRunner
 from noiseshift.analysis.compare import figures
 from noiseshift.analysis.compare_tables import markdown_table
 from noiseshift.cli import main
-from noiseshift.cli.compare import _varied
 
 import noiseshift as ns
 from noiseshift.checkpoints import Card, Checkpoint
@@ -22,7 +21,7 @@ from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.variants import with_rounded_time
 from noiseshift.studies.compare import compare
 from noiseshift.studies.differences import LEFT, left_of
-from noiseshift.studies.grid import Cell
+from noiseshift.studies.grid import Cell, varied
 from noiseshift.studies.protocol import fingerprint
 from noiseshift.studies.sampling import sampler_run
 from noiseshift.studies.variants import variant
@@ -201,7 +200,7 @@ def test_the_noise_left_in_two_runs_is_compared_picture_by_picture(compared):
 
 def test_the_command_makes_a_cell_of_each(bundled):
     cell = Cell("fashion-sit-euler-7", bundled, PROTOCOL, None)
-    made = _varied(cell, variant("steps=3"), ("fashion-sit",), [bundled], None, False)
+    made = varied(cell, variant("steps=3"), lambda checkpoint, lora: ns.load(lora=[lora]))
     assert (made.name, made.protocol.solver.steps) == ("fashion-sit-euler-7-steps-3", 3)
     refused = CliRunner().invoke(main, ["compare", "--sampler", "euler:2", "--variant", "fp8"])
     assert refused.exit_code == 2
