@@ -248,8 +248,7 @@ def _follow(
         for start in range(0, plan.samples, protocol.batch):
             progress(f"{solver.name}, {kind} model", start, plan.samples)
             indices = range(start, min(start + protocol.batch, plan.samples))
-            classes = labels(checkpoint, indices)
-            classes = None if classes is None else classes.to(plan.device)
+            classes = labels(checkpoint, indices, plan.device)
             coarse, fine = _runs(checkpoint, model, plan, solver, indices, classes)
             own = model is checkpoint.model
             batches.append(follow(coarse, fine, instruments, cond=classes, reuse=own))
@@ -317,5 +316,5 @@ def _manifest(checkpoint: Checkpoint, plan: Plan, seconds: float) -> dict[str, A
 def _exact_denoiser(checkpoint: Checkpoint, held_out: tuple[Images, Images]) -> Model:
     """What a perfect network would say if the held-out images were all the data there is."""
     images = torch.cat([part.floats for part in held_out])
-    labels = [part.labels for part in held_out if part.labels is not None]
-    return Empirical(images, torch.cat(labels) if labels else None).model(checkpoint.model.schedule)
+    classes = [part.labels for part in held_out if part.labels is not None]
+    return Empirical(images, torch.cat(classes) if classes else None).model(checkpoint.model.schedule)

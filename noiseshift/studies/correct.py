@@ -40,7 +40,7 @@ from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
 from noiseshift.studies.room import require_reference, require_room
-from noiseshift.studies.sampling import Progress, calls_a_sample, in_batches, labels, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, calls_a_sample, in_batches, sampler_run
 from noiseshift.studies.shards import Shards
 
 
@@ -181,8 +181,7 @@ def _one(
     other = None if context.other is None else CountingModel(context.other)
     gradient, level = (function and CountingLevel(function) for function in (context.log_prob, context.effective_level))
     built = method.make(replace(context, model=counted, other=other, log_prob=gradient, effective_level=level))
-    every = labels(checkpoint, range(protocol.samples))
-    every = None if every is None else every.to(protocol.device)
+    every = all_labels(checkpoint, protocol)
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
     sampled = 0
     started = time.perf_counter()
@@ -242,7 +241,7 @@ def fingerprint(
         data: held-out real images.
         extractor: of the distance.
         measured: how many of the samples are read for their shift.
-        against: a checkpoint whose samples are a line of the table, or None.
+        against: what domain guidance and autoguidance guide away from, or None.
     """
     return {
         **protocols.fingerprint(checkpoint, protocol, data, extractor),

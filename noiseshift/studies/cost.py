@@ -164,8 +164,7 @@ def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None) -> t
     device = protocol.device
     most = min(rows or AT_ONCE, protocol.batch)
     x = torch.randn(most, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    cond = labels(checkpoint, range(most))
-    cond = None if cond is None else cond.to(device)
+    cond = labels(checkpoint, range(most), device)
     t = torch.tensor(0.5, device=device)
 
     def call(n: int) -> Prediction:

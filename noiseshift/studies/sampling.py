@@ -120,18 +120,19 @@ def guided(checkpoint: Checkpoint, protocol: Protocol) -> Model:
     return model if protocol.guidance is None else Guided(model, protocol.guidance)
 
 
-def labels(checkpoint: Checkpoint, indices: range) -> Tensor | None:
+def labels(checkpoint: Checkpoint, indices: range, device: str = "cpu") -> Tensor | None:
     """Balanced classes: sample i is of class i mod classes, so that two runs differ in nothing but what is compared.
 
     Args:
         checkpoint: says how many classes there are.
         indices: of samples within the run.
+        device: where they are wanted.
 
     Returns:
         (len(indices),), or None where there are no classes.
     """
     classes = checkpoint.classes
-    return None if not classes else torch.tensor([i % classes for i in indices])
+    return None if not classes else torch.tensor([i % classes for i in indices], device=device)
 
 
 def initial_noise(model: Model, shape: tuple[int, ...], indices: range, seed: int) -> Tensor:
@@ -168,9 +169,7 @@ def sampler_run(
         The steps.
     """
     noise = per_sample_noise(generators(indices, seed=protocol.seed, stream=SAMPLING))
-    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
-    cond = labels(checkpoint, indices)
-    cond = None if cond is None else cond.to(protocol.device)
+    x, cond = _start(model, checkpoint, protocol, indices)
     own = protocol.solver.update()
     if isinstance(own, Scheduled):
         if update is not None:
@@ -193,10 +192,14 @@ def path(
         times: (N,) falling from 1 to 0.
         noise: what a stochastic solver draws from.
     """
-    x = initial_noise(model, checkpoint.shape, indices, protocol.seed).to(protocol.device)
-    cond = labels(checkpoint, indices)
-    cond = None if cond is None else cond.to(protocol.device)
+    x, cond = _start(model, checkpoint, protocol, indices)
     return sample(model, x, times, update=protocol.solver.update(), cond=cond, noise=noise)
+
+
+def _start(model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: range) -> tuple[Tensor, Tensor | None]:
+    """The initial noise of a batch and its classes, on the protocol's device."""
+    x = initial_noise(model, checkpoint.shape, indices, protocol.seed)
+    return x.to(protocol.device), labels(checkpoint, indices, protocol.device)
 
 
 def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
@@ -251,5 +254,4 @@ def all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:
         checkpoint: says how many classes there are.
         protocol: says how many samples, and the device.
     """
-    every = labels(checkpoint, range(protocol.samples))
-    return None if every is None else every.to(protocol.device)
+    return labels(checkpoint, range(protocol.samples), protocol.device)

@@ -23,13 +23,13 @@ from noiseshift.diffusion.noise import SAMPLING, TARGET, generator, generators, 
 from noiseshift.diffusion.refining import refine, refined_noise
 from noiseshift.diffusion.samplers import Step, per_sample_noise
 from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate, common_times
-from noiseshift.shift.reading import assemble, read_run
+from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.refinement import FACTORS, Refinement
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import SLOPE_ROWS
-from noiseshift.studies.sampling import Progress, all_labels, counted, guided, labels, path, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, counted, guided, in_batches, labels, path, sampler_run
 from noiseshift.targets import ExactModel, GaussianMixture
 from noiseshift.targets.fitting import best_fit
 
@@ -73,16 +73,26 @@ def _refinements(
     """The run's first samples under N, 2N and 4N steps of one Brownian path; empty where the solver's order is not known (a
     scheduler of diffusers, a custom update) or the model knows too few levels for finer steps."""
     order = protocol.solver.order
-    times = protocol.solver.grid(checkpoint.model)
-    if order is None or times is None:
+    grids = _grids(checkpoint, protocol)
+    if order is None or not grids:
         return {}
-    if len(refine(checkpoint.model, times, FACTORS[-1])) <= FACTORS[-1] * (len(times) - 1):
-        return {}
-    runs = [_readings(checkpoint, protocol, instruments, times, factor, progress) for factor in FACTORS]
+    runs = [
+        _readings(checkpoint, protocol, instruments, times, grids[-1], f"{factor} × the steps", progress)
+        for factor, times in zip(FACTORS, grids, strict=True)
+    ]
     return {
         name: Refinement(name, order, np.stack([run[name] for run in runs]), each.calibration)
         for name, each in instruments.items()
     }
+
+
+def _grids(checkpoint: Checkpoint, protocol: Protocol) -> list[Tensor]:
+    """The solver's times with N, 2N and 4N steps; none where its order is not known or the model knows too few levels."""
+    times = protocol.solver.grid(checkpoint.model)
+    if protocol.solver.order is None or times is None:
+        return []
+    grids = [times if factor == 1 else refine(checkpoint.model, times, factor) for factor in FACTORS]
+    return [] if len(grids[-1]) <= FACTORS[-1] * (len(times) - 1) else grids
 
 
 def _readings(
@@ -90,26 +100,26 @@ def _readings(
     protocol: Protocol,
     instruments: Instruments,
     times: Tensor,
-    factor: int,
+    finest: Tensor,
+    stage: str,
     progress: Progress,
 ) -> dict[str, Array]:
-    """(M, K) readings by instrument under `factor` times the steps."""
-    samples = min(REFINED, protocol.samples)
+    """(M, K) readings by instrument under these times, on the Brownian path of the finest ones."""
     model = guided(checkpoint, protocol)
-    finest = refine(checkpoint.model, times, FACTORS[-1])
-    steps = times if factor == 1 else refine(checkpoint.model, times, factor)
-    columns: dict[str, list[Array]] = {name: [] for name in instruments}
-    for start in range(0, samples, protocol.batch):
-        progress(f"{factor} × the steps", start, samples)
-        indices = range(start, min(start + protocol.batch, samples))
+    every = all_labels(checkpoint, protocol)
+
+    def make(indices: range) -> BatchReadings:
         sources = generators(indices, seed=protocol.seed, stream=SAMPLING)
-        noise = per_sample_noise(sources) if factor == FACTORS[-1] else refined_noise(sources, steps, finest)
-        run = path(model, checkpoint, protocol, indices, steps, noise)
-        batch = read_run(run, instruments, cond=all_labels(checkpoint, protocol), start=start, content=False)
-        for name, found in batch.sampled.items():
-            columns[name].append(found.t)
-    progress(f"{factor} × the steps", samples, samples)
-    return {name: np.concatenate(parts) for name, parts in columns.items()}
+        noise = per_sample_noise(sources) if times is finest else refined_noise(sources, times, finest)
+        run = path(model, checkpoint, protocol, indices, times, noise)
+        return read_run(run, instruments, cond=every, start=indices.start, content=False).keeping(0)
+
+    within = range(min(REFINED, protocol.samples))
+    batches = list(in_batches(protocol, make, None, progress, stage, within))
+    return {
+        name: np.concatenate([batch.sampled[name].t for batch in batches if name in batch.sampled])
+        for name in instruments
+    }
 
 
 def refined_calls(checkpoint: Checkpoint, protocol: Protocol) -> int:
@@ -119,13 +129,8 @@ def refined_calls(checkpoint: Checkpoint, protocol: Protocol) -> int:
         checkpoint: what is sampled.
         protocol: the run's.
     """
-    times = protocol.solver.grid(checkpoint.model)
-    if protocol.solver.order is None or times is None:
-        return 0
-    grids = [times if factor == 1 else refine(checkpoint.model, times, factor) for factor in FACTORS]
-    if len(grids[-1]) <= FACTORS[-1] * (len(times) - 1):
-        return 0
-    return sum(counted(checkpoint, protocol, functools.partial(_walk, checkpoint, steps)) for steps in grids)
+    grids = _grids(checkpoint, protocol)
+    return sum(counted(checkpoint, protocol, functools.partial(_walk, checkpoint, times)) for times in grids)
 
 
 def _walk(checkpoint: Checkpoint, steps: Tensor, model: Model, protocol: Protocol) -> Iterator[Step]:
@@ -145,15 +150,13 @@ def _exact_reports(
     model = _guided_alike(target.model(checkpoint.model.schedule), protocol)
     own = {name: _recalibrated(each, target, checkpoint, protocol) for name, each in instruments.items()}
     every = all_labels(checkpoint, protocol)
-    batches = []
-    for start in range(0, protocol.samples, protocol.batch):
-        progress("exact model", start, protocol.samples)
+
+    def make(indices: range) -> BatchReadings:
         # Estimators that use a prediction want the checkpoint's, not the exact model's.
-        indices = range(start, min(start + protocol.batch, protocol.samples))
         bare = (replace(step, prediction=None) for step in sampler_run(model, checkpoint, protocol, indices))
-        batches.append(read_run(bare, own, cond=every, start=start, content=False).keeping(0))
-    progress("exact model", protocol.samples, protocol.samples)
-    return assemble(batches, own)
+        return read_run(bare, own, cond=every, start=indices.start, content=False).keeping(0)
+
+    return assemble(list(in_batches(protocol, make, None, progress, "exact model")), own)
 
 
 def exact_target(checkpoint: Checkpoint, held_out: tuple[Images, Images], t: float) -> GaussianMixture:
@@ -183,8 +186,7 @@ def _recalibrated(
     rows = min(DRAWS, len(instrument.calibration.real))
     source = torch_generator(generator(0, seed=protocol.seed, stream=TARGET))
     draws = target.sample(rows, source).reshape(rows, *checkpoint.shape).float().to(protocol.device)
-    cond = labels(checkpoint, range(rows))
-    cond = None if cond is None else cond.to(protocol.device)
+    cond = labels(checkpoint, range(rows), protocol.device)
     times = torch.tensor(instrument.times)
     return calibrate(
         instrument.estimator, draws, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=instrument.limit
