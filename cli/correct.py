@@ -104,7 +104,7 @@ def command(
     """
     places.folder(out, "correct")
     from noiseshift.correction.methods import unguided
-    from noiseshift.studies.correct import fingerprint, run
+    from noiseshift.studies.correct import fingerprint, run, shards_of
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
@@ -115,7 +115,6 @@ def command(
     from noiseshift.evaluation import load_reference
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
-    from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
@@ -132,13 +131,8 @@ def command(
     about = fingerprint(loaded, protocol, held_out, features_by, measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
     folder = _folder(out, about | {"methods": described})
-    kept: list[Shards] = []
-
-    def shards(name: str) -> Shards:
-        kept.append(Shards(folder, about, part={name: described[name]}))
-        return kept[-1]
-
     with jointly(claimed(folder, "correct")):
+        shards = shards_of(folder, about, chosen)
         with progress_bar(progress) as update:
             found = run(
                 loaded,
@@ -158,7 +152,7 @@ def command(
             return  # the first process writes
         found.manifest["command"] = command_line()
         figures = _save(found, folder)
-        for each in kept:
+        for each in shards.values():
             each.clear()
     _say(found, folder, len(figures), as_json)
 

@@ -31,13 +31,11 @@ from noiseshift.correction.methods import (
     projection,
     score_rescaling,
     time_shift,
-    unguided,
     wavelets,
 )
 from noiseshift.evaluation import ClassifierFeatures, load_reference
-from noiseshift.studies.correct import fingerprint, run
+from noiseshift.studies.correct import fingerprint, run, shards_of
 from noiseshift.studies.protocol import Protocol
-from noiseshift.studies.shards import Shards
 
 ONCE = (
     *(epsilon_scaling(b) for b in (0.98, 0.99, 1.01)),
@@ -56,7 +54,6 @@ def corrected(word: str, methods, folder: Path):
     protocol = Protocol(
         ns.solver(word), samples=SAMPLES, estimators={"network": None, "constant-pixel": None}, precision="bf16"
     ).bound(checkpoint)
-    described = {method.name: method.describe() for method in (unguided(), *methods)}
     about = fingerprint(checkpoint, protocol, data, extractor, MEASURED, None)
     return run(
         checkpoint,
@@ -66,7 +63,7 @@ def corrected(word: str, methods, folder: Path):
         extractor,
         load_reference(ns.data.ASSETS / "fashion-statistics.npz", extractor),
         measured=MEASURED,
-        shards=lambda name: Shards(folder / word.replace(":", "-"), about, part=described[name]),
+        shards=shards_of(folder / word.replace(":", "-"), about, methods),
         progress=lambda stage, done, total: print(stage, done, total, flush=True),
     )
 

@@ -7,8 +7,9 @@ method does not use where possible; distances are taken over all of them; differ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +57,7 @@ def run(
     against: Checkpoint | None = None,
     small: bool = False,
     strict: bool = False,
-    shards: Callable[[str], Shards] | None = None,
+    shards: Mapping[str, Shards] | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Correction:
     """Every method on the protocol's samples, the unguided model first (added when it is not there).
@@ -72,7 +73,7 @@ def run(
         against: what domain guidance and autoguidance guide away from.
         small: allow no more samples than features.
         strict: stop where a check before the study fails.
-        shards: called as shards(name); keeps finished batches of a method.
+        shards: by method, what keeps its finished batches; see `shards_of`.
         progress: called as (stage, done, total).
 
     Returns:
@@ -94,7 +95,7 @@ def run(
     chosen = [unguided(), *(m for m in map(method, methods) if m.name != "none")]
     about = _manifest(checkpoint, protocol, chosen, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    kept = [shards(each.name) if shards else None for each in chosen]
+    kept = [None if shards is None else shards[each.name] for each in chosen]
     pace = set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), kept[0])
     held_out = split(data, checkpoint)
     checks = checked(
@@ -133,6 +134,17 @@ def run(
         | {"data read as": data.about, "seconds": round(time.time() - started, 1)}
     )
     return Correction(about, outcomes, reference)
+
+
+def shards_of(folder: str | Path, about: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Shards]:
+    """What keeps the finished batches of the unguided model and of each method, by name.
+
+    Args:
+        folder: of the correction.
+        about: its `fingerprint`.
+        methods: as `run` takes them.
+    """
+    return {each.name: Shards(folder, about, part={each.name: each.describe()}) for each in (unguided(), *methods)}
 
 
 def _alike(other: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:

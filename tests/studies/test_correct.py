@@ -17,7 +17,6 @@ from noiseshift.shift.summary import reduction, rms_shift
 from noiseshift.studies import correct as correction
 from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
 from noiseshift.studies.protocol import Protocol
-from noiseshift.studies.shards import Shards
 
 
 def report(shift, seed=0, n=400, spread=0.01):
@@ -86,7 +85,7 @@ def test_a_resumed_correction_knows_its_cost(tmp_path):
             extractor,
             extract(images.pixels[:200], extractor),
             small=True,
-            shards=lambda name: Shards(tmp_path / name, {}),
+            shards=correction.shards_of(tmp_path / "run", {}, [ns.method("projection")]),
         ).table()
         for _ in range(2)
     )
