@@ -76,7 +76,7 @@ def command(
     from noiseshift import distributed
     from noiseshift.checkpoints.saving import save_trained
     from noiseshift.data import for_checkpoint
-    from noiseshift.studies.sampling import preview
+    from noiseshift.studies.draw import preview
     from noiseshift.training.finetune import finetune
     from noiseshift.training.train import TrainingConfig
     from noiseshift.writing import claimed, jointly

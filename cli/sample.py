@@ -49,9 +49,9 @@ def command(
     from noiseshift.analysis.samples import save_samples
 
     from noiseshift import distributed
+    from noiseshift.studies.draw import draw
     from noiseshift.studies.folders import run_name
     from noiseshift.studies.protocol import Protocol, fingerprint
-    from noiseshift.studies.sampling import draw
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed_file, jointly
 

@@ -62,7 +62,7 @@ def command(
     from noiseshift.checkpoints.formats.rebuilt import time_input
     from noiseshift.checkpoints.saving import save_trained
     from noiseshift.networks.transformer import Transformer, TransformerConfig
-    from noiseshift.studies.sampling import preview
+    from noiseshift.studies.draw import preview
     from noiseshift.training.room import require_room
     from noiseshift.training.train import Objective, TrainingConfig, train
     from noiseshift.writing import claimed, jointly

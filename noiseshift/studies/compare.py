@@ -40,7 +40,7 @@ from noiseshift.shift.summary import (
     terminal_shift,
 )
 from noiseshift.studies.cells import as_text, from_text, with_texts
-from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, left_of, pairs_of, shifts_of
+from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, final_noise_of, pairs_of, shifts_of
 from noiseshift.studies.folders import Run
 from noiseshift.writing import merged_folder
 
@@ -190,7 +190,7 @@ def compare(
     ]
     tested: list[Quantity | Distances] = [shifts, distances]
     if any("variant" in run.manifest["checkpoint"] for run in runs.values()):
-        tested.append(left_of(runs))
+        tested.append(final_noise_of(runs))
     pairs = pd.concat([pairs_of(each, runs) for each in tested], ignore_index=True)
     return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
 
@@ -213,14 +213,14 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "terminal": terminal_shift(report),
         "content": content_rms(report),
     }
-    row |= _shares(run, estimator) | _left(run)
+    row |= _shares(run, estimator) | _final_noise(run)
     if "variant" in about["checkpoint"]:
         row["variant"] = about["checkpoint"]["variant"]
     costs = {name: about[name] for name in ("sampling seconds", "weights MB", "peak MB") if name in about}
     return row | costs | {"seconds": about.get("seconds", np.nan)}
 
 
-def _left(run: Run) -> dict[str, float]:
+def _final_noise(run: Run) -> dict[str, float]:
     """The residual noise of the final samples, by the first reader; nothing where it was not read."""
     if run.residual_noise is None or run.residual_noise.empty:
         return {}

@@ -34,6 +34,7 @@ from noiseshift.evaluation import (
 )
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.studies import protocol as protocols
+from noiseshift.studies.calls import calls_a_sample
 from noiseshift.studies.checking import checked
 from noiseshift.studies.folders import pictures_of, versions
 from noiseshift.studies.outcomes import Correction, Outcome
@@ -41,7 +42,7 @@ from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import calibrated, on_device, read_times, split
 from noiseshift.studies.room import require_reference, require_room
-from noiseshift.studies.sampling import Progress, all_labels, calls_a_sample, in_batches, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, in_batches, sampler_run
 from noiseshift.studies.shards import Shards
 
 

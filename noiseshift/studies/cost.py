@@ -19,12 +19,13 @@ from noiseshift.diffusion.samplers import Step
 from noiseshift.estimators.score_mixture import NEAR_CALLS
 from noiseshift.shift.preflight import HANDED, preflight_calls
 from noiseshift.shift.refinement import FACTORS
+from noiseshift.studies.calls import BlankModel, calls_a_sample
 from noiseshift.studies.content import content_rows, finer_solver
 from noiseshift.studies.measure import CONTROL_ROWS
 from noiseshift.studies.own_samples import own_rows
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import ASKING, RESIDUAL_ROWS, SLOPE_ROWS, read_times
-from noiseshift.studies.sampling import CountingModel, calls_a_sample, guided, labels
+from noiseshift.studies.sampling import guided, labels
 from noiseshift.studies.solver_share import DRAWS, REFINED, refined_calls
 
 AT_ONCE, TIMED_FLOP = 64, 1e11
@@ -148,7 +149,7 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
         return int(name == "residual")
     if name == "score-mixture":
         return NEAR_CALLS
-    counting = CountingModel(checkpoint.model)
+    counting = BlankModel(checkpoint.model)
     t = torch.tensor(0.3, dtype=torch.float64)
     noise = torch.randn(1, *checkpoint.shape, generator=torch.Generator().manual_seed(0))
     x = checkpoint.model.schedule(t).mix(torch.zeros_like(noise), noise)

@@ -27,7 +27,7 @@ from noiseshift.shift.summary import Span, mean_square, mean_square_draws
 from noiseshift.studies.folders import Run
 
 MEAN_SQUARE = "mean δ²"
-LEFT = "residual noise variance"
+FINAL_NOISE = "residual noise variance"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def shifts_of(reports: Mapping[str, ShiftReport], span: Span) -> Quantity:
     )
 
 
-def left_of(runs: Mapping[str, Run]) -> Quantity:
+def final_noise_of(runs: Mapping[str, Run]) -> Quantity:
     """The noise variance of final pictures, by the finest diagonal Haar band, uncalibrated: in the difference of two runs of the
     same seeds, the pictures' own texture is taken out. Of the first pictures that each run kept.
 
@@ -91,7 +91,7 @@ def left_of(runs: Mapping[str, Run]) -> Quantity:
     kept = {name: to_float(run.pictures) for name, run in runs.items() if _readable(run.pictures)}
     rows = {name: wavelet(pictures) for name, pictures in kept.items()}
     return Quantity(
-        LEFT,
+        FINAL_NOISE,
         {name: float(values.mean()) for name, values in rows.items()},
         {name: resampled_means(values[:, None], np.random.default_rng(0))[:, 0] for name, values in rows.items()},
         {name: len(values) - 1 for name, values in rows.items()},

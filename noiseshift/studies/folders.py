@@ -94,7 +94,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The manifest, the run's p-values, each estimator's table and the controls' outcome, ready for JSON."""
         found = self.controls
-        solver = {} if found is None else {f"{k}": _records(r.table()) for k, r in found.solver.items()}
+        solver = {} if found is None else {name: _records(report.table()) for name, report in found.solver.items()}
         return {
             "run": self.manifest,
             "run_p": {name: None if np.isnan(p) else p for name, p in self.answer.p.items()},

@@ -23,6 +23,7 @@ from noiseshift.shift import controls as control
 from noiseshift.shift.parts import PartCalibration, PartReport, Watching
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
+from noiseshift.studies.calls import calls_a_sample
 from noiseshift.studies.checking import checked
 from noiseshift.studies.content import OWN_SAMPLES, content_in_words, finer_solver, with_content
 from noiseshift.studies.final_noise import finished
@@ -33,7 +34,7 @@ from noiseshift.studies.parts import groups_of, parts_of, parts_table
 from noiseshift.studies.protocol import Protocol, fingerprint
 from noiseshift.studies.readers import calibrated_with_parts, on_device, read_times, split, warn_of_absent_classes
 from noiseshift.studies.room import require_room
-from noiseshift.studies.sampling import Progress, all_labels, calls_a_sample, guided, in_batches, labels, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, guided, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 from noiseshift.studies.solver_share import shares_of
 

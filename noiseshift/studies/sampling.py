@@ -3,67 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from noiseshift import distributed
-from noiseshift.checkpoints import Checkpoint, load
+from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Guided, Model
 from noiseshift.diffusion.noise import INITIAL, SAMPLING, generators, normal
 from noiseshift.diffusion.samplers import Noise, Scheduled, Step, Update, per_sample_noise, sample
-from noiseshift.diffusion.wrapping import wrap
 from noiseshift.shift.reading import BatchReadings
-from noiseshift.studies.folders import pictures_of
-from noiseshift.studies.pace import set_pace
 from noiseshift.studies.protocol import Protocol
-from noiseshift.studies.room import require_room
 from noiseshift.studies.shards import Shards
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total) while a run goes on."""
-
-
-def draw(
-    checkpoint: Checkpoint,
-    protocol: Protocol,
-    *,
-    shards: Shards | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> tuple[Tensor, Tensor | None]:
-    """The protocol's samples as uint8 pictures (N, C, H, W), and their classes.
-
-    Args:
-        checkpoint: what is sampled.
-        protocol: how.
-        shards: where batches are kept, or None.
-        progress: called as (stage, done, total).
-    """
-    protocol = protocol.bound(checkpoint)
-    require_room(checkpoint, protocol, shards, final_samples=protocol.samples)
-    checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    model = guided(checkpoint, protocol)
-    set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), shards)
-
-    def make(indices: range) -> BatchReadings:
-        *_, last = sampler_run(model, checkpoint, protocol, indices)
-        return BatchReadings(len(indices), last.x, labels(checkpoint, indices))
-
-    batches = in_batches(protocol, make, shards, progress, "sampling")
-    parts = [pictures_of(checkpoint.decode(batch.final)) for batch in batches]
-    return torch.cat(parts), labels(checkpoint, range(protocol.samples))
-
-
-def preview(path: Path, *, samples: int = 40) -> tuple[Tensor, Tensor | None]:
-    """What a network that was just trained makes: uint8 pictures (N, C, H, W) by 50 Euler steps, and their classes.
-
-    Args:
-        path: of the checkpoint.
-        samples: how many.
-    """
-    return draw(load(path), Protocol("euler:50", samples=samples))
 
 
 def in_batches(
@@ -200,51 +154,6 @@ def _start(model: Model, checkpoint: Checkpoint, protocol: Protocol, indices: ra
     """The initial noise of a batch and its classes, on the protocol's device."""
     x = initial_noise(model, checkpoint.shape, indices, protocol.seed)
     return x.to(protocol.device), labels(checkpoint, indices, protocol.device)
-
-
-def calls_a_sample(checkpoint: Checkpoint, protocol: Protocol) -> int:
-    """NFE: the branches that every evaluation of one trajectory asks for, by walking a model that knows nothing.
-
-    Args:
-        checkpoint: what is sampled.
-        protocol: with its solver and guidance.
-    """
-    return counted(checkpoint, protocol, lambda model, here: sampler_run(model, checkpoint, here, range(1)))
-
-
-def counted(checkpoint: Checkpoint, protocol: Protocol, walk: Callable[[Model, Protocol], Iterator[Step]]) -> int:
-    """The branches that one trajectory of `walk(model, protocol on the CPU)` asks for.
-
-    Args:
-        checkpoint: whose model's shape and times the walk has.
-        protocol: with its guidance.
-        walk: called as (model, protocol); its steps are gone through.
-    """
-    counting = CountingModel(checkpoint.model)
-    *_, _last = walk(counting.model, replace(protocol, device="cpu"))
-    weights = protocol.guidance.weights if protocol.guidance else None
-    return sum(len(weights(t)) if weights else 1 for t in counting.times)
-
-
-class CountingModel:
-    """A model that knows nothing, costs nothing, and remembers its calls."""
-
-    def __init__(self, model: Model):
-        self.times: list[Tensor] = []
-        self.rows = 0
-        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._without_level, levels=_levels(model))
-
-    def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        self.times.append(t.flatten()[0])
-        return self._without_level(x, cond)
-
-    def _without_level(self, x: Tensor, cond: Tensor | None) -> Tensor:
-        self.rows += len(x)
-        return 0.5 * x
-
-
-def _levels(model: Model) -> Tensor | None:
-    return getattr(model, "levels", None)
 
 
 def all_labels(checkpoint: Checkpoint, protocol: Protocol) -> Tensor | None:

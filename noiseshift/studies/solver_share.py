@@ -27,9 +27,10 @@ from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.refinement import FACTORS, Refinement
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
+from noiseshift.studies.calls import counted
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import SLOPE_ROWS
-from noiseshift.studies.sampling import Progress, all_labels, counted, guided, in_batches, labels, path, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, guided, in_batches, labels, path, sampler_run
 from noiseshift.targets import ExactModel, GaussianMixture
 from noiseshift.targets.fitting import best_fit
 

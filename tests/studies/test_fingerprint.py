@@ -218,9 +218,9 @@ SMALL = "--samples 4 --batch 2 --sampler euler:2 --no-progress".split()
 
 def killed(words, monkeypatch):
     """A run that is stopped in its second batch."""
-    from noiseshift.studies import sampling
+    from noiseshift.studies import draw
 
-    real = sampling.sampler_run
+    real = draw.sampler_run
 
     def stop(model, checkpoint, protocol, indices, **rest):
         if indices.start == 2:
@@ -228,7 +228,7 @@ def killed(words, monkeypatch):
         return real(model, checkpoint, protocol, indices, **rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "sampler_run", stop)
+        patch.setattr(draw, "sampler_run", stop)
         assert CliRunner().invoke(main, words).exit_code == 130
 
 

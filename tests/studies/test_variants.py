@@ -20,7 +20,7 @@ from noiseshift.checkpoints.diffusers.networks import PackedTransformer
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.variants import with_rounded_time
 from noiseshift.studies.compare import compare
-from noiseshift.studies.differences import LEFT, left_of
+from noiseshift.studies.differences import FINAL_NOISE, final_noise_of
 from noiseshift.studies.grid import Cell, varied
 from noiseshift.studies.protocol import fingerprint
 from noiseshift.studies.sampling import sampler_run
@@ -177,7 +177,7 @@ def test_the_table_and_the_figure_name_variants_and_what_they_cost(compared):
     assert list(compared.table.variant) == ["fp32", "time=bf16"]
     assert (compared.table["weights MB"] > 1).all()
     assert (compared.table["sampling seconds"] > 0).all()
-    assert {"mean δ²", LEFT} <= {*compared.pairs.quantity}
+    assert {"mean δ²", FINAL_NOISE} <= {*compared.pairs.quantity}
     assert compared.pairs.paired.all()
     assert "variant" in markdown_table(compared)
     drawn = {name: draw for name, draw, _ in figures(compared)}
@@ -191,7 +191,7 @@ def test_the_noise_left_in_two_runs_is_compared_picture_by_picture(compared):
     generator = torch.Generator().manual_seed(0)
     added = 12 * torch.randn(base.pictures.shape, generator=generator)
     object.__setattr__(noisy, "pictures", (base.pictures + added).round().clamp(0, 255).to(torch.uint8))
-    found = left_of({"plain": base, "noisy": noisy})
+    found = final_noise_of({"plain": base, "noisy": noisy})
     row = found.difference("noisy", "plain", paired=True)
     assert row["low"] > 0
     assert found.difference("plain", "plain", paired=True)["p"] == 1
