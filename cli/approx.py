@@ -8,16 +8,9 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
-from noiseshift.cli.options import (
-    Source,
-    checkpoint_options,
-    command_line,
-    data_options,
-    device_options,
-    progress_bar,
-    real_images_for,
-    strict_option,
-)
+from noiseshift.cli.inputs import real_images_for
+from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
+from noiseshift.cli.terminal import command_line, progress_bar
 
 
 @click.command()

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges, streams
-from noiseshift.cli.options import (
-    command_line,
-    data_options,
-    device_options,
-    images_for,
-    progress_bar,
-    reference_for,
-    strict_option,
-)
+from noiseshift.cli.inputs import images_for, reference_for
+from noiseshift.cli.options import data_options, device_options, strict_option
+from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.diffusion.words import SOLVERS
 

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
-from noiseshift.cli.options import (
-    Source,
-    checkpoint_options,
-    command_line,
-    data_options,
-    device_options,
-    extractor_for,
-    progress_bar,
-    read_images,
-    real_images_for,
-    reference_for,
-    strict_option,
-)
+from noiseshift.cli.inputs import extractor_for, read_images, real_images_for, reference_for
+from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
+from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.correction.words import WORDS as METHODS
 from noiseshift.diffusion.words import SOLVERS

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 from noiseshift.cli import parse, ranges
-from noiseshift.cli.options import extractor_for, progress_bar, range_option, read_images
+from noiseshift.cli.inputs import extractor_for, read_images
+from noiseshift.cli.options import range_option
+from noiseshift.cli.terminal import progress_bar
 
 
 @click.command()

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges, streams
-from noiseshift.cli.options import (
-    BUNDLED_DATA,
-    Source,
-    checkpoint_options,
-    device_options,
-    progress_bar,
-    range_option,
-    real_images_for,
-    training_options,
-)
+from noiseshift.cli.inputs import BUNDLED_DATA, real_images_for
+from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, training_options
+from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Card

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.analysis.names import plain
-from noiseshift.cli.options import Source, checkpoint_options, range_option, read_images, strict_option
+from noiseshift.cli.inputs import read_images
+from noiseshift.cli.options import Source, checkpoint_options, range_option, strict_option
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint

@@ -8,16 +8,9 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
-from noiseshift.cli.options import (
-    Source,
-    checkpoint_options,
-    command_line,
-    data_options,
-    images_for,
-    progress_bar,
-    run_options,
-    strict_option,
-)
+from noiseshift.cli.inputs import images_for
+from noiseshift.cli.options import Source, checkpoint_options, data_options, run_options, strict_option
+from noiseshift.cli.terminal import command_line, progress_bar
 
 
 @click.command()

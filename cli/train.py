@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges, streams
-from noiseshift.cli.options import device_options, progress_bar, range_option, read_images, training_options
+from noiseshift.cli.inputs import read_images
+from noiseshift.cli.options import device_options, range_option, training_options
+from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Card

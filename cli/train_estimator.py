@@ -9,15 +9,9 @@ from typing import Any, Literal
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import places, ranges, streams
-from noiseshift.cli.options import (
-    Source,
-    checkpoint_options,
-    device_options,
-    progress_bar,
-    range_option,
-    read_images,
-    restart_option,
-)
+from noiseshift.cli.inputs import read_images
+from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, restart_option
+from noiseshift.cli.terminal import progress_bar
 
 
 @click.command()

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import torch
 from click.testing import CliRunner
-from noiseshift.cli import main, options
+from noiseshift.cli import inputs, main
 
 from noiseshift.data.images import Images
 
@@ -17,19 +17,19 @@ def colours(channels=3, dtype=torch.uint8, unit=True):
 
 
 def test_pictures_in_colour_have_an_extractor_of_their_own_which_is_said(monkeypatch, capsys):
-    for package in options.EFFNET:
+    for package in inputs.EFFNET:
         monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
         sys.modules[package].__spec__ = importlib.machinery.ModuleSpec(package, None)
-    assert options.extractor_for(colours(), None) == "effnet-lite0"
+    assert inputs.extractor_for(colours(), None) == "effnet-lite0"
     assert "effnet-lite0" in capsys.readouterr().err
-    assert options.extractor_for(colours(), "clip") == "clip"
-    assert options.extractor_for(colours(1), None) == "fashion"
-    assert options.extractor_for(colours(3, torch.float32, unit=False), None) == "fashion", "states are no pictures"
+    assert inputs.extractor_for(colours(), "clip") == "clip"
+    assert inputs.extractor_for(colours(1), None) == "fashion"
+    assert inputs.extractor_for(colours(3, torch.float32, unit=False), None) == "fashion", "states are no pictures"
     assert not capsys.readouterr().err
 
 
 def test_without_its_packages_pictures_in_colour_say_how_to_get_them(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, options.EFFNET[0], None)
+    monkeypatch.setitem(sys.modules, inputs.EFFNET[0], None)
     np.savez(tmp_path / "samples.npz", np.zeros((4, 8, 8, 3), np.uint8))
     found = CliRunner().invoke(main, ["evaluate", str(tmp_path / "samples.npz"), "--no-progress"])
     assert found.exit_code == 2
