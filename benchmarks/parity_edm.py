@@ -202,7 +202,9 @@ def _train(module: Any, steps: int, out: Path, data: str) -> None:
 
 @click.command()
 @click.argument("code", type=click.Path(exists=True, path_type=Path))
-@click.option("--golden", is_flag=True, help="Print their answers to the questions of tests/test_edm.py instead.")
+@click.option(
+    "--golden", is_flag=True, help="Print their answers to the questions of tests/checkpoints/test_edm.py instead."
+)
 @click.option(
     "--train", type=click.IntRange(min=1), help="Instead, train their DDPM++ on Fashion-MNIST by their loss: steps."
 )

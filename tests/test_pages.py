@@ -45,6 +45,21 @@ def test_every_column_of_a_report_is_explained_and_linked_to_the_glossary():
         )
 
 
+FOLDERS = "|".join(path.name for start in (ROOT, ROOT / "noiseshift") for path in start.iterdir() if path.is_dir())
+
+
+def test_every_file_that_a_page_or_our_code_names_is_there():
+    """From the repository's root or the package's. The changelog names what was, too."""
+    pages = [path for path in (*ROOT.glob("*.md"), *DOCS.rglob("*.md")) if path.name != "CHANGELOG.md"]
+    code = ("noiseshift", "cli", "analysis", "benchmarks", "tests")
+    missing = []
+    for path in (*pages, *(path for folder in code for path in (ROOT / folder).rglob("*.py"))):
+        named = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w./-]+\.(?:py|md))\b", path.read_text())
+        gone = [name for name in named if not (ROOT / name).exists() and not (ROOT / "noiseshift" / name).exists()]
+        missing += [f"{path.relative_to(ROOT)}: {name}" for name in gone]
+    assert not missing, "\n".join(missing)
+
+
 def test_the_first_command_of_the_readme_is_the_one_that_its_figure_is_of():
     text = (ROOT / "README.md").read_text()
     command = re.search(r"bin/noiseshift (measure [^\n]*)", text)[1]
