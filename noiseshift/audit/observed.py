@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -128,6 +129,7 @@ class Watch:
         return Audit(f"{self.pipeline}, {kind}" if self.pipeline else kind, every, findings(every))
 
     def _noising(self, own: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(own)
         def noising(*args: Any, **kwargs: Any) -> Any:
             found = own(*args, **kwargs)
             given = inspect.signature(own).bind(*args, **kwargs).arguments

@@ -117,7 +117,7 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
     if len(parts) == 1:
         return Found(0, float(total.median()))
     if all(torch.allclose(part, parts[0]) for part in parts[1:]):
-        return Found(0, 1.0)
+        return Found(0, _sign(total))
     part = _above_zero(shares, known)
     return None if part is None or not _rescaled(mixture, parts[part], total) else Found(part, _sign(total))
 

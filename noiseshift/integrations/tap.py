@@ -30,6 +30,8 @@ class Tap:
         while isinstance(first, Tap):
             first = first.own
         self.signature = inspect.signature(first)
+        # Pipelines look here whether a step takes a generator and eta, and leave them out where it does not.
+        self.__signature__ = self.signature
         self.is_open = False
 
     def open(self) -> None:

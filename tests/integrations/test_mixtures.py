@@ -52,6 +52,7 @@ def test_the_negative_of_what_the_network_said_is_known_for_it():
     """Lumina, HiDream and Z-Image hand the scheduler -v; a network alone may be scaled by anything."""
     assert conditional(-(U + 4 * (C - U)), [C, U]) == (0, -1.0)
     assert conditional(-C, [C]) == (0, pytest.approx(-1.0))
+    assert conditional(-C, [C, C.clone()]) == (0, -1.0)
     assert conditional(0.5 * C, [C]) == (0, pytest.approx(0.5))
     assert conditional(3.0 * (U + 4 * (C - U)), [U, C]) is None  # no rescaling by spread makes it larger
 

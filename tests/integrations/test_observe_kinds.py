@@ -1,6 +1,7 @@
 """Kinds of guided pipelines: three parts, perturbed parts, calls of their own, two networks, a part of the run, video."""
 
 import functools
+import inspect
 import math
 
 import diffusers
@@ -284,6 +285,31 @@ def test_states_meet_their_levels_and_the_conditions_own_answer(case):
     for x, t, prediction in recorded:
         again = final.model(x, t, final.cond)
         torch.testing.assert_close(again.eps, prediction.eps, rtol=1e-3, atol=1e-3 * float(prediction.eps.abs().max()))
+
+
+STOCHASTIC = {
+    "DDIMScheduler": {"eta": 0.8},
+    "DDPMScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "KDPM2AncestralDiscreteScheduler": {},
+    "LCMScheduler": {},
+    "TCDScheduler": {"eta": 0.8},
+}
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.filterwarnings("ignore")
+def test_an_observed_run_is_the_run_that_was_asked_for(name):
+    """Pipelines ask a step's signature whether it takes a generator and eta."""
+    pipe = stable("StableDiffusionImg2ImgPipeline", scheduler=getattr(diffusers, name)())
+    pipe.set_progress_bar_config(disable=True)
+    run = {**TEXT, **FROM, **STOCHASTIC[name], "guidance_scale": 5.0, "num_inference_steps": 6}
+    signatures = [inspect.signature(getattr(pipe.scheduler, method)) for method in ("step", "add_noise")]
+    alone = pipe(**run, generator=torch.Generator().manual_seed(1)).images
+    with ns.observe(pipe), ns.observe(pipe):
+        assert [inspect.signature(getattr(pipe.scheduler, method)) for method in ("step", "add_noise")] == signatures
+        observed = pipe(**run, generator=torch.Generator().manual_seed(1)).images
+    assert torch.equal(observed, alone)
 
 
 LAYER = {"indices": [0], "fqn": "mid_block.attentions.0.transformer_blocks"}
