@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from noiseshift.writing.places import PlaceError
 
 # Not on Windows: there the file's words decide.
 fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
@@ -34,6 +37,10 @@ _held: dict[str, tuple[int, int]] = {}
 """Places that this process holds: by which process (a fork inherits this table, not the lock) and which thread."""
 
 
+_FIRST = b'{"pid"'
+"""How every lock begins."""
+
+
 def lock_of(place: Path) -> Path:
     """The lock file of a place."""
     return place.parent / f".{place.name}.lock"
@@ -43,7 +50,7 @@ def lock_of(place: Path) -> Path:
 def locked(place: Path) -> Iterator[bool]:
     """Hold `place` (a real path) while the block runs; yields whether this took the lock, which this thread may hold already.
 
-    Raises BusyError naming the other process.
+    Raises BusyError naming the other process, PlaceError where something else lies in the place of the lock file.
     """
     me = (os.getpid(), threading.get_ident())
     if _held.get(os.fspath(place)) == me:
@@ -55,15 +62,16 @@ def locked(place: Path) -> Iterator[bool]:
         yield True
     finally:
         del _held[os.fspath(place)]
-        if os.getpid() == me[0]:
-            with suppress(OSError):
+        with suppress(OSError):
+            # Where somebody removed it, another process may hold a lock of its own by now.
+            if os.getpid() == me[0] and _is_at(file, lock_of(place)):
                 lock_of(place).unlink()
         os.close(file)
 
 
 def _acquire(lock: Path, place: Path) -> int:
     while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        file = _open(lock, place)
         try:
             free = _flock(file)
             if not free:
@@ -71,6 +79,7 @@ def _acquire(lock: Path, place: Path) -> int:
             if not _is_at(file, lock):  # its holder ended, and removed it, between the two calls
                 os.close(file)
                 continue
+            _refuse_foreign(file, lock, place)
             holder = _read(file)
             if _lives(holder):
                 raise BusyError(_busy(place, lock, holder))
@@ -81,6 +90,27 @@ def _acquire(lock: Path, place: Path) -> int:
                 os.close(file)
             raise
         return file
+
+
+def _open(lock: Path, place: Path) -> int:
+    """The lock file, made where nothing is. A link is not followed, and a pipe not waited for: another file would be written."""
+    kind = os.lstat(lock).st_mode if os.path.lexists(lock) else stat.S_IFREG
+    if not stat.S_ISREG(kind):
+        raise PlaceError(_foreign(lock, place))
+    ways = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(lock, os.O_RDWR | os.O_CREAT | ways, 0o666)
+
+
+def _refuse_foreign(file: int, lock: Path, place: Path) -> None:
+    """Refuse a file that noiseshift did not write. A lock may have been cut off anywhere, or be all zeros after a power cut; in two
+    bytes nothing can be lost."""
+    words = os.pread(file, len(_FIRST) + 4096, 0).strip(b"\0 \r\n")
+    if len(words) > 2 and not (words.startswith(_FIRST) or _FIRST.startswith(words)):
+        raise PlaceError(_foreign(lock, place))
+
+
+def _foreign(lock: Path, place: Path) -> str:
+    return f"{lock} is where the lock of {place.name} goes, and noiseshift did not make it: move it away, or give another place"
 
 
 def _flock(file: int) -> bool:
@@ -115,7 +145,7 @@ def _read(file: int) -> dict[str, Any]:
     """The holder as the file says; empty where it says nothing readable."""
     try:
         about = json.loads(os.pread(file, 10_000, 0))
-    except (ValueError, OSError):
+    except (ValueError, OSError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 

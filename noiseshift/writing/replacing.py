@@ -190,7 +190,7 @@ def _begin(place: Path, kind: str) -> None:
     place.mkdir(exist_ok=True)
     write_mark(place, kind, (read_mark(place) or _NOTHING).files)
     for name in {match["name"] for path in place.iterdir() if (match := _LEFT.fullmatch(path.name))}:
-        with suppress(BusyError), locked(place / name) as first:
+        with suppress(BusyError, PlaceError), locked(place / name) as first:
             if first:
                 _recover(place / name)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from noiseshift.training.states import keep_state, kept_state
-from noiseshift.writing import BusyError, claimed, claimed_file, merged_folder, whole_file, whole_folder
+from noiseshift.writing import BusyError, PlaceError, claimed, claimed_file, merged_folder, whole_file, whole_folder
 from noiseshift.writing.locks import lock_of, locked
 from noiseshift.writing.marks import MARK, read_mark
 
@@ -240,6 +240,63 @@ def test_a_damaged_lock_is_taken_over(words, tmp_path):
     with claimed(tmp_path / "run", "measure"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def link(lock):
+    (lock.parent / "mine.txt").write_text("mine")
+    lock.symlink_to("mine.txt")
+
+
+def hard_link(lock):
+    (lock.parent / "mine.txt").write_text("mine")
+    os.link(lock.parent / "mine.txt", lock)
+
+
+def folder_in_its_place(lock):
+    lock.mkdir()
+    (lock / "mine.txt").write_text("mine")
+
+
+STRANGE = {
+    "link": link,
+    "hard link": hard_link,
+    "link to nothing": lambda lock: lock.symlink_to("nothing"),
+    "folder": folder_in_its_place,
+    "pipe": os.mkfifo,
+    "notes": lambda lock: lock.write_text("mine"),
+    "another program's": lambda lock: lock.write_text('{"name": "mine", "pid": 7}'),
+    "deeply nested": lambda lock: lock.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_what_is_no_lock_of_ours_is_neither_written_nor_removed(kind, tmp_path):
+    lock = lock_of(tmp_path / "run")
+    STRANGE[kind](lock)
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with (
+        pytest.raises(PlaceError, match=r"\.run\.lock is where the lock of run goes"),
+        claimed(tmp_path / "run", "measure"),
+    ):
+        pass
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("length", [1, 3, 6, 30, 100])
+def test_a_lock_that_was_cut_off_is_taken_over(length, tmp_path):
+    lock_of(tmp_path / "run").write_text((json.dumps({"pid": os.getppid(), "host": "x" * 200}) + "\n")[:length])
+    with claimed(tmp_path / "run", "measure"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_process_made_meanwhile_is_left(tmp_path):
+    """Somebody removed ours, as a message says for a lock of another host."""
+    lock = lock_of(tmp_path / "run")
+    with claimed(tmp_path / "run", "measure"):
+        lock.unlink()
+        lock.write_text("of another process")
+    assert lock.read_text() == "of another process"
 
 
 def race(place, start, log):
