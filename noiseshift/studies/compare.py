@@ -42,9 +42,11 @@ from noiseshift.shift.summary import (
 from noiseshift.studies.cells import as_text, from_text, with_texts
 from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, final_noise_of, pairs_of, shifts_of
 from noiseshift.studies.folders import Run
-from noiseshift.writing import merged_folder
+from noiseshift.writing import merged_folder, require_unchanged
 
 MANIFEST = "comparison.json"
+COMPARISON = ("comparison", "run `noiseshift compare` again")
+"""What the folder is, and what to do about a damaged one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,16 +134,16 @@ class Comparison:
     def load(cls, folder: str | Path) -> Comparison:
         """What `save` wrote, with the runs from where they are. Raises FileNotFoundError naming what is missing."""
         folder = Path(folder)
-        kind_and_remedy = ("comparison", "run `noiseshift compare` again")
-        with reading(folder, *kind_and_remedy):
-            about = read_json(folder / MANIFEST, *kind_and_remedy)
+        with reading(folder, *COMPARISON):
+            about = read_json(folder / MANIFEST, *COMPARISON)
             places = {name: folder / path for name, path in about["runs"].items()}
         runs = {name: Run.load(place) for name, place in places.items()}  # which says itself which is missing
-        with reading(folder, *kind_and_remedy):
+        require_unchanged(folder, COMPARISON[1])
+        with reading(folder, *COMPARISON):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (
                 with_texts(
-                    read_csv(folder / f"{stem}.csv", *kind_and_remedy, keep_default_na=False, na_values=[""]), from_text
+                    read_csv(folder / f"{stem}.csv", *COMPARISON, keep_default_na=False, na_values=[""]), from_text
                 )
                 for stem in ("table", "pairs")
             )

@@ -32,7 +32,7 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
 from noiseshift.studies.shards import short_hash
-from noiseshift.writing import whole_folder, write_table
+from noiseshift.writing import require_unchanged, whole_folder, write_table
 
 RESIDUAL_NOISE = "residual-noise.parquet"
 BY_PART = "parts.parquet"
@@ -135,7 +135,7 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read a run folder. Raises FileNotFoundError naming what is missing."""
+        """Read a run folder. Raises FileNotFoundError naming what is missing, ReadingError for what was damaged or changed."""
         folder = Path(folder)
         reports = read_reports(folder)
         with reading(folder / "samples.npz", *RUN):
@@ -148,6 +148,7 @@ class Run:
         parts = read_table(folder / BY_PART, *RUN) if (folder / BY_PART).exists() else None
         manifest = read_manifest(folder)
         _check_counts(folder, manifest.get("samples"), reports, features)
+        require_unchanged(folder, RUN[1])
         return cls(manifest, reports, controls, pictures, labels, features, left, parts)
 
 

@@ -1,5 +1,6 @@
 """Where results may be written, by which process, and how: nothing of a user's is lost, and nothing is left half written."""
 
+from noiseshift.writing.digests import require_unchanged
 from noiseshift.writing.locks import BusyError
 from noiseshift.writing.marks import adopt
 from noiseshift.writing.places import PlaceError, check_file, check_folder
@@ -17,6 +18,7 @@ __all__ = [
     "jointly",
     "merged_folder",
     "replaced_file",
+    "require_unchanged",
     "whole_file",
     "whole_folder",
     "write_table",

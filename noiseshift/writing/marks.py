@@ -9,8 +9,8 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,13 @@ class Mark:
         kind: The command that made the folder, such as "measure".
         files: Its files by their paths relative to the folder, with slashes.
         old: Whether version 0.1 made it, which left no mark; `files` are then those of its names that are there.
+        digests: SHA-256 of files that numbers are read from, by path; empty in folders of earlier versions.
     """
 
     kind: str
     files: frozenset[str]
     old: bool = False
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_mark(folder: Path) -> Mark | None:
@@ -61,19 +63,27 @@ def read_mark(folder: Path) -> Mark | None:
     files = about.get("files")
     if not isinstance(kind, str) or not isinstance(files, list):
         return None
-    return Mark(kind, frozenset(str(file) for file in files))
+    listed = frozenset(str(file) for file in files)
+    found = about.get("sha256")
+    digests = found if isinstance(found, dict) else {}
+    return Mark(kind, listed, digests={name: str(digests[name]) for name in sorted(listed & digests.keys())})
 
 
-def write_mark(folder: Path, kind: str, files: Iterable[str] | None = None) -> None:
+def write_mark(
+    folder: Path, kind: str, files: Iterable[str] | None = None, digests: Mapping[str, str] | None = None
+) -> None:
     """Mark a folder as made by noiseshift.
 
     Args:
         folder: An existing folder; its `noiseshift.json` is replaced, whole or not at all.
         kind: The command, such as "measure".
         files: Its files relative to it; None takes all that it holds.
+        digests: SHA-256 of those that shall be found unchanged, as `digests.digests` gives them.
     """
     listed = sorted(contents(folder) - {MARK} if files is None else set(files))
-    about = {"kind": kind, "version": metadata.version("noiseshift"), "files": listed}
+    about: dict[str, Any] = {"kind": kind, "version": metadata.version("noiseshift"), "files": listed}
+    if digests:
+        about["sha256"] = dict(digests)
     write_text(folder / MARK, json.dumps(about, indent=1) + "\n")
 
 
@@ -92,7 +102,7 @@ def adopt(folder: str | Path, files: Iterable[str | Path]) -> None:
     mark = read_mark(folder)
     added = {Path(file).relative_to(folder).as_posix() for file in files}
     if mark is not None and not added <= mark.files:
-        write_mark(folder, mark.kind, mark.files | added)
+        write_mark(folder, mark.kind, mark.files | added, mark.digests)
 
 
 def contents(folder: Path) -> set[str]:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 
 from noiseshift import distributed
+from noiseshift.writing.digests import digests
 from noiseshift.writing.locks import BusyError, locked
 from noiseshift.writing.marks import MARK, Mark, contents, read_mark, remove_run, write_mark
 from noiseshift.writing.places import PlaceError, check_file, check_folder
@@ -128,7 +129,7 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
         fresh.mkdir()  # not tempfile's, which only its owner could read
         try:
             yield fresh
-            write_mark(fresh, kind)
+            write_mark(fresh, kind, digests=digests(fresh, contents(fresh)))
             try:
                 check_folder(place, kind)  # it may have changed while the run went on
             except PlaceError as error:
@@ -166,7 +167,7 @@ def merged_folder(folder: str | Path, kind: str, last: str) -> Iterator[Path]:
             for name in sorted(names, key=lambda name: name == last):
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(fresh / name, place / name)
-            write_mark(place, kind, names)
+            write_mark(place, kind, names, digests(place, names))
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
@@ -188,7 +189,8 @@ def _held(place: Path) -> Iterator[bool]:
 def _begin(place: Path, kind: str) -> None:
     """A folder that is added to, made and marked, and in order inside."""
     place.mkdir(exist_ok=True)
-    write_mark(place, kind, (read_mark(place) or _NOTHING).files)
+    mark = read_mark(place) or _NOTHING
+    write_mark(place, kind, mark.files, mark.digests)
     for name in {match["name"] for path in place.iterdir() if (match := _LEFT.fullmatch(path.name))}:
         with suppress(BusyError, PlaceError), locked(place / name) as first:
             if first:

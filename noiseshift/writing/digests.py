@@ -1,0 +1,55 @@
+"""Whether the files of a run folder are as noiseshift wrote them: their SHA-256 is in its mark, and compared when it is read.
+
+This finds what was changed, exchanged or damaged; whoever rewrites the mark too is believed. Folders of earlier versions have no
+digests, and are read as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from noiseshift.reading import ReadingError
+from noiseshift.writing.marks import MARK, contents, read_mark
+
+READ = (".json", ".parquet", ".npz", ".csv")
+"""Suffixes of files that numbers are read from; pages and figures may be edited."""
+
+
+def digests(folder: Path, files: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of those of the files that numbers are read from.
+
+    Args:
+        folder: where they are.
+        files: by their paths relative to it, with slashes.
+    """
+    return {name: _digest(folder / name) for name in sorted(files) if name.endswith(READ) and name != MARK}
+
+
+def require_unchanged(folder: Path, remedy: str, name: str | None = None) -> None:
+    """Refuse a folder with a file that is not as noiseshift wrote it. One that is missing is its reader's to say.
+
+    Args:
+        folder: A run folder, or any other, which has no digests.
+        remedy: What to do, as an order: "measure it again".
+        name: Look at this file alone.
+
+    Raises:
+        ReadingError: A file was changed; says which.
+    """
+    mark = read_mark(folder)
+    known = {} if mark is None else mark.digests
+    here = contents(folder) if known else set()  # a mark may name any file of the machine
+    for each, digest in known.items():
+        path = folder / each
+        if each in here and name in (None, each) and path.is_file() and _digest(path) != digest:
+            raise ReadingError(f"{path} was changed after noiseshift wrote it: put the original back, or {remedy}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        found = hashlib.sha256()
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
