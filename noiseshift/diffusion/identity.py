@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from noiseshift.diffusion.sources import has_version, imported_by, sources, submodules
+
 PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.layout, torch.memory_format)
 INCIDENTAL = {"_use_default_values", "_diffusers_version", "_name_or_path", "__doc__", "__module__", "__dict__"}
 INCIDENTAL |= {"__weakref__", "__firstlineno__", "__static_attributes__", "__annotations__", "__annotate_func__"}
@@ -65,11 +67,6 @@ def _short(value: Any) -> str:
     hexadecimal = len(text) == 64 and set(text) <= set("0123456789abcdef")
     return text[:8] + "…" if hexadecimal else text if len(text) <= 60 else text[:59] + "…"
 
-
-REQUIRED = frozenset(
-    {"torch", "numpy", "scipy", "pandas", "diffusers", "safetensors", "torchmetrics", "transformers", "PIL"}
-)
-"""Libraries that are known by name wherever they lie, as under `pip install --target`: what they hold changes as they are used."""
 
 HOLDERS = (types.SimpleNamespace, argparse.Namespace)
 """Classes of the standard library that are what they hold."""
@@ -142,18 +139,27 @@ class _Hashing:
     def _function(self, function: types.FunctionType) -> list[bytes]:
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_full(cell)]
         given = self._all([cells, function.__defaults__, function.__kwdefaults__])
-        if _installed(function.__module__):
+        if has_version(function.__module__):
             name = [function.__module__, function.__qualname__, function.__code__.co_names]
             return [*self._all(name), *self._all(_constants(function.__code__)), *given]
-        used = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-        return [*given, self.digest(function.__code__), self.digest(used)]
+        names = _names(function.__code__)
+        used = {name: function.__globals__[name] for name in names if name in function.__globals__}
+        modules = [part.__name__ for part in used.values() if isinstance(part, types.ModuleType)]
+        within = imported_by(function.__code__, function.__globals__.get("__package__"))
+        further = within.union(*(submodules(module, names) for module in modules))
+        return [
+            *given,
+            self.digest(function.__code__),
+            self.digest(used),
+            self.digest({name: sources(name) for name in further}),
+        ]
 
     def _code(self, code: types.CodeType) -> list[bytes]:
         return self._all([code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_freevars])
 
     def _class(self, made: type) -> list[bytes]:
         name = self._all([made.__module__, made.__qualname__])
-        if _installed(made.__module__):
+        if has_version(made.__module__):
             return name
         return [*name[1:], self.digest(dict(vars(made))), *self._all(made.__bases__)]
 
@@ -167,7 +173,7 @@ class _Hashing:
         return self._all([getattr(wrapper, name, None) for name in ("fget", "fset", "func", "__func__")])
 
     def _module(self, module: types.ModuleType) -> list[bytes]:
-        return self._all([module.__name__])
+        return self._all([module.__name__, {} if has_version(module.__name__) else sources(module.__name__)])
 
     def _built_in(self, function: Any) -> list[bytes]:
         owner = getattr(function, "__self__", None)
@@ -226,17 +232,6 @@ def _hash(*parts: str | bytes) -> bytes:
 
 def _bytes(array: np.ndarray) -> bytes:
     return hashlib.sha256(array.view(np.uint8).data).digest()
-
-
-def _installed(module: str | None) -> bool:
-    """Whether code comes with Python, with this library or with an installed package, and so has a version."""
-    top = (module or "").partition(".")[0]
-    if top == "__main__":  # a script or a notebook, whoever launched it
-        return False
-    if top in sys.stdlib_module_names or top == "noiseshift" or top in REQUIRED:
-        return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
 
 
 def _constants(code: types.CodeType) -> list[Any]:
