@@ -63,7 +63,7 @@ def locked(place: Path) -> Iterator[bool]:
     finally:
         del _held[os.fspath(place)]
         with suppress(OSError):
-            # Where somebody removed it, another process may hold a lock of its own by now.
+            # Where it was removed, another process may hold a lock of its own by now.
             if os.getpid() == me[0] and _is_at(file, lock_of(place)):
                 lock_of(place).unlink()
         os.close(file)

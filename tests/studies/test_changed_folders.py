@@ -1,4 +1,4 @@
-"""Files of run folders that somebody changed so that they still can be read: refused by whatever reads the folder, in one line."""
+"""Files of run folders that were changed so that they can still be read: refused by whatever reads the folder, in one line."""
 
 import json
 import shutil

@@ -291,7 +291,7 @@ def test_a_lock_that_was_cut_off_is_taken_over(length, tmp_path):
 
 
 def test_a_lock_that_another_process_made_meanwhile_is_left(tmp_path):
-    """Somebody removed ours, as a message says for a lock of another host."""
+    """Ours was removed, as a message says for a lock of another host."""
     lock = lock_of(tmp_path / "run")
     with claimed(tmp_path / "run", "measure"):
         lock.unlink()
