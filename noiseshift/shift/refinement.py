@@ -51,10 +51,13 @@ class Parts:
             level: such as 0.95.
 
         Returns:
-            Its ends, each (K,).
+            Its ends, each (K,); NaN where no draw has a slope.
         """
-        low, high = np.nanquantile(getattr(self, name), [0.5 - level / 2, 0.5 + level / 2], axis=0)
-        return low, high
+        draws: Array = getattr(self, name)
+        some = ~np.isnan(draws).all(0)
+        ends = np.full((2, draws.shape[1]), np.nan)
+        ends[:, some] = np.nanquantile(draws[:, some], [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        return ends[0], ends[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,8 @@ class Refinement:
         return frame
 
     def _parts(self, runs: Array, sampled: Array, real: Array, slope: Array) -> Parts:
-        """From means of readings: runs (3, …, K), the report's, the real data's, and the slope."""
+        """From means of readings: runs (3, …, K), the report's, the real data's, and the slope; NaN where it is 0."""
+        slope = np.where(slope == 0, np.nan, slope)
         coarse, middle, fine = runs / slope
         limit = (fine - middle) / (2**self.order - 1)
         total = (sampled - real) / slope
@@ -125,7 +129,7 @@ class Refinement:
         runs = inner @ self.readings / np.maximum(inner.sum(1), 1)[:, None]
         real = resampled_means(self.calibration.real.t, rng, RESAMPLES)
         slope = resampled_means(self.calibration.slopes, rng, RESAMPLES)
-        return self._parts(runs, weights @ sampled / len(sampled), real, np.where(slope == 0, np.nan, slope))
+        return self._parts(runs, weights @ sampled / len(sampled), real, slope)
 
 
 def _hull(first: tuple[Array, Array], second: tuple[Array, Array], reached: Array) -> tuple[Array, Array]:

@@ -79,6 +79,7 @@ def test_the_null_counts_what_is_called_a_shift_or_is_no_level(instrument):
     alarms = int((usable.resolved | usable["shift"].isna()).sum())
     limit = int(stats.binom.ppf(0.995, len(usable), 0.05))
     assert list(frame.estimator) == ["right"] * 3 + ["off"] * 3 + ["no level"] * 3
+    assert list(frame.index) == list(range(9))
     assert alarms == 2
     assert (check.name, check.passed) == ("null", alarms <= limit)
     assert (
@@ -105,7 +106,9 @@ def test_a_reading_whose_slope_cannot_be_read_is_not_counted(instrument):
     assert "of 2 readings" in null_control({"dull": off(dull, [0, 0.2, 0])}, data)[1].sentence
     assert "of 2 known shifts" in level_control({"dull": dull}, data)[1].sentence
     none = replace(instrument, calibration=replace(instrument.calibration, slopes=0 * slopes))
-    assert null_control({"none": none}, data)[1].passed
+    assert null_control({"none": none}, data)[1] == Check(
+        "null", True, "0 of 0 readings of held-out real states are called a shift (by chance up to 0)"
+    )
     assert level_control({"none": none}, data)[1] == Check(
         "level",
         True,
@@ -126,6 +129,16 @@ def test_the_known_shift_is_a_sixteenth_of_the_way_to_the_nearer_end(instrument)
     assert check.passed
     real = real_report("exact", instrument, draws(60, 11), offset=frame.expected.to_numpy(), seed=1, stream=POSITIVE)
     np.testing.assert_array_equal(frame["shift"], real.table()["shift"])
+
+
+def test_the_noise_is_of_seed_0_unless_another_is_given(instrument):
+    data, one = draws(30, 11), {"exact": instrument}
+    for control in (null_control, level_control):
+        pd.testing.assert_frame_equal(control(one, data)[0], control(one, data, seed=0)[0])
+        assert not control(one, data)[0].equals(control(one, data, seed=1)[0])
+    pd.testing.assert_frame_equal(
+        real_report("exact", instrument, data).table(), real_report("exact", instrument, data, seed=0).table()
+    )
 
 
 def test_own_samples_are_not_called_data(instrument):
@@ -158,6 +171,7 @@ def test_the_split_is_said_of_the_first_estimator_by_both_experiments():
         "rms over steps: this solver's steps cannot be refined, so there is no split by refinement; by an exact"
         in without
     )
+    assert share_check(shares(("network", "residual", "residual"))).sentence.startswith("read by network, ")
     assert "step refinement solver" in share_check(shares(solver=[np.nan, 0.1, 1.0])).sentence
 
 

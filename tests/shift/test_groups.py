@@ -37,6 +37,7 @@ def test_a_row_per_estimator_group_and_step():
     reports = {name: report(sampled, real, name, seed) for seed, name in enumerate(("network", "residual"))}
     found = measure_groups(reports, Groups("prompt", sampled, real))
     assert list(found.columns) == list(PARTS)
+    assert list(found.index) == list(range(8))
     assert {*found.kind} == {"prompt"}
     assert list(found.estimator) == ["network"] * 4 + ["residual"] * 4
     assert list(found.part) == ["b", "b", "a", "a"] * 2

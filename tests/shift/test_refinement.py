@@ -1,5 +1,7 @@
 """The split of a shift by step refinement: exact where the order is, wide where it is not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -26,30 +28,59 @@ def measured(shift_at, rng, spread=0.02, samples=200):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_limit_is_the_networks_part(order):
-    covered = []
+    covered, reached = [], []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         runs, calibration, report = measured(lambda n: NETWORK + SOLVER / n**order, rng)
         table = Refinement("exact", order, runs, calibration).split(report)
         covered.append((table.network_low <= NETWORK) & (table.network_high >= NETWORK))
+        reached.append(table.reached)
         assert np.allclose(table.solver, SOLVER, atol=0.004)
         assert np.allclose(table.solver + table.network, table.total)
     assert 0.87 <= np.mean(covered) <= 0.995
+    assert 0.87 <= np.mean(reached) <= 0.995
 
 
-def test_an_order_that_is_not_reached_is_said_and_no_limit_is_trusted():
-    runs, calibration, report = measured(lambda n: NETWORK + SOLVER / n**0.5, np.random.default_rng(0))
+@pytest.mark.parametrize("power", [0.5, 2])
+def test_an_order_that_is_not_reached_is_said_and_no_limit_is_trusted(power):
+    runs, calibration, report = measured(lambda n: NETWORK + SOLVER / n**power, np.random.default_rng(0))
     table = Refinement("exact", 1, runs, calibration).split(report)
     assert not table.reached.any()
     # What the finest run still shows lies inside the interval: the solver's part is at least what was seen.
     finest = table.total - (runs[0] - runs[2]).mean(0) / calibration.slope
     assert ((table.network_low <= finest) & (finest <= table.network_high)).all()
+    seen = table.total - finest
+    assert ((table.solver_low < seen) & (seen < table.solver_high)).all()
+    for part in ("solver", "network"):
+        assert ((table[f"{part}_low"] < table[part]) & (table[part] < table[f"{part}_high"])).all()
+
+
+def test_the_parts_of_readings_without_noise_are_arithmetic():
+    """Differences of 0.04 and 0.02 by an order of 1: what is left of them is 0.02, and a slope of 0 reads nothing."""
+    flat = np.ones((20, 2))
+    runs = np.stack([flat * (TIMES + shift) for shift in (0.09, 0.05, 0.03)])
+    report = report_of(TIMES, np.concatenate([runs[0], runs[0] + 0.01]), flat * TIMES, slope=flat * [0.5, 0])
+    table = Refinement("exact", 1, runs, report.calibration).split(report)
+    assert list(table.columns) == [
+        *("t", "total", "solver", "solver_low", "solver_high", "network", "network_low", "network_high", "reached")
+    ]
+    assert table.iloc[1].drop(["t", "reached"]).isna().all()
+    assert list(table.t) == list(TIMES)
+    assert list(table.reached) == [True, False]
+    first = table.iloc[0]
+    assert first.total == pytest.approx(0.095 / 0.5)
+    assert first[["solver", "solver_low", "solver_high"]].to_numpy(float) == pytest.approx(0.08 / 0.5)
+    assert first.network == pytest.approx(0.015 / 0.5)
+    assert 0.01 / 0.5 <= first.network_low < first.network < first.network_high <= 0.02 / 0.5
 
 
 def test_a_run_of_other_times_is_refused():
     runs, calibration, report = measured(lambda n: NETWORK, np.random.default_rng(0))
     with pytest.raises(ValueError, match="the run that was refined"):
         Refinement("exact", 1, np.concatenate([runs, runs], 1), calibration).split(report)
+    with pytest.raises(ValueError, match="the run that was refined"):
+        Refinement("exact", 1, runs, replace(calibration, times=calibration.times + 0.01)).split(report)
+    Refinement("exact", 1, runs[:, :150], calibration).split(report)
 
 
 def test_a_perfect_network_is_given_no_part_of_the_shift():

@@ -65,6 +65,7 @@ def test_the_table_has_a_row_per_state_and_step(tmp_path):
         "content": 12,
     }
     assert list(frame.columns) == ["estimator", "states", "row", "step", "t", "t_hat", "log_snr_hat"]
+    assert list(frame.index) == list(range(len(frame)))
     assert list(frame.step[:4]) == [2, 5, 9, 2]
     assert list(frame.row[:4]) == [0, 0, 0, 1]
 
