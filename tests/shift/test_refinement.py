@@ -55,23 +55,29 @@ def test_an_order_that_is_not_reached_is_said_and_no_limit_is_trusted(power):
         assert ((table[f"{part}_low"] < table[part]) & (table[part] < table[f"{part}_high"])).all()
 
 
-def test_the_parts_of_readings_without_noise_are_arithmetic():
-    """Differences of 0.04 and 0.02 by an order of 1: what is left of them is 0.02, and a slope of 0 reads nothing."""
+@pytest.mark.parametrize(
+    ("order", "shifts"), [(1, (0.09, 0.05, 0.03)), (2, (0.1, 0.04, 0.025)), (3, (0.09, 0.026, 0.018))]
+)
+def test_the_parts_of_readings_without_noise_are_arithmetic(order, shifts):
+    """The second difference is 2^-order of the first; what is left of them goes on so, and a slope of 0 reads nothing."""
     flat = np.ones((20, 2))
-    runs = np.stack([flat * (TIMES + shift) for shift in (0.09, 0.05, 0.03)])
+    runs = np.stack([flat * (TIMES + shift) for shift in shifts])
     report = report_of(TIMES, np.concatenate([runs[0], runs[0] + 0.01]), flat * TIMES, slope=flat * [0.5, 0])
-    table = Refinement("exact", 1, runs, report.calibration).split(report)
+    table = Refinement("exact", order, runs, report.calibration).split(report)
     assert list(table.columns) == [
         *("t", "total", "solver", "solver_low", "solver_high", "network", "network_low", "network_high", "reached")
     ]
     assert table.iloc[1].drop(["t", "reached"]).isna().all()
     assert list(table.t) == list(TIMES)
-    assert list(table.reached) == [True, False]
     first = table.iloc[0]
-    assert first.total == pytest.approx(0.095 / 0.5)
-    assert first[["solver", "solver_low", "solver_high"]].to_numpy(float) == pytest.approx(0.08 / 0.5)
-    assert first.network == pytest.approx(0.015 / 0.5)
-    assert 0.01 / 0.5 <= first.network_low < first.network < first.network_high <= 0.02 / 0.5
+    end = shifts[2] - (shifts[1] - shifts[2]) / (2**order - 1)
+    assert first.total == pytest.approx((shifts[0] + 0.005) / 0.5)
+    assert first.solver == pytest.approx((shifts[0] - end) / 0.5)
+    assert first.network == pytest.approx((end + 0.005) / 0.5)
+    assert first.network_low < first.network < first.network_high
+    drawn = Refinement("exact", order, runs, report.calibration)._draws(report)
+    np.testing.assert_allclose(drawn.gap[:, 0], 0, atol=1e-12)
+    np.testing.assert_allclose(drawn.solver[:, 0], first.solver)
 
 
 def test_a_run_of_other_times_is_refused():
