@@ -25,6 +25,7 @@ from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.likeness import Likeness, likeness
+from noiseshift.shift.numbering import numbering
 from noiseshift.shift.recalling import better_call
 from noiseshift.shift.rereading import ReadAs, better_reading
 
@@ -116,8 +117,8 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
         samples: how many samples are compared with the data, 48 at most; none are where fewer than 16 are asked for.
 
     Returns:
-        The checks: the data's shape, range and classes; noise errors against a linear denoiser (with the
-        best-fitting other reading where they are bad); samples against the data; what the network is handed for the time.
+        The checks: the data's shape, range and classes; noise errors against a linear denoiser (with the best-fitting other
+        reading where they are bad) and under other classes; samples against the data; what the network is handed for the time.
     """
     if data is None:
         return _without_data(checkpoint, device)
@@ -137,9 +138,11 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
     like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
+    order_of_classes = () if classes is None else (numbering(model, x0[held_out], classes, checkpoint.classes),)
     checks = (
         *fit,
         _denoises(errors, reading),
+        *order_of_classes,
         its_data,
         handed(model, x0[:2], None if cond is None else cond[:2]),
     )
@@ -159,15 +162,17 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(v, float) and not np.isfinite(v) else v for name, v in values.items()}
 
 
-def preflight_calls(samples: int, rows: int) -> int:
+def preflight_calls(samples: int, rows: int, classes: int = 0) -> int:
     """Network calls of a preflight that finds nothing wrong, where a run draws so many samples and has so many real rows.
 
     Args:
         samples: of the run.
         rows: of the real images.
+        classes: of the checkpoint; 0 for an unconditional one.
     """
     drawn = min(samples, SAMPLES, rows)
-    return len(SCALES) * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
+    errors = len(SCALES) + (2 if classes > 1 else 0)
+    return errors * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 
 
 def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:

@@ -106,7 +106,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
     calls = calls_a_sample(checkpoint, protocol)
     own = own_rows(protocol) if held_out is None else (0, 0)
     half = own[0] if held_out is None else held_out // 2
-    checks = HANDED * 2 if held_out is None else preflight_calls(protocol.samples, held_out)
+    checks = HANDED * 2 if held_out is None else preflight_calls(protocol.samples, held_out, checkpoint.classes)
     found = [
         Part("sampling", protocol.samples * calls),
         Part("own samples", sum(own) * calls),

@@ -1,0 +1,134 @@
+"""Are a data set's classes numbered as the network learned them? Its noise error under other classes tells.
+
+A network of the right data whose classes are counted otherwise denoises nearly as well, and its samples are like the data. Only a
+picture's own class tells: a network that learned it has less error under it than under another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.diffusion.models import Model
+from noiseshift.estimators.instrument import Array
+from noiseshift.shift.controls import Check
+from noiseshift.shift.denoising import checked_times, noise_errors
+
+SCALE = 1.6
+"""Noise over signal, in spreads of the data, at which classes are tried: there they lower a trained network's error most."""
+
+MOST = 16
+"""Classes that are all tried; of more only shifted and otherwise sorted numbers are."""
+
+CLEAR, WRONG = 2.0, 3.5
+"""Standard errors by which the data's own numbers are better, and by which others are."""
+
+LEAST = 0.01
+"""Share of the error that other numbers must take away: a network that hardly heeds its classes shows less."""
+
+NAME = "class order"
+
+
+def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
+    """Compare the noise error under the data's classes with that under others.
+
+    Args:
+        model: conditional; called twice on each row, and more often where the data's classes are not clearly the better ones.
+        x0: (N, …) real data.
+        cond: (N,) their classes.
+        classes: how many the model has.
+
+    Returns:
+        Passed where its own class lowers a row's error; failed where other numbers lower it; None where neither is certain.
+    """
+    if classes < 2 or len(x0) < 8:
+        return Check(NAME, None, "not checked: there are too few classes or rows")
+    tried = _Tried(model, x0, cond)
+    other = (cond + 1 + torch.arange(len(cond), device=cond.device) % (classes - 1)) % classes
+    under_other = tried.errors(other)
+    if _certainty(under_other - tried.own) > CLEAR:
+        less = 100 * (1 - tried.own.mean() / under_other.mean())
+        return Check(NAME, True, f"a picture's own class leaves {less:.0f} % less noise error than another class does")
+    found = _better(tried, classes)
+    if found is None:
+        unknown = (
+            "another class denoises a picture as well as its own: whether they are numbered as in training is not known"
+        )
+        return Check(NAME, None, unknown)
+    said = f"the data's classes are not numbered as the network learned them: {found}"
+    return Check(NAME, False, f"{said}; number them as in training, or name them in the card (class_names)")
+
+
+class _Tried:
+    """The noise error of each row under any classes, at one level."""
+
+    def __init__(self, model: Model, x0: Tensor, cond: Tensor):
+        self.model = model
+        self.x0 = x0
+        self.cond = cond
+        spread = float(x0.flatten(1).double().std(0).square().mean().sqrt())
+        self.times = model.snap(checked_times(model.schedule, spread, (SCALE,)))[:1]
+        self.own = self.errors(cond)
+
+    def errors(self, cond: Tensor) -> Array:
+        """(N,) errors under these classes (N,)."""
+        return noise_errors(self.model, self.x0, self.times, cond)[:, 0]
+
+
+def _certainty(gain: Array) -> float:
+    """How many standard errors the mean gain (N,) is above 0."""
+    error = gain.std(ddof=1) / np.sqrt(len(gain))
+    return float(gain.mean() / error) if error > 0 else 0.0
+
+
+def _better(tried: _Tried, classes: int) -> str | None:
+    """Numbers that fit certainly better than the data's own, in words."""
+    gains = {}
+    for words, order in _usual(classes).items():
+        gains[words] = tried.own - tried.errors(torch.tensor(order, device=tried.cond.device)[tried.cond])
+    best = max(gains, key=lambda words: _certainty(gains[words]))
+    if _is_better(gains[best], tried.own):
+        return best
+    if classes > MOST:
+        return None
+    every = np.stack([tried.errors(torch.full_like(tried.cond, k)) for k in range(classes)], 1)
+    return _by_class(every, tried.cond.cpu().numpy())
+
+
+def _is_better(gain: Array, own: Array) -> bool:
+    """Whether what errors (N,) lose is certain, and not next to nothing."""
+    return len(gain) > 1 and _certainty(gain) > WRONG and bool(gain.mean() > LEAST * own.mean())
+
+
+def _usual(classes: int) -> Mapping[str, list[int]]:
+    """Usual other numbers, by the data's: counted from 1, or of folders that were sorted as words."""
+    every = range(classes)
+    places = {name: place for place, name in enumerate(sorted(str(k + 1) for k in every))}
+    return {
+        "they fit when each is one larger": [(k + 1) % classes for k in every],
+        "they fit when each is one smaller": [(k - 1) % classes for k in every],
+        "they fit when class folders are sorted as words (1, 10, 2)": [places[str(k + 1)] for k in every],
+        "they fit when class folders are sorted as words (0, 1, 10, 2)": np.argsort(
+            sorted(every, key=str), kind="stable"
+        ).tolist(),
+    }
+
+
+def _by_class(every: Array, cond: Array) -> str | None:
+    """From errors (N, K) under each class, which class of the network each of the data's is. A row is judged by what the
+    others of its class choose, so that choosing the least of K errors is no gain; and a class that suits every row is none."""
+    apart = every - every.mean(0)
+    rows = np.arange(len(cond))
+    counts = np.bincount(cond, minlength=every.shape[1])
+    sums = np.stack([apart[cond == k].sum(0) for k in range(every.shape[1])])
+    judged = counts[cond] > 1
+    chosen = (sums[cond] - apart)[judged].argmin(1)
+    gain = apart[rows, cond][judged] - apart[judged][np.arange(len(chosen)), chosen]
+    if not _is_better(gain, every[rows, cond]):
+        return None
+    best = {int(k): int(sums[k].argmin()) for k in np.flatnonzero(counts)}
+    moved = [f"{k} is denoised best as {found}" for k, found in best.items() if found != k]
+    return "class " + ", ".join(moved[:3]) + (", …" if len(moved) > 3 else "")

@@ -1,0 +1,82 @@
+"""Classes that are numbered otherwise than in training are found, and networks that know no classes are not blamed."""
+
+import pytest
+import torch
+
+import noiseshift as ns
+from noiseshift.shift.numbering import NAME, numbering
+from noiseshift.shift.preflight import preflight
+
+DATA = ns.data.reference()[:48]
+WORDS = torch.tensor([0, 2, 3, 4, 5, 6, 7, 8, 9, 1])  # the place of 1 … 10 among "1", "10", "2", …
+NUMBERS = {
+    "counted from one": (lambda y: (y + 1) % 10, "each is one smaller"),
+    "counted from minus one": (lambda y: (y - 1) % 10, "each is one larger"),
+    "by number, the network by words": (lambda y: WORDS.argsort()[y], "sorted as words (1, 10, 2)"),
+    "any order": (lambda y: torch.tensor([3, 8, 5, 0, 9, 1, 7, 4, 2, 6])[y], "is denoised best as"),
+    "of other rows": (lambda y: y.flip(0), None),
+}
+
+
+def gaussians(classes):
+    """An exact model of one Gaussian a class, whose means lie apart."""
+    target = ns.targets.Gaussian(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.1, dtype=torch.float64))
+    exact = target.model(ns.Linear())
+    means = 2 * torch.randn(classes, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def denoise(x, t, cond):
+        mean = means[cond]
+        alpha = exact.schedule(t).like(x).alpha
+        return exact(x - alpha * mean, t).x0 + mean
+
+    return ns.wrap(denoise, ns.Linear(), predicts="x0"), means, target
+
+
+def drawn(classes, rows=64):
+    model, means, target = gaussians(classes)
+    cond = torch.arange(rows) % classes
+    return model, target.sample(rows, torch.Generator().manual_seed(1)) + means[cond], cond
+
+
+@pytest.mark.parametrize("name", ["fashion-sit", "fashion-ddpm"])
+def test_the_bundled_models_know_their_classes(name):
+    found = numbering(ns.load(name).model, DATA.floats[:32], DATA.labels[:32], 10)
+    assert found.passed, found.sentence
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_other_numbers_are_found_on_the_bundled_model(case):
+    change, words = NUMBERS[case]
+    found = numbering(ns.load().model, DATA.floats[:32], change(DATA.labels)[:32], 10)
+    assert found.passed is not True, found.sentence
+    if words is not None:
+        assert found.passed is False, found.sentence
+        assert words in found.sentence
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100])
+def test_exact_models_of_few_and_many_classes(classes):
+    model, x0, cond = drawn(classes)
+    assert numbering(model, x0, cond, classes).passed
+    assert numbering(model, x0, (cond + 1) % classes, classes).passed is False
+
+
+@pytest.mark.parametrize("kind", ["heeds none", "heeds them hardly", "one suits all"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_network_that_knows_no_classes_is_not_blamed(kind, seed):
+    model, means, target = gaussians(10)
+    x0 = target.sample(64, torch.Generator().manual_seed(seed)) + means[0]
+    noise = torch.randn(10, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    added = {
+        "heeds none": 0 * noise,
+        "heeds them hardly": 1e-3 * noise,
+        "one suits all": (torch.arange(10) != seed)[:, None] * noise[:1],
+    }[kind]
+    network = ns.wrap(lambda x, t, c: model(x, t, 0 * c).x0 + added[c], ns.Linear(), predicts="x0")
+    assert numbering(network, x0, torch.arange(64) % 10, 10).passed is not False
+
+
+def test_preflight_says_it():
+    images = ns.data.reference()[:256]
+    wrong = ns.data.Images(images.pixels, (images.labels + 1) % 10)
+    assert [check.name for check in preflight(ns.load(), wrong, samples=0).failures] == [NAME]
