@@ -4,7 +4,6 @@ from noiseshift.evaluation.distances import (
     density_coverage,
     frechet_distance,
     inception_score,
-    kernel_distance,
     precision_recall,
 )
 from noiseshift.evaluation.extractors import (
@@ -26,6 +25,7 @@ from noiseshift.evaluation.extractors import (
 from noiseshift.evaluation.features import Array, Features, Moments
 from noiseshift.evaluation.intervals import Change, coverage_change, kernel_change, score_change, student
 from noiseshift.evaluation.jackknifing import ENOUGH, SMALL, Jackknife, jackknife, paired_change
+from noiseshift.evaluation.kernel import kernel_distance
 from noiseshift.evaluation.table import evaluate, require_enough, require_width, warn_of_no_interval
 
 __all__ = [

@@ -1,12 +1,10 @@
 """Distances between sets of features, as single numbers.
 
-FD (Heusel et al., arXiv 1706.08500), KID (Bińkowski et al., 1801.01401), IS (Salimans et al., 1606.03498), precision and
-recall (Kynkäänniemi et al., 1904.06991). Statistics are float64; nothing depends on the order of the rows.
+FD (Heusel et al., arXiv 1706.08500), IS (Salimans et al., 1606.03498), precision and recall (Kynkäänniemi et al.,
+1904.06991). KID is in `kernel`. Statistics are float64; nothing depends on the order of the rows.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,22 +14,16 @@ from noiseshift.evaluation.features import Features, Moments
 
 Array = np.ndarray
 
-BLOCK = 1024
-"""Rows whose kernel with as many others is held at once."""
-
 NEIGHBOURS = 3
 """A real image's ball reaches to its neighbour of this rank."""
 
 __all__ = [
     "NEIGHBOURS",
     "Features",
-    "KernelSums",
     "Moments",
     "density_coverage",
     "frechet_distance",
     "inception_score",
-    "kernel_distance",
-    "kernel_sums",
     "precision_recall",
 ]
 
@@ -86,83 +78,6 @@ def entropy(probs: Array) -> Array:
     terms = np.zeros_like(probs)
     np.log(probs, out=terms, where=probs > 0)
     return -(probs * terms).sum(-1)
-
-
-@dataclass(frozen=True)
-class KernelSums:
-    """Sums of the kernel (x·y/d + 1)³.
-
-    Attributes:
-        a_a: (n,) of each row of `a` with the other rows of `a`.
-        a_b: (n,) of each row of `a` with `b`.
-        b_b: (m,) of each row of `b` with the other rows of `b`.
-        b_a: (m,) of each row of `b` with `a`.
-    """
-
-    a_a: Array
-    a_b: Array
-    b_b: Array
-    b_a: Array
-
-    @property
-    def distance(self) -> float:
-        """The unbiased squared MMD."""
-        n, m = len(self.a_a), len(self.b_b)
-        return float(self.a_a.sum() / (n * (n - 1)) + self.b_b.sum() / (m * (m - 1)) - 2 * self.a_b.sum() / (n * m))
-
-
-def kernel_distance(a: Array, b: Array) -> float:
-    """KID: the unbiased squared MMD with the kernel (x·y/d + 1)³, over all pairs of rows of a (n, d) and b (m, d).
-
-    Args:
-        a: features (n, d).
-        b: features (m, d).
-    """
-    return kernel_sums(a, b).distance
-
-
-def kernel_sums(a: Array, b: Array) -> KernelSums:
-    """The kernel's sums over all pairs, in blocks, so that memory does not grow with their number.
-
-    Args:
-        a: features (n, d).
-        b: features (m, d).
-    """
-    a_t, b_t = (torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)) for values in (a, b))
-    a_b, b_a = _sums(a_t, b_t)
-    return KernelSums(_sums_within(a_t) - _own(a_t), a_b, _sums_within(b_t) - _own(b_t), b_a)
-
-
-def _sums(x: Tensor, y: Tensor) -> tuple[Array, Array]:
-    rows, columns = torch.zeros(len(x), dtype=torch.float64), torch.zeros(len(y), dtype=torch.float64)
-    for i in range(0, len(x), BLOCK):
-        for j in range(0, len(y), BLOCK):
-            kernel = _kernel(x[i : i + BLOCK], y[j : j + BLOCK])
-            rows[i : i + BLOCK] += kernel.sum(1)
-            columns[j : j + BLOCK] += kernel.sum(0)
-    return rows.numpy(), columns.numpy()
-
-
-def _sums_within(x: Tensor) -> Array:
-    """(n,) of each row with all rows of its own set: the kernel is symmetric, so each pair of blocks is computed once."""
-    rows = torch.zeros(len(x), dtype=torch.float64)
-    for i in range(0, len(x), BLOCK):
-        for j in range(i, len(x), BLOCK):
-            kernel = _kernel(x[i : i + BLOCK], x[j : j + BLOCK])
-            rows[i : i + BLOCK] += kernel.sum(1)
-            if j > i:
-                rows[j : j + BLOCK] += kernel.sum(0)
-    return rows.numpy()
-
-
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
-    plain = (x @ y.T).div_(x.shape[1]).add_(1)
-    return plain.square().mul_(plain)
-
-
-def _own(x: Tensor) -> Array:
-    kernel: Array = ((x.square().sum(1) / x.shape[1] + 1) ** 3).numpy()
-    return kernel
 
 
 def precision_recall(real: Array, fake: Array, *, neighbours: int = NEIGHBOURS) -> tuple[Array, Array]:

@@ -43,6 +43,13 @@ class Features:
     def moments(self) -> Moments:
         return moments_of(self.values)
 
+    @cached_property
+    def kernel_within(self) -> Array:
+        """(N,) KID's kernel of each row with the others: computed once for a reference that many sets are compared with."""
+        from noiseshift.evaluation.kernel import sums_within
+
+        return sums_within(self.values)
+
     def parts(self) -> list[Features]:
         """The features block by block."""
         return [Features(self.extractor, part) for part in np.split(self.values, self.blocks, axis=1)]

@@ -15,7 +15,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from noiseshift.evaluation.distances import NEIGHBOURS, entropy, inception_score, kernel_sums
+from noiseshift.evaluation.distances import NEIGHBOURS, entropy, inception_score
+from noiseshift.evaluation.kernel import kernel_sums
 
 Array = np.ndarray
 
@@ -66,7 +67,7 @@ def _freedom(variances: list[float], freedom: list[int]) -> float:
     return whole**2 / sum(v**2 / f for v, f in zip(variances, freedom, strict=True)) if whole else float(sum(freedom))
 
 
-def kernel_change(a: Array, b: Array) -> Change:
+def kernel_change(a: Array, b: Array, *, within: Array | None = None) -> Change:
     """KID with its interval.
 
     The first-order term of the U-statistic (Hoeffding, Ann. Math. Statist. 19, 1948), from either side. Where both are drawn
@@ -75,11 +76,12 @@ def kernel_change(a: Array, b: Array) -> Change:
     Args:
         a: (n, d) features.
         b: (m, d) features.
+        within: (m,) `kernel.sums_within` of b, where they are known.
 
     Returns:
         KID and its 95 % interval.
     """
-    sums = kernel_sums(a, b)
+    sums = kernel_sums(a, b, within=within)
     n, m = len(a), len(b)
     first = 2 * (sums.a_a / (n - 1) - sums.a_b / m)
     second = 2 * (sums.b_b / (m - 1) - sums.b_a / n)

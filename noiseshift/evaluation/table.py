@@ -60,7 +60,7 @@ def evaluate(
         )
     ]
     if isinstance(reference, Features):
-        kernel = kernel_change(features.values, reference.values)
+        kernel = kernel_change(features.values, reference.values, within=reference.kernel_within)
         rows.append(_row(kernel_name(features.extractor), kernel, kernel.value))
         shares = {"precision": (features, reference), "recall": (reference, features)}
         for name, pair in shares.items() if min(map(len, shares["recall"])) >= LEAST else ():

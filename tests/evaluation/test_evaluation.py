@@ -1,13 +1,14 @@
 """Distances between image sets against closed forms and against torchmetrics on the same features."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import noiseshift as ns
 from noiseshift import evaluation
 from noiseshift.data import ASSETS, reference
-from noiseshift.evaluation import Features, Moments, frechet_distance
+from noiseshift.evaluation import Features, Moments, frechet_distance, kernel
 
 
 def gaussian(n, d=16, shift=0.0, seed=0):
@@ -86,9 +87,23 @@ def test_the_kernel_distance_is_that_of_all_pairs():
 def test_the_kernel_distance_does_not_depend_on_its_blocks(monkeypatch):
     a, b = gaussian(50, seed=0), gaussian(70, seed=1)
     whole = evaluation.kernel_change(a, b)
-    monkeypatch.setattr("noiseshift.evaluation.distances.BLOCK", 16)
+    monkeypatch.setattr("noiseshift.evaluation.kernel.BLOCK", 16)
     parts = evaluation.kernel_change(a, b)
     np.testing.assert_allclose(list(vars(parts).values()), list(vars(whole).values()), rtol=1e-9)
+
+
+def test_a_reference_is_compared_with_itself_once(monkeypatch):
+    """Each further set costs its own pairs and those with the reference, and reads the same distance."""
+    a, b = gaussian(50, seed=0), gaussian(70, seed=1)
+    reference = evaluation.Features("toy", b)
+    kept = reference.kernel_within
+    assert evaluation.kernel_change(a, b, within=kept) == evaluation.kernel_change(a, b)
+    asked = []
+    within = kernel.sums_within
+    monkeypatch.setattr(kernel, "sums_within", lambda values: asked.append(len(values)) or within(values))
+    tables = [evaluation.evaluate(evaluation.Features("toy", a), reference) for _ in range(2)]
+    assert asked == [50, 50]
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_the_kernel_distance_agrees_with_torchmetrics():
