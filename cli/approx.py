@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import real_images_for
 from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
@@ -44,6 +45,7 @@ from noiseshift.cli.terminal import command_line, progress_bar
 )
 @data_options
 @strict_option
+@dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -62,6 +64,7 @@ def command(
     data: str | None,
     limits: Any,
     strict: bool,
+    dry_run: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -99,6 +102,11 @@ def command(
         device=device,
         precision=precision,
     )
+    if dry_run:
+        from noiseshift.studies.cost_of_studies import approximation_cost
+
+        print_cost(approximation_cost(loaded, plan, len(held_out)), as_json)
+        return
     folder = Path(out or f"runs/{run_name(plan_fingerprint(loaded, plan, held_out), 'approx')}")
     places.folder(folder, "approx")
     with claimed(folder, "approx"):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli.costs import dry_run_option, print_costs
 from noiseshift.cli.inputs import images_for, reference_for
 from noiseshift.cli.options import data_options, device_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 @click.option(
     "--paper", type=click.Choice(["iclr", "neurips", "icml", "cvpr", "cvpr-wide"]), help="Size of the figures."
 )
+@dry_run_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -96,6 +98,7 @@ def command(
     small: bool,
     by: str | None,
     paper: str | None,
+    dry_run: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -118,11 +121,12 @@ def command(
     from noiseshift.evaluation import load_reference, warn_of_no_interval
     from noiseshift.reading import as_text
     from noiseshift.studies.compare import compare
+    from noiseshift.studies.cost_of_studies import comparison_cost
     from noiseshift.studies.grid import grid, run_grid, varied
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.room import require_reference
 
-    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants))
+    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants), dry_run)
     if extractor and extractor != "fashion":
         reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
@@ -153,6 +157,9 @@ def command(
             warn_of_no_interval(samples, real)
             for cell in cells:
                 require_reference(cell.checkpoint, features_by, real, samples, small=small)
+        if dry_run:
+            print_costs(comparison_cost(cells, features_by), as_json)
+            return
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=features_by, strict=strict, progress=update)
     if distributed.joined()[0]:
@@ -168,14 +175,16 @@ def command(
     _say(comparison, found, out, len(figures), as_json)
 
 
-def _require_runs_or_a_grid(runs: tuple[str, ...], samplers: tuple[Any, ...], of_grid: bool) -> None:
-    """Raise UsageError for both, and for neither."""
+def _require_runs_or_a_grid(runs: tuple[str, ...], samplers: tuple[Any, ...], of_grid: bool, dry_run: bool) -> None:
+    """Raise UsageError for both, for neither, and for a dry run of finished runs."""
     if runs and of_grid:
         raise click.UsageError(
             "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
         )
     if not runs and not samplers:
         raise click.UsageError("name at least one --sampler, or finished runs")
+    if runs and dry_run:
+        raise click.UsageError("finished runs cost nothing more: --dry-run is for a grid")
 
 
 def _finished(runs: tuple[str, ...]) -> dict[str, Run]:

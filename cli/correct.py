@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import extractor_for, read_images, real_images_for, reference_for
 from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--batch", type=ranges.BATCH, default=256, show_default=True)
 @click.option("--exact", is_flag=True, help="Instead, run the methods on exact models and print the table.")
+@dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -77,6 +79,7 @@ def command(
     small: bool,
     batch: int,
     exact: bool,
+    dry_run: bool,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -98,11 +101,12 @@ def command(
 
     chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
     if exact:
-        _exact(sampler, chosen, data, limits, seed, progress, as_json, out)
+        _exact(sampler, chosen, data, limits, seed, progress, as_json, out, dry_run)
         return
     from noiseshift import distributed
     from noiseshift.checkpoints import load
     from noiseshift.evaluation import load_reference
+    from noiseshift.studies.cost_of_studies import correction_cost
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.readers import available
     from noiseshift.writing import claimed, jointly
@@ -117,6 +121,9 @@ def command(
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     ).bound(loaded)
+    if dry_run:
+        print_cost(correction_cost(loaded, protocol, chosen, len(held_out), measured, features_by), as_json)
+        return
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
     about = fingerprint(loaded, protocol, held_out, features_by, measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
@@ -192,10 +199,13 @@ def _exact(
     progress: bool,
     as_json: bool,
     out: str | None,
+    dry_run: bool,
 ) -> None:
-    """The methods on exact models, printed. Raises UsageError for --out."""
+    """The methods on exact models, printed. Raises UsageError for --out and --dry-run."""
     if out is not None:
         raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
+    if dry_run:
+        raise click.UsageError("--exact asks no network, so there is nothing to count: leave --dry-run out")
     import pandas as pd
 
     from noiseshift.correction.methods import unguided

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges, streams
+from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import BUNDLED_DATA, real_images_for
 from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, training_options
 from noiseshift.cli.terminal import progress_bar
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How long; the paper takes 0.7 % of the training.",
 )
+@training_dry_run_option
 @click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
 def command(
     source: Source,
@@ -51,6 +54,7 @@ def command(
     limits: Any,
     part: Literal["all", "null"],
     steps: int,
+    dry_run: bool,
     rate: float | None,
 ) -> None:
     """Enable noise awareness guidance on CHECKPOINT, which never saw noise dropout, by a short training.
@@ -89,6 +93,9 @@ def command(
         precision=precision,
         seed=seed,
     )
+    if dry_run:
+        print_trial(partial(finetune, loaded, images[tenth:], images[:tenth], config, part=part, device=device), steps)
+        return
     with jointly(claimed(out, "finetune", adding=True)):
         with progress_bar(progress) as update:
             found = finetune(

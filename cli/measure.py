@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import images_for
 from noiseshift.cli.options import Source, checkpoint_options, data_options, run_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
@@ -42,7 +43,7 @@ from noiseshift.cli.terminal import command_line, progress_bar
 )
 @click.option("--mask", type=parse.MASK, help="Also read delta in and outside of a region: a picture, white inside.")
 @strict_option
-@click.option("--dry-run", is_flag=True, help="Print what the run would cost (network calls, FLOP, hours) and stop.")
+@dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
 def command(
@@ -117,7 +118,7 @@ def command(
         precision=precision,
     ).bound(loaded)
     if dry_run:
-        _print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json)
+        print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json)
         return
     about = fingerprint(loaded, protocol, held_out)
     folder = Path(out or f"runs/{run_name(about)}")
@@ -140,22 +141,3 @@ def command(
     else:
         print_run(found)
         streams.written(folder, f"/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
-
-
-def _print_cost(cost: Any, as_json: bool) -> None:
-    """Parts with their calls; then the whole in FLOP, and hours on this device and at a sustained 100 TFLOP/s."""
-    total = {
-        "flop a call": cost.flop,
-        "seconds a call": cost.seconds,
-        "flop": cost.total_flop,
-        "hours on this device": cost.hours(),
-        "hours at 100 TFLOP/s": cost.total_flop / 1e14 / 3600,
-    }
-    if as_json:
-        parts = [{"part": p.name, "calls": p.calls, "weight": p.weight} for p in cost.parts]
-        click.echo(json.dumps({"parts": parts, **total}))
-        return
-    for part in cost.parts:
-        click.echo(f"{part.name:32s} {part.calls:>14,} calls  {part.calls * part.weight * cost.flop:9.2e} FLOP")
-    for name, value in total.items():
-        click.echo(f"{name:32s} {value:14.4g}")

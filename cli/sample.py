@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import click
 from noiseshift.cli import places, streams
+from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.options import Source, checkpoint_options, run_options
 from noiseshift.cli.terminal import progress_bar
 
@@ -23,6 +24,7 @@ SUFFIXES = (".png", ".npz")
     help=".png or .npz; <checkpoint>-<sampler>-<guidance>-<seed>-<hash>.png by default. Samples of noiseshift are replaced.",
 )
 @places.OVERWRITE
+@dry_run_option
 def command(
     source: Source,
     sampler: Any,
@@ -35,6 +37,7 @@ def command(
     samples: int,
     out: Path | None,
     overwrite: bool,
+    dry_run: bool,
 ) -> None:
     """Draw samples from CHECKPOINT (the bundled model by default) into a picture, or an .npz as ADM's evaluator reads it.
 
@@ -60,6 +63,11 @@ def command(
     protocol = Protocol(
         sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
     )
+    if dry_run:
+        from noiseshift.studies.cost_of_studies import sampling_cost
+
+        print_cost(sampling_cost(loaded, protocol))
+        return
     about = fingerprint(loaded, protocol)
     are_pictures = loaded.autoencoder is not None or (len(loaded.shape) == 3 and loaded.shape[0] in (1, 3))
     if out is not None and out.suffix == ".png" and not are_pictures:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from noiseshift.cli import places, ranges, streams
+from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import read_images
 from noiseshift.cli.options import device_options, range_option, training_options
 from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Card
+    from noiseshift.training.train import Objective
 
 
 @click.command()
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 @click.option("--heads", type=click.IntRange(1, 1_024), default=4, show_default=True)
 @click.option("--patch", type=click.IntRange(1, 1_024), default=4, show_default=True)
 @click.option("--steps", type=ranges.STEPS, default=10_000, show_default=True)
+@training_dry_run_option
 @click.option("--rate", type=ranges.RATE, default=2e-3, show_default=True, help="Learning rate of the plateau.")
 def command(
     data: str | None,
@@ -46,6 +50,7 @@ def command(
     heads: int,
     patch: int,
     steps: int,
+    dry_run: bool,
     rate: float,
 ) -> None:
     """Train on DATA: a folder of pictures (class = sub-folder), an .npz or MNIST-style files; the 2,000 bundled images
@@ -61,12 +66,11 @@ def command(
     from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints.formats.rebuilt import time_input
     from noiseshift.checkpoints.saving import save_trained
     from noiseshift.networks.transformer import Transformer, TransformerConfig
     from noiseshift.studies.draw import preview
     from noiseshift.training.room import require_room
-    from noiseshift.training.train import Objective, TrainingConfig, train
+    from noiseshift.training.train import TrainingConfig, train
     from noiseshift.writing import claimed, jointly
 
     images = read_images(data, limits, "train")
@@ -93,8 +97,10 @@ def command(
         precision=precision,
         seed=seed,
     )
-    schedule = card.build_schedule()
-    objective = Objective(schedule, "velocity" if family == "sit" else "epsilon", time_input(card.time, schedule))
+    objective = _objective(card)
+    if dry_run:
+        print_trial(partial(train, network, objective, images, config, device=device), steps)
+        return
     with jointly(claimed(out, "train", adding=True)):
         with progress_bar(progress) as update:
             state = train(
@@ -113,6 +119,15 @@ def command(
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
     streams.written(path, " and its card, loss.png, samples.png")
+
+
+def _objective(card: Card) -> Objective:
+    """What the network of a card's family learns, and is given as its time."""
+    from noiseshift.checkpoints.formats.rebuilt import time_input
+    from noiseshift.training.train import Objective
+
+    schedule = card.build_schedule()
+    return Objective(schedule, "velocity" if card.family == "sit" else "epsilon", time_input(card.time, schedule))
 
 
 def _card(family: str, heads: int, classes: int | None) -> Card:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import places, ranges, streams
+from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import read_images
 from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, restart_option
 from noiseshift.cli.terminal import progress_bar
@@ -25,6 +27,7 @@ from noiseshift.cli.terminal import progress_bar
 @places.OVERWRITE
 @click.option("--steps", type=ranges.STEPS, default=4000, show_default=True)
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
+@training_dry_run_option
 @restart_option
 def command(
     source: Source,
@@ -38,6 +41,7 @@ def command(
     overwrite: bool,
     steps: int,
     batch: int,
+    dry_run: bool,
     restart: bool,
 ) -> None:
     """Train the network estimator of p(t | x) on real images, for CHECKPOINT's schedule.
@@ -58,6 +62,11 @@ def command(
     config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
     path = out or Path(f"{loaded.name}-estimator.safetensors")
     places.file(path, signed_estimator, overwrite=overwrite)
+    if dry_run:
+        images = loaded.encode(read_images(data, limits, "train"))
+        train = partial(train_estimator, images, loaded.model.schedule, config, device=device)
+        print_trial(lambda folder, *, report: train(folder=folder, report=report), steps)
+        return
     folder = path.parent / f".{path.name}.training"
     with jointly(claimed_file(path, signed_estimator, overwrite=overwrite)):
         with progress_bar(progress) as update:

@@ -45,6 +45,9 @@ from noiseshift.studies.sampling import Progress, initial_noise, labels
 from noiseshift.targets import Empirical
 from noiseshift.writing import whole_folder, write_table
 
+PATH_SLOPE_ROWS = 32
+"""Real images that give the slope of a calibration for followed runs."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -238,7 +241,7 @@ def _follow(
     estimators = build(checkpoint, protocol, data, times)
     x0, cond = on_device(plan.device, data[: plan.rows])
     instruments = {
-        name: calibrate(estimator, x0, times, cond=cond, seed=plan.seed, slope_rows=32)
+        name: calibrate(estimator, x0, times, cond=cond, seed=plan.seed, slope_rows=PATH_SLOPE_ROWS)
         for name, estimator in estimators.items()
     }
     progress(f"{solver.name}, calibrating", 1, 1)
@@ -249,7 +252,7 @@ def _follow(
             progress(f"{solver.name}, {kind} model", start, plan.samples)
             indices = range(start, min(start + protocol.batch, plan.samples))
             classes = labels(checkpoint, indices, plan.device)
-            coarse, fine = _runs(checkpoint, model, plan, solver, indices, classes)
+            coarse, fine = runs(checkpoint, model, plan, solver, indices, classes)
             own = model is checkpoint.model
             batches.append(follow(coarse, fine, instruments, cond=classes, reuse=own))
         progress(f"{solver.name}, {kind} model", plan.samples, plan.samples)
@@ -257,7 +260,7 @@ def _follow(
     return reports
 
 
-def _runs(
+def runs(
     checkpoint: Checkpoint,
     model: Model,
     plan: Plan,
@@ -265,7 +268,16 @@ def _runs(
     indices: range,
     classes: torch.Tensor | None,
 ) -> tuple[Iterator[Any], Iterator[Any]]:
-    """The solver's own run and a fine one: same initial noise, same classes, same Brownian path."""
+    """The solver's own run and a fine one: same initial noise, same classes, same Brownian path.
+
+    Args:
+        checkpoint: says the times and the shape of states.
+        model: what is sampled.
+        plan: says the steps of the fine run, the seed and the device.
+        solver: of the coarse run.
+        indices: of the samples.
+        classes: (len(indices),) theirs, or None.
+    """
     grid = solver.grid(checkpoint.model)
     reference = solver.reference()
     assert grid is not None  # `Plan` refuses solvers without times or reference
@@ -289,9 +301,11 @@ def plan_fingerprint(checkpoint: Checkpoint, plan: Plan, data: Images) -> dict[s
         data: held-out real images.
     """
     own = {"times": plan.times, "ratios": plan.ratios, "rows": plan.rows, "substeps": plan.substeps}
-    runs = [fingerprint(checkpoint, plan.protocol(solver), data) for solver in plan.solvers]
+    every = [fingerprint(checkpoint, plan.protocol(solver), data) for solver in plan.solvers]
     return (
-        runs[0] | own | {"sampler": "-".join(run["sampler"] for run in runs), "solver": [run["solver"] for run in runs]}
+        every[0]
+        | own
+        | {"sampler": "-".join(each["sampler"] for each in every), "solver": [each["solver"] for each in every]}
     )
 
 

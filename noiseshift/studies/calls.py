@@ -40,12 +40,19 @@ def counted(checkpoint: Checkpoint, protocol: Protocol, walk: Callable[[Model, P
 
 
 class BlankModel:
-    """A model that knows nothing, costs nothing, and remembers its calls."""
+    """A model that knows nothing, has all branches, costs nothing, and remembers its calls."""
 
     def __init__(self, model: Model):
         self.times: list[Tensor] = []
         self.rows = 0
-        self.model = wrap(self._answer, model.schedule, predicts="x0", blind=self._without_level, levels=_levels(model))
+        self.model = wrap(
+            self._answer,
+            model.schedule,
+            predicts="x0",
+            blind=self._without_level,
+            levels=_levels(model),
+            unconditional=True,
+        )
 
     def _answer(self, x: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         self.times.append(t.flatten()[0])

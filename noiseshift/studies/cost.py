@@ -90,7 +90,7 @@ def estimate(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None, *
     """
     protocol = protocol.bound(checkpoint)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
-    flop, seconds = _one_call(checkpoint, protocol, timed)
+    flop, seconds = one_call(checkpoint, protocol, timed)
     return Cost(tuple(parts(checkpoint, protocol, held_out)), flop, seconds)
 
 
@@ -119,7 +119,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
     if fine:
         found.append(Part("content control", content * calls_a_sample(checkpoint, replace(protocol, solver=fine))))
     for name, limit in protocol.estimators.items():
-        per_reading = _calls_a_reading(checkpoint, name)
+        per_reading = calls_a_reading(checkpoint, name)
         most = min(protocol.rows, half)
         rows = min(limit or most, half)
         read = min(limit or protocol.samples, protocol.samples)
@@ -128,7 +128,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
         predicted = name == "residual" and limit is None
         if name == "residual":
             calibrating += 2 * points * min(RESIDUAL_ROWS, half)
-        weight = FORWARD_MODE if name == "fokker-planck" and protocol.precision != "fp32" else 1.0
+        weight = weight_of(name, protocol)
         found += [
             Part(f"{name}: calibrating", calibrating, weight),
             Part(f"{name}: reading", points * per_reading * read * (0 if predicted else 1), weight),
@@ -143,8 +143,23 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
     return [part for part in found if part.calls]
 
 
-def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
-    """Calls that reading a state takes, where the state comes without a prediction."""
+def weight_of(name: str, protocol: Protocol) -> float:
+    """What a call of an estimator costs, in units of a plain one.
+
+    Args:
+        name: of the estimator.
+        protocol: says the precision.
+    """
+    return FORWARD_MODE if name == "fokker-planck" and protocol.precision != "fp32" else 1.0
+
+
+def calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
+    """Calls that reading a state takes, where the state comes without a prediction.
+
+    Args:
+        checkpoint: whose network may be asked.
+        name: of the estimator.
+    """
     if name not in ASKING:
         return int(name == "residual")
     if name == "score-mixture":
@@ -157,8 +172,14 @@ def _calls_a_reading(checkpoint: Checkpoint, name: str) -> int:
     return counting.rows
 
 
-def _one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None) -> tuple[float, float]:
-    """(FLOP, seconds) of the unguided model on one state."""
+def one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None = None) -> tuple[float, float]:
+    """(FLOP, seconds) of the unguided model on one state.
+
+    Args:
+        checkpoint: on its device.
+        protocol: says the device and the batch.
+        rows: how many states it is timed on; None: as many as go through it at once in a run.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     shape = checkpoint.shape

@@ -1,5 +1,8 @@
 """What a run is said to cost is what it asks for."""
 
+import time
+from dataclasses import replace
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -7,11 +10,19 @@ from noiseshift.cli import main
 
 import noiseshift as ns
 from noiseshift.checkpoints import Card, Checkpoint
+from noiseshift.correction import methods
+from noiseshift.data import ASSETS
+from noiseshift.evaluation import StateFeatures, extract
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
+from noiseshift.studies.approximate import Plan
 from noiseshift.studies.cost import estimate, parts
+from noiseshift.studies.cost_of_studies import approximation_cost, comparison_cost, correction_cost, sampling_cost
+from noiseshift.studies.draw import draw
+from noiseshift.studies.grid import Cell, run_grid
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import available
+from noiseshift.training.trial import trial
 
 pytestmark = pytest.mark.usefixtures("nothing_kept")
 
@@ -114,3 +125,134 @@ def test_a_dry_run_prints_the_parts_and_writes_nothing(tmp_path):
     assert "sampling" in result.output
     assert "FLOP" in result.output
     assert not out.exists()
+
+
+def counted_calls(monkeypatch, checkpoint, work):
+    """Rows times branches that `work` asks the network for."""
+    rows, own = [], type(checkpoint.model).predict
+
+    def predict(self, x, t, cond, branches):
+        rows.append(len(x) * len(branches))
+        return own(self, x, t, cond, branches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(checkpoint.model), "predict", predict)
+        work()
+    return sum(rows)
+
+
+def network_calls(cost):
+    """Calls of the network itself: not those of the level estimator or of an extractor."""
+    return sum(part.calls for part in cost.parts if "level estimator" not in part.name and part.name != "features")
+
+
+METHODS = [
+    methods.guided_method(nag=0.5, name="nag"),
+    methods.guided_method(cfg=1, nag=0.5, name="cfg,nag"),
+    methods.closed_loop(),
+    methods.time_shift(0.1),
+    methods.epsilon_scaling(1.01),
+    methods.time_step_guidance(1),
+    methods.score_rescaling(1.1),
+    methods.wavelets(0.1),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "solver"),
+    [(method, "em:4") for method in METHODS] + [(METHODS[1], "diffusers/DEISMultistepScheduler:4")],
+    ids=lambda each: getattr(each, "name", each),
+)
+def test_a_corrections_calls_are_those_of_the_run(method, solver, monkeypatch):
+    checkpoint, data = tiny()
+    protocol = Protocol(ns.solver(solver), samples=10, estimators={"residual": None}, points=2, batch=4)
+    stated = network_calls(correction_cost(checkpoint, protocol, [method], len(data), measured=5))
+    extractor = StateFeatures()
+    reference = extract(data.floats, extractor)
+    spent = counted_calls(
+        monkeypatch,
+        checkpoint,
+        lambda: ns.correct(checkpoint, protocol, [method], data, extractor, reference, measured=5, small=True),
+    )
+    if method.kind == "closed-loop":  # its scale is 0 where the run has no shift: fewer calls than NAG
+        assert stated >= spent > 0.8 * stated
+    else:
+        assert stated == spent
+
+
+@pytest.mark.parametrize("solver", ["euler:4", "heun:3", "em:3"])
+def test_the_calls_of_statement_1_are_those_of_the_study(solver, monkeypatch):
+    checkpoint, data = tiny()
+    plan = Plan(
+        (ns.solver(solver),), rows=8, samples=4, substeps=2, points=2, estimators=("residual",), times=(0.2, 0.5)
+    )
+    stated = network_calls(approximation_cost(checkpoint, plan, len(data)))
+    assert stated == counted_calls(monkeypatch, checkpoint, lambda: ns.approximate(checkpoint, plan, data))
+
+
+def test_the_calls_of_samples_and_of_a_comparison_are_those_of_the_run(tmp_path, monkeypatch):
+    checkpoint, data = tiny()
+    protocol = Protocol("heun:4", samples=6, estimators={"residual": None}, points=1, guidance=ns.noise_awareness(0.5))
+    stated = network_calls(sampling_cost(checkpoint, protocol))
+    assert stated == counted_calls(monkeypatch, checkpoint, lambda: draw(checkpoint, protocol)) == 6 * 7 * 2
+    cells = [Cell(name, checkpoint, replace(protocol, solver=ns.solver(name)), data) for name in ("heun:4", "euler:3")]
+    costs = comparison_cost(cells, StateFeatures())
+    stated = sum(network_calls(cost) for cost in costs.values())
+    assert stated == counted_calls(
+        monkeypatch, checkpoint, lambda: run_grid(cells, tmp_path / "grid", extractor=StateFeatures())
+    )
+    assert all(cost.parts[-1].name == "features" and cost.parts[-1].calls == 6 for cost in costs.values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "--samples", "4", "--sampler", "euler:3"],
+        ["correct", "--samples", "200", "--sampler", "em:3", "--nag", "1"],
+        ["compare", "--sampler", "euler:3", "--sampler", "em:3", "--samples", "8", "--out", "runs/both"],
+        ["approx", "--sampler", "euler:3"],
+        ["train", "--out", "trained", "--width", "32", "--depth", "1", "--steps", "100"],
+        ["finetune", "--out", "tuned", "--batch", "4", "--steps", "100"],
+        ["train-estimator", "--data", str(ASSETS / "fashion-heldout.npz"), "--steps", "100", "--batch", "8"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_command_says_what_it_would_cost_and_writes_nothing(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, [*words, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("hours on this device"))
+    assert 0 < float(line.split()[-1]) < 100
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_is_timed_by_its_steps_and_its_start():
+    """Half a second before the first step, a twentieth for each."""
+
+    def train(folder, *, report):
+        time.sleep(0.5)
+        for step in range(100):
+            time.sleep(0.05)
+            report(step, 1.0)
+        raise AssertionError("a trial goes on to the end")
+
+    found = trial(train, steps=1000)
+    assert 0.05 <= found.seconds < 0.15
+    assert 0.4 <= found.before < 0.8
+    assert found.hours == pytest.approx((found.before + 1000 * found.seconds) / 3600)
+
+
+def test_a_training_that_fails_in_its_first_steps_says_so():
+    def train(folder, *, report):
+        raise ValueError("the loss is nan at step 0")
+
+    with pytest.raises(ValueError, match="the loss is nan"):
+        trial(train, steps=10)
+
+
+@pytest.mark.parametrize("words", [["correct", "--exact"], ["compare", "runs/some"]], ids=lambda words: words[0])
+def test_what_costs_no_call_says_so(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, [*words, "--dry-run"])
+    assert result.exit_code == 2
+    assert "dry-run" in result.output
