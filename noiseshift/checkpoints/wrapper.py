@@ -54,7 +54,7 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
     network, training = (code.network, code.training) if code else (None, NOTHING)
     card = "\n".join(f"        {line}" for line in _card(contents, network, training))
     imports = "\n".join(_imports(network, code.near if code else None))
-    body = "\n".join(f"    {line}" for line in _body(contents, network))
+    body = "\n".join(f"    {line}" for line in _body(contents, network, training))
     return f'''"""For `noiseshift info {name}:model --data DATA`, which checks it, then `noiseshift measure` with the same words."""
 
 {imports}
@@ -69,7 +69,7 @@ def model():
 '''
 
 
-def _body(contents: Contents, network: Network | None) -> Iterator[str]:
+def _body(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
     """The lines that make the network, up to where its card begins."""
     made = _made(network)
     others = () if network is None else network.others
@@ -79,6 +79,9 @@ def _body(contents: Contents, network: Network | None) -> Iterator[str]:
     if FILL in made:
         yield f"network = {made}"
         filled = "ns.adapters.weights(FILE, network)"
+    if _is_edm(contents, training) and not others and not untimed:
+        yield from _preconditioned(filled, network, training.edm or {})
+        return
     if not others and not untimed:
         yield f"return {filled}, {{"
         return
@@ -89,6 +92,22 @@ def _body(contents: Contents, network: Network | None) -> Iterator[str]:
     first = ", ".join((network and network.signature) or ("x", "t"))
     more = ", ".join(f"{other}=..." for other in others)
     yield f"return lambda x, t: network({first}, {more}), {{  {FILL}: {', '.join(others)}"
+
+
+def _is_edm(contents: Contents, training: Training) -> bool:
+    """Whether the code preconditions as EDM does, and neither file nor code shows another path."""
+    return training.edm is not None and _unknown(contents, training)
+
+
+def _preconditioned(filled: str, network: Network | None, known: dict[str, float]) -> Iterator[str]:
+    """The lines around a network that was trained under EDM's preconditioning, unless it is a denoiser already."""
+    if network is not None and network.denoises:
+        yield f"return {filled}, {{"
+        return
+    yield f"network = {filled}"
+    data = known.get("sigma_data")
+    mark = "" if data else f"  {FILL}: sigma_data"
+    yield f"return ns.adapters.EdmDenoiser(network, sigma_data={data or 0.5:g}), {{{mark}"
 
 
 def _untimed(contents: Contents, labelled: bool) -> Iterator[str]:
@@ -146,6 +165,12 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
         yield f'"range": [-1, 1],  {FILL}: what black and white were in its training'
     elif contents.axes != 0 and training.range not in (None, (-1.0, 1.0)):
         yield f'"range": [{training.range[0]:g}, {training.range[1]:g}],' if training.range else ""
+    if _is_edm(contents, training):
+        ends = {name: (training.edm or {}).get(name) for name in ("sigma_min", "sigma_max")}
+        known = {"kind": "variance-exploding", **{name: value for name, value in ends.items() if value}}
+        yield f'"schedule": {_words(known)}, "prediction": "x0", "time": {{"conditioning": "sigma"}},'
+        yield from _labelled(contents, network, training)
+        return
     if _unknown(contents, training):
         kinds = 'or {"kind": "discrete", "steps": 1000}, {"kind": "variance-exploding"}, …; epsilon, x0, v_prediction or score'
         learned = "epsilon" if training.epsilon else "velocity"

@@ -25,6 +25,7 @@ from noiseshift.checkpoints.weights import chosen
 from noiseshift.diffusion.models import READ, Prediction, Predicts, checked
 from noiseshift.diffusion.schedules import Cosine, Linear, Schedule, VarianceExploding, VariancePreserving
 from noiseshift.diffusion.wrapping import CallableModel
+from noiseshift.integrations.preconditioning import EdmDenoiser as EdmDenoiser
 
 
 class Call(NamedTuple):

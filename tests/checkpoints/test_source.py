@@ -345,6 +345,45 @@ def test_channels_that_a_time_or_a_label_fills_are_none_of_the_states(here, argu
         torch.testing.assert_close(answer, network(x, given))
 
 
+EDM = """
+    import torch
+    from toy_net import Denoiser
+    def c_skip(sigma, sigma_data=0.66): return sigma_data ** 2 / (sigma_data ** 2 + sigma ** 2)
+    def c_out(sigma, sigma_data=0.66): return sigma * sigma_data / (sigma_data ** 2 + sigma ** 2) ** 0.5
+    def c_in(sigma, sigma_data=0.66): return 1 / (sigma_data ** 2 + sigma ** 2) ** 0.5
+    def denoise(x, sigma, model):
+        return c_skip(sigma) * x + c_out(sigma) * model(c_in(sigma) * x, torch.log(sigma).view(-1) / 4)
+    def main(sigma_min=0.01, sigma_max=50):
+        model = Denoiser(3, 5)
+        torch.save(model.state_dict(), "runs/toy.pt")
+"""
+
+
+def test_a_network_under_edms_preconditioning(here):
+    built = Built(here, "toy_net.py", EDM)
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    model = ns.load("mine:model").model
+    import train
+
+    level = model.schedule(T)
+    with torch.no_grad():
+        expected = train.denoise(X, level.sigma.float().expand(2, 1), built.network)
+        torch.testing.assert_close(model(X, T).x0, expected)
+    assert float(model.schedule(torch.tensor(1.0)).sigma) == pytest.approx(50)
+
+
+def test_a_denoiser_is_not_preconditioned_twice(here):
+    built = Built(here, "toy_net.py", EDM)
+    code = (
+        (here / "toy_net.py").read_text().replace("return self.out(h)", "return c_skip(t) * x + c_out(t) * self.out(h)")
+    )
+    (here / "toy_net.py").write_text(code)
+    text = written(built.saved().relative_to(here))
+    assert "EdmDenoiser" not in text
+    assert '"prediction": "x0", "time": {"conditioning": "sigma"}' in text
+
+
 def test_of_another_version_of_the_code_the_nearest_class_is_named(here):
     (here / "net.py").write_text(
         "class Net(nn.Module):\n    def __init__(self):\n        self.inp = self.mid = self.out = None\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from noiseshift.checkpoints.source.files import Source
+from noiseshift.checkpoints.source.preconditioning import preconditioning
 from noiseshift.checkpoints.source.values import constants, literal
 from noiseshift.diffusion.conventions import ARGUMENTS
 
@@ -50,6 +51,7 @@ class Network:
         several: whether it returns a tuple.
         others: names of further arguments that it cannot do without.
         timed: whether it takes a time.
+        denoises: whether it scales its input and answer itself, as EDM does.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Network:
     several: bool = False
     others: tuple[str, ...] = field(default=())
     timed: bool = True
+    denoises: bool = False
 
 
 @dataclass(frozen=True)
@@ -303,6 +306,7 @@ def _described(best: _Class, made: Sequence[_Call], found: Sequence[Source]) -> 
         parameters[:160],
         _importable(best.source, found),
         _root(best.source, found),
+        denoises=next(preconditioning(best.node), None) is not None,
         **called,
     )
 

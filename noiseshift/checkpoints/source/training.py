@@ -11,6 +11,7 @@ from typing import Any
 
 from noiseshift.checkpoints.source.dividing import divisors
 from noiseshift.checkpoints.source.files import Source
+from noiseshift.checkpoints.source.preconditioning import preconditioning
 from noiseshift.checkpoints.source.values import constants, literal
 
 STEPS = re.compile(
@@ -43,6 +44,7 @@ class Training:
         to_data: of a straight path between data and noise, whether its t = 1 is the data.
         doubt: what else the code has of the kind: "a straight path", "a cosine table", "" for nothing.
         divisor: by what the network's step is divided before it is called: a number, 0 for the number of steps, None for nothing.
+        edm: where it preconditions as EDM does, sigma_data, sigma_min and sigma_max, those that it names.
         range: what black and white are.
         shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
         null: a number that is called the null class.
@@ -57,6 +59,7 @@ class Training:
     null: int | None
     doubt: str = ""
     divisor: int | None = None
+    edm: dict[str, float] | None = None
 
 
 def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Training:
@@ -86,6 +89,7 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
         shape=shapes.most_common(1)[0][0] if shapes else None,
         null=next((number for source in found for number in _nulls(source.tree)), None),
         doubt=path.doubt,
+        edm=next((values for source in [*close, *found] for values in preconditioning(source.tree)), None),
         divisor=next((number for source in [*close, *found] for number in divisors(source.tree)), None),
     )
 
