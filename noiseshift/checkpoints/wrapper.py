@@ -179,11 +179,11 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
         yield f'"schedule": {_schedule(contents, training)}'
         prediction = f'"prediction": {_prediction(contents, training)}'
         if FILL not in prediction:
-            yield f'{prediction} "time": {_time(contents, training)}'
+            yield f'{prediction} "time": {_time(contents, network, training)}'
             yield from _labelled(contents, network, training)
             return
         yield prediction
-    yield f'"time": {_time(contents, training)}'
+    yield f'"time": {_time(contents, network, training)}'
     yield from _labelled(contents, network, training)
 
 
@@ -242,7 +242,15 @@ def _prediction(contents: Contents, training: Training) -> str:
     return f'"{"epsilon" if discrete else "velocity"}",  {FILL}: epsilon, x0, v_prediction, velocity or score'
 
 
-def _time(contents: Contents, training: Training) -> str:
+def _time(contents: Contents, network: Network | None, training: Training) -> str:
+    """What it takes for the time; of features, to which it is joined, in a column."""
+    words = _counts(contents, training)
+    if network is None or not network.column or contents.axes != 0 or contents.steps or words.startswith("{}"):
+        return words
+    return words.replace("}", ', "column": True}', 1)
+
+
+def _counts(contents: Contents, training: Training) -> str:
     table = contents.schedule
     betas = training.betas
     if contents.steps:

@@ -333,12 +333,20 @@ def weights(path: str | Path, network: nn.Module) -> nn.Module:
     state = _inside(state, own)
     wrong = [k for k in {**own, **state} if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong:
+        differ = "1 tensor differs" if len(wrong) == 1 else f"{len(wrong)} tensors differ"
         raise CheckpointError(
-            f"{path.name} does not fit this {type(network).__name__}: {len(wrong)} tensors differ, first {wrong[0]}: "
+            f"{path.name} does not fit this {type(network).__name__}: {differ}, first {_difference(wrong[0], state, own)}: "
             "build the network as it was trained"
         )
     network.load_state_dict(state)
     return network.eval()
+
+
+def _difference(key: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """How a tensor of a file and of a network differ."""
+    if key in own and key in state:
+        return f"{key} is {tuple(state[key].shape)} in the file and {tuple(own[key].shape)} in the network"
+    return f"{key} is not in the {'file' if key in own else 'network'}"
 
 
 def _inside(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -345,6 +345,31 @@ def test_channels_that_a_time_or_a_label_fills_are_none_of_the_states(here, argu
         torch.testing.assert_close(answer, network(x, given))
 
 
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [("torch.cat([x, t], -1)", True), ("torch.cat((t, x), dim=1)", True), ("torch.cat([x, t[:, None]], 1)", False)],
+)
+def test_a_time_that_is_joined_to_the_features_is_a_column(here, line, column):
+    code = f"""
+        import torch
+        from torch import nn
+        class Denoiser(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            def forward(self, x, t):
+                return self.net({line})
+    """
+    (here / "toy_net.py").write_text(textwrap.dedent(code))
+    (here / "train.py").write_text("z = torch.randn(2, 3)\nxt = (1 - t) * z + t * x1\n")
+    torch.save(nn.ModuleDict({"net": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))}).state_dict(), "x.pt")
+    text = written("x.pt")
+    assert FILL not in text
+    found = ns.load("mine:model")
+    assert found.card.time.column == column
+    assert found.model(X, T).x0.shape == X.shape
+
+
 EDM = """
     import torch
     from toy_net import Denoiser

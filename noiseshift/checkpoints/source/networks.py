@@ -33,6 +33,10 @@ WRAPPERS = (
 """Calls around a network that leave it one."""
 
 
+JOINS = ("cat", "concat", "hstack")
+"""Functions that join tensors."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A class that a checkpoint's tensors fit by name.
@@ -52,6 +56,7 @@ class Network:
         others: names of further arguments that it cannot do without.
         timed: whether it takes a time.
         denoises: whether it scales its input and answer itself, as EDM does.
+        column: whether it joins its time to its state as it is, which takes shape (B, 1).
     """
 
     name: str
@@ -68,6 +73,7 @@ class Network:
     others: tuple[str, ...] = field(default=())
     timed: bool = True
     denoises: bool = False
+    column: bool = False
 
 
 @dataclass(frozen=True)
@@ -384,7 +390,25 @@ def _calling(forward: ast.FunctionDef | None) -> dict[str, Any]:
         "several": bool(returned) and all(isinstance(value, ast.Tuple) for value in returned),
         "others": others,
         "timed": timed,
+        "column": _joins(forward, {a.arg for a, word in zip(given, words, strict=True) if word in ("x", "t")}),
     }
+
+
+def _joins(forward: ast.FunctionDef, names: Collection[str]) -> bool:
+    """Whether a function concatenates both of its arguments, neither of them changed before."""
+    changed = {
+        target.id
+        for node in _own(forward)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    if len(names) != 2 or changed & set(names):
+        return False
+    joined = (
+        node.args[0] for node in _own(forward) if isinstance(node, ast.Call) and node.args and _name(node.func) in JOINS
+    )
+    return any(set(names) <= {getattr(part, "id", "") for part in getattr(parts, "elts", [])} for parts in joined)
 
 
 _MORE = {
