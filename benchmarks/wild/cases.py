@@ -37,12 +37,15 @@ class Case:
         file: the checkpoint in it.
         convention: what is its own about it.
         own: makes its own code's functions of the network; None where it is refused.
-        data: "fashion", "mnist", "mnist-32", "swiss-roll", "signals", or "none".
+        data: "fashion", "fashion-32", "mnist", "mnist-32", "swiss-roll", "moons", "names", "names-8", "circle", "signals",
+            or "none".
         sampler: our word for it.
         refused: why it is not measured, where it is not.
         paths: folders of the repository that its modules are imported from.
         first: of a table of steps, the last that its sampler visits.
         stochastic: whether its sampler draws noise.
+        to_the_end: whether it draws noise after its last step too.
+        commit: of the checkout, where its newest one does not hold the network.
     """
 
     wrapper: str
@@ -56,9 +59,11 @@ class Case:
     paths: tuple[str, ...] = field(default=("",))
     first: int = 0
     stochastic: bool = True
+    to_the_end: bool = False
+    commit: str = ""
 
 
-def ddpm(betas: Tensor, predicted: Predicted, first: int = 0, stochastic: bool = True) -> Own:
+def ddpm(betas: Tensor, predicted: Predicted, first: int = 0, stochastic: bool = True, to_the_end: bool = False) -> Own:
     """The DDPM of a hundred tutorials, with their tables in float32: x_t = sqrt(ab) x0 + sqrt(1 - ab) eps, and Algorithm 2."""
     alphas, bars = 1 - betas, (1 - betas).cumprod(0)
     count = len(betas)
@@ -70,7 +75,7 @@ def ddpm(betas: Tensor, predicted: Predicted, first: int = 0, stochastic: bool =
         for t in reversed(range(first, count)):
             eps = predicted(x, t, label)
             x = (x - (1 - alphas[t]) / (1 - bars[t]).sqrt() * eps) / alphas[t].sqrt()
-            x = x + betas[t].sqrt() * z(x) if stochastic and t > first else x
+            x = x + betas[t].sqrt() * z(x) if stochastic and (to_the_end or t > first) else x
         return x
 
     steps = [first, count // 20, count // 4, count // 2, 3 * count // 4, count - 1]
@@ -186,6 +191,75 @@ def _yichizz(network: Any) -> Own:
     return ddpm(table, lambda x, t, y: network(x, torch.full((len(x),), t / 1000)), first=1)
 
 
+def _altroot(network: Any) -> Own:
+    # Its sampler stops at step 1, and draws noise there too.
+    return ddpm(
+        torch.linspace(1e-4, 0.02, 1000),
+        lambda x, t, y: network(x, torch.full((len(x),), t)),
+        first=1,
+        to_the_end=True,
+    )
+
+
+def _minidiffusion(betas: Tensor) -> Callable[[Any], Own]:
+    """minDiffusion's descendants: step i is given as i / n_T, and the table has a row before the first."""
+    return lambda network: ddpm(betas, lambda x, t, y: network(x, torch.full((len(x),), t / 1000)), first=1)
+
+
+def _danielyhzhao(network: Any) -> Own:
+    return ddpm(torch.linspace(1e-4, 0.02, 100), lambda x, t, y: network(x, y))
+
+
+def _rvioleck(network: Any) -> Own:
+    return ddpm(torch.linspace(1e-4, 0.02, 100), lambda x, t, y: network(x, (torch.ones(len(x), 1) * t).long()))
+
+
+def _column_flow(network: Any) -> Own:
+    def velocity(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        time = torch.full((len(x), 1), t)
+        answer: Tensor = network(x, time) if label is None else network(x, time, label)
+        return answer
+
+    return flow(velocity, to_data=True)
+
+
+def _jeongeun(network: Any) -> Own:
+    return flow(lambda x, t, y: network(torch.full((len(x), 1), t), x), to_data=True)
+
+
+def _argasz(denoiser: Any) -> Own:
+    """Its `denoise` and `build_sigma_schedule`, and the first 50 of Euler's steps to them; t counts as ours does."""
+    data, low, high = 0.6627, 0.002, 80.0
+
+    def sigma_of(t: float) -> Tensor:
+        return torch.tensor(low * (high / low) ** t)
+
+    def denoised(x: Tensor, sigma: Tensor) -> Tensor:
+        total = sigma**2 + data**2
+        answer = denoiser.network(x / total.sqrt(), (torch.log(sigma) / 4).expand(len(x)))
+        return data**2 / total * x + sigma * data / total.sqrt() * answer
+
+    def predicted(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        return (x - denoised(x, sigma_of(t))) / sigma_of(t)
+
+    def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+        x = x * high
+        for i in range(50):
+            t, u = 1 - i / 50, 1 - (i + 1) / 50
+            x = x + (sigma_of(u) - sigma_of(t)) * predicted(x, t, label)
+        return x
+
+    times = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95]
+    return Own(lambda x0, eps, t: x0 + sigma_of(t) * eps, predicted, [(t, t) for t in times], sample)
+
+
+def _priyansh(network: Any) -> Own:
+    from tab_ddpm.gaussian_multinomial_diffsuion import get_named_beta_schedule
+
+    betas = torch.from_numpy(get_named_beta_schedule("cosine", 1000)).float()
+    return _in_steps(betas)(network)
+
+
 _MNIST_DDPM, _OSCAR = "niuwengang/mnist_ddpm", "OscarW42/A2-Flowmatching"
 _RPW = "rpw1134/diffusion-model-experiment"
 CASES = (
@@ -296,6 +370,169 @@ CASES = (
         "ddpm:25",
         first=1,
     ),
+    Case(
+        "altroot",
+        "ALTroot-user/try_DDPM",
+        "models/ddpm_mnist.pth",
+        "whole steps as a second channel",
+        _altroot,
+        "mnist",
+        "ddpm:25",
+        first=1,
+        to_the_end=True,
+    ),
+    Case(
+        "maxtalberg",
+        "MaxTalberg/Diffusion-Model",
+        "src/ddpm_mnist.pth",
+        "gt., 1,001 rows in buffers, i / 1000, pixels ±1/2",
+        _minidiffusion(0.0199 * torch.arange(1001) / 1000 + 1e-4),
+        "mnist",
+        "ddpm:25",
+        paths=("src",),
+        first=1,
+    ),
+    Case(
+        "sdaloglu",
+        "sdaloglu/diffusion_with_entropy",
+        "contents_geo/ddpm_mnist_geo.pth",
+        "the same, geometric betas, its class in a notebook",
+        _minidiffusion(1e-4 * 200.0 ** (torch.arange(1001) / 1000)),
+        "mnist",
+        "ddpm:25",
+        first=1,
+    ),
+    Case(
+        "danielyhzhao",
+        "Danielyhzhao/DCGANvsDDPM",
+        "pth/ddpm_unet_best.pth",
+        "a label as channels, no time, 100 steps",
+        _danielyhzhao,
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "swapnil",
+        "SwapnilPurohit/Generative-and-Agentic-AI-SOS-26",
+        "models/ddpm_mnist.pth",
+        "200 steps",
+        _in_steps(torch.linspace(1e-4, 0.02, 200)),
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "rvioleck",
+        "Rvioleck/diffusion_toy",
+        "checkpoints/ddpm_fashion.pt",
+        "100 whole steps (B, 1) into an embedding",
+        _rvioleck,
+        "fashion",
+        "ddpm:25",
+    ),
+    Case(
+        "harryz",
+        "harryz6560/GenerativeModels",
+        "diffusion.pt",
+        "whole steps and classes into embeddings",
+        _in_steps(torch.linspace(1e-4, 0.02, 1000)),
+        "fashion",
+        "ddpm:25",
+    ),
+    Case(
+        "argasz",
+        "Argasz/miniproject1_diffusion",
+        "diffusion_model20251126_120540.pth",
+        "EDM's preconditioning, log(sigma) / 4",
+        _argasz,
+        "fashion-32",
+        "euler:25",
+        commit="e8d72ea",
+    ),
+    Case(
+        "giljorge",
+        "giljorge0/makemore-flow",
+        "src/checkpoints/flow.pt",
+        "points of the plane, t = 1 is data, (B, 1)",
+        _column_flow,
+        "names",
+        paths=("src",),
+    ),
+    Case(
+        "giljorge_8d",
+        "giljorge0/makemore-flow",
+        "src/checkpoints/flow_cond_8d.pt",
+        "vectors of 8, null class 0 of 4",
+        _column_flow,
+        "names-8",
+        paths=("src",),
+    ),
+    Case(
+        "jeongeun",
+        "jeongeun980906/RL-Finetunning-Flow-matching-model",
+        "flow.pth",
+        "(t, x), points of the plane, its class in a notebook",
+        _jeongeun,
+        "moons",
+    ),
+    Case(
+        "priyansh",
+        "priyansh-iitd26/HEA-TabDDPM",
+        "checkpoints/model_ema.pt",
+        "a table of 13 columns, 4 classes, cosine betas",
+        _priyansh,
+        "none",
+        "ddpm:25",
+    ),
+    Case(
+        "",
+        "TechTinkerPradhan/diffusion-model-energy-guided-",
+        "models/diffusion_model.pth",
+        "vectors of 60, predicts the data",
+        refused="it adds the noise of one step, √β of at most .02, at every t: no state is noise",
+    ),
+    Case(
+        "",
+        "UncleWQ/FYP",
+        "diffusion_model.pt",
+        "no time",
+        refused="it was trained at one noise level, the last β",
+    ),
+    Case(
+        "",
+        "maleehaarif/GANs-and-Diffusion-Models---Network-Packet-Generation",
+        "diffusion_model.pth",
+        "vectors of 78, no time",
+        refused="it was trained at one noise level, .05",
+    ),
+    Case(
+        "",
+        "kishpish/aml-energy-landscape",
+        "models/score_model.pt",
+        "an energy, whose slope is a score",
+        refused="it answers with one number a state, and was trained up to a noise of .3",
+    ),
+    Case(
+        "",
+        "MortenHS/FlowMatching",
+        "checkpoints/fm_model.pt",
+        "a flow of tracks (steps, 4)",
+        refused="its training starts from uniform noise, not from a Gaussian",
+    ),
+    Case(
+        "",
+        "yasin-esfandiari/deepdiffusion_seminar",
+        "checkpoints/ckpt.pth",
+        "a list: network, optimizer, epoch, step, average",
+        refused="its states are partly given: it sorts a list, and noises only what is asked for",
+    ),
+    Case(
+        "",
+        "HaouchatY/diffusion_tomography",
+        "ddpm_mnist.pth",
+        "a Git LFS pointer",
+        refused="the file itself is not in the repository",
+    ),
+    Case("", "sasekazu/sed-gen-web", "unet.onnx", "ONNX", refused="a graph of another library, which is not run"),
     Case(
         "",
         _RPW,

@@ -41,6 +41,13 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
         return ns.data.Images(make_swiss_roll(4000))
     if name == "signals":
         return ns.data.Images(torch.from_numpy(np.load("data/signals.npy")).float())
+    if name == "fashion-32":  # two pixels of black around
+        given = ns.data.reference()
+        return ns.data.Images(torch.nn.functional.pad(torch.as_tensor(given.pixels), (2, 2, 2, 2)), given.labels)
+    if name == "moons":
+        return ns.data.Images(two_moons(4000))
+    if name.startswith("names"):
+        return names(8 if name.endswith("8") else 2)
     found = ns.data.load_images(mnist)[:1000]
     if name == "mnist":
         return found
@@ -48,6 +55,25 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
 
     grown = [np.array(Image.fromarray(p[0].numpy()).resize((32, 32), Image.Resampling.BILINEAR)) for p in found.pixels]
     return ns.data.Images(torch.from_numpy(np.stack(grown))[:, None], found.labels)
+
+
+def two_moons(count: int) -> Tensor:
+    """(count, 2) points as scikit-learn's `make_moons(noise=0.05)` draws them."""
+    draw = torch.Generator().manual_seed(0)
+    angle = torch.linspace(0, math.pi, count // 2)
+    upper, lower = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
+    return torch.cat([upper, lower]) + 0.05 * torch.randn(count, 2, generator=draw)
+
+
+def names(size: int) -> ns.data.Images:
+    """Every eighth of giljorge's latents, normalised as its training does, with its classes by a name's length."""
+    held = torch.load(f"src/checkpoints/latents{'_8d' if size == 8 else ''}.pt", weights_only=True)
+    rows = ((held["z"] - held["mean"]) / held["std"])[::8]
+    if size == 2:
+        return ns.data.Images(rows)
+    from train_flow_cond import length_to_cond
+
+    return ns.data.Images(rows, torch.tensor([length_to_cond(len(name)) for name in held["names"]])[::8])
 
 
 def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float, label: Tensor | None) -> float:
@@ -84,7 +110,11 @@ def replayed(case: Case, model: Any, x: Tensor, label: Tensor | None, z: Any) ->
             alpha = (bars[i] / before).float()
             eps = model(x, t, label).eps
             x = (x - (1 - alpha) / (1 - bars[i]).sqrt().float() * eps) / alpha.sqrt()
-            x = x + (1 - alpha).sqrt() * z(x) if case.stochastic and i + 1 < len(times) - case.first else x
+            x = (
+                x + (1 - alpha).sqrt() * z(x)
+                if case.stochastic and (case.to_the_end or i + 1 < len(times) - case.first)
+                else x
+            )
         return x
     grid = torch.linspace(1, 0, 51, dtype=torch.float64)
     if case.sampler.startswith("euler"):
