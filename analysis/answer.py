@@ -7,6 +7,7 @@ these lines.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,7 @@ def answer(run: Run) -> Answer:
         found = (
             f"Nothing was measured: no estimator could read the level at any of the {levels} levels ({NOT_READABLE})."
         )
+        found += _too_few(run)
         lines = found, "So nothing is known of the solver's or the network's share.", _controls(run, verdict)
     else:
         lines = (
@@ -52,6 +54,18 @@ def answer(run: Run) -> Answer:
     if verdict == "failed":
         lines = f"{_failure(run)} {lines[0]}", *lines[1:]
     return Answer((headed(run.preflight, lines[0]), *lines[1:]), verdict, name)
+
+
+FEW = 64
+"""Numbers of a state below which one residual says little of its level."""
+
+
+def _too_few(run: Run) -> str:
+    """What to read states of few numbers by, where the residual could not read them."""
+    size = math.prod(run.pictures.shape[1:])
+    if size >= FEW or "residual" not in run.reports or "fokker-planck" in run.reports:
+        return ""
+    return f" A state of {size} numbers is small for a residual: take --estimator fokker-planck."
 
 
 def controls_verdict(run: Run) -> Verdict:
@@ -244,6 +258,8 @@ def _controls(run: Run, verdict: Verdict) -> str:
         return "Not all controls passed."
     if verdict == "passed":
         return "All controls passed."
+    if run.controls is not None and run.controls.checks:
+        return "No control could be read, so the instrument is unchecked here."
     return "No control was run, so the instrument is unchecked here (run with --controls)."
 
 

@@ -253,6 +253,34 @@ def _argasz(denoiser: Any) -> Own:
     return Own(lambda x0, eps, t: x0 + sigma_of(t) * eps, predicted, [(t, t) for t in times], sample)
 
 
+def _opennumerics(network: Any) -> Own:
+    """Its backward SDE by Euler–Maruyama, in 200 steps; beta_max was 3 when the file was saved, and is 20 today."""
+    frequencies = 2 * torch.pi * 2 ** torch.arange(8)
+
+    def beta(t: float) -> float:
+        return 0.001 + t * 2.999
+
+    def score(x: Tensor, t: float) -> Tensor:
+        turns = frequencies * torch.full((len(x), 1), t)
+        answer: Tensor = network(torch.cat([x, turns.sin(), turns.cos()], 1))
+        return answer
+
+    def spread(t: float) -> Tensor:
+        return (1 - torch.exp(torch.tensor(-0.001 * t - 1.4995 * t**2))).sqrt()
+
+    def noised(x0: Tensor, eps: Tensor, t: float) -> Tensor:
+        return (1 - spread(t) ** 2).sqrt() * x0 + spread(t) * eps
+
+    def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+        for i in range(200):
+            b = beta(1 - i / 200)
+            x = x + (b * x / 2 + b * score(x, 1 - i / 200)) / 200 + (b / 200) ** 0.5 * z(x)
+        return x
+
+    times = [0.05, 0.2, 0.4, 0.6, 0.8, 0.95]
+    return Own(noised, lambda x, t, y: -spread(t) * score(x, t), [(t, t) for t in times], sample)
+
+
 def _priyansh(network: Any) -> Own:
     from tab_ddpm.gaussian_multinomial_diffsuion import get_named_beta_schedule
 
@@ -473,6 +501,16 @@ CASES = (
         "(t, x), points of the plane, its class in a notebook",
         _jeongeun,
         "moons",
+    ),
+    Case(
+        "opennumerics",
+        "OpenNumerics/SGM-for-porous-media",
+        "models/score_model_embedded.pth",
+        "a score, its time embedded outside, β from 0 to 3",
+        _opennumerics,
+        "circle",
+        "euler:25",
+        paths=("old", ""),
     ),
     Case(
         "priyansh",

@@ -21,6 +21,8 @@ from noiseshift.estimators.instrument import OWN, Array, Instrument, Instruments
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import content_signs, rms_in_words
 
+UNREAD = "no state could be read, so nothing was checked"
+"""Of a control that judges, where no estimator can read any level."""
 _OUTCOMES = {True: "passed", False: "FAILED", None: "note"}
 
 
@@ -127,8 +129,10 @@ def null_control(
     frame = _tables(instruments, lambda name, each: real_report(name, each, data, cond=cond, seed=seed))
     usable = frame[readable(frame.slope)]
     # A reading of real states so far off that it is no level is the worst of false alarms.
+    if usable.empty:
+        return frame, Check("null", None, UNREAD)
     alarms, cells = int((usable.resolved | usable["shift"].isna()).sum()), len(usable)
-    limit = int(stats.binom.ppf(0.995, cells, 0.05)) if cells else 0
+    limit = int(stats.binom.ppf(0.995, cells, 0.05))
     sentence = f"{alarms} of {cells} readings of {_kind(instruments)} are called a shift (by chance up to {limit})"
     return frame, Check("null", alarms <= limit, sentence)
 
@@ -156,9 +160,11 @@ def level_control(
     frame["expected"] = _offset(frame.t.to_numpy())
     frame["covered"] = (frame.low <= frame.expected) & (frame.expected <= frame.high)
     usable = frame[readable(frame.slope)]
+    if usable.empty:
+        return frame, Check("level", None, UNREAD)
     covered, cells = int(usable.covered.sum()), len(usable)
-    least = int(stats.binom.ppf(0.005, cells, 0.95)) if cells else 0
-    error = float((usable["shift"] / usable.expected - 1).abs().median()) if cells else float("nan")
+    least = int(stats.binom.ppf(0.005, cells, 0.95))
+    error = float((usable["shift"] / usable.expected - 1).abs().median())
     sentence = (
         f"{covered} of {cells} known shifts of {_kind(instruments)} lie in their 95 % interval (at least {least} expected); "
         f"median error {100 * error:.0f} % of the shift"
@@ -186,6 +192,8 @@ def share_check(shares: pd.DataFrame) -> Check:
     """Whose the shift is, by step refinement and by an exact model: a finding, not a verdict."""
     name = shares.estimator.iloc[0]
     rows = shares[shares.estimator == name]
+    if rows[["solver", "exact_solver"]].isna().all(axis=None):
+        return Check("solver's share", None, UNREAD)
     by = f"by step refinement solver {_size(rows, 'solver')}, network {_size(rows, 'network')}; "
     if rows.solver.isna().all():
         by = "this solver's steps cannot be refined, so there is no split by refinement; "
@@ -208,6 +216,8 @@ def content_check(reports: Mapping[str, ShiftReport]) -> Check:
     if report.content is None:
         return Check("content", None, "not measured")
     table = report.table()
+    if table["shift"].isna().all():
+        return Check("content", None, UNREAD)
     flips, unsure = content_signs(table)
     data = rms_in_words(table["shift"], table.low, table.high)
     content = rms_in_words(table.content_shift, table.content_low, table.content_high)

@@ -131,7 +131,9 @@ def common_span(reports: Iterable[ShiftReport]) -> Span:
     when there are none."""
     read = [report.times[report.readable] for report in reports if report.readable.any()]
     if not read:
-        raise ValueError("the estimator could read none of these runs: choose another with --by")
+        raise ValueError(
+            "the estimator could read none of these runs: measure them by another one (--estimator), or choose it with --by"
+        )
     low, high = max(float(t.min()) for t in read), min(float(t.max()) for t in read)
     if low > high:
         raise ValueError("these runs were not read at levels that overlap: measure them with more --points or steps")

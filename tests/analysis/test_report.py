@@ -1,5 +1,6 @@
 """The page says what the tables say, in words that hold in every case, and needs nothing but itself."""
 
+import dataclasses
 import html
 import json
 import re
@@ -193,6 +194,14 @@ def test_unreadable_levels_are_not_zeros():
     assert answer(made(unreadable)).lines[0].startswith("Nothing was measured")
     two = ns.Run(made(lead).manifest, {"network": unreadable, "residual": lead}, None, torch.zeros(1), None)
     assert answer(two).estimator == "residual"
+
+
+def test_what_reads_states_of_few_numbers_is_named():
+    unread = made(report([0, 0, 0.03], slope=0.1, name="residual"), checks=(Check("level", None, "nothing"),))
+    points = dataclasses.replace(unread, pictures=torch.zeros(20, 2))
+    assert "A state of 2 numbers is small for a residual: take --estimator fokker-planck." in answer(points).lines[0]
+    assert "fokker-planck" not in answer(unread).lines[0]
+    assert answer(points).lines[2] == "No control could be read, so the instrument is unchecked here."
 
 
 class Page(HTMLParser):

@@ -212,6 +212,15 @@ def test_null_and_level_controls_on_an_exact_estimator(target, instrument):
     assert (level["shift"] > 0).all()
 
 
+def test_controls_say_so_where_no_state_could_be_read(target, estimator, calibration):
+    flat = dataclasses.replace(calibration, slopes=calibration.slopes * 0)
+    data = target.sample(50, torch.Generator().manual_seed(11))
+    for control in (null_control, level_control):
+        _, check = control({"exact": Instrument(estimator, flat)}, data)
+        assert check.passed is None
+        assert check.sentence == "no state could be read, so nothing was checked"
+
+
 def test_null_control_catches_an_instrument_that_is_off(target, estimator, calibration):
     moved = dataclasses.replace(calibration.real, t=calibration.real.t + 0.05)
     off = dataclasses.replace(calibration, real=moved)
