@@ -230,4 +230,9 @@ def _named(reports: Reports) -> Mapping[str, ShiftReport]:
 def _finish(ax: Axes) -> None:
     ax.set_xlabel("conditioning time t: noise 1 → 0 data")
     ax.set_xlim(1, 0)
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    if lines and not any(np.isfinite(np.asarray(line.get_ydata(), dtype=float)).any() for line in lines):
+        # Empty axes with a scale look like a shift of zero.
+        ax.set_yticks([])
+        ax.text(0.5, 0.55, "no state could be read", ha="center", transform=ax.transAxes)
     ax.legend(loc="best")

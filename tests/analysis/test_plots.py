@@ -87,3 +87,15 @@ def test_the_terminal_report_fits_80_columns_and_says_the_answer(run, capsys, mo
     assert table.count("●") == 3
     assert "noisier than their" in shown
     assert "FAIL" in shown
+
+
+@pytest.mark.parametrize("plot", [plots.plot_shift, plots.plot_shift_log_snr, plots.plot_effective_level])
+def test_an_empty_figure_says_that_nothing_was_read(plot):
+    times = np.array([0.9, 0.5, 0.1])
+    rows = times + 0.01 * np.random.default_rng(0).standard_normal((80, 3))
+    unread = report_of(times, rows, rows, slope=0.1, name="residual", log_snr=log_snr_of)
+    for given, says in ((unread, ["no state could be read"]), (report(), [])):
+        mpl.pyplot.figure()
+        drawn = plot({given.estimator: given}, ax=mpl.pyplot.gca())
+        assert [text.get_text() for text in drawn.texts] == says
+    mpl.pyplot.close("all")
