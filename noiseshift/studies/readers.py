@@ -72,14 +72,18 @@ def build(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tenso
     Returns:
         Estimators by name.
     """
+    return {name: _estimator(checkpoint, protocol, data, times, name) for name in protocol.estimators}
+
+
+def _estimator(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str) -> Estimator:
     schedule = checkpoint.model.schedule
     makers: dict[str, Callable[[], Estimator]] = {
         "network": checkpoint.level_estimator,
         "residual": lambda: _residual(checkpoint, data, times, protocol),
         "constant-pixel": lambda: ConstantPixel(data.floats, schedule),
-        **{name: functools.partial(maker, checkpoint.model) for name, maker in ASKING.items()},
+        **{each: functools.partial(maker, checkpoint.model) for each, maker in ASKING.items()},
     }
-    return {name: makers[name]() for name in protocol.estimators}
+    return makers[name]()
 
 
 def available(
@@ -232,7 +236,7 @@ def calibrated_with_parts(
 
 def _calibrated(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str) -> Instrument:
     limit = protocol.estimators[name]
-    estimator = build(checkpoint, replace(protocol, estimators={name: limit}), data, times)[name]
+    estimator = _estimator(checkpoint, protocol, data, times, name)
     x0, cond = on_device(protocol.device, data[: limit or protocol.rows])
     return calibrate(estimator, x0, times, cond=cond, seed=protocol.seed, slope_rows=SLOPE_ROWS, limit=limit)
 

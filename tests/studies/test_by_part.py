@@ -49,6 +49,15 @@ def measured():
     return run(checkpoint(), protocol(**ALL), images())
 
 
+def test_parts_are_read_beside_other_estimators(nothing_kept):
+    names = ("constant-pixel", "residual")
+    data = images()
+    data.pixels[:, :, 0] = 0  # constant pixels
+    found = run(checkpoint(), protocol(**ALL, samples=32, estimators=dict.fromkeys(names, 32)), data)
+    assert list(found.reports) == list(names)
+    assert {*found.parts[found.parts.kind == "band"].estimator} == {"residual"}
+
+
 def test_every_kind_is_in_the_folder_the_words_and_the_page(measured, tmp_path):
     counts = measured.parts.groupby("kind", sort=False).part.nunique()
     assert dict(counts) == {"band": 8, "region": 2, "class": 4}
