@@ -21,6 +21,7 @@ from noiseshift.writing import adopt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from rich.table import Table
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
@@ -53,8 +54,19 @@ def plot_predicted(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         spread = np.abs(np.stack([part.measured - part.low, part.high - part.measured]))
         ax.errorbar(part.first_order, part.measured, spread, fmt="o", markersize=4, color=colour, label=f"t = {t:.2g}")
     ax.set(xscale="log", yscale="log", xlabel="δ by Statement 1 (in t)", ylabel="measured δ (in t)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_ticks(axis)
     ax.legend()
     return ax
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of each decade, as plain numbers: those of a short logarithmic axis run into each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plot_error_map(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

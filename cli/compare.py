@@ -131,7 +131,7 @@ def command(
         reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
     named = () if runs else checkpoints or ("fashion-sit",)
-    loaded = [load(path, family=family, trust=trust) for path in named]
+    loaded = [load(path, family=_family_of(path, family, named), trust=trust) for path in named]
     real = (
         load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
     )
@@ -207,9 +207,18 @@ def _loader(
     path_of = dict(zip(map(id, loaded), paths, strict=True))
 
     def with_lora(checkpoint: Checkpoint, lora: str) -> Checkpoint:
-        return load(path_of[id(checkpoint)], family=family, trust=trust, lora=[lora])
+        path = path_of[id(checkpoint)]
+        return load(path, family=_family_of(path, family, paths), trust=trust, lora=[lora])
 
     return with_lora
+
+
+def _family_of(path: str, family: str | None, paths: Sequence[str]) -> str | None:
+    """The family that was named, but beside other checkpoints not for a function or a folder, which have none."""
+    from noiseshift.checkpoints.custom_code import is_reference
+
+    without = len(paths) > 1 and (is_reference(path) or Path(path).is_dir())
+    return None if without else family
 
 
 def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:

@@ -473,7 +473,7 @@ CASES = (
         "EDM's preconditioning, log(sigma) / 4",
         _argasz,
         "fashion-32",
-        "euler:25",
+        "ddim:25",
         commit="e8d72ea",
     ),
     Case(

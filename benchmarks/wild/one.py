@@ -124,8 +124,8 @@ def replayed(case: Case, model: Any, x: Tensor, label: Tensor | None, z: Any) ->
     grid = torch.linspace(1, 0, 51, dtype=torch.float64)
     if case.sampler.startswith("euler"):
         *_, last = ns.sample(model, x, grid, update=ns.euler, cond=label)
-    else:  # theirs starts a thousandth below t = 1
-        *_, last = ns.sample(model, x, grid * (1 - 1e-3), update=ns.ddim(0.0), cond=label)
+    else:  # Euler's steps in sigma
+        *_, last = ns.sample(model, x * model.schedule(grid[0]).sigma, grid, update=ns.ddim(0.0), cond=label)
     return last.x
 
 

@@ -176,10 +176,12 @@ def load(
     texted = prompts is not None or embeddings is not None
     if path is not None and is_reference(str(path)):
         _refuse_texts(str(path), texted, loras)
+        _refuse_family(str(path), family, "a function")
         made = call(str(path))
         return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder, size)
     file = _resolve(path)
     if file.is_dir():
+        _refuse_family(file.name, family, "a diffusers folder")
         with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
             folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size, loras=loras)
         whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
@@ -227,6 +229,12 @@ def _of_pipeline(file: Path, digest: str, folder: Folder, loras: Sequence[Lora],
     found = _checkpoint(file, digest, folder.model, folder.card, folder.autoencoder)
     name = "+".join([found.name, *(each.name for each in loras)])
     return replace(found, name=name, sampler=folder.sampler, recognised=shown)
+
+
+def _refuse_family(name: str, family: str | None, kind: str) -> None:
+    """Raise CheckpointError where a family is named for what is no state dict."""
+    if family is not None:
+        raise CheckpointError(f"{name} is {kind}, and --family says what a state dict is: leave it out")
 
 
 def _refuse_texts(name: str, texted: bool, loras: Sequence[Lora]) -> None:

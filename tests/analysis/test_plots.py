@@ -8,6 +8,7 @@ from reports import log_snr_of, report_of
 
 mpl.use("Agg")
 
+import matplotlib.pyplot as plt
 from noiseshift.analysis import plots, tables
 
 import noiseshift as ns
@@ -95,7 +96,21 @@ def test_an_empty_figure_says_that_nothing_was_read(plot):
     rows = times + 0.01 * np.random.default_rng(0).standard_normal((80, 3))
     unread = report_of(times, rows, rows, slope=0.1, name="residual", log_snr=log_snr_of)
     for given, says in ((unread, ["no state could be read"]), (report(), [])):
-        mpl.pyplot.figure()
-        drawn = plot({given.estimator: given}, ax=mpl.pyplot.gca())
+        plt.figure()
+        drawn = plot({given.estimator: given}, ax=plt.gca())
         assert [text.get_text() for text in drawn.texts] == says
-    mpl.pyplot.close("all")
+    plt.close("all")
+
+
+def test_ticks_of_a_short_logarithmic_axis_are_plain_numbers_apart():
+    import pandas as pd
+    from noiseshift.analysis.approximate import plot_predicted
+
+    first = np.array([0.029, 0.035, 0.08, 0.28])
+    rows = {"t": [0.5] * 4, "first_order": first, "measured": first, "low": 0.8 * first, "high": 1.2 * first}
+    drawn = plot_predicted(pd.DataFrame({**rows, "resolved": True}))
+    drawn.figure.canvas.draw()
+    shown = [tick.get_text() for tick in drawn.get_xticklabels(which="both") if tick.get_text()]
+    assert {"0.05", "0.1", "0.2"} <= set(shown)
+    assert all(float(text) for text in shown)
+    plt.close("all")

@@ -72,6 +72,12 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_family_of_a_function_is_refused():
+    result = CliRunner().invoke(main, ["info", "mine:network", "--family", "sit"])
+    assert result.exit_code != 0
+    assert "mine:network is a function, and --family says what a state dict is: leave it out" in result.output
+
+
 def test_a_callable_is_given_its_own_time_and_its_classes():
     checkpoint = ns.load("mine:with_classes")
     assert (checkpoint.shape, checkpoint.classes, checkpoint.name) == ((1, 8, 8), 3, "mine-with_classes")

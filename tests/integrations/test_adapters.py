@@ -205,3 +205,24 @@ def test_a_file_with_code_is_refused(tmp_path):
     torch.save(Net(), tmp_path / "model.pth")  # the whole object, which only code can rebuild
     with pytest.raises(CheckpointError, match=r"holds code.*not run"):
         ns.adapters.weights(tmp_path / "model.pth", Net())
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 8), (2, 4, 4)])
+def test_edms_denoiser_of_states_of_any_shape(shape):
+    """With F = 0 it is the linear denoiser of data of spread sigma_data; F is given c_in x and log(sigma) / 4."""
+    seen = []
+
+    class Network(torch.nn.Module):
+        def forward(self, x, noise, label):
+            seen[:] = [x, noise, label]
+            return 0 * x
+
+    x, sigma, label = torch.randn(2, *shape), torch.tensor([0.5, 2.0]), torch.tensor([1, 0])
+    answer = ns.adapters.EdmDenoiser(Network(), 0.7)(x, sigma, label)
+    total = (sigma**2 + 0.49).reshape(2, *[1] * len(shape))
+    torch.testing.assert_close(answer, 0.49 / total * x)
+    torch.testing.assert_close(seen[0], x / total.sqrt())
+    torch.testing.assert_close(seen[1], sigma.log() / 4)
+    assert seen[2] is label
+    with pytest.raises(ValueError, match="sigma_data"):
+        ns.adapters.EdmDenoiser(Network(), 0.0)
