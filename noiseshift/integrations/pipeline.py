@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift.audit import Audit
 from noiseshift.audit.observed import Watch
+from noiseshift.calling import error_in_words
 from noiseshift.diffusion.models import Prediction
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
@@ -30,6 +31,9 @@ from noiseshift.integrations.tap import Tap
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
+
+DIFFERENT = 0.02
+"""Relative distance of two answers of one network to one state that is no rounding, of half precision either."""
 
 
 class PipelineObserver(Recorder):
@@ -63,6 +67,8 @@ class PipelineObserver(Recorder):
         self._calls: list[NetworkCall] = []  # since the scheduler's last step
         self._run: _Run | None = None
         self._states: dict[float, StateCall] = {}
+        self._example: tuple[Tensor, Tensor, Prediction, dict[str, Any]] | None = None
+        self._checked: tuple[Any, ...] | None = None  # the example that the network was called on again
         self._given: list[dict[str, Any]] = []  # the conditions of each run that came to its end
         self._ends: list[Tensor] = []
 
@@ -196,7 +202,10 @@ class PipelineObserver(Recorder):
             return
         level = self.schedule(t)
         x0, eps = grid.view.read(predicted.float(), x, (float(level.alpha), float(level.sigma)))
-        self.record(x, t, Prediction(x0, eps, level.like(x)))
+        prediction = Prediction(x0, eps, level.like(x))
+        if run.given is not None:
+            self._example = (x, t, prediction, run.given)
+        self.record(x, t, prediction)
 
     def _keep(self, run: _Run, call: NetworkCall, part: slice, sample: Tensor, factor: float) -> None:
         """How to call the network the same way at this place, as far as that can be known; the conditions are kept once a run."""
@@ -246,10 +255,29 @@ class PipelineObserver(Recorder):
         try:
             rows = self._per_row()
             shared = {name: v for name, v in self.conditions()[0].items() if not isinstance(v, PerRow)}
-            return Replay(self.schedule, self._states, shared, rows)
+            replay = Replay(self.schedule, self._states, shared, rows)
         except ValueError as error:
             self.without_model = str(error)
             return None
+        self.without_model = self._unlike(shared)
+        return None if self.without_model else replay
+
+    def _unlike(self, shared: Mapping[str, Any]) -> str:
+        """Why the network does not answer as it did in the run; empty where it does. It may have emptied a list that it was
+        given, or be changed by its pipeline only while that runs."""
+        if self._example is None or self._checked is self._example:
+            return ""
+        x, t, prediction, given = self._example
+        rows = {name: value.value for name, value in given.items() if isinstance(value, PerRow)}
+        try:
+            second = Replay(self.schedule, self._states, shared, rows)(x, t, torch.arange(len(x), device=x.device))
+        except Exception as error:  # a network that its pipeline prepared fails in any way
+            return f"called again on a state of the run it fails: {error_in_words(error)}"
+        off = (second.eps - prediction.eps).norm()
+        if not bool(off <= DIFFERENT * prediction.eps.norm()):  # nor where either is no number
+            return "called again on a state of the run it answers otherwise"
+        self._checked = self._example
+        return ""
 
     def conditions(self) -> list[dict[str, Any]]:
         """What the network was given beside state and time: of each run that came to its end, else of the latest."""

@@ -312,6 +312,45 @@ def test_an_observed_run_is_the_run_that_was_asked_for(name):
     assert torch.equal(observed, alone)
 
 
+class Emptying(torch.nn.Module):
+    """Like a network with adapters: it takes a list, and empties it."""
+
+    def __init__(self, network, fails):
+        super().__init__()
+        self.network = network
+        self.fails = fails
+        self.config, self.dtype, self.add_embedding = (
+            network.config,
+            network.dtype,
+            getattr(network, "add_embedding", None),
+        )
+
+    def forward(self, sample, timestep, encoder_hidden_states, residuals, **kwargs):
+        if self.fails and not residuals:
+            raise RuntimeError("nothing to add")
+        found = self.network(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+        return (found + sum(residuals.pop() for _ in range(len(residuals))),)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_cannot_be_asked_again_is_no_model(fails):
+    network = Emptying(unet(), fails)
+    pipe = type("Pipe", (), {"unet": network, "scheduler": DDIMScheduler(clip_sample=False)})()
+    pipe.scheduler.set_timesteps(5)
+    x = torch.randn(ROWS, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    added = rows(2, ROWS, 4, 8, 8)
+    with torch.no_grad(), ns.observe(pipe, points=100) as seen:
+        for t in pipe.scheduler.timesteps:
+            said = pipe.unet(x, t, encoder_hidden_states=GIVEN, residuals=[*added])[0]
+            x = pipe.scheduler.step(said, t, x).prev_sample
+    assert len(seen.times) >= 4
+    assert seen.final_samples().model is None
+    assert ("nothing to add" if fails else "it answers otherwise") in seen.without_model
+    with pytest.raises(ValueError, match="cannot be called as in the run: called again on a state of the run"):
+        seen.report()
+
+
 LAYER = {"indices": [0], "fqn": "mid_block.attentions.0.transformer_blocks"}
 GUIDERS = {
     "ClassifierFreeGuidance": {},
