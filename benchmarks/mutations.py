@@ -46,7 +46,6 @@ WORDS = (  # without the tests that start a process or run the bundled models
     "tests/diffusion/test_identity.py --deselect=tests/diffusion/test_identity.py::test_a_hash_is_the_same_in_another_process "
     "--deselect=tests/diffusion/test_identity.py::test_asking_a_model_does_not_change_it"
 )
-BRIDGE = "tests/diffusion/test_schedulers.py tests/diffusion/test_solvers.py"
 MODULES = {
     "noiseshift/approximation/roots.py": "tests/approximation/test_roots.py",
     "noiseshift/diffusion/schedules.py": "tests/diffusion/test_schedules.py",
@@ -67,10 +66,10 @@ MODULES = {
     "noiseshift/shift/refinement.py": "tests/shift/test_refinement.py",
     "noiseshift/shift/preflight.py": "tests/shift/test_preflight.py",
     "noiseshift/shift/storage.py": "tests/shift/test_storage.py",
-    "noiseshift/diffusion/steps.py": "tests/diffusion/test_samplers.py tests/shift/test_parts.py",
-    "noiseshift/diffusion/schedulers.py": BRIDGE,
-    "noiseshift/diffusion/scheduler_steps.py": BRIDGE,
-    "noiseshift/diffusion/scheduler_tables.py": BRIDGE,
+    "noiseshift/diffusion/steps.py": "tests/diffusion/test_scheduler_steps.py tests/diffusion/test_noise.py",
+    "noiseshift/diffusion/schedulers.py": "tests/diffusion/test_schedulers.py",
+    "noiseshift/diffusion/scheduler_steps.py": "tests/diffusion/test_scheduler_steps.py",
+    "noiseshift/diffusion/scheduler_tables.py": "tests/diffusion/test_scheduler_tables.py",
     "noiseshift/estimators/instrument.py": "tests/estimators/test_estimators.py tests/shift/test_reading.py",
 }
 KINDS = r"BinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Mul|Mod_Mul|BitAnd_BitOr)|UnaryOperator|AddNot|Number"

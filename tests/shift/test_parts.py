@@ -9,7 +9,8 @@ from noiseshift.diffusion.models import FULL
 from noiseshift.diffusion.steps import Step
 from noiseshift.estimators import Residual, calibrate, parts
 from noiseshift.shift.groups import Groups, measure_groups
-from noiseshift.shift.parts import calibrate_parts, measure_parts
+from noiseshift.shift.inference import Ratio
+from noiseshift.shift.parts import PARTS, calibrate_parts, measure_parts, part_columns
 
 SIDE = 16
 SCHEDULE = ns.Linear()
@@ -118,6 +119,33 @@ def test_the_null_is_called_at_its_rate(by_band):
     """The full study is benchmarks/parts.py; this would show a gross fault."""
     called = sum(bool(measure_parts(steps(48, 100 + 2 * k), by_band).table().significant.any()) for k in range(12))
     assert called <= 3
+
+
+def test_a_table_has_a_row_per_part_and_step(by_band):
+    report = measure_parts(steps(16, 3), by_band)
+    found = report.table()
+    assert list(found.columns) == list(PARTS)
+    assert list(found.index) == list(range(24))
+    assert list(found.part[:4]) == [by_band.parts.names[0]] * 3 + [by_band.parts.names[1]]
+    assert list(found.t[:3]) == TIMES.tolist()
+    assert list(found.step[:3]) == list(report.steps)
+    assert {*found.n} == {16}
+    bias = report.sampled.mean(0) - by_band.real.mean(0)
+    expected = (bias / by_band.slope).T.reshape(-1)
+    some = found["shift"].notna()
+    np.testing.assert_allclose(found["shift"][some], expected[some], rtol=1e-9)
+
+
+def test_what_is_called_a_shift_has_an_interval_on_one_side_of_nothing():
+    """Readings without noise: each interval is its value."""
+    rows = np.ones((10, 4))
+    ratio = Ratio.of_difference(rows * [0.1, -0.1, 0.0, 0.1], 0 * rows, rows)
+    found = part_columns(ratio, np.array([True, True, True, False]), 2.0, 0.95)
+    assert found.resolved.tolist() == found.significant.tolist() == [True, True, False, False]
+    for column in ("shift", "low", "high", "joint_low", "joint_high"):
+        np.testing.assert_allclose(found[column], [0.1, -0.1, 0.0, np.nan])
+    assert found.slope.tolist() == [1, 1, 1, 1]
+    assert found.floor[:3].tolist() == [0, 0, 0]
 
 
 def test_no_call_is_made_for_states_that_have_a_prediction():
