@@ -4,9 +4,10 @@ import diffusers
 import pytest
 import torch
 
-from noiseshift.diffusion.noise import generators
+import noiseshift as ns
+from noiseshift.diffusion.noise import generators, normal
 from noiseshift.diffusion.scheduler_steps import advance, internal_of, log_snr, name_of, refused
-from noiseshift.diffusion.steps import PerSampleNoise, finite, no_noise
+from noiseshift.diffusion.steps import PerSampleNoise, Step, finite, no_noise, predict_at
 
 
 def of(name, steps, **options):
@@ -23,6 +24,7 @@ def of(name, steps, **options):
         (of("DPMSolverSinglestepScheduler", 4), [False, True, False, False]),
         (of("PNDMScheduler", 6), [False, True, True, True] * 3 + [False] * 3),
         (of("PNDMScheduler", 3, skip_prk_steps=True), [False, True, False, False]),
+        (of("PNDMScheduler", 2, skip_prk_steps=True), [False, True, False]),
         (of("PNDMScheduler", 1, skip_prk_steps=True), [False]),
     ],
     ids=lambda each: type(each).__name__,
@@ -84,3 +86,27 @@ def test_states_that_are_not_finite_are_counted_by_row():
     x[3] = torch.inf
     with pytest.raises(ValueError, match=r"the state is not finite at t = 0\.2500 in 2 of 4 rows: try"):
         finite(x, torch.tensor(0.25), "the state")
+
+
+def test_noise_of_rows_is_like_the_state_and_goes_on():
+    x = torch.zeros(3, 2, 4, dtype=torch.float64)
+    noise, sources = PerSampleNoise(generators(range(3), seed=0, stream=1)), generators(range(3), seed=0, stream=1)
+    for _ in range(2):
+        torch.testing.assert_close(noise(x), normal(sources, (2, 4)).to(x))
+    with pytest.raises(ValueError, match="got 3 for 2 samples"):
+        noise(x[:2])
+
+
+def test_a_state_is_of_the_run_and_of_its_first_sample_unless_it_says_otherwise():
+    step = Step(0, torch.tensor(1.0), torch.zeros(1))
+    assert (step.internal, step.first, step.prediction) == (False, 0, None)
+
+
+@pytest.mark.parametrize("predicts", ["x0", "epsilon"])
+def test_an_answer_that_is_not_finite_names_the_time_and_the_rows(predicts):
+    def broken(x, t, cond):
+        return torch.where(torch.arange(len(x))[:, None] == 1, torch.nan, 0.5 * x)
+
+    model, x = ns.wrap(broken, ns.Linear(), predicts=predicts), torch.ones(3, 2)
+    with pytest.raises(ValueError, match=r"the model's answer is not finite at t = 0\.5000 in 1 of 3 rows"):
+        predict_at(model, x, torch.tensor(0.5), None)
