@@ -128,9 +128,9 @@ def null_control(
     """
     frame = _tables(instruments, lambda name, each: real_report(name, each, data, cond=cond, seed=seed))
     usable = frame[readable(frame.slope)]
-    # A reading of real states so far off that it is no level is the worst of false alarms.
     if usable.empty:
         return frame, Check("null", None, UNREAD)
+    # A reading of real states so far off that it is no level is the worst of false alarms.
     alarms, cells = int((usable.resolved | usable["shift"].isna()).sum()), len(usable)
     limit = int(stats.binom.ppf(0.995, cells, 0.05))
     sentence = f"{alarms} of {cells} readings of {_kind(instruments)} are called a shift (by chance up to {limit})"
