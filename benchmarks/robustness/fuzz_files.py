@@ -32,6 +32,7 @@ import time
 import types
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ import noiseshift as ns
 from noiseshift import data as sets
 from noiseshift.checkpoints.diffusers.conditions import Conditions
 from noiseshift.checkpoints.saving import save
+from noiseshift.estimators.instrument import Calibration, Readings
 from noiseshift.estimators.network import Network
 from noiseshift.evaluation import Features, frechet_distance, load_reference
 from noiseshift.networks.adm import Adm, AdmConfig
@@ -53,7 +55,11 @@ from noiseshift.networks.level import LevelConfig, LevelNetwork
 from noiseshift.networks.lucidrains import AttentionConfig, Unet
 from noiseshift.networks.lucidrains import UnetConfig as LucidConfig
 from noiseshift.networks.transformer import Transformer, TransformerConfig
+from noiseshift.studies import kept
+from noiseshift.studies.parts import read_grouping, read_mask
 from noiseshift.studies.shards import Shards
+from noiseshift.writing import BusyError
+from noiseshift.writing.locks import locked
 
 sys.path.insert(0, str(Path(__file__).parent))
 import retyping
@@ -198,6 +204,39 @@ def other_files(folder: Path) -> None:
         archive.writestr("dataset.json", json.dumps({"labels": [["a/0.png", 0], ["a/1.png", 1]]}))
 
 
+def beside_files(folder: Path) -> None:
+    """What commands read beside a checkpoint and data, and what they leave for each other."""
+    (folder / "groups.csv").write_text('class,kind\n0,top\n1,"under, it"\n2,top\n')
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(folder / "mask.png")
+    about = {
+        "pid": 1,
+        "host": "elsewhere",
+        "started": "1 of x",
+        "since": "2026-01-01T00:00:00",
+        "command": "noiseshift",
+    }
+    (folder / "lock").mkdir()
+    (folder / "lock" / ".held.lock").write_text(json.dumps(about) + "\n")
+    other = folder / "other" / ".x.partial-0123456789abcdef"
+    other.mkdir(parents=True)
+    (other / "fingerprint.json").write_text(json.dumps({"seed": 1, "checkpoint": {"name": "x", "card": {"heads": 2}}}))
+    np.savez(other / "00000000.npz", size=np.array(2))
+    mine = folder / "rows" / Shards(folder / "rows" / "x", {"seed": 0}).root.name
+    mine.mkdir(parents=True)
+    (mine / "rows.json").write_text("32")
+    mine.rename(mine.with_name("rows"))
+    one = Readings(np.full((9, 1), 0.5), np.zeros((9, 1)), np.full((1, 5), 0.2))
+    calibration = Calibration(np.array([0.5]), np.linspace(0, 1, 5), one, np.ones((9, 1)), np.ones((9, 1)))
+    ns.ShiftReport("network", ns.Linear(), np.array([0]), np.array([0.5]), one, calibration).save(folder / "alone")
+    shutil.copytree(folder / "alone", folder / "unsealed")
+    mark = json.loads((folder / "unsealed" / "noiseshift.json").read_text())
+    mark.pop("sha256")
+    (folder / "unsealed" / "noiseshift.json").write_text(json.dumps(mark))
+    os.environ["NOISESHIFT_CACHE"] = str(folder / "cache")
+    kept.save("preflight", {"seed": 0}, {"values": np.arange(3.0)})
+    next((folder / "cache").iterdir()).rename(folder / "cache" / "kept.npz")
+
+
 def pipeline_folder(folder: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
@@ -212,6 +251,8 @@ def pipeline_folder(folder: Path) -> None:
         up_block_types=("UpBlock2D",),
     )
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder / "pipeline")
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder / "sharded", max_shard_size="4KB")
+    DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True).save_pretrained(folder / "scheduler")
 
 
 MADE_BY = {
@@ -247,7 +288,6 @@ def run_folder(folder: Path) -> None:
 
 def shard(place: Path) -> Shards:
     """A batch of a run that goes on."""
-    from noiseshift.estimators.instrument import Readings
     from noiseshift.shift.reading import BatchReadings
 
     found = Shards(place, {"seed": 0})
@@ -314,6 +354,37 @@ def _exited(done: Any) -> None:
     raise ValueError(lines[0])
 
 
+def held(path: Path) -> None:
+    """A place whose lock is there."""
+    with suppress(BusyError), locked(path.parent / "held"):
+        pass
+
+
+def batches_of_others(path: Path) -> None:
+    Shards(path.parents[1] / "x", {"seed": 0})
+
+
+def rows_of_others(path: Path) -> None:
+    place = path.parents[1] / "x"
+    path.parent.rename(Shards(place, {"seed": 0}).root)
+    rows = Shards(place, {"seed": 0}).rows
+    assert rows is None or (type(rows) is int and rows > 0)
+
+
+def kept_arrays(path: Path) -> None:
+    """A file of the cache folder: made anew where it cannot be read, never used under another name."""
+    os.environ["NOISESHIFT_CACHE"] = str(path.parent)
+    place, _ = kept._place("preflight", {"seed": 0})
+    assert place is not None
+    path.rename(place)
+    kept.load("preflight", {"seed": 0})
+
+
+def audited(path: Path) -> None:
+    found = ns.audit(path.parent, 4)
+    assert repr(found)
+
+
 def options(path: Path) -> None:
     import click
     from noiseshift.cli import config
@@ -361,10 +432,27 @@ READERS: dict[str, Callable[[Path], Any]] = {
     **{f"{kind}/a/1.{kind}": lambda path: sets.load_images(path.parent.parent) for kind in PICTURES},
     "statistics.npz": reference,
     "features.npz": Features.load,
+    "groups.csv": lambda path: read_grouping(path, "kind"),
+    "mask.png": read_mask,
+    "lock/.held.lock": held,
+    "other/.x.partial-0123456789abcdef/fingerprint.json": batches_of_others,
+    "rows/rows/rows.json": rows_of_others,
+    "cache/kept.npz": kept_arrays,
+    "scheduler/scheduler_config.json": audited,
+    "sharded/unet/diffusion_pytorch_model.safetensors.index.json": lambda path: ns.load(path.parent.parent),
+    **{
+        f"alone/{name}": lambda path: ns.ShiftReport.load(path.parent).table()
+        for name in ("noiseshift.json", "report.json")
+    },
+    **{
+        f"unsealed/{name}": lambda path: ns.ShiftReport.load(path.parent).table()
+        for name in ("shift.parquet", "posteriors.npz")
+    },
     "options.yaml": options,
     "prompts.txt": prompts,
     **{f"run/{name}": report for name in ("run.json", "report.json", "shift.parquet", "posteriors.npz", "samples.npz")},
-    **{f"run/controls/{name}": report for name in ("checks.json", "null.parquet", "level.parquet")},
+    **{f"run/controls/{name}": report for name in ("checks.json", "null.parquet", "level.parquet", "shares.parquet")},
+    "run/residual-noise.parquet": report,
     "run/noiseshift.json": marked,
     **{f"compare/{name}": report for name in ("comparison.json", "table.csv", "pairs.csv")},
     **{f"approx/{name}": report for name in ("run.json", "injected.parquet", "paths.parquet", "spectra.npz")},
@@ -383,6 +471,7 @@ def samples(folder: Path, *, quick: bool = False) -> list[str]:
         unet_files,
         edm_file,
         other_files,
+        beside_files,
         pipeline_folder,
         *([] if quick else [run_folder]),
     ):

@@ -15,6 +15,7 @@ import collections
 import functools
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from noiseshift.cli import COMMANDS, main
+from PIL import Image
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
@@ -110,7 +112,26 @@ WORKING: dict[str, list[str]] = {
     "by": ["residual", "network"],
     "config": ["good.yaml"],
     "out": ["new"],
-    "runs": ["folder"],
+    "runs": ["run", "run", "old", "changed", "folder"],
+    "target": [
+        *("diffusers/DDIMScheduler", "diffusers/DDIMScheduler:3,timestep_spacing=linspace", "scheduler_config.json"),
+        "diffusers/FlowMatchEulerDiscreteScheduler,use_dynamic_shifting=true",
+    ],
+    "strength": ["0.6", "1"],
+    "size": ["28", "28x28", "64x32"],
+    "sigmas": ["1,0.5", "14,3,0.1"],
+    "timesteps": ["999,500,1", "500"],
+    "tolerance": ["0", "0.02"],
+    "accept": ["last-level", "start"],
+    "variant": ["bf16", "steps=2", "time=fp16", "cache=first-block:0.1", "lora=tiny.safetensors:0.5", "compile=eager"],
+    "mask": ["mask.png", "few.npz", "pictures"],
+    "card": ["tiny.yaml", "card.yaml", "good.yaml", "epsilon.yaml"],
+    "against": ["tiny.safetensors", "fashion-sit"],
+    "prompts": ["text.txt", "empty"],
+    "embeddings": ["embeddings.npz", "few.npz"],
+    "lora": ["tiny.safetensors", "tiny.safetensors:0.5", "tiny.safetensors:x"],
+    "vae": ["folder", "missing", "tiny.safetensors"],
+    "weights": ["s.npz", "tiny.safetensors", "missing"],
     "family": ["sit", "dit"],
     "range": ["0,255", "0,1"],
     "title": ["x", "$x$"],
@@ -119,6 +140,53 @@ WORKING: dict[str, list[str]] = {
     "class-dropout": ["0", "0.1", "1"],
     "calibration": ["8", "100"],
 }
+CONFIGS = [
+    *(
+        b"\xef\xbb\xbfseed: 1\r\n",
+        b"seed:\t1\n",
+        b"\tseed: 1\n",
+        b'{"seed": 1, "out": "new"}',
+        "seed: 1\n".encode("utf-16"),
+        b"seed: \xe9\n",
+    ),
+    *(
+        b"seed: !!python/object/apply:os.system [x]\n",
+        b"seed: !!int '1'\n",
+        b"<<: {seed: 1}\n",
+        b"? [a]\n: 1\n",
+        b"seed: 1\n---\nseed: 2\n",
+    ),
+    *(
+        b"seed: " + b"1" * 5000,
+        b"seed: .inf\n",
+        b"seed: 1:30\n",
+        b"seed: 2024-01-01\n",
+        b"seed: ~\n",
+        b"seed:\n",
+        b"seed: ''\n",
+        b'seed: "\\0"\n',
+    ),
+    *(
+        b"progress: maybe\n",
+        b"progress: [true]\n",
+        b"json: {}\n",
+        b"sampler: [euler:2, heun:2]\n",
+        b"out: .\n",
+        b"out: [new]\n",
+        b"trust: no\n",
+    ),
+    *(
+        b"checkpoint: tiny.safetensors\n",
+        b"config: x\n",
+        b"help: true\n",
+        b"'a\nb\x1b[2J': 1\n",
+        b"seed: |\n  1\n",
+        b"{" * 5000,
+        b"seed: 1\x00\n",
+    ),
+]
+"""Files of options with values, types and bytes of every kind."""
+
 ODD: dict[str, list[str]] = {
     "checkpoint": ["missing.pt", "mine:make", "damaged.npz", "text.txt", "folder", "empty", "no_such:thing"],
     "device": ["cuda", "mps", "cuda:9", "meta", "xla"],
@@ -134,7 +202,10 @@ ODD: dict[str, list[str]] = {
     "data": FILES,
     "reference": FILES,
     "extractor": ["inception", "text.txt", "missing"],
-    "config": ["date.yaml", "alias.yaml", "nested.yaml", "twice.yaml", "empty", "damaged.npz", "folder", "list.yaml"],
+    "config": [
+        *("date.yaml", "alias.yaml", "nested.yaml", "twice.yaml", "empty", "damaged.npz", "folder", "list.yaml"),
+        *(f"config-{number}.yaml" for number in range(len(CONFIGS))),
+    ],
     "out": [
         "new.npz",
         "new.png",
@@ -151,6 +222,9 @@ ODD: dict[str, list[str]] = {
     "family": ["edm", "none"],
 }
 """What a user may well write, and what cannot work here or at all."""
+
+GROUPS = ["class", "prompt", "frame", "groups.csv:kind", "groups.csv:none", "missing.csv:kind", "few.npz:kind"]
+"""--by of `measure`; that of other commands is an estimator's name."""
 
 ALWAYS = {
     "measure": ("samples", "sampler", "points", "estimator", "data"),
@@ -184,6 +258,18 @@ def _network() -> Any:
     return Transformer(TransformerConfig(28, 1, 14, 16, 1, 2, classes=10)).state_dict()
 
 
+@functools.cache
+def _run() -> Any:
+    """A measurement of it."""
+    import noiseshift as ns
+    from noiseshift.checkpoints.saving import save
+
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder, "tiny"), _network(), ns.Card.from_dict({"family": "sit", "heads": 2}))
+        protocol = ns.Protocol("euler:3", samples=8, points=2, estimators="constant-pixel", controls=True)
+        return ns.run(ns.load(Path(folder, "tiny.safetensors")), protocol, _few())
+
+
 def scratch(folder: Path) -> None:
     """The files that options name."""
     import noiseshift as ns
@@ -208,6 +294,20 @@ def scratch(folder: Path) -> None:
     (folder / "nested.yaml").write_text("seed: {a: {b: c}}\n")
     (folder / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     (folder / "list.yaml").write_text("- seed\n")
+    for number, content in enumerate(CONFIGS):
+        (folder / f"config-{number}.yaml").write_bytes(content)
+    (folder / "epsilon.yaml").write_text("family: sit\nheads: 2\nprediction: epsilon\ntime: {scale: 1000.0}\n")
+    (folder / "groups.csv").write_text("class,kind\n0,a\n1,b\n")
+    (folder / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler", "beta_end": 0.02}')
+    np.savez(folder / "embeddings.npz", prompt_embeds=np.ones((2, 3, 4)))
+    Image.fromarray(np.eye(28, dtype=np.uint8) * 255).save(folder / "mask.png")
+    _run().save(folder / "run")
+    for name in ("old", "changed"):
+        shutil.copytree(folder / "run", folder / name)
+    (folder / "old" / "noiseshift.json").unlink()
+    (folder / "changed" / "run.json").write_text(
+        (folder / "run" / "run.json").read_text().replace("euler:3", "heun:50")
+    )
     (folder / "mine.py").write_text("def make():\n    raise SystemExit(3)\n")
 
 
@@ -238,6 +338,8 @@ def _known(command: str, name: str, param: click.Parameter, *, odd: bool) -> lis
         return [str(choice) for choice in param.type.choices]
     if command == "sample" and name == "out" and not odd:
         return ["new.npz", "new.png"]
+    if (command, name) == ("measure", "by"):
+        return GROUPS
     if (command, name) in (("evaluate", "samples"), ("train", "data")):
         name = "data"
     if (command, name) == ("approx", "sampler") and not odd:  # others have no path to be compared with
@@ -296,7 +398,7 @@ ENDING = {
 
 
 RUNNING = [command for command in COMMANDS if command != "report"]
-"""Commands that run on what `scratch` makes: a report needs a run."""
+"""Commands that run to their end on a checkpoint."""
 
 
 @dataclass
@@ -393,6 +495,7 @@ def tried(
 def cli(runs: int, number: int, working: bool, commands: tuple[str, ...]) -> None:
     """Print what is at fault as it comes, then the table; exit 1 where anything was."""
     lines.prepare()
+    _run()
     tally = tried(runs, number, commands=list(commands) or None, working=working)
     click.echo(tally.table())
     raise SystemExit(any(tally.faults.values()))
