@@ -412,13 +412,16 @@ class Tally:
         self.codes[str(ended.code)] += 1
         errors = [text for text in ended.said.splitlines() if not text.startswith(("warning:", "data:", "trusted:"))]
         stopped = ended.slow or ended.large
+        found = (
+            line[0] == "audit" and ended.code == 1 and bool(ended.out)
+        )  # what it found is its answer, and its exit code
         for fault, is_there in (
             ("too slow", ended.slow),
             ("too large", ended.large),
             ("traceback", "Traceback" in ended.said),
             ("called a bug", "bug of noiseshift" in ended.said),
             ("other exit code", ended.code not in (0, 1, 2) and not stopped),
-            ("no line of error", ended.code != 0 and not errors and not stopped),
+            ("no line of error", ended.code != 0 and not errors and not stopped and not found),
             ("several lines of error", ended.code != 0 and len(errors) > 1 and not stopped),
         ):
             if is_there:
