@@ -85,7 +85,7 @@ def run(
     set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), shards)
     times = read_times(model, protocol)
     held_out = None if data is None else split(data, checkpoint)
-    parts = parts_of((protocol.bands, protocol.mask, protocol.by), checkpoint.shape)
+    parts = parts_of(checkpoint.shape, by_band=protocol.bands, mask=protocol.mask, by=protocol.by)
     groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), None)  # refused before the work
     if data is None:
         refuse_what_needs_data(protocol)

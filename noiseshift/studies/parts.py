@@ -116,14 +116,15 @@ def describe(bands: bool, mask: Mask | None, by: By | None) -> dict[str, Any]:
     return ({"bands": True} if bands else {}) | ({} if mask is None else {"mask": mask.describe()}) | grouped
 
 
-def parts_of(wanted: tuple[bool, Mask | None, By | None], shape: Sequence[int]) -> Parts | None:
+def parts_of(shape: Sequence[int], *, by_band: bool, mask: Mask | None, by: By | None) -> Parts | None:
     """The parts of states of this shape that are read, or None. Raises ValueError where states have not such parts.
 
     Args:
-        wanted: whether Haar bands are read, a region or None, a grouping or None.
         shape: of one state.
+        by_band: whether Haar bands are read.
+        mask: a region, or None.
+        by: a grouping, of which frames are parts of a state; or None.
     """
-    by_band, mask, by = wanted
     found = [bands(shape)] if by_band else []
     found += [] if mask is None else [region(mask.inside, shape)]
     found += [frames(shape)] if by == FRAME else []
