@@ -7,7 +7,7 @@ trained on them does better at most levels, since images are not Gaussian.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
+from noiseshift.diffusion.predictions import Prediction
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import Array
+from noiseshift.shift.detail import fine_slope
 from noiseshift.targets.fitting import fitted_gaussian
 
 SCALES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -50,14 +52,23 @@ def noise_errors(model: Model, x0: Tensor, times: Tensor, cond: Tensor | None = 
         cond: (N,) classes, or None.
         seed: of the noise.
     """
+    answers = _answers(model, x0, times, cond, seed)
+    return np.stack([_squared(said.eps - eps) for eps, said in answers], 1)
+
+
+def _answers(
+    model: Model, x0: Tensor, times: Tensor, cond: Tensor | None, seed: int = 0
+) -> Iterator[tuple[Tensor, Prediction]]:
+    """The noise of the states at each time, and what the model says of them."""
     eps = normal(generators(range(len(x0)), seed=seed, stream=PREFLIGHT), x0.shape[1:]).to(x0)
-    columns = []
     for t in times:
         level = model.schedule(t).like(x0)
         with torch.no_grad():
-            found = model(level.alpha * x0 + level.sigma * eps, t, cond).eps
-        columns.append((found - eps).double().square().flatten(1).mean(1).cpu())
-    return torch.stack(columns, 1).numpy()
+            yield eps, model(level.alpha * x0 + level.sigma * eps, t, cond)
+
+
+def _squared(rows: Tensor) -> Array:
+    return rows.double().square().flatten(1).mean(1).cpu().numpy()
 
 
 def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = None) -> pd.DataFrame:
@@ -70,15 +81,27 @@ def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = 
         cond: (N,) their classes, or None.
 
     Returns:
-        A row per level: t; `error` of the model, `linear` of the linear denoiser; `worse`, whether the model's is the larger
-        one, by more than two standard errors of the paired difference, or is not finite.
+        A row per level: t; `scale`, noise over signal in spreads of the data; `error` of the model, `linear` of the linear
+        denoiser; `worse`, whether the model's is the larger one, by more than two standard errors of the paired difference, or is
+        not finite; `slope` and `slope_error` as `detail.fine_slope` has them.
     """
     spread = float(fitted.flatten(1).double().std(0).square().mean().sqrt())
     times = torch.unique(model.snap(checked_times(model.schedule, spread)).double())
-    found = noise_errors(model, x0, times, cond)
+    answers = [(_squared(said.eps - eps), fine_slope(x0, said.x0)) for eps, said in _answers(model, x0, times, cond)]
+    found = np.stack([errors for errors, _ in answers], 1)
+    slopes = np.array([slope for _, slope in answers])
     linear = noise_errors(fitted_gaussian(fitted).model(model.schedule), x0.cpu(), times)
+    level = model.schedule(times)
     return pd.DataFrame(
-        {"t": times.numpy(), "error": found.mean(0), "linear": linear.mean(0), "worse": _worse(found, linear)}
+        {
+            "t": times.numpy(),
+            "scale": (level.sigma / level.alpha / spread).numpy(),
+            "error": found.mean(0),
+            "linear": linear.mean(0),
+            "worse": _worse(found, linear),
+            "slope": slopes[:, 0],
+            "slope_error": slopes[:, 1],
+        }
     )
 
 

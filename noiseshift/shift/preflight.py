@@ -24,6 +24,7 @@ from noiseshift.diffusion.samplers import ddim, sample, time_grid
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
+from noiseshift.shift.detail import detail
 from noiseshift.shift.likeness import Likeness, likeness
 from noiseshift.shift.numbering import numbering
 from noiseshift.shift.recalling import better_call
@@ -46,7 +47,7 @@ ROUNDED = 1e-5
 """Relative error of the time argument that is a shift of its own."""
 
 
-_NO_ERRORS = pd.DataFrame(columns=["t", "error", "linear", "worse"])
+_NO_ERRORS = pd.DataFrame(columns=["t", "scale", "error", "linear", "worse", "slope", "slope_error"])
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     checks = (
         *fit,
         _denoises(errors, reading),
+        detail(errors),
         *order_of_classes,
         its_data,
         handed(model, x0[:2], None if cond is None else cond[:2]),
