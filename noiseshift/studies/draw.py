@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -16,6 +17,9 @@ from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.room import require_room
 from noiseshift.studies.sampling import Progress, guided, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
+
+MARGIN, MUCH = 0.1, 0.05
+"""How far beyond black and white (-1 and 1) a number is no rounding of a network's, and the share of such that is said."""
 
 
 def draw(
@@ -44,8 +48,24 @@ def draw(
         return BatchReadings(len(indices), last.x, labels(checkpoint, indices))
 
     batches = in_batches(protocol, make, shards, progress, "sampling")
-    parts = [pictures_of(checkpoint.decode(batch.final)) for batch in batches]
+    parts, beyond = [], []
+    for batch in batches:
+        decoded = checkpoint.decode(batch.final)
+        parts.append(pictures_of(decoded))
+        beyond.append(float((decoded.abs() > 1 + MARGIN).double().mean()))
+    if not parts[0].is_floating_point():
+        _warn(sum(beyond) / len(beyond))
     return torch.cat(parts), labels(checkpoint, range(protocol.samples))
+
+
+def _warn(share: float) -> None:
+    """Say how much of the numbers does not fit into pictures, where that is much."""
+    if share > MUCH:
+        logging.getLogger("noiseshift").warning(
+            "%.0f %% of the numbers lie beyond black and white, and are cut there: where the network's pixels are not from -1 to "
+            "1, say its range in the card",
+            100 * share,
+        )
 
 
 def preview(path: Path, *, samples: int = 40) -> tuple[Tensor, Tensor | None]:

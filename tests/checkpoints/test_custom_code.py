@@ -78,6 +78,22 @@ def test_a_family_of_a_function_is_refused():
     assert "mine:network is a function, and --family says what a state dict is: leave it out" in result.output
 
 
+@pytest.mark.parametrize(("size", "said"), [(1.0, False), (3.0, True)])
+def test_numbers_that_do_not_fit_into_pictures_are_said(here, caplog, size, said):
+    (here / "wide.py").write_text(
+        "import torch\n"
+        "def model():\n"
+        f"    return (lambda x, t: {size} * torch.tanh(100 * x)), "
+        "{'shape': [1, 8, 8], 'schedule': {'kind': 'linear'}, 'prediction': 'x0'}\n"
+    )
+    with caplog.at_level(logging.WARNING, "noiseshift"):
+        assert (
+            CliRunner().invoke(main, ["sample", "wide:model", "--sampler", "euler:4", "--out", "w.npz"]).exit_code == 0
+        )
+    assert any("beyond black and white, and are cut there" in line for line in caplog.messages) == said
+    sys.modules.pop("wide")
+
+
 def test_a_callable_is_given_its_own_time_and_its_classes():
     checkpoint = ns.load("mine:with_classes")
     assert (checkpoint.shape, checkpoint.classes, checkpoint.name) == ((1, 8, 8), 3, "mine-with_classes")
