@@ -37,7 +37,7 @@ class Case:
         file: the checkpoint in it.
         convention: what is its own about it.
         own: makes its own code's functions of the network; None where it is refused.
-        data: "fashion", "fashion-32", "mnist", "mnist-32", "swiss-roll", "moons", "names", "names-8", "circle", "signals",
+        data: "fashion", "fashion-32", "mnist", "mnist-32", "swiss-roll", "moons", "names", "circle", "signals",
             or "none".
         sampler: our word for it.
         refused: why it is not measured, where it is not.
@@ -483,15 +483,6 @@ CASES = (
         "points of the plane, t = 1 is data, (B, 1)",
         _column_flow,
         "names",
-        paths=("src",),
-    ),
-    Case(
-        "giljorge_8d",
-        "giljorge0/makemore-flow",
-        "src/checkpoints/flow_cond_8d.pt",
-        "vectors of 8, null class 0 of 4",
-        _column_flow,
-        "names-8",
         paths=("src",),
     ),
     Case(

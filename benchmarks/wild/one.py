@@ -49,8 +49,8 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
         return ns.data.Images(torch.stack([angle.cos(), angle.sin()], 1))
     if name == "moons":
         return ns.data.Images(two_moons(4000))
-    if name.startswith("names"):
-        return names(8 if name.endswith("8") else 2)
+    if name == "names":
+        return names()
     found = ns.data.load_images(mnist)[:1000]
     if name == "mnist":
         return found
@@ -68,15 +68,10 @@ def two_moons(count: int) -> Tensor:
     return torch.cat([upper, lower]) + 0.05 * torch.randn(count, 2, generator=draw)
 
 
-def names(size: int) -> ns.data.Images:
-    """Every eighth of giljorge's latents, normalised as its training does, with its classes by a name's length."""
-    held = torch.load(f"src/checkpoints/latents{'_8d' if size == 8 else ''}.pt", weights_only=True)
-    rows = ((held["z"] - held["mean"]) / held["std"])[::8]
-    if size == 2:
-        return ns.data.Images(rows)
-    from train_flow_cond import length_to_cond
-
-    return ns.data.Images(rows, torch.tensor([length_to_cond(len(name)) for name in held["names"]])[::8])
+def names() -> ns.data.Images:
+    """Every eighth of giljorge's latents, normalised as its training does."""
+    held = torch.load("src/checkpoints/latents.pt", weights_only=True)
+    return ns.data.Images(((held["z"] - held["mean"]) / held["std"])[::8])
 
 
 def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float, label: Tensor | None) -> float:
