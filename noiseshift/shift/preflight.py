@@ -139,7 +139,10 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
     like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
-    order_of_classes = () if classes is None else (numbering(model, x0[held_out], classes, checkpoint.classes),)
+    # A network that was read wrongly fits any classes by chance: one thing at a time.
+    order_of_classes: tuple[Check, ...] = ()
+    if classes is not None and not errors.worse.any():
+        order_of_classes = (numbering(model, x0[held_out], classes, checkpoint.classes),)
     checks = (
         *fit,
         _denoises(errors, reading),

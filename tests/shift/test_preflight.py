@@ -71,6 +71,7 @@ def test_a_wrong_card_fails_and_the_remedy_is_in_the_sentence():
     found = failed(preflight(read_as("fashion-sit", prediction="epsilon"), DATA))
     assert "does not denoise these data" in found["denoises"]
     assert "prediction velocity" in found["denoises"]
+    assert not {"class order", "fine detail"} & set(found), "a wrong card is no fault of the data"
 
 
 @pytest.mark.usefixtures("few_states")
