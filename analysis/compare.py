@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.compare_tables import latex_table, markdown_table
-from noiseshift.analysis.drawing import UNREAD, Figure, axes, save_each, shades_of, style
+from noiseshift.analysis.drawing import UNREAD, Figure, axes, save_each, shades_of, signs, style
 from noiseshift.analysis.names import in_figure
 from noiseshift.analysis.plots import REAL
 
@@ -55,12 +55,13 @@ def plot_shift_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """The distance to real images against NFE, coloured by rms δ. Raises ValueError without features."""
+    """The distance to real images against NFE with its 95 % interval, coloured by rms δ. Raises ValueError without features."""
     table = found.table
     distance = _distance(found)
     ax = axes(ax)
     for (label, part), _, marker in _families(table):
         ax.plot(part.nfe, part[distance], color="#bbbbbb", zorder=1)
+        ax.vlines(part.nfe, part[f"{distance} low"], part[f"{distance} high"], color=REAL, linewidth=0.8, zorder=1)
         points = ax.scatter(
             part.nfe,
             part[distance],
@@ -81,8 +82,8 @@ def plot_distance_nfe(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
-    """Distance against rms δ, a colour an NFE and a marker a sampler; a line joins the runs of one NFE that no other of it
-    beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
+    """Distance against rms δ with their 95 % intervals, a colour an NFE and a marker a sampler; a line joins the runs of one
+    NFE that no other of it beats in both. Points have no labels: the good ones lie in one corner, on top of each other."""
     from matplotlib.ticker import LogLocator
 
     table = found.table
@@ -94,11 +95,15 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
         front = front[front[distance] <= front[distance].cummin()]
         ax.plot(front.rms, front[distance], color=colour, linewidth=0.8)
         for row in part.to_dict("records"):
+            ax.hlines(row[distance], row["rms low"], row["rms high"], color=colour, linewidth=0.8, alpha=0.8)
+            ax.vlines(row["rms"], row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8, alpha=0.8)
             ax.plot(row["rms"], row[distance], markers[row["run"]], color=colour, markersize=5, alpha=0.8)
         ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
     for (label, _), _, marker in _families(table):
         ax.plot([], [], marker, color="#777777", label=label)
     ax.set(xlabel=f"rms δ (in t), by {found.estimator}{_against(found)}", ylabel=in_figure(distance), yscale="log")
+    # An interval that reaches down to 0 leaves the picture, on axes that have none.
+    ax.set_ylim(bottom=0.7 * table[distance][table[distance] > 0].min())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("")
@@ -107,7 +112,7 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> Axes:
-    """δ by run and conditioning time; white is no shift, a cross a cell that is not resolved, grey what cannot be read."""
+    """δ by run and conditioning time; white is no shift, + and − cells that are resolved, grey what cannot be read."""
     import matplotlib.pyplot as plt
 
     ax = axes(ax)
@@ -123,8 +128,7 @@ def plot_heat(found: Comparison, *, ax: Axes | None = None, cells: int = 8) -> A
     limit = max(1e-4, float(np.nanmax(np.abs(values))))
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    rows, columns = np.nonzero(~resolved & np.isfinite(values))
-    ax.scatter(columns, rows, marker="x", s=9, color="#777777", linewidths=0.7)
+    signs(ax, values, resolved & np.isfinite(values), limit)
     ax.set_yticks(range(len(found.runs)), list(figure_labels(found).values()))
     ticks = np.arange(cells)
     ax.set_xticks(ticks, [f"{(grid[k] + grid[k + 1]) / 2:.2f}".lstrip("0") for k in ticks])
@@ -275,17 +279,17 @@ def figures(found: Comparison) -> Iterator[Figure]:
             yield (
                 "distance-nfe",
                 partial(plot_distance_nfe, found),
-                "Distance to real images against network calls, coloured by the shift.",
+                "Distance to real images against network calls, with 95 % intervals, coloured by the shift.",
             )
             yield (
                 "pareto",
                 partial(plot_pareto, found),
-                "Distance against shift; a line joins the runs of one NFE that no other of it beats in both.",
+                "Distance against shift, with 95 % intervals; a line joins the runs of one NFE that no other of it beats in both.",
             )
     yield (
         "heat",
         partial(plot_heat, found),
-        "δ by run and conditioning level; a cross: not resolved; grey: not read.",
+        "δ by run and conditioning level; + and −: resolved; grey: not read.",
     )
     if len(found.shared):
         yield (

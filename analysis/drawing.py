@@ -29,6 +29,28 @@ UNREAD = "#e8e8e8"
 """A cell without a value."""
 
 
+def signs(ax: Axes, values: np.ndarray, marked: np.ndarray, limit: float) -> None:
+    """A plus or a minus on the marked cells of a map, so that its colours need not tell which side of 0 a cell is on.
+
+    Args:
+        ax: holds the map, as `imshow` draws it.
+        values: (R, C) of its cells.
+        marked: (R, C), whether a cell gets its sign.
+        limit: the map's largest value in its colours.
+    """
+    for row, column in zip(*np.nonzero(marked), strict=True):
+        value = values[row, column]
+        ax.scatter(
+            column,
+            row,
+            marker="+" if value > 0 else "_",
+            s=22,
+            linewidths=1.1,
+            color=ON_DARK if abs(value) > 0.6 * limit else ON_LIGHT,
+            gid="on-cell",
+        )
+
+
 def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:
     """Write figures as PNG and PDF; returns the files. One that cannot be drawn is said and left out."""
     import matplotlib.pyplot as plt

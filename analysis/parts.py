@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from noiseshift.analysis.baseline import against
-from noiseshift.analysis.drawing import UNREAD, Figure, axes
+from noiseshift.analysis.drawing import UNREAD, Figure, axes, signs
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.page_parts import Column
 from noiseshift.analysis.phrases import NOT_READABLE, at, chance, delta
@@ -116,7 +116,7 @@ def _furthest(rows: pd.DataFrame) -> list[str]:
 
 
 def plot_parts(rows: pd.DataFrame, *, baseline: str = "", ax: Axes | None = None) -> Axes:
-    """δ by part and conditioning level; a dot where it is significant at all of them at once, grey where it is not read.
+    """δ by part and conditioning level; its sign where it is significant at all of them at once, grey where it is not read.
 
     Args:
         rows: of one kind and estimator, of `Run.parts`.
@@ -128,13 +128,14 @@ def plot_parts(rows: pd.DataFrame, *, baseline: str = "", ax: Axes | None = None
     ax = axes(ax)
     names = list(dict.fromkeys(rows.part))
     times = list(dict.fromkeys(rows.t))
-    values, dots = (rows[column].to_numpy().reshape(len(names), len(times)) for column in ("shift", "significant"))
+    values, significant = (
+        rows[column].to_numpy().reshape(len(names), len(times)) for column in ("shift", "significant")
+    )
     seen = np.abs(values[np.isfinite(values)])
     limit = max(1e-4, float(seen.max())) if len(seen) else 1e-4
     colours = plt.get_cmap("RdBu_r").with_extremes(bad=UNREAD)
     image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
-    y, x = np.nonzero(dots)
-    ax.scatter(x, y, s=10, color="#222222")
+    signs(ax, values, significant.astype(bool), limit)
     ax.set_xticks(range(len(times)), [f"{t:.2f}".lstrip("0") for t in times])
     every = max(1, len(names) // 25)
     ax.set_yticks(range(0, len(names), every), [in_figure(name) for name in names[::every]])
@@ -151,5 +152,5 @@ def figures(run: Run) -> Iterator[Figure]:
         yield (
             stem,
             partial(plot_parts, rows, baseline=against(run.baseline)),
-            f"The shift δ by {kind} and conditioning level; a dot: significant at all of them at once, at 95 %; grey: not read.",
+            f"The shift δ by {kind} and conditioning level; + and −: significant at all of them at once, at 95 %; grey: not read.",
         )
