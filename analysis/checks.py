@@ -26,9 +26,9 @@ def headed(found: Preflight | None, line: str) -> str:
     if found is None or found.passed:
         return line
     failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)
-    return (
-        f"A check before the measurement failed, do not use the numbers below. {failed[:1].upper()}{failed[1:]}. {line}"
-    )
+    before = any(check.name != "files" for check in found.failures)
+    advice = f"{'A check before the measurement failed, do' if before else 'Do'} not use the numbers below."
+    return f"{advice} {failed[:1].upper()}{failed[1:]}. {line}"
 
 
 def listed(found: Preflight | None) -> Sequence[Check]:

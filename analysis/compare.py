@@ -96,7 +96,9 @@ def plot_pareto(found: Comparison, *, ax: Axes | None = None) -> Axes:
         ax.plot(front.rms, front[distance], color=colour, linewidth=0.8)
         for row in part.to_dict("records"):
             ax.hlines(row[distance], row["rms low"], row["rms high"], color=colour, linewidth=0.8, alpha=0.8)
-            ax.vlines(row["rms"], row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8, alpha=0.8)
+            ax.vlines(
+                row["rms"], row[f"{distance} low"], row[f"{distance} high"], color=colour, linewidth=0.8, alpha=0.8
+            )
             ax.plot(row["rms"], row[distance], markers[row["run"]], color=colour, markersize=5, alpha=0.8)
         ax.plot([], [], color=colour, linewidth=4, label=f"NFE {nfe:.0f}")
     for (label, _), _, marker in _families(table):

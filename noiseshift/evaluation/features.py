@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from noiseshift.reading import read_arrays, reading
-from noiseshift.writing import replaced_file, require_unchanged
+from noiseshift.writing import changed, replaced_file
 from noiseshift.writing.signatures import FEATURES, sign_arrays, signed_features
 
 Array = np.ndarray
@@ -74,10 +74,11 @@ class Features:
 
     @classmethod
     def load(cls, path: str | Path) -> Features:
-        """What `save` wrote, in float64 again. Raises ReadingError where it is damaged, or was changed in its run folder."""
+        """What `save` wrote, in float64 again; a file that was changed in its run folder is said on the log. Raises ReadingError
+        where it is damaged."""
         what, remedy = "features of a run", "measure it again"
         found = read_arrays(path, what, remedy)
-        require_unchanged(Path(path).parent, remedy, Path(path).name)
+        changed(Path(path).parent, Path(path).name)
         with reading(path, what, remedy):
             values = found["values"].astype("f8").reshape(len(found["values"]), -1)
             probs = found["probs"].astype("f8").reshape(len(values), -1) if "probs" in found else None

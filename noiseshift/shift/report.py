@@ -20,7 +20,7 @@ import torch
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import SAME_TIME, Array, Calibration, Readings
 from noiseshift.shift.inference import Ratio, RunTest, divided
-from noiseshift.writing import require_unchanged, whole_folder
+from noiseshift.writing import changed, whole_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +176,12 @@ class ShiftReport:
 
     @classmethod
     def load(cls, folder: str | Path) -> ShiftReport:
-        """Read what `save` wrote. Raises ValueError when the folder holds several estimators' reports, or was changed."""
-        from noiseshift.shift.storage import RUN, read_reports
+        """Read what `save` wrote; files that were changed since are said on the log. Raises ValueError when the folder holds
+        several estimators' reports."""
+        from noiseshift.shift.storage import read_reports
 
         reports = read_reports(Path(folder))
-        require_unchanged(Path(folder), RUN[1])
+        changed(Path(folder))
         if len(reports) != 1:
             raise ValueError(f"{folder} holds reports of {', '.join(reports)}: load it as a run")
         return next(iter(reports.values()))

@@ -42,7 +42,7 @@ from noiseshift.shift.summary import (
 from noiseshift.studies.cells import as_text, from_text, with_texts
 from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, final_noise_of, pairs_of, shifts_of
 from noiseshift.studies.folders import Run
-from noiseshift.writing import merged_folder, require_unchanged
+from noiseshift.writing import changed, merged_folder
 
 MANIFEST = "comparison.json"
 COMPARISON = ("comparison", "run `noiseshift compare` again")
@@ -138,7 +138,7 @@ class Comparison:
             about = read_json(folder / MANIFEST, *COMPARISON)
             places = {name: folder / path for name, path in about["runs"].items()}
         runs = {name: Run.load(place) for name, place in places.items()}  # which says itself which is missing
-        require_unchanged(folder, COMPARISON[1])
+        changed(folder)
         with reading(folder, *COMPARISON):
             # "None" is a name like another; only an empty cell is not a number.
             table, pairs = (

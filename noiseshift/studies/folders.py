@@ -12,7 +12,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
 from noiseshift.studies.shards import short_hash
-from noiseshift.writing import require_unchanged, whole_folder, write_table
+from noiseshift.writing import SENTENCE, changed, whole_folder, write_table
 
 RESIDUAL_NOISE = "residual-noise.parquet"
 BY_PART = "parts.parquet"
@@ -53,6 +53,7 @@ class Run:
             read.
         parts: the shift by Haar band, region, frame or group of samples, with the columns `shift.parts.PARTS`; None where it was
             not asked for.
+        changed: files of its folder that are not as they were written.
     """
 
     manifest: dict[str, Any]
@@ -63,6 +64,7 @@ class Run:
     features: Features | None = None
     residual_noise: pd.DataFrame | None = None
     parts: pd.DataFrame | None = None
+    changed: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         name = self.manifest["checkpoint"]["name"]
@@ -82,9 +84,14 @@ class Run:
 
     @functools.cached_property
     def preflight(self) -> Preflight | None:
-        """What was checked before the measurement; None in runs of versions before 0.2."""
+        """What was checked before the measurement, and whether the folder's files are as they were written; None in runs of
+        versions before 0.2."""
         found = self.manifest.get("preflight")
-        return None if found is None else Preflight.from_dict(found)
+        checks = None if found is None else Preflight.from_dict(found)
+        if not self.changed:
+            return checks
+        check = Check("files", False, f"{', '.join(self.changed)} {SENTENCE}")
+        return replace(checks, checks=(check, *checks.checks)) if checks else Preflight((check,), pd.DataFrame())
 
     def table(self) -> pd.DataFrame:
         """All estimators' tables, one under another, with a column `estimator`."""
@@ -135,7 +142,8 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read a run folder. Raises FileNotFoundError naming what is missing, ReadingError for what was damaged or changed."""
+        """Read a run folder; files that were changed since are a failed check. Raises FileNotFoundError naming what is missing,
+        ReadingError for what was damaged."""
         folder = Path(folder)
         reports = read_reports(folder)
         with reading(folder / "samples.npz", *RUN):
@@ -148,8 +156,8 @@ class Run:
         parts = read_table(folder / BY_PART, *RUN) if (folder / BY_PART).exists() else None
         manifest = read_manifest(folder)
         _check_counts(folder, manifest.get("samples"), reports, features)
-        require_unchanged(folder, RUN[1])
-        return cls(manifest, reports, controls, pictures, labels, features, left, parts)
+        different = tuple(changed(folder))
+        return cls(manifest, reports, controls, pictures, labels, features, left, parts, different)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -181,6 +181,8 @@ def _kept(folder: Path, about: Mapping[str, Any]) -> Run | None:
         words = " ".join(str(error).split())[:120]
         logging.getLogger("noiseshift").warning("%s cannot be read (%s): it is made again", folder, words)
         return None
+    if run.changed:
+        return None  # which was said
     other = _other(run.manifest, about)
     if other:
         logging.getLogger("noiseshift").warning("%s holds another run (%s): it is made again", folder, other)

@@ -6,15 +6,18 @@ digests, and are read as they are.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from noiseshift.reading import ReadingError
 from noiseshift.writing.marks import MARK, contents, read_mark
 
 READ = (".json", ".parquet", ".npz", ".csv")
 """Suffixes of files that numbers are read from; pages and figures may be edited."""
+
+SENTENCE = "was changed after noiseshift wrote it: what is read from it need not be what was measured"
 
 
 def digests(folder: Path, files: Iterable[str]) -> dict[str, str]:
@@ -27,24 +30,33 @@ def digests(folder: Path, files: Iterable[str]) -> dict[str, str]:
     return {name: _digest(folder / name) for name in sorted(files) if name.endswith(READ) and name != MARK}
 
 
-def require_unchanged(folder: Path, remedy: str, name: str | None = None) -> None:
-    """Refuse a folder with a file that is not as noiseshift wrote it. One that is missing is its reader's to say.
+def changed(folder: Path, name: str | None = None) -> list[str]:
+    """The files of a folder that are not as noiseshift wrote them, each said in a line on the log. One that is missing is its
+    reader's to say.
 
     Args:
         folder: A run folder, or any other, which has no digests.
-        remedy: What to do, as an order: "measure it again".
         name: Look at this file alone.
 
-    Raises:
-        ReadingError: A file was changed; says which.
+    Returns:
+        Their paths relative to the folder.
     """
     mark = read_mark(folder)
     known = {} if mark is None else mark.digests
     here = contents(folder) if known else set()  # a mark may name any file of the machine
+    found = []
     for each, digest in known.items():
         path = folder / each
-        if each in here and name in (None, each) and path.is_file() and _digest(path) != digest:
-            raise ReadingError(f"{path} was changed after noiseshift wrote it: put the original back, or {remedy}")
+        if each in here and name in (None, each) and path.is_file() and (now := _digest(path)) != digest:
+            found.append(each)
+            _say(path, now)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _say(path: Path, digest: str) -> None:
+    """Once for each state of a file: several readers look at it."""
+    logging.getLogger("noiseshift").warning("%s %s", path, SENTENCE)
 
 
 def _digest(path: Path) -> str:

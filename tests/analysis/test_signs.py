@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.markers import MarkerStyle
-
 from noiseshift.analysis.drawing import ON_DARK, ON_LIGHT, axes, signs
 
 
