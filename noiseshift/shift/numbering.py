@@ -36,7 +36,7 @@ def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
     """Compare the noise error under the data's classes with that under others.
 
     Args:
-        model: conditional; called twice on each row, and more often where the data's classes are not clearly the better ones.
+        model: conditional; called `passes(classes)` times on each row.
         x0: (N, …) real data.
         cond: (N,) their classes.
         classes: how many the model has.
@@ -46,13 +46,13 @@ def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
     """
     if classes < 2 or len(x0) < 8:
         return Check(NAME, None, "not checked: there are too few classes or rows")
-    tried = _Tried(model, x0, cond)
+    tried = _Tried(model, x0, cond, classes)
     other = (cond + 1 + torch.arange(len(cond), device=cond.device) % (classes - 1)) % classes
-    under_other = tried.errors(other)
+    under_other = tried.under(other)
     if _certainty(under_other - tried.own) > CLEAR:
         less = 100 * (1 - tried.own.mean() / under_other.mean())
         return Check(NAME, True, f"a picture's own class leaves {less:.0f} % less noise error than another class does")
-    found = _better(tried, classes)
+    found = _better(tried)
     if found is None:
         unknown = (
             "another class denoises a picture as well as its own: whether they are numbered as in training is not known"
@@ -62,19 +62,39 @@ def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
     return Check(NAME, False, f"{said}; number them as in training, or name them in the card (class_names)")
 
 
-class _Tried:
-    """The noise error of each row under any classes, at one level."""
+def passes(classes: int) -> int:
+    """How often `numbering` calls a network of so many classes on each row, whatever it finds.
 
-    def __init__(self, model: Model, x0: Tensor, cond: Tensor):
+    Args:
+        classes: of the network.
+    """
+    return 0 if classes < 2 else classes if classes <= MOST else 2 + len(_usual(classes))
+
+
+class _Tried:
+    """The noise error of each row under any classes, at one level: of all at once where they are few."""
+
+    def __init__(self, model: Model, x0: Tensor, cond: Tensor, classes: int):
         self.model = model
         self.x0 = x0
         self.cond = cond
         spread = float(x0.flatten(1).double().std(0).square().mean().sqrt())
         self.times = model.snap(checked_times(model.schedule, spread, (SCALE,)))[:1]
-        self.own = self.errors(cond)
+        self.every: Array | None = None
+        if classes <= MOST:
+            self.every = np.stack([self._errors(torch.full_like(cond, k)) for k in range(classes)], 1)
+        self.own = self.under(cond)
+        self.usual = {
+            words: self.under(torch.tensor(order, device=cond.device)[cond]) for words, order in _usual(classes).items()
+        }
 
-    def errors(self, cond: Tensor) -> Array:
+    def under(self, cond: Tensor) -> Array:
         """(N,) errors under these classes (N,)."""
+        if self.every is None:
+            return self._errors(cond)
+        return self.every[np.arange(len(cond)), cond.cpu().numpy()]
+
+    def _errors(self, cond: Tensor) -> Array:
         return noise_errors(self.model, self.x0, self.times, cond)[:, 0]
 
 
@@ -84,18 +104,13 @@ def _certainty(gain: Array) -> float:
     return float(gain.mean() / error) if error > 0 else 0.0
 
 
-def _better(tried: _Tried, classes: int) -> str | None:
+def _better(tried: _Tried) -> str | None:
     """Numbers that fit certainly better than the data's own, in words."""
-    gains = {}
-    for words, order in _usual(classes).items():
-        gains[words] = tried.own - tried.errors(torch.tensor(order, device=tried.cond.device)[tried.cond])
+    gains = {words: tried.own - errors for words, errors in tried.usual.items()}
     best = max(gains, key=lambda words: _certainty(gains[words]))
     if _is_better(gains[best], tried.own):
         return best
-    if classes > MOST:
-        return None
-    every = np.stack([tried.errors(torch.full_like(tried.cond, k)) for k in range(classes)], 1)
-    return _by_class(every, tried.cond.cpu().numpy())
+    return None if tried.every is None else _by_class(tried.every, tried.cond.cpu().numpy())
 
 
 def _is_better(gain: Array, own: Array) -> bool:

@@ -26,7 +26,7 @@ from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.detail import detail
 from noiseshift.shift.likeness import Likeness, likeness
-from noiseshift.shift.numbering import numbering
+from noiseshift.shift.numbering import numbering, passes
 from noiseshift.shift.recalling import better_call
 from noiseshift.shift.rereading import ReadAs, better_reading
 
@@ -176,7 +176,7 @@ def preflight_calls(samples: int, rows: int, classes: int = 0) -> int:
         classes: of the checkpoint; 0 for an unconditional one.
     """
     drawn = min(samples, SAMPLES, rows)
-    errors = len(SCALES) + (2 if classes > 1 else 0)
+    errors = len(SCALES) + passes(classes)
     return errors * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 
 

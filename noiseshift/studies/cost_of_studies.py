@@ -69,7 +69,7 @@ def correction_cost(
     flop, seconds = one_call(checkpoint, protocol)
     level = _level_weight(checkpoint, protocol, seconds)
     every = [unguided(), *(method for method in methods if method.name != "none")]
-    found = [Part("preflight", preflight_calls(protocol.samples, held_out))]
+    found = [Part("preflight", preflight_calls(protocol.samples, held_out, checkpoint.classes))]
     found += _calibrating(checkpoint, protocol, held_out, level)
     points = len(read_times(checkpoint.model, protocol))
     read = min(measured, protocol.samples)
@@ -121,7 +121,7 @@ def approximation_cost(checkpoint: Checkpoint, plan: Plan, held_out: int) -> Cos
     half = held_out // 2
     times = torch.unique(checkpoint.model.snap(torch.tensor(plan.times, dtype=torch.float64)))
     rows = min(plan.rows, half)
-    found = [Part("preflight", preflight_calls(SAMPLES, held_out))]
+    found = [Part("preflight", preflight_calls(SAMPLES, held_out, checkpoint.classes))]
     found += _fitting(plan.estimators, len(times), half)
     found += _reading(checkpoint, first, len(times) * rows * (LEVELS + len(plan.ratios)), level, "injecting")
     for solver in plan.solvers:
