@@ -71,6 +71,11 @@ def passes(classes: int) -> int:
     return 0 if classes < 2 else classes if classes <= MOST else 2 + len(_usual(classes))
 
 
+def unjudged() -> Check:
+    """The check of a network that does not denoise, whatever classes it is given."""
+    return Check(NAME, None, "not judged: the network does not denoise these data")
+
+
 class _Tried:
     """The noise error of each row under any classes, at one level: of all at once where they are few."""
 

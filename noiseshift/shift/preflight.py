@@ -26,7 +26,7 @@ from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.detail import detail
 from noiseshift.shift.likeness import Likeness, likeness
-from noiseshift.shift.numbering import numbering, passes
+from noiseshift.shift.numbering import numbering, passes, unjudged
 from noiseshift.shift.recalling import better_call
 from noiseshift.shift.rereading import ReadAs, better_reading
 
@@ -139,10 +139,11 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
     like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
-    # A network that was read wrongly fits any classes by chance: one thing at a time.
-    order_of_classes: tuple[Check, ...] = ()
-    if classes is not None and not errors.worse.any():
-        order_of_classes = (numbering(model, x0[held_out], classes, checkpoint.classes),)
+    order_of_classes = () if classes is None else (numbering(model, x0[held_out], classes, checkpoint.classes),)
+    if order_of_classes and errors.worse.any():
+        # A network that was read wrongly fits any classes by chance: one thing at a time. The calls are made all the same, so
+        # that what a run costs does not depend on what is found.
+        order_of_classes = (unjudged(),)
     checks = (
         *fit,
         _denoises(errors, reading),
