@@ -3,7 +3,7 @@
     python benchmarks/preflight.py           # three minutes on one core
 
 Eight wrong cards and seven wrong data sets, and the right ones of both models. A wrong one must fail and the right reading be
-named; a right one must pass.
+named, but for the enlarged pictures, which are only said; a right one must pass.
 """
 
 from __future__ import annotations
