@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import math
 
-import pandas as pd
+import torch
 
 from noiseshift.audit.finding import PURE, SEEN, Finding
 from noiseshift.audit.levels import Levels, accepts, table_end
-from noiseshift.diffusion.families import Flow, Preconditioned
+from noiseshift.diffusion.families import Flow, Preconditioned, last_label, outside
 
 
 def outside_table(levels: Levels) -> Finding | None:
     """Labels that training never used."""
-    if isinstance(levels.family, Preconditioned) or levels.subject.setting("timestep_type") == "continuous":
+    found = outside(levels.family, levels.scheduler, torch.tensor(levels.states.label.to_numpy()))
+    if not len(found):
         return None
-    count = int(levels.scheduler.config.num_train_timesteps)
-    last = count if isinstance(levels.family, Flow) else count - 1
-    labels = levels.states.label
-    outside = labels[(labels > last + 1e-3 * count / 1000) | (labels < 0)]
-    if outside.empty:
-        return None
+    last = last_label(levels.family, levels.scheduler)
     remedy = (
-        f"set steps_offset={0 if last == count - 1 else 1} or timestep_spacing='trailing'"
+        "set steps_offset=0 or timestep_spacing='trailing'"
         if levels.subject.setting("steps_offset")
         else f"hand over labels in 0 … {last}"
     )
     return Finding(
         "outside-table",
-        f"{len(outside)} labels lie outside the training table (0 … {last}): {', '.join(_few(outside))}",
+        f"{len(found)} labels lie outside the training table (0 … {last}): {', '.join(f'{v:g}' for v in found[:3].tolist())}",
         remedy,
         math.inf,
     )
@@ -99,7 +95,3 @@ def _remedy_last(levels: Levels) -> str:
     if not hasattr(levels.scheduler, "sigmas") and count % levels.steps:
         return f"take a step count that divides {count}, or timestep_spacing='leading'"
     return "take a scheduler that has final_sigmas_type='zero', such as UniPCMultistepScheduler"
-
-
-def _few(labels: pd.Series) -> list[str]:
-    return [f"{label:g}" for label in labels[:3]]

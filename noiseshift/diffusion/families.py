@@ -113,8 +113,8 @@ class Exploding(Family):
         return [(1.0, sigma) for sigma in sigmas]
 
     def labelled(self, scheduler: Any) -> Tensor:
-        if scheduler.config.get("timestep_type") == "continuous" and self.kind == "v_prediction":
-            return -8 * scheduler.timesteps.double().cpu()  # labels are ¼ log sigma
+        if labels_are_logarithms(self, scheduler):
+            return -8 * scheduler.timesteps.double().cpu()
         return in_table(scheduler)
 
 
@@ -205,6 +205,47 @@ def in_table(scheduler: Any) -> Tensor:
     table = Discrete(scheduler.alphas_cumprod)
     position = scheduler.timesteps.double().cpu().clamp(0, len(table.times) - 1)
     return table.log_snr((position + 1) / len(table.times))
+
+
+def last_label(family: Family, scheduler: Any) -> int | None:
+    """The largest label that training used; None where labels are no places in a table.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose training it is.
+    """
+    if isinstance(family, Preconditioned) or labels_are_logarithms(family, scheduler):
+        return None
+    count = int(scheduler.config.num_train_timesteps)
+    return count if isinstance(family, Flow) else count - 1
+
+
+def outside(family: Family, scheduler: Any, labels: Tensor) -> Tensor:
+    """The labels that training never used.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose training it is.
+        labels: (n,) float64.
+    """
+    last = last_label(family, scheduler)
+    if last is None:
+        return labels[:0]
+    return labels[(labels > last + ROUNDING * last) | (labels < 0)]
+
+
+ROUNDING = 1e-6
+"""How far a label of float32 may lie beyond the last one, as a share of it."""
+
+
+def labels_are_logarithms(family: Family, scheduler: Any) -> bool:
+    """Whether labels are ¼ log sigma, as EDM's are.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose labels they are.
+    """
+    return scheduler.config.get("timestep_type") == "continuous" and family.kind == "v_prediction"
 
 
 def family_of(scheduler: Any, *, step: bool = True) -> Family:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noiseshift.diffusion.families import Exploding, Flow, Pair, Preserving, family_of, require_signature, unit
+from noiseshift.diffusion.families import (
+    Exploding,
+    Flow,
+    Pair,
+    Preserving,
+    family_of,
+    last_label,
+    outside,
+    require_signature,
+    unit,
+)
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.rehearsal import rehearse
 from noiseshift.diffusion.scheduler_steps import advance, internal_of, log_snr, name_of, refused
@@ -223,6 +233,7 @@ class Scheduled:
 
     def _checked(self) -> Pair:
         """Where the run ends; raises ValueError where the rehearsal shows that it cannot be followed."""
+        self._require_labels()
         levels = self.levels()
         reached = rehearse(self, 2**11)
         if not hasattr(self.scheduler, "sigmas"):  # its own arithmetic is what `reached_levels` tells of
@@ -235,6 +246,16 @@ class Scheduled:
                     f"{log_snr(pair):.2f}, where it says {log_snr(levels[k + 1]):.2f}"
                 )
         return self._declared(reached[-1])
+
+    def _require_labels(self) -> None:
+        """Raise ValueError for labels that training never used: no model here can be conditioned on them."""
+        found = outside(self.family, self.scheduler, self.scheduler.timesteps.double().cpu())
+        if len(found):
+            raise ValueError(
+                f"{name_of(self.scheduler)} is no scheduler that can be followed in {self.steps} steps as it is set: the label "
+                f"{float(found[0]):g} lies outside the training table (0 … {last_label(self.family, self.scheduler)}): "
+                "set steps_offset=0, or take fewer steps"
+            )
 
     def _declared(self, reached: Pair) -> Pair:
         """The end as the scheduler's last sigma has it, where its arithmetic agrees: exact, where the rehearsal rounds."""

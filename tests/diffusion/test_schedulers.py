@@ -149,12 +149,12 @@ def level_of(scheduler, label):
         norm = math.hypot(1, sigma) if continuous else 1.0
         return 1 / norm, sigma / norm
     if config.get("use_flow_sigmas") or not hasattr(scheduler, "alphas_cumprod"):
-        return 1 - label / 1000, label / 1000
+        return 1 - label / config.num_train_timesteps, label / config.num_train_timesteps
     table = scheduler.alphas_cumprod.double().numpy().copy()
     if table[-1] >= table[-2]:
         table[-1] = 0  # a stand-in for 0
     table = table.clip(1e-20)
-    log_snr = np.interp(label, np.arange(1000), np.log(table) - np.log1p(-table))
+    log_snr = np.interp(label, np.arange(len(table)), np.log(table) - np.log1p(-table))
     return (1 / (1 + math.exp(-log_snr))) ** 0.5, (1 / (1 + math.exp(log_snr))) ** 0.5
 
 
@@ -188,10 +188,10 @@ def starting(rows=ROWS):
     return torch.cat([torch.randn(1, 3, 4, 4, generator=g, dtype=torch.float64) for g in generators(rows)])
 
 
-def native(scheduler, timing):
+def native(scheduler, timing, steps=STEPS):
     """diffusers' own loop: what the network sees at each step, its label, and where the run ends."""
     parameters = inspect.signature(scheduler.step).parameters
-    scheduler.set_timesteps(STEPS, **timing)
+    scheduler.set_timesteps(steps, **timing)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     state, more = starting() * getattr(scheduler, "init_noise_sigma", 1.0), {}
@@ -226,7 +226,7 @@ def log_snr(alpha, sigma):
     return 2 * (math.log(max(alpha, 1e-10)) - math.log(max(sigma, 1e-10)))
 
 
-def outcome(kind, options):
+def outcome(kind, options, steps=STEPS):
     """ "followed", a refusal's line, or what is neither; None where the class itself does not take the options."""
     try:
         scheduler = made(kind, options)
@@ -234,19 +234,19 @@ def outcome(kind, options):
         return None
     timing = {"mu": 0.7} if options.get("use_dynamic_shifting") else {}
     try:
-        update = ns.from_diffusers(scheduler, STEPS, timing=timing)
+        update = ns.from_diffusers(scheduler, steps, timing=timing)
     except ValueError as error:
         return str(error)
     schedule, before = schedule_for(scheduler), torch.get_rng_state()
     start = starting() * float(schedule(torch.tensor(1.0, dtype=torch.float64)).sigma)
     try:
-        steps = list(sample(exact(schedule), start, None, update=update, noise=per_sample_noise(generators())))
+        walked = list(sample(exact(schedule), start, None, update=update, noise=per_sample_noise(generators())))
     except Exception as error:
         return f"accepted, then {type(error).__name__}: {str(error)[:100]}"
     if not torch.equal(before, torch.get_rng_state()):
         return "it drew from the global generator"
-    walk, end = native(scheduler, timing)
-    return differs(scheduler, schedule, steps, walk, end) or "followed"
+    walk, end = native(scheduler, timing, steps)
+    return differs(scheduler, schedule, walked, walk, end) or "followed"
 
 
 def differs(scheduler, schedule, steps, walk, end):
@@ -284,6 +284,37 @@ def test_a_scheduler_is_followed_as_its_own_loop_runs_it_or_refused(name):
     neither = {options: said for options, said in found.items() if said not in (None, "followed") and not refused(said)}
     assert not neither
     assert ("followed" in found.values()) == (name in FOLLOWED)
+
+
+UNUSED = {"LCMScheduler", "TCDScheduler"}
+"""They take an offset and use none."""
+OFFSETS = {name for name, kind in classes().items() if "steps_offset" in inspect.signature(kind.__init__).parameters}
+
+
+@pytest.mark.parametrize("name", sorted((FOLLOWED & OFFSETS) - UNUSED))
+def test_a_label_that_training_never_used_is_refused(name):
+    """With an offset the first label lies beyond the table: a network would be told it, and a model here its last level."""
+    few = {"num_train_timesteps": 10, "timestep_spacing": "leading"}
+    for steps, offset in ((10, 1), (5, 2)):
+        for options in (few | {"steps_offset": offset}, few):
+            scheduler = made(classes()[name], options)
+            scheduler.set_timesteps(steps)
+            line = outcome(classes()[name], options, steps)
+            if float(scheduler.timesteps.max()) > 9:
+                assert refused(line)
+                assert "outside the training table (0 … 9)" in line
+            else:
+                assert "outside" not in line
+
+
+def test_labels_below_the_table_are_refused_and_logarithms_are_no_places_in_it():
+    with pytest.raises(ValueError, match="label 1000 lies outside"):
+        ns.from_diffusers(diffusers.DDIMScheduler(steps_offset=1), 1000)
+    below = diffusers.EulerDiscreteScheduler(num_train_timesteps=10, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match="label -1 lies outside"):
+        ns.from_diffusers(below, 30)
+    ns.from_diffusers(diffusers.EDMEulerScheduler(), 5)
+    ns.from_diffusers(diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), 5)
 
 
 def refused(line):
