@@ -12,6 +12,7 @@ from typing import Any
 
 from noiseshift.checkpoints.inspection import Contents
 from noiseshift.checkpoints.source import Beside, beside
+from noiseshift.checkpoints.source.conditioning import Handed
 from noiseshift.checkpoints.source.networks import Near, Network
 from noiseshift.checkpoints.source.training import Training
 from noiseshift.writing import write_text
@@ -258,13 +259,24 @@ def _counts(contents: Contents, training: Training) -> str:
         return f'{{"integer": True{counted}}},  # "column": True where its shape is (B, 1)'
     if table is not None or betas:
         steps = len(table.alphas_cumprod) if table is not None else (betas or {}).get("steps", 1000)
-        if training.divisor is not None:
-            by = training.divisor or _counted(steps)
-            return f'{{"scale": {steps / by:g}, "offset": {-1 / by:g}}},  # step k as k / {by}'
+        if training.handed is not None:
+            return _handed(training.handed, steps)
         return f'{{"scale": {steps}, "offset": -1}},  # steps 0 … {steps - 1}; {{}} for t from 0 to 1'
     if training.to_data is not None:
         return f'{{"zero": "{"noise" if training.to_data else "data"}"}},'
     return f'{{"zero": "noise"}},  {FILL}: where its t = 0 is; {{"scale": 1000, "offset": -1}}: steps; {{"conditioning": "sigma"}}'
+
+
+def _handed(call: Handed, steps: int) -> str:
+    """The line of a step that is computed with before the network is called."""
+    line = call.line(_counted(steps))
+    if line is None or not line[0]:
+        return f'{{"scale": {steps}, "offset": -1}},  {FILL}: the code calls it with {_one_line(call.text)[:60]}'
+    slope, start = line
+    by = round(1 / slope) if slope > 0 else 0
+    plain = by > 0 and start == 0 and abs(1 / by - slope) < 1e-12
+    shown = f"k / {by}" if plain else f"{slope:.6g} k + {start:.6g}".replace("+ -", "- ")
+    return f'{{"scale": {steps * slope:.10g}, "offset": {start - slope:.10g}}},  # step k as {shown}'
 
 
 def _counted(rows: int) -> int:

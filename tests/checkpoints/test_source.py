@@ -248,8 +248,16 @@ def test_betas_and_steps(here, line):
         ("model(xt, (i / timesteps) * one)", (1, -1 / 200)),
         ("model(xt, t.float().unsqueeze(1) / float(timesteps))", (1, -1 / 200)),
         ("[u := None, model(xt, t / 100)]", (2, -1 / 100)),
+        ("model(xt, t / (timesteps - 1))", (200 / 199, -1 / 199)),
+        ("[t_norm := 0, model(xt, t.float() / (self.n_T - 1))]", (200 / 199, -1 / 199)),
+        ("model(xt, (t + 1) / timesteps)", (1, 0)),
+        ("model(xt, 2 * (t / timesteps - 0.5))", (2, -1.01)),
+        ("model(xt, torch.full((4,), t / timesteps))", (1, -1 / 200)),
+        ("model(xt, torch.tensor([t]).float() / timesteps)", (1, -1 / 200)),
+        ("model(xt, 1 - t / timesteps)", (-1, 1 + 1 / 200)),
         ("model(xt, t)", (200, -1)),
         ("torch.cos(xt, t / timesteps)", (200, -1)),
+        ("max(0.0, 1 - t / timesteps)", (200, -1)),
     ],
 )
 def test_a_step_that_is_divided_before_the_call(here, call, time):
@@ -259,8 +267,27 @@ def test_a_step_that_is_divided_before_the_call(here, call, time):
     found = ns.load("mine:model").card.time
     assert (found.scale, found.offset) == pytest.approx(time)
     with torch.no_grad():
-        expected = built.network(X, torch.full((2,), 99 if time[0] == 200 else 99 / (200 / time[0])))
+        expected = built.network(X, torch.full((2,), 0.5 * time[0] + time[1]))
         torch.testing.assert_close(ns.load("mine:model").model(X, T).eps, expected)
+
+
+def test_a_step_that_gets_its_name_before_the_call(here):
+    training = DDPM.replace(
+        "        loss =",
+        "        now = torch.full((4,), (t + 1) / timesteps)\n        now = 2 * (now - 0.5)\n"
+        "        now = now.unsqueeze(1)\n        loss =",
+    )
+    built = Built(here, "toy_net.py", training.replace("model(xt, t)", "model(xt, now)"))
+    assert FILL not in written(built.saved().relative_to(here))
+    found = ns.load("mine:model").card.time
+    assert (found.scale, found.offset) == pytest.approx((2, -1))
+
+
+@pytest.mark.parametrize("call", ["model(xt, torch.log(t / timesteps))", "model(xt, (t / timesteps) ** 2)"])
+def test_a_step_that_is_changed_in_another_way_is_for_the_person(here, call):
+    built = Built(here, "toy_net.py", DDPM.replace("model(xt, t)", call))
+    (line,) = [line for line in written(built.saved().relative_to(here)).splitlines() if FILL in line]
+    assert call.removeprefix("model(xt, ")[:-1] in line
 
 
 def test_a_table_with_a_row_more_than_steps(here):

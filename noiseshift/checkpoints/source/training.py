@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from noiseshift.checkpoints.source.dividing import divisors
+from noiseshift.checkpoints.source.conditioning import Handed, handed
 from noiseshift.checkpoints.source.files import Source
 from noiseshift.checkpoints.source.preconditioning import preconditioning
 from noiseshift.checkpoints.source.values import constants, literal
@@ -23,6 +23,7 @@ FIRST = re.compile(r"beta_?(start|min|1|_?0|low|begin)|start|b_?0|min_beta|beta1
 LAST = re.compile(r"beta_?(end|max|2|t|high|stop)|end|b_?1|max_beta|beta2", re.IGNORECASE)
 NEAR, GIVEN, USUAL = 10, 3, 1
 """Weights of what a file near the checkpoint says, of a number that is given, and of a function's usual one."""
+USUAL_STEPS = 1000
 SIZES = {
     "MNIST": (1, 28),
     "FashionMNIST": (1, 28),
@@ -43,7 +44,7 @@ class Training:
         epsilon: whether a loss compares with the noise that was drawn.
         to_data: of a straight path between data and noise, whether its t = 1 is the data.
         doubt: what else the code has of the kind: "a straight path", "a cosine table", "" for nothing.
-        divisor: by what the network's step is divided before it is called: a number, 0 for the number of steps, None for nothing.
+        handed: what its network is called with in place of its step, None for the step.
         edm: where it preconditions as EDM does, sigma_data, sigma_min and sigma_max, those that it names.
         range: what black and white are.
         shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
@@ -58,7 +59,7 @@ class Training:
     shape: tuple[int, int] | None
     null: int | None
     doubt: str = ""
-    divisor: int | None = None
+    handed: Handed | None = None
     edm: dict[str, float] | None = None
 
 
@@ -90,8 +91,14 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
         null=next((number for source in found for number in _nulls(source.tree)), None),
         doubt=path.doubt,
         edm=next((values for source in [*close, *found] for values in preconditioning(source.tree)), None),
-        divisor=next((number for source in [*close, *found] for number in divisors(source.tree)), None),
+        handed=_handed(close) or _handed(found),
     )
+
+
+def _handed(found: Sequence[Source]) -> Handed | None:
+    """What stands for the step in these files' calls: one that is understood, if there is such."""
+    calls = [call for source in found for call in handed(source.tree)]
+    return next((call for call in calls if call.line(USUAL_STEPS)), calls[0] if calls else None)
 
 
 @dataclass(frozen=True)
