@@ -91,7 +91,7 @@ def parity(model: Any, own: Own, shape: tuple[int, ...], low: float, high: float
 def both_samplers(case: Case, model: Any, own: Own, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Their own sampler's samples, and ours, from the same noise; what theirs draws on its way is drawn here too."""
     count = DRAWN[1 + len(shape)]
-    label = torch.arange(count) % 10 if model.classes else None
+    label = torch.arange(count) % model.classes if model.classes else None
     start = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
     drawn = [torch.Generator().manual_seed(2) for _ in range(2)]
     theirs = own.sample(start, label, lambda x: torch.randn(x.shape, generator=drawn[0]))
@@ -185,7 +185,7 @@ def main(name: str, mnist: Path, out: Path) -> None:
     (network,) = networks_in(model.network.fn)
     own = _own(case, network)
     low, high = checkpoint.card.range or (-1.0, 1.0)
-    label = torch.arange(8) if checkpoint.classes else None
+    label = torch.arange(8) % checkpoint.classes if checkpoint.classes else None
     with torch.no_grad():
         apart = parity(model, own, checkpoint.shape, low, high, label)
         theirs, ours = both_samplers(case, model, own, checkpoint.shape)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.weights import TIME, is_loose
 
 PLAIN = "give module:function, a function that calls it on tensors"
 UNPACK = "a compressed archive: unpack it, and give the file in it"
@@ -96,6 +100,51 @@ OTHERS: tuple[tuple[Callable[[Collection[str]], bool], str], ...] = (
     (_text_encoder, "a text encoder: give the folder of the pipeline that it belongs to"),
 )
 
+_NORMALIZING = re.compile(
+    r"\.autoregressive_net\.|\.hyper\.\d+\.|^(_transform\._transforms|transform\.transforms|flow\.transforms)\.\d+\.|"
+    r"^module_list\.\d+\.subnet|^flows\.\d+\.(param_map|s|t|b)\b"
+)
+"""Parts of the names of nflows, zuko, FrEIA and normflows."""
+
+
+def shown_by_shapes(tensors: Mapping[str, Tensor]) -> str | None:
+    """What a file's tensors are, by their names and shapes, where it is something else than a denoiser; None otherwise.
+
+    Args:
+        tensors: of one network, in the file's order.
+    """
+    if any(_NORMALIZING.search(name) for name in tensors):
+        return "a normalizing flow, which maps noise to data in one pass and has no noise levels"
+    if is_loose(tensors):
+        return (
+            f"tensors ({', '.join(str(name)[:40] for name in list(tensors)[:3])}, …) and no network's weights: as data they go to "
+            "--data, saved as .npy or .npz; of a network, give its state dict"
+        )
+    features = _ends_in_features(tensors)
+    if features is not None:
+        return (
+            f"a network that ends in {features} features after its convolutions, a classifier or an encoder: a denoiser answers "
+            "with a state; where it does, give module:function"
+        )
+    return None
+
+
+def _ends_in_features(tensors: Mapping[str, Tensor]) -> int | None:
+    """How many features a network of convolutions without a time ends in; None where its last layers may make a state."""
+    if any(TIME.search(name) for name in tensors):
+        return None
+    layers = [value for name, value in tensors.items() if name.endswith("weight") and value.ndim in (2, 4, 5)]
+    maps = [value for value in layers if value.ndim > 2]
+    if not maps or layers[-1].ndim > 2 or layers[0].ndim == 2:
+        return None
+    channels = maps[0].shape[1]
+    patch = channels * maps[0][0, 0].numel()
+    features = int(layers[-1].shape[0])
+    last = maps[-1].shape[: 2 if len(maps) > 1 else 1]  # one that is transposed has its channels out second
+    made = {channels, 2 * channels} & {*last} or features in (patch, 2 * patch)
+    return None if made else features
+
+
 LIBRARIES: tuple[tuple[frozenset[str], str, str], ...] = (
     (
         frozenset({"input_block.weight", "to_time_emb.0.weights", "output_block.1.gain"}),
@@ -111,19 +160,20 @@ LIBRARIES: tuple[tuple[frozenset[str], str, str], ...] = (
 """Parts of the names that show a library's network, what it is, and what a wrapper makes it with."""
 
 
-def refuse_other_parts(content: Mapping[Any, Any], names: Collection[str]) -> None:
+def refuse_other_parts(content: Mapping[Any, Any], names: Collection[str], tensors: Mapping[str, Tensor]) -> None:
     """Raise NoDenoiser where a file holds something else than a denoiser.
 
     Args:
         content: What the file holds.
-        names: Of the tensors that were chosen in it.
+        names: Of the tensors that were chosen in it, and of those beside them.
+        tensors: The network's own, whole.
     """
     if {"generator", "discriminator"} <= set(content):
         raise NoDenoiser(
             "it holds a generator and its discriminator, and a GAN has no noise levels: of a diffusion model that was trained so, "
             "save the network's state dict in a file of its own"
         )
-    found = next((what for shown, what in OTHERS if shown(names)), None)
+    found = next((what for shown, what in OTHERS if shown(names)), None) or shown_by_shapes(tensors)
     if found is not None:
         raise NoDenoiser(f"it is {found}")
 

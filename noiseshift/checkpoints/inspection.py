@@ -16,7 +16,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints.card import LONGEST, CheckpointError
 from noiseshift.checkpoints.files import read_content
-from noiseshift.checkpoints.weights import Weights, chosen
+from noiseshift.checkpoints.weights import TIME, Weights, chosen
 
 Read = Callable[[Tensor], Tensor]
 
@@ -36,9 +36,6 @@ TABLES: tuple[tuple[str, str, Read], ...] = (
 )
 """Names that schedules are kept under, what they hold, and how they become alphas_cumprod."""
 
-_TIME = re.compile(
-    r"time|(^|[._])(t|te|temb|t_?emb\w*|sigma|noise_(emb|level)\w*|timestep\w*)\d*([._]|$)", re.IGNORECASE
-)
 _CLASS = re.compile(r"label|class|(^|[._])(y|c|cond|context)_?(emb\w*|table)|cemb|null_", re.IGNORECASE)
 _HEAD = re.compile(r"(^|\.)(head|final|last|out|output)(_?(layer|linear|proj|fc))?\.weight$", re.IGNORECASE)
 _FREQUENCIES = re.compile(r"(^|[._])(W|freqs?|frequencies|omegas?|weights?|B|inv_freq)$")
@@ -143,7 +140,7 @@ class Contents:
     @property
     def steps(self) -> int | None:
         """Rows of an embedding that is indexed by time, or None."""
-        rows = [len(value) for key, value in self._embeddings(_TIME) if len(value) >= 10 and not _CLASS.search(key)]
+        rows = [len(value) for key, value in self._embeddings(TIME) if len(value) >= 10 and not _CLASS.search(key)]
         return max(rows, default=None)
 
     @property
@@ -151,7 +148,7 @@ class Contents:
         """How the network takes its time, as far as it shows."""
         if self.steps:
             return f"an embedding of {self.steps:,} rows: whole numbers 0 … {self.steps - 1}"
-        named = [key for key in self.tensors if _TIME.search(key)]
+        named = [key for key in self.tensors if TIME.search(key)]
         if any(
             _FREQUENCIES.search(key)
             and self.tensors[key].ndim <= 2
@@ -207,7 +204,7 @@ class Contents:
         return {
             key: value
             for key, value in self.tensors.items()
-            if 2 <= value.ndim <= 5 and key.endswith("weight") and not _TIME.search(key) and not _CLASS.search(key)
+            if 2 <= value.ndim <= 5 and key.endswith("weight") and not TIME.search(key) and not _CLASS.search(key)
         }
 
     def _embeddings(self, kind: re.Pattern[str]) -> list[tuple[str, Tensor]]:

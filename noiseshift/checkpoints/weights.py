@@ -29,6 +29,10 @@ CONTAINER = re.compile(rf"module|(online_|net_|ema_|avg_|averaged_|swa_)?{MODEL}
 SKIPPED = re.compile(
     r"(^|_)(opt|optim|schedule|optimizer|optimizers|scheduler|schedulers|sched|scaler|rng|loss|metrics|loops|discriminator|disc)(_|$|s$)"
 )
+TIME = re.compile(
+    r"time|(^|[._])(t|te|temb|t_?emb\w*|sigma|noise_(emb|level)\w*|timestep\w*)\d*([._]|$)", re.IGNORECASE
+)
+"""Names of layers that take the time."""
 COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")
 """What averaging keeps beside the weights."""
 POSITIONAL = "shadow_params"
@@ -79,7 +83,7 @@ def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order
     wanted = None if names is None else frozenset(names)
     sets = [part for part in _sets(content, "", wanted) if part.state]
     sets = [part for part in sets if _is_network(part.state)] or sets
-    sets = [part for part in sets if part.name or not _is_loose(part.state)] or sets
+    sets = [part for part in sets if part.name or not is_loose(part.state)] or sets
     if "current_model_state" in content:  # Lightning's WeightAveraging puts the averages where the weights were
         sets = [replace(part, averaged=part.averaged or part.name == "state_dict") for part in sets]
     listed = list(_listed(content, ""))
@@ -137,8 +141,8 @@ def _is_network(state: Mapping[str, Tensor]) -> bool:
     return any(value.ndim > 1 and value.is_floating_point() for value in state.values())
 
 
-def _is_loose(state: Mapping[str, Tensor]) -> bool:
-    """Whether none of its tensors is named as a layer's: a batch or a curve that was kept beside the network."""
+def is_loose(state: Mapping[str, Tensor]) -> bool:
+    """Whether none of a set's tensors is named as a layer's: a batch or a curve that was kept beside the network."""
     return not any("." in key or key in ("weight", "bias") for key in state)
 
 

@@ -6,10 +6,12 @@ What the file does not say is looked for in the code beside it, which is parsed 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from noiseshift.checkpoints.foreign import NoDenoiser
 from noiseshift.checkpoints.inspection import Contents
 from noiseshift.checkpoints.source import Beside, beside
 from noiseshift.checkpoints.source.conditioning import Handed
@@ -19,6 +21,13 @@ from noiseshift.writing import write_text
 
 FILL = "# fill in"
 """What marks a line that only a person can complete."""
+
+RAW = "[0, 1]", "pixels as ToTensor makes them, unless changed after"
+GRAPHS = {"edge_index", "edge_attr", "adj", "adjacency", "edges", "batch_index"}
+"""Arguments of networks of graphs."""
+
+OTHERS = re.compile(r"VAE|[Aa]uto_?[Ee]ncoder|Discriminator|Generator|Classifier|Critic|Encoder$")
+"""Names of classes of something else."""
 
 NOTHING = Training(None, False, False, None, None, None, None)
 """Of a file without code beside it."""
@@ -50,8 +59,13 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
         name: Of the module, for its docstring.
         contents: What the checkpoint file says.
         code: What the code beside it says; None looks for it there.
+
+    Raises:
+        NoDenoiser: Its class is of something else.
     """
     code = code or beside(contents.path, contents.names, contents.prefix)
+    if code is not None and code.network is not None:
+        _refuse_other_class(contents.path, code.network)
     network, training = (code.network, code.training) if code else (None, NOTHING)
     card = "\n".join(f"        {line}" for line in _card(contents, network, training))
     imports = "\n".join(_imports(network, code.near if code else None))
@@ -68,6 +82,15 @@ def model():
 {card}
     }}
 '''
+
+
+def _refuse_other_class(path: Path, network: Network) -> None:
+    """Raise NoDenoiser where the class that a file's tensors are of is none of a denoiser's, by its name and its arguments."""
+    if not network.timed and OTHERS.search(network.name):
+        raise NoDenoiser(
+            f"{path.name}: its tensors are of {network.name} in {network.source.path.as_posix()}, which takes no time: no denoiser "
+            "by its name; where it is one, give module:function"
+        )
 
 
 def _body(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
@@ -119,6 +142,9 @@ def _untimed(contents: Contents, labelled: bool) -> Iterator[str]:
     elif inputs > outputs:
         kind = "features" if contents.axes == 0 else "channels"
         yield f"return lambda x, t: network(...), {{  {FILL}: its {inputs} {kind}, {outputs} of them the state's"
+    elif contents.axes == 0 and inputs < outputs:
+        doubt = f"it takes {inputs} features and answers with {outputs}: a denoiser answers with a state"
+        yield f"return lambda x, t: network(x), {{  {FILL}: {doubt}"
     else:
         yield "return lambda x, t: network(x), {  # it takes no time"
 
@@ -163,7 +189,8 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
     """The card's lines: what the file and the code tell, and usual values where they do not."""
     yield f'"shape": {_shape(contents, network, training)}'
     if contents.axes != 0 and training.range is None:
-        yield f'"range": [-1, 1],  {FILL}: what black and white were in its training'
+        ends, doubt = RAW if training.raw else ("[-1, 1]", "what black and white were in its training")
+        yield f'"range": {ends},  {FILL}: {doubt}'
     elif contents.axes != 0 and training.range not in (None, (-1.0, 1.0)):
         yield f'"range": [{training.range[0]:g}, {training.range[1]:g}],' if training.range else ""
     if _is_edm(contents, training):
@@ -196,6 +223,8 @@ def _labelled(contents: Contents, network: Network | None, training: Training) -
 def _shape(contents: Contents, network: Network | None, training: Training) -> str:
     channels = contents.channels
     shown = training.shape
+    if contents.axes == 0 and network is not None and GRAPHS & set(network.others):
+        return f"[{channels}],  {FILL}: of one state, such as [nodes, features] of one graph"
     if contents.axes == 0:
         return f"[{channels}],{'' if network else f'  {FILL}: of one state'}"
     if contents.size:
@@ -246,6 +275,13 @@ def _prediction(contents: Contents, training: Training) -> str:
 def _time(contents: Contents, network: Network | None, training: Training) -> str:
     """What it takes for the time; of features, to which it is joined, in a column."""
     words = _counts(contents, training)
+    if (
+        network is not None
+        and not network.timed
+        and (contents.inputs or 0) > (contents.outputs or 0)
+        and FILL not in words
+    ):
+        return f"{words.partition('  #')[0]}  {FILL}: what the training joins to the state for it"
     if network is None or not network.column or contents.axes != 0 or contents.steps or words.startswith("{}"):
         return words
     return words.replace("}", ', "column": True}', 1)

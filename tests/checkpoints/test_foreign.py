@@ -106,3 +106,71 @@ def test_networks_of_libraries_are_named(tmp_path):
     torch.save(of("timestep_embed.weight", "net.0.main.0.weight"), tmp_path / "x.pt")
     with pytest.raises(ns.CheckpointError, match=r"v-diffusion.*v_prediction"):
         ns.load(tmp_path / "x.pt")
+
+
+def saved(path, network, **beside):
+    torch.save(network.state_dict() | beside, path)
+    return path
+
+
+class Convolved(nn.Sequential):
+    """Convolutions, and what follows them."""
+
+    def __init__(self, *last):
+        super().__init__(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.Flatten(), *last)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Convolved(nn.Linear(16, 10)),
+        Convolved(nn.Linear(16 * 9, 32), nn.ReLU(), nn.Linear(32, 1)),
+        nn.ModuleDict({"conv": nn.Conv2d(3, 8, 3), "bn": nn.BatchNorm2d(8), "fc": nn.Linear(8, 100)}),
+    ],
+)
+def test_a_classifier_is_refused_by_both_commands(network, tmp_path):
+    path = saved(tmp_path / "a.pt", network)
+    for words in ([], ["--write-wrapper", str(tmp_path / "mine.py")]):
+        result = CliRunner().invoke(main, ["info", str(path), *words])
+        assert result.exit_code == 1
+        assert "a classifier or an encoder" in " ".join(result.output.split())
+    assert not (tmp_path / "mine.py").exists()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.ModuleDict({"inp": nn.Conv2d(1, 8, 3), "out": nn.Conv2d(8, 1, 3), "mlp": nn.Linear(1, 8)}),
+        nn.ModuleDict({"inp": nn.Conv2d(1, 8, 3), "out": nn.Conv2d(8, 2, 3), "mlp": nn.Linear(1, 8)}),
+        nn.ModuleDict({"inp": nn.Conv2d(1, 8, 3), "up": nn.ConvTranspose2d(8, 1, 3), "mlp": nn.Linear(1, 8)}),
+        nn.ModuleDict({"patches": nn.Conv2d(3, 16, 4, 4), "block": nn.Linear(16, 16), "out": nn.Linear(16, 48)}),
+        nn.ModuleDict(
+            {"inp": nn.Conv2d(1, 8, 3), "mid": nn.Conv2d(8, 8, 3), "time": nn.Linear(1, 8), "fc": nn.Linear(8, 9)}
+        ),
+    ],
+)
+def test_a_network_that_may_answer_with_a_state_is_none(network, tmp_path):
+    with pytest.raises(ns.CheckpointError, match="of no network known here"):
+        ns.load(saved(tmp_path / "a.pt", network))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "_transform._transforms.1.autoregressive_net.initial_layer.weight",
+        "transform.transforms.0.hyper.0.weight",
+        "module_list.3.subnet1.0.weight",
+        "flows.0.param_map.net.0.weight",
+    ],
+)
+def test_a_normalizing_flow_is_refused(name, tmp_path):
+    torch.save({name: torch.ones(4, 4)}, tmp_path / "a.pt")
+    with pytest.raises(NoDenoiser, match="no noise levels"):
+        ns.load(tmp_path / "a.pt")
+
+
+def test_a_file_of_data_is_sent_to_data(tmp_path):
+    torch.save({"data": torch.ones(5, 2), "labels": torch.ones(5)}, tmp_path / "a.pt")
+    for words in ([], ["--write-wrapper", str(tmp_path / "mine.py")]):
+        result = CliRunner().invoke(main, ["info", str(tmp_path / "a.pt"), *words])
+        assert "as data they go to --data" in " ".join(result.output.split())

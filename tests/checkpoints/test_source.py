@@ -397,6 +397,90 @@ def test_a_time_that_is_joined_to_the_features_is_a_column(here, line, column):
     assert found.model(X, T).x0.shape == X.shape
 
 
+def test_a_class_that_a_function_defines(here):
+    built = Built(here, "toy_net.py", DDPM)
+    code = (here / "toy_net.py").read_text()
+    network = code[code.index("class Denoiser") :]
+    local = code[: code.index("class Denoiser")] + "def train(hidden):\n    SPARE = WIDTH - 6\n    raise RuntimeError\n"
+    local += textwrap.indent(network.replace("dim + 2", "dim + SPARE"), "    ")
+    (here / "toy_net.py").write_text(local)
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    assert 'defined_in("toy_net.py", "Denoiser")' in text
+    with torch.no_grad():
+        torch.testing.assert_close(ns.load("mine:model").model(X, T).eps, built.network(X, torch.tensor([99, 99])))
+
+
+def test_a_package_that_is_called_as_a_library_is(here):
+    built = Built(here, "code/toy_net.py", DDPM)
+    assert 'defined_in("code/toy_net.py", "Denoiser")' in written(built.saved().relative_to(here))
+    with torch.no_grad():
+        torch.testing.assert_close(ns.load("mine:model").model(X, T).eps, built.network(X, torch.tensor([99, 99])))
+
+
+@pytest.mark.parametrize("name", ["VAE", "ConvAutoEncoder", "Discriminator", "Generator", "DigitClassifier"])
+@pytest.mark.parametrize("arguments", ["self, x", "self, x, t"])
+def test_a_class_of_something_else_is_refused(here, name, arguments):
+    built = Built(here, "toy_net.py", DDPM, arguments=arguments)
+    for path in ("toy_net.py", "train.py"):
+        (here / path).write_text((here / path).read_text().replace("Denoiser", name))
+    result = CliRunner().invoke(main, ["info", str(built.saved()), "--write-wrapper", "mine.py"])
+    if arguments == "self, x":
+        assert f"of {name} in toy_net.py, which takes no time" in " ".join(result.output.split())
+        assert not Path("mine.py").exists()
+    else:
+        assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "ends"),
+    [
+        ("data = MNIST(transform=transforms.ToTensor())", "[0, 1]"),
+        ("x = pixels / 255.0", "[0, 1]"),
+        ("x = pixels / 127.5 - 1", None),
+        ("y = [ToTensor(), Normalize((0.5,), (0.5,))]", None),
+        ("pass", "[-1, 1]"),
+    ],
+)
+def test_pixels_that_are_not_changed(here, line, ends):
+    (here / "net.py").write_text(
+        textwrap.dedent(LABELLED).format(arguments="self, x, t", more="t", channels=2, layer="pass")
+    )
+    (here / "train.py").write_text(line)
+    state = {"inp.weight": torch.ones(8, 2, 3, 3), "out.weight": torch.ones(1, 8, 3, 3), "out.bias": torch.ones(1)}
+    torch.save(state, "x.pt")
+    found = [line for line in written("x.pt").splitlines() if '"range"' in line]
+    assert len(found) == (ends is not None)
+    assert ends is None or (ends in found[0] and FILL in found[0])
+
+
+GRAPH = """
+    import torch
+    from torch import nn
+    class Denoiser(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.out = nn.Linear({inputs}, 8), nn.Linear(8, {outputs})
+        def forward({arguments}): ...
+    def main(timesteps=200, beta_start=1e-4, beta_end=0.02): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "inputs", "outputs", "says"),
+    [
+        ("self, x, t, edge_index", 4, 4, "[nodes, features] of one graph"),
+        ("self, x", 3, 7, "it takes 3 features and answers with 7"),
+        ("self, x", 5, 3, "what the training joins to the state for it"),
+    ],
+)
+def test_what_is_no_plain_state_is_for_the_person(here, arguments, inputs, outputs, says):
+    (here / "net.py").write_text(textwrap.dedent(GRAPH).format(arguments=arguments, inputs=inputs, outputs=outputs))
+    layers = {"inp": nn.Linear(inputs, 8), "out": nn.Linear(8, outputs)}
+    torch.save(nn.ModuleDict(layers).state_dict(), "x.pt")
+    assert any(says in line for line in written("x.pt").splitlines() if FILL in line)
+
+
 EDM = """
     import torch
     from toy_net import Denoiser

@@ -81,8 +81,9 @@ def recognised(content: Content) -> tuple[Format, str]:
             return form, shown
     state = state_of(content)
     # A part that is called net is taken for the whole network; the names beside it tell more.
-    names = {*state, *(str(key) for key, value in content.items() if isinstance(value, Tensor))}
-    refuse_other_parts(content, names)
+    beside = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    names = {*state, *beside}
+    refuse_other_parts(content, names, beside if len(beside) > len(state) else state)
     elsewhere = library_of(names)
     if elsewhere is not None:
         raise CheckpointError(elsewhere)

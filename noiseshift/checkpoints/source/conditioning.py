@@ -18,7 +18,21 @@ COUNT = re.compile(
 )
 OPERATIONS = ("torch", "np", "numpy", "math", "F", "nn")
 """Libraries whose functions are no network."""
-BUILTINS = ("max", "min", "pow", "range", "round", "print", "int", "float", "zip", "map", "isinstance", "getattr", "clamp")
+BUILTINS = (
+    "max",
+    "min",
+    "pow",
+    "range",
+    "round",
+    "print",
+    "int",
+    "float",
+    "zip",
+    "map",
+    "isinstance",
+    "getattr",
+    "clamp",
+)
 LEAST = 10
 """What a step is divided by is no smaller number."""
 FILLED = ("full", "full_like")

@@ -52,9 +52,11 @@ def _run(node: ast.stmt, space: dict[str, Any], path: Path) -> None:
 
 
 def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """The statements at the top of a file that a name needs, in their order."""
+    """The statements at the top of a file, or in the function that defines it, that a name needs, in their order."""
     binding: dict[str, list[int]] = {}
     body = list(_top(tree.body))
+    if not any(name in bound_by(node) for node in body):
+        body += _around(tree, name)
     for place, node in enumerate(body):
         for bound in bound_by(node):
             binding.setdefault(bound, []).append(place)
@@ -71,6 +73,18 @@ def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
             wanted += fresh
     futures = [i for i, node in enumerate(body) if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
     return [body[place] for place in sorted({*places, *futures})] if places else []
+
+
+def _around(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements of the function, maybe within others, that defines a name which the top of the file does not."""
+    waiting: list[tuple[ast.AST, list[ast.stmt]]] = [(tree, [])]
+    while waiting:
+        node, outer = waiting.pop(0)
+        inside = outer + list(_top(node.body)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else outer
+        if inside is not outer and any(name in bound_by(statement) for statement in node.body):  # type: ignore[attr-defined]
+            return inside
+        waiting += [(child, inside) for child in ast.iter_child_nodes(node)]
+    return []
 
 
 def _top(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:

@@ -310,7 +310,7 @@ def _described(best: _Class, made: Sequence[_Call], found: Sequence[Source]) -> 
         arguments,
         complete,
         parameters[:160],
-        _importable(best.source, found),
+        best.node in best.source.tree.body and _importable(best.source, found),
         _root(best.source, found),
         denoises=next(preconditioning(best.node), None) is not None,
         **called,
@@ -418,6 +418,7 @@ _MORE = {
     **dict.fromkeys(
         (
             *("time_step", "ts", "tt", "step", "steps", "t_step", "diffusion_step", "time_steps", "sigmas"),
+            *("idx", "t_idx", "index", "step_idx", "timestep_idx"),
             *("noise_level", "noise_levels", "noise_labels", "c_noise", "log_snr"),
         ),
         "t",
@@ -439,7 +440,7 @@ def _own(function: ast.FunctionDef) -> Iterator[ast.AST]:
 
 def _importable(source: Source, found: Sequence[Source]) -> bool:
     """Whether importing a file only defines things, with packages that are installed."""
-    if source.module is None:
+    if source.module is None or _taken(source):
         return False
     local = {part for each in found for part in (*each.path.parent.parts, each.path.stem)}
     for node in source.tree.body:
@@ -454,6 +455,12 @@ def _importable(source: Source, found: Sequence[Source]) -> bool:
         ):
             return False
     return True
+
+
+def _taken(source: Source) -> bool:
+    """Whether the first part of a module's name is that of a library that comes first, such as `code` or `types`."""
+    first = (source.module or "").partition(".")[0]
+    return first in sys.stdlib_module_names or first == "noiseshift"
 
 
 def _installed(name: str) -> bool:

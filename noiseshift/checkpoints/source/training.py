@@ -49,6 +49,7 @@ class Training:
         range: what black and white are.
         shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
         null: a number that is called the null class.
+        raw: whether pixels come from ToTensor or a division by 255, and nothing shows that they are changed after.
     """
 
     betas: dict[str, Any] | None
@@ -60,6 +61,7 @@ class Training:
     null: int | None
     doubt: str = ""
     handed: Handed | None = None
+    raw: bool = False
     edm: dict[str, float] | None = None
 
 
@@ -92,6 +94,7 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
         doubt=path.doubt,
         edm=next((values for source in [*close, *found] for values in preconditioning(source.tree)), None),
         handed=_handed(close) or _handed(found),
+        raw=not ranges and any(_raw(source.tree) for source in found),
     )
 
 
@@ -287,7 +290,8 @@ def _compares_with_noise(tree: ast.Module) -> bool:
 
 
 def _ranges(tree: ast.Module) -> Iterator[tuple[float, float]]:
-    """What pixels from 0 to 1 become by a Normalize of one mean and spread, by 2 x - 1, or by (x - 1/2) 2."""
+    """What pixels from 0 to 1 become by a Normalize of one mean and spread, by 2 x - 1, (x - 1/2) 2 or (x - 1/2) / (1/2), and
+    those up to 255 by x / 127.5 - 1."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == "Normalize":
             values = [literal(value, {}) for value in [*node.args[:2], *(k.value for k in node.keywords)]][:2]
@@ -307,6 +311,16 @@ def _ranges(tree: ast.Module) -> Iterator[tuple[float, float]]:
             yield -1.0, 1.0
 
 
+def _raw(tree: ast.Module) -> bool:
+    """Whether pixels are made numbers from 0 to 1."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _called(node) == "ToTensor":
+            return True
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and _is(node.right, 255):
+            return True
+    return False
+
+
 def _centred(node: ast.expr) -> bool:
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is(node.right, 0.5)
 
@@ -319,6 +333,8 @@ def _one(value: Any) -> float | None:
 
 
 def _doubled(node: ast.expr) -> bool:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _is(node.right, 127.5)
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and (_is(node.left, 2) or _is(node.right, 2))
 
 
