@@ -55,7 +55,9 @@ if TYPE_CHECKING:
         Level,
         Linear,
         Schedule,
+        SubVariancePreserving,
         VarianceExploding,
+        VarianceExplodingSDE,
         VariancePreserving,
     )
     from noiseshift.diffusion.solvers import Solver, solver
@@ -83,7 +85,8 @@ _HOMES = {
     "noiseshift.diffusion.samplers": (
         "Step ancestral ddim edm_heun euler euler_maruyama from_diffusers heun karras_grid sample time_grid"
     ),
-    "noiseshift.diffusion.schedules": "Cosine Discrete Level Linear Schedule VarianceExploding VariancePreserving",
+    "noiseshift.diffusion.schedules": "Cosine Discrete Level Linear Schedule SubVariancePreserving VarianceExploding "
+    "VarianceExplodingSDE VariancePreserving",
     "noiseshift.diffusion.wrapping": "wrap",
     "noiseshift.estimators": "Calibration Estimator Instrument Posterior calibrate",
     "noiseshift.integrations": "Recorder observe",
@@ -144,7 +147,9 @@ __all__ = [
     "ShiftReport",
     "Solver",
     "Step",
+    "SubVariancePreserving",
     "VarianceExploding",
+    "VarianceExplodingSDE",
     "VariancePreserving",
     "adapters",
     "alternatives",

@@ -52,7 +52,7 @@ class Card:
         range: what black and white are for the network, where not -1 and 1.
         signature: how a callable takes its arguments; see `diffusion.conventions.Calling`.
         output: what it returns; see there.
-        null_class: what it takes for no class; see there.
+        null_class: what it takes for no class; see there. 0 says that its classes start at 1: class k is k + 1 to it.
         latents: center and spread, a number per channel each, where states are (z - center) / spread of an autoencoder's
             latents z in another way than its configuration says; and range, what it takes black and white for where not
             -1 and 1.
@@ -142,10 +142,10 @@ class Card:
         with said_of_the_card():
             calling = self.calling
         null = calling.null_class
-        if isinstance(null, int) and self.classes and 0 <= null < self.classes:
+        if isinstance(null, int) and self.classes and 0 < null < self.classes:
             raise CheckpointError(
-                f"card: classes are 0 … {self.classes - 1}, so null_class must be another than {null}: where classes start at 1, "
-                "number them from 0 in a function around the network"
+                f"card: classes are 0 … {self.classes - 1}, so null_class must be another than {null}; 0 where classes start at 1 "
+                "in the network"
             )
         if null is not None and not self.classes:
             raise CheckpointError("card: null_class is for a network of classes: say how many with classes")

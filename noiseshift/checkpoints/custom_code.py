@@ -30,6 +30,7 @@ from noiseshift.diffusion.conventions import Calling, TimeInput
 from noiseshift.diffusion.models import Model, checked
 from noiseshift.diffusion.parts import InParts
 from noiseshift.diffusion.schedules import describe
+from noiseshift.diffusion.wrapping import CallableModel
 
 FAMILY = "callable"
 
@@ -116,7 +117,8 @@ def network_in(content: Any) -> nn.Module | None:
 class Called(nn.Module):
     """A user's callable, called as its card says where `NetworkModel` calls its networks: (x, time, label, known).
 
-    Label `classes` asks for the unconditional prediction; it becomes the null class that the card names, or None.
+    Label `classes` asks for the unconditional prediction; it becomes the null class that the card names, or None. Where that is
+    0, which stands for the first class otherwise, the network's classes start at 1.
 
     Args:
         fn: The callable; where it is a network, it becomes a part of this module.
@@ -146,7 +148,9 @@ class Called(nn.Module):
 
     def _named(self, label: Tensor, null: Tensor) -> Tensor:
         number = self.calling.null_class
-        return torch.where(null, number, label) if isinstance(number, int) else label
+        if not isinstance(number, int):
+            return label
+        return torch.where(null, number, label + 1 if number == 0 else label)
 
 
 def as_model(made: Any, card: Card | None, sides: tuple[int, int] | None = None) -> tuple[Model, Card]:
@@ -168,6 +172,7 @@ def as_model(made: Any, card: Card | None, sides: tuple[int, int] | None = None)
     for network in networks_in(made):
         network.eval().requires_grad_(False)
     if isinstance(made, Model):
+        _refuse_shifted(made, card)
         ours = type(made).__module__.startswith("noiseshift.")
         return made if ours else InParts(made), _card_of(made, card)
     if not callable(made):
@@ -180,6 +185,16 @@ def as_model(made: Any, card: Card | None, sides: tuple[int, int] | None = None)
     network = Called(made, classes, card.time, card.calling)
     model = model_of(network, card, shape=card.shape, classes=classes, class_dropout=card.null_class is not None)
     return model, card
+
+
+def _refuse_shifted(model: Model, card: Card | None) -> None:
+    """Raise CheckpointError where a wrapped model takes one of the classes for none: it is handed labels as they are."""
+    null = model.calling.null_class if isinstance(model, CallableModel) else None
+    if card is not None and isinstance(null, int) and 0 <= null < (card.classes or 0):
+        raise CheckpointError(
+            f"null_class {null} is one of the classes 0 … {(card.classes or 0) - 1}: return (network, card) with null_class in the "
+            "card, where 0 says that classes start at 1"
+        )
 
 
 def _resized(card: Card | None, sides: tuple[int, int]) -> Card:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints.card import LONGEST, CheckpointError
 from noiseshift.checkpoints.files import read_content
+from noiseshift.checkpoints.source.settings import settings_in
 from noiseshift.checkpoints.weights import TIME, Weights, chosen
 
 Read = Callable[[Tensor], Tensor]
@@ -71,6 +72,7 @@ class Contents:
         prefix: what stands before each of their names, "" for nothing.
         schedule: the schedule in its buffers, or None.
         names: of all tensors, as they lie in the set.
+        settings: numbers and words that lie beside them.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class Contents:
     prefix: str
     schedule: Table | None
     names: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -231,7 +234,9 @@ def contents_of(path: str | Path) -> Contents:
     state = {_bare(key): value for key, value in _whole(content, found).items()}
     prefix = _prefix(state)
     tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    contents = Contents(path, found.shown, found.averaged, tensors, prefix, schedule_in(state), tuple(state))
+    contents = Contents(
+        path, found.shown, found.averaged, tensors, prefix, schedule_in(state), tuple(state), settings_in(content)
+    )
     if contents.axes is None:
         raise CheckpointError("it holds tensors, but no network's weights: give a file with a model's state dict")
     return contents

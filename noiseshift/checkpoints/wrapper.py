@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from noiseshift.checkpoints.foreign import NoDenoiser
 from noiseshift.checkpoints.inspection import Contents
 from noiseshift.checkpoints.source import Beside, beside
-from noiseshift.checkpoints.source.conditioning import Handed
+from noiseshift.checkpoints.source.conditioning import LEAST, Handed, Line
 from noiseshift.checkpoints.source.networks import Near, Network
+from noiseshift.checkpoints.source.settings import with_settings
+from noiseshift.checkpoints.source.stochastic import Stochastic
 from noiseshift.checkpoints.source.training import Training
+from noiseshift.diffusion.schedules import KINDS
 from noiseshift.writing import write_text
 
 FILL = "# fill in"
@@ -26,6 +29,8 @@ RAW = "[0, 1]", "pixels as ToTensor makes them, unless changed after"
 GRAPHS = {"edge_index", "edge_attr", "adj", "adjacency", "edges", "batch_index"}
 """Arguments of networks of graphs."""
 
+SPREAD = "marginal_prob_std"
+"""The argument that score networks of Song's tutorial are made with: the standard deviation at a time."""
 OTHERS = re.compile(r"VAE|[Aa]uto_?[Ee]ncoder|Discriminator|Generator|Classifier|Critic|Encoder$")
 """Names of classes of something else."""
 
@@ -67,6 +72,7 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
     if code is not None and code.network is not None:
         _refuse_other_class(contents.path, code.network)
     network, training = (code.network, code.training) if code else (None, NOTHING)
+    training = with_settings(training, contents.settings)
     card = "\n".join(f"        {line}" for line in _card(contents, network, training))
     imports = "\n".join(_imports(network, code.near if code else None))
     body = "\n".join(f"    {line}" for line in _body(contents, network, training))
@@ -95,7 +101,7 @@ def _refuse_other_class(path: Path, network: Network) -> None:
 
 def _body(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:
     """The lines that make the network, up to where its card begins."""
-    made = _made(network)
+    made = _made(network, training)
     others = () if network is None else network.others
     labelled = network is not None and network.labelled and contents.rows is not None
     untimed = network is not None and not network.timed and (labelled or not network.labelled)
@@ -120,7 +126,8 @@ def _body(contents: Contents, network: Network | None, training: Training) -> It
 
 def _is_edm(contents: Contents, training: Training) -> bool:
     """Whether the code preconditions as EDM does, and neither file nor code shows another path."""
-    return training.edm is not None and _unknown(contents, training)
+    table = contents.schedule or training.betas or contents.steps
+    return training.edm is not None and not table and training.to_data is None
 
 
 def _preconditioned(filled: str, network: Network | None, known: dict[str, float]) -> Iterator[str]:
@@ -173,12 +180,21 @@ def _imports(network: Network | None, near: Near | None) -> Iterator[str]:
         yield from (f"from {module} import {network.name}", "", "import noiseshift as ns")
 
 
-def _made(network: Network | None) -> str:
+def _made(network: Network | None, training: Training) -> str:
     if network is None:
         return f"Network()  {FILL}: what it was made with"
+    if not network.complete and training.sde is not None and network.parameters.startswith(SPREAD):
+        return f"{network.name}({SPREAD}=lambda t: {_spread(training.sde)})"
     if network.complete:
         return f"{network.name}({network.arguments})"
     return f"{network.name}({network.arguments})  {FILL}: it takes {_one_line(network.parameters)}"
+
+
+def _spread(sde: Stochastic) -> str:
+    """The standard deviation at times t, as code."""
+    numbers = ", ".join(f"{value:g}" for name, value in sde.words.items() if name != "kind")
+    kinds = {name: cls.__name__ for name, cls in KINDS.items()}
+    return f"ns.{kinds[sde.words['kind']]}({numbers})(t).sigma"
 
 
 def _one_line(text: str) -> str:
@@ -189,8 +205,8 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
     """The card's lines: what the file and the code tell, and usual values where they do not."""
     yield f'"shape": {_shape(contents, network, training)}'
     if contents.axes != 0 and training.range is None:
-        ends, doubt = RAW if training.raw else ("[-1, 1]", "what black and white were in its training")
-        yield f'"range": {ends},  {FILL}: {doubt}'
+        usual, doubt = RAW if training.raw else ("[-1, 1]", "what black and white were in its training")
+        yield f'"range": {usual},  {FILL}: {doubt}'
     elif contents.axes != 0 and training.range not in (None, (-1.0, 1.0)):
         yield f'"range": [{training.range[0]:g}, {training.range[1]:g}],' if training.range else ""
     if _is_edm(contents, training):
@@ -237,7 +253,8 @@ def _shape(contents: Contents, network: Network | None, training: Training) -> s
 
 def _unknown(contents: Contents, training: Training) -> bool:
     """Whether nothing shows which path between data and noise it was trained on."""
-    return not (contents.schedule or training.betas or contents.steps) and training.to_data is None
+    tables = contents.schedule or training.betas or contents.steps
+    return not tables and training.to_data is None and training.sde is None
 
 
 def _schedule(contents: Contents, training: Training) -> str:
@@ -254,6 +271,9 @@ def _schedule(contents: Contents, training: Training) -> str:
         return f'{{"kind": "discrete", "steps": {contents.steps}}},  {FILL}: its betas, where not DDPM\'s'
     if training.to_data is not None:
         return '{"kind": "linear"},'
+    if training.sde is not None:
+        doubt = f"  {FILL}: the code has {training.sde.doubt} too" if training.sde.doubt else ""
+        return f"{_words(dict(training.sde.words))},{doubt}"
     return (
         f'{{"kind": "linear"}},  {FILL}: or {{"kind": "discrete", "steps": 1000}}, {{"kind": "variance-exploding"}}, …'
     )
@@ -264,11 +284,19 @@ def _words(values: dict[str, Any]) -> str:
 
 
 def _prediction(contents: Contents, training: Training) -> str:
+    if training.learned is not None:
+        return f'"{training.learned}",'
     if training.epsilon and (training.betas or contents.schedule or contents.steps):
         return '"epsilon",'
     discrete = bool(training.betas or contents.schedule or contents.steps)
     if training.to_data is not None and not discrete:
         return '"velocity",'
+    if training.sde is not None and not discrete:
+        return (
+            '"score",'
+            if training.score
+            else f'"score",  {FILL}: or epsilon, where the answer is divided by the spread for a score'
+        )
     return f'"{"epsilon" if discrete else "velocity"}",  {FILL}: epsilon, x0, v_prediction, velocity or score'
 
 
@@ -295,24 +323,41 @@ def _counts(contents: Contents, training: Training) -> str:
         return f'{{"integer": True{counted}}},  # "column": True where its shape is (B, 1)'
     if table is not None or betas:
         steps = len(table.alphas_cumprod) if table is not None else (betas or {}).get("steps", 1000)
-        if training.handed is not None:
-            return _handed(training.handed, steps)
-        return f'{{"scale": {steps}, "offset": -1}},  # steps 0 … {steps - 1}; {{}} for t from 0 to 1'
-    if training.to_data is not None:
-        return f'{{"zero": "{"noise" if training.to_data else "data"}"}},'
+        return _stepped(training, steps)
+    if training.to_data is not None or training.sde is not None:
+        return _continuous("noise" if training.to_data else "data", training)
     return f'{{"zero": "noise"}},  {FILL}: where its t = 0 is; {{"scale": 1000, "offset": -1}}: steps; {{"conditioning": "sigma"}}'
 
 
-def _handed(call: Handed, steps: int) -> str:
-    """The line of a step that is computed with before the network is called."""
-    line = call.line(_counted(steps))
-    if line is None or not line[0]:
-        return f'{{"scale": {steps}, "offset": -1}},  {FILL}: the code calls it with {_one_line(call.text)[:60]}'
+def _continuous(zero: str, training: Training) -> str:
+    """The line of a time from 0 to 1, and of what it is multiplied by before the network is called."""
+    calls = [(call, call.line(training.count or 1000)) for call in training.handed]
+    call, line = next(((call, line) for call, line in calls if line and abs(line[0]) >= LEAST), (None, None))
+    if call is None or line is None:  # what is divided is a step of a sampler, which becomes the time
+        return f'{{"zero": "{zero}"}},{_unclear(calls)}'
+    whole = ', "integer": True' if re.search(r"\.(long|int)\(", call.text) else ""
+    start = f', "offset": {line[1]:.10g}' if line[1] else ""
+    return f'{{"zero": "{zero}", "scale": {line[0]:.10g}{start}{whole}}},'
+
+
+def _stepped(training: Training, steps: int) -> str:
+    """The line of a step, which may be computed with before the network is called."""
+    calls = [(call, call.line(_counted(steps))) for call in training.handed]
+    line = next((line for _, line in calls if line and 0 < abs(line[0]) < LEAST), None)
+    if line is None:
+        doubt = _unclear(calls) or f"  # steps 0 … {steps - 1}; {{}} for t from 0 to 1"
+        return f'{{"scale": {steps}, "offset": -1}},{doubt}'
     slope, start = line
     by = round(1 / slope) if slope > 0 else 0
     plain = by > 0 and start == 0 and abs(1 / by - slope) < 1e-12
     shown = f"k / {by}" if plain else f"{slope:.6g} k + {start:.6g}".replace("+ -", "- ")
     return f'{{"scale": {steps * slope:.10g}, "offset": {start - slope:.10g}}},  # step k as {shown}'
+
+
+def _unclear(calls: Sequence[tuple[Handed, Line | None]]) -> str:
+    """What a person is to look at where none of the calls is understood, "" where there is none."""
+    unknown = [call for call, line in calls if line is None or not line[0]]
+    return f"  {FILL}: the code calls it with {_one_line(unknown[0].text)[:60]}" if unknown else ""
 
 
 def _counted(rows: int) -> int:
@@ -324,7 +369,9 @@ def _classes(contents: Contents, network: Network | None, training: Training) ->
     rows = contents.rows
     if not rows:
         return
-    if training.null == rows - 1:
+    if training.null == 0:
+        yield f'"classes": {rows - 1}, "null_class": 0,  # its classes start at 1'
+    elif training.null == rows - 1:
         yield f'"classes": {rows - 1}, "null_class": {rows - 1},'
     elif network is not None and network.no_label:
         yield f'"classes": {rows}, "null_class": "none",'

@@ -123,6 +123,23 @@ class VariancePreserving(Schedule):
         return log_alpha.exp(), (1e-12 - torch.expm1(2 * log_alpha)).sqrt()
 
 
+class SubVariancePreserving(Schedule):
+    """The alpha of `VariancePreserving` with less noise: sigma = 1 - alpha² (Song et al., arXiv 2011.13456, "sub-VP").
+
+    Args:
+        beta_min: beta at t = 0.
+        beta_max: beta at t = 1.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma = VariancePreserving(self.beta_min, self.beta_max).coefficients(t)
+        return alpha, sigma**2
+
+
 class VarianceExploding(Schedule):
     """alpha = 1, sigma geometric from sigma_min (t = 0) to sigma_max (t = 1) (Song et al., arXiv 2011.13456).
 
@@ -137,6 +154,22 @@ class VarianceExploding(Schedule):
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), self.sigma_min * (t * math.log(self.sigma_max / self.sigma_min)).exp()
+
+
+class VarianceExplodingSDE(Schedule):
+    """dx = sigma^t dw from no noise: alpha = 1, sigma_t² = (sigma^2t - 1) / (2 log sigma), as Song's tutorial on score-based
+    models has it. A floor of 1e-12 in sigma_t² as in `VariancePreserving`.
+
+    Args:
+        sigma: growth of the diffusion coefficient, above 1.
+    """
+
+    def __init__(self, sigma: float = 25.0):
+        self.sigma = sigma
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        twice = 2 * math.log(self.sigma)
+        return torch.ones_like(t), (1e-12 + torch.expm1(t * twice) / twice).sqrt()
 
 
 STAND_IN = 2**-24
@@ -262,7 +295,7 @@ class Tabulated(Schedule):
 def describe(schedule: Schedule) -> dict[str, Any]:
     """A schedule as plain values, for cards and run folders; `build` is its inverse, to 1e-4 in log-SNR for a schedule of
     another one, which is tabulated."""
-    kind = next((name for name, cls in _KINDS.items() if type(schedule) is cls), None)
+    kind = next((name for name, cls in KINDS.items() if type(schedule) is cls), None)
     if isinstance(schedule, Discrete):
         return {"kind": kind, "alphas_cumprod": schedule.alphas_cumprod.tolist()}
     if kind is None or isinstance(schedule, Tabulated):
@@ -280,9 +313,9 @@ def build(description: Mapping[str, Any]) -> Schedule:
     kinds or the wrong value."""
     values = _mapping(description)
     kind = values.pop("kind", None)
-    if kind not in _KINDS:
-        raise ValueError(f"unknown schedule kind {kind!r}: choose from {', '.join(_KINDS)}")
-    make: Callable[..., Schedule] = _KINDS[kind]
+    if kind not in KINDS:
+        raise ValueError(f"unknown schedule kind {kind!r}: choose from {', '.join(KINDS)}")
+    make: Callable[..., Schedule] = KINDS[kind]
     if kind == "discrete" and "alphas_cumprod" not in values:
         betas = values.pop("betas", "linear")
         if betas not in _BETAS:
@@ -304,11 +337,13 @@ def _mapping(description: Mapping[str, Any]) -> dict[str, Any]:
     return dict(description)
 
 
-_KINDS: dict[str, type[Schedule]] = {
+KINDS: dict[str, type[Schedule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "variance-preserving": VariancePreserving,
+    "sub-variance-preserving": SubVariancePreserving,
     "variance-exploding": VarianceExploding,
+    "variance-exploding-sde": VarianceExplodingSDE,
     "discrete": Discrete,
     "tabulated": Tabulated,
 }

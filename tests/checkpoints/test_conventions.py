@@ -215,6 +215,18 @@ def test_the_null_class_is_the_unconditional_branch(load, null):
     assert net.calls[-1][2] is None if null == "none" else net.calls[-1][2].tolist() == [null] * 3
 
 
+def test_a_null_class_of_0_says_that_classes_start_at_1(load):
+    card = {"schedule": {"kind": "linear"}, "prediction": "epsilon", "classes": 10}
+    checkpoint = load(Asked(), **card, null_class=0)
+    net, y = checkpoint.model.network.fn, torch.tensor([3, 9, 0])
+    net.answer = lambda x: torch.zeros_like(x)
+    checkpoint.model.predict(X0, torch.tensor(0.5), y, (ns.models.FULL, ns.models.UNCONDITIONAL))
+    assert net.calls[0][2].tolist() == [4, 10, 1, 0, 0, 0]
+    wrapped = ns.wrap(net, ns.Linear(), predicts="epsilon", null_class=0)
+    with pytest.raises(ns.CheckpointError, match="one of the classes 0 … 9: return"):
+        load(wrapped, **card)
+
+
 def test_rows_without_a_class_keep_their_place(load):
     def answer(x, t, label):
         return x if label is None else x + 100 * (1 + label.view(-1, 1, 1, 1))

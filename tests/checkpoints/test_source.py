@@ -520,6 +520,154 @@ def test_a_denoiser_is_not_preconditioned_twice(here):
     assert '"prediction": "x0", "time": {"conditioning": "sigma"}' in text
 
 
+@pytest.mark.parametrize(
+    ("line", "card"),
+    [
+        ("NULL_CLASS = 0", '"classes": 10, "null_class": 0,'),
+        ("uncond_label = 0", '"classes": 10, "null_class": 0,'),
+        ("null_label = 10", '"classes": 10, "null_class": 10,'),
+        ("uncond_steps = 0", '"classes": 10, "null_class": 10,'),
+    ],
+)
+def test_which_row_is_the_null_class(here, line, card):
+    (here / "net.py").write_text(
+        textwrap.dedent(LABELLED).format(arguments="self, x, t, y", more="t", channels=1, layer="pass")
+    )
+    (here / "train.py").write_text(line)
+    state = {"inp.weight": torch.ones(8, 1, 3, 3), "out.weight": torch.ones(1, 8, 3, 3), "out.bias": torch.ones(1)}
+    torch.save(state | {"label_emb.weight": torch.ones(11, 4)}, "x.pt")
+    assert card in written("x.pt")
+
+
+SDE = """
+    import torch
+    from toy_net import Denoiser
+    sigma = 12.0
+    {formula}
+    model = Denoiser(3, 5)
+    def loss(x, t):
+        z = torch.randn_like(x)
+        std = marginal_prob_std(t, sigma)
+        return (({call} * std[:, None] + z) ** 2).mean()
+    torch.save(model.state_dict(), "runs/toy.pt")
+"""
+EXPLODING = "def marginal_prob_std(t, sigma): return torch.sqrt((sigma ** (2 * t) - 1.) / 2. / np.log(sigma))"
+GEOMETRIC = "class VESDE:\n        def std(self, t, sigma_min=0.02, sigma_max=50): return sigma_min * (sigma_max / sigma_min) ** t"
+PRESERVING = "class VPSDE:\n        def __init__(self, beta_min=0.2, beta_max=15): self.beta_0 = beta_min"
+
+
+@pytest.mark.parametrize(
+    ("formula", "schedule"),
+    [
+        (EXPLODING, ns.VarianceExplodingSDE(12)),
+        (EXPLODING.replace("sigma ** (2 * t)", "torch.pow(sigma, 2 * t)"), ns.VarianceExplodingSDE(12)),
+        (GEOMETRIC, ns.VarianceExploding(0.02, 50)),
+        (PRESERVING, ns.VariancePreserving(0.2, 15)),
+        (
+            "parser.add_argument('--beta-min', default=0.2), parser.add_argument('--beta-max', default=15.0)",
+            ns.VariancePreserving(0.2, 15),
+        ),
+        ("config = {'beta_min': 0.2, 'beta_max': 15}", ns.VariancePreserving(0.2, 15)),
+        ("class subVPSDE:\n        beta_min, beta_max = 0.1, 20", ns.SubVariancePreserving()),
+    ],
+)
+@pytest.mark.parametrize(("call", "scale"), [("score_model(x, t)", 1), ("score_model(x, t * 999)", 999)])
+def test_the_schedule_of_a_stochastic_differential_equation(here, formula, schedule, call, scale):
+    built = Built(here, "toy_net.py", SDE, formula=formula, call=call)
+    text = written(built.saved().relative_to(here))
+    assert FILL not in text
+    found = ns.load("mine:model").model
+    level = schedule(T)
+    torch.testing.assert_close(torch.stack(found.schedule(T)[:2]), torch.stack(level[:2]))
+    with torch.no_grad():
+        score = built.network(X, torch.full((2,), 0.5 * scale))
+        torch.testing.assert_close(found(X, T).score, score)
+
+
+def test_two_equations_are_for_the_person_to_choose_from(here):
+    built = Built(here, "toy_net.py", SDE, formula=PRESERVING + "\n" + GEOMETRIC, call="score_model(x, t)")
+    assert "# fill in: the code has variance-exploding too" in written(built.saved().relative_to(here))
+
+
+def test_a_score_network_is_made_with_its_spread(here):
+    built = Built(
+        here,
+        "toy_net.py",
+        SDE,
+        formula=EXPLODING,
+        call="score_model(x, t)",
+        arguments="self, x, t",
+        answer="self.out(h) / self.std(t)[:, None]",
+    )
+    code = (here / "toy_net.py").read_text()
+    head, _, tail = code.rpartition("def __init__(self, dim, hidden=WIDTH):")
+    code = head + "def __init__(self, marginal_prob_std, dim=3, hidden=5):\n        self.std = marginal_prob_std" + tail
+    code = code.replace(
+        "        self.std = marginal_prob_std\n        super().__init__()",
+        "        super().__init__()\n        self.std = marginal_prob_std",
+    )
+    (here / "toy_net.py").write_text(code)
+    training = (here / "train.py").read_text()
+    (here / "train.py").write_text(
+        training.replace("Denoiser(3, 5)", "Denoiser(functools.partial(marginal_prob_std, sigma=sigma))")
+    )
+    assert FILL not in written(built.saved().relative_to(here))
+    from toy_net import Denoiser
+
+    own = Denoiser(lambda t: ((12.0 ** (2 * t) - 1) / 2 / torch.log(torch.tensor(12.0))).sqrt())
+    own.load_state_dict(built.network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(ns.load("mine:model").model(X, T).score, own(X, torch.full((2,), 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("model(xt, t)", {"scale": 1}),
+        ("model(xt, t * 1000)", {"scale": 1000}),
+        ("model(xt, 999 * t.squeeze() + 1)", {"scale": 999, "offset": 1}),
+        ("model(xt, (t * timesteps).long())", {"scale": 1000, "integer": True}),
+        ("[i := 3, model(xt, i / 50)]", {"scale": 1}),
+    ],
+)
+def test_a_time_that_is_multiplied_before_the_call(here, call, words):
+    built = Built(here, "toy_net.py", FLOW + "    v = " + call + "\n", mixed="t * x1 + (1 - t) * z")
+    assert FILL not in written(built.saved().relative_to(here))
+    found = ns.load("mine:model").card.time
+    assert {name: getattr(found, name) for name in words} == words
+    assert found.zero == "noise"
+
+
+@pytest.mark.parametrize(
+    ("settings", "card"),
+    [
+        (
+            {"beta_start": 0.002, "beta_end": 0.03, "timesteps": 60},
+            {"schedule": {"kind": "discrete", "beta_start": 0.002, "beta_end": 0.03, "steps": 60}},
+        ),
+        (
+            {"sde": {"beta_min": 0.3, "beta_max": 9}},
+            {"schedule": {"kind": "variance-preserving", "beta_min": 0.3, "beta_max": 9}},
+        ),
+        (
+            {"num_timesteps": 70},
+            {"schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 70}},
+        ),
+        ({"objective": "pred_v"}, {"prediction": "v_prediction"}),
+        (
+            {"beta1": 0.9, "beta2": 0.999, "epoch": 20},
+            {"schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 200}},
+        ),
+    ],
+)
+def test_settings_in_the_file_tell_more_than_the_code(here, settings, card):
+    built = Built(here, "toy_net.py", DDPM)
+    torch.save({"model": built.network.state_dict(), "config": settings, "optimizer": {"beta_start": 5}}, "runs/toy.pt")
+    written("runs/toy.pt")
+    found = ns.load("mine:model").card
+    assert {name: getattr(found, name) for name in card} == card
+
+
 def test_of_another_version_of_the_code_the_nearest_class_is_named(here):
     (here / "net.py").write_text(
         "class Net(nn.Module):\n    def __init__(self):\n        self.inp = self.mid = self.out = None\n"

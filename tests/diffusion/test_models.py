@@ -17,7 +17,15 @@ from noiseshift.diffusion.models import (
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
-SCHEDULES = [ns.Linear(), ns.Cosine(), ns.VariancePreserving(), ns.VarianceExploding(), ns.Discrete.from_betas()]
+SCHEDULES = [
+    ns.Linear(),
+    ns.Cosine(),
+    ns.VariancePreserving(),
+    ns.SubVariancePreserving(),
+    ns.VarianceExploding(),
+    ns.VarianceExplodingSDE(),
+    ns.Discrete.from_betas(),
+]
 
 
 def network_model():

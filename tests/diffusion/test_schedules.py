@@ -10,15 +10,25 @@ from noiseshift.diffusion.schedules import (
     Discrete,
     Linear,
     Schedule,
+    SubVariancePreserving,
     Tabulated,
     VarianceExploding,
+    VarianceExplodingSDE,
     VariancePreserving,
     build,
     describe,
 )
 
 T = torch.tensor([0.001, 0.01, 0.1, 0.37, 0.5, 0.8, 0.99], dtype=torch.float64)
-ALL = [Linear(), Cosine(), VariancePreserving(), VarianceExploding(), Discrete.from_betas()]
+ALL = [
+    Linear(),
+    Cosine(),
+    VariancePreserving(),
+    VarianceExploding(),
+    Discrete.from_betas(),
+    SubVariancePreserving(),
+    VarianceExplodingSDE(),
+]
 named = pytest.mark.parametrize("schedule", ALL, ids=lambda s: type(s).__name__)
 
 

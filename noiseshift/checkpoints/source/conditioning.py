@@ -92,10 +92,10 @@ def _in_function(function: ast.FunctionDef | ast.Module, known: Mapping[str, obj
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
             others = {key: value for key, value in scope.computed.items() if key != name}
-            fresh = {name: (node.value, scope)} if _divides(node.value, scope) else {}
+            fresh = {name: (node.value, scope)} if _rescales(node.value, scope) else {}
             scope = _Scope(known, given, others | fresh)
         if isinstance(node, ast.Call) and len(node.args) >= 2 and _is_network(node):
-            if _divides(node.args[1], scope):
+            if _rescales(node.args[1], scope):
                 yield Handed(_shown(node.args[1], scope), node.args[1], scope)
 
 
@@ -126,17 +126,25 @@ def _within(statement: ast.AST) -> Iterator[ast.AST]:
             waiting += [(child, False) for child in ast.iter_child_nodes(node)][::-1]
 
 
-def _divides(node: ast.expr, scope: _Scope) -> bool:
-    """Whether a step is divided in an expression by what may be a number of steps, or in what its names stand for."""
+def _rescales(node: ast.expr, scope: _Scope) -> bool:
+    """Whether a step is divided or multiplied by what may be a number of steps, here or in what a name stands for."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and part.id in scope.computed:
             return True
-        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div) and _has_step(part.left, scope):
-            value = literal(part.right, scope.known)
-            if value is None or type(value[0]) not in (int, float):
-                return any(COUNT.fullmatch(_word(inner)) for inner in ast.walk(part.right))
-            return value[0] >= LEAST
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div | ast.Mult):
+            pairs = [(part.left, part.right), (part.right, part.left)][: 1 + isinstance(part.op, ast.Mult)]
+            if any(_has_step(step, scope) and _is_count(number, scope) for step, number in pairs):
+                return True
     return False
+
+
+def _is_count(node: ast.expr, scope: _Scope) -> bool:
+    """Whether an expression may be a number of steps."""
+    value = literal(node, scope.known)
+    if value is None or type(value[0]) not in (int, float):
+        words = [_word(part) for part in ast.walk(node)]
+        return any(COUNT.fullmatch(word) and word != "t" for word in words)
+    return bool(value[0] >= LEAST)
 
 
 def _has_step(node: ast.expr, scope: _Scope) -> bool:
@@ -203,8 +211,9 @@ def _value(call: ast.Call) -> ast.expr | None:
 
 def _combined(node: ast.BinOp, scope: _Scope, count: int, below: bool) -> Line | None:
     divides = isinstance(node.op, ast.Div)
-    left = _line(node.left, scope, count, below)
-    right = _line(node.right, scope, count, below or divides)
+    multiplies = isinstance(node.op, ast.Mult)
+    left = _line(node.left, scope, count, below or (multiplies and not _has_step(node.left, scope)))
+    right = _line(node.right, scope, count, below or divides or (multiplies and _has_step(node.left, scope)))
     if left is None or right is None:
         return None
     if isinstance(node.op, ast.Add):

@@ -12,6 +12,7 @@ from typing import Any
 from noiseshift.checkpoints.source.conditioning import Handed, handed
 from noiseshift.checkpoints.source.files import Source
 from noiseshift.checkpoints.source.preconditioning import preconditioning
+from noiseshift.checkpoints.source.stochastic import Stochastic, stochastic
 from noiseshift.checkpoints.source.values import constants, literal
 
 STEPS = re.compile(
@@ -23,7 +24,6 @@ FIRST = re.compile(r"beta_?(start|min|1|_?0|low|begin)|start|b_?0|min_beta|beta1
 LAST = re.compile(r"beta_?(end|max|2|t|high|stop)|end|b_?1|max_beta|beta2", re.IGNORECASE)
 NEAR, GIVEN, USUAL = 10, 3, 1
 """Weights of what a file near the checkpoint says, of a number that is given, and of a function's usual one."""
-USUAL_STEPS = 1000
 SIZES = {
     "MNIST": (1, 28),
     "FashionMNIST": (1, 28),
@@ -44,11 +44,15 @@ class Training:
         epsilon: whether a loss compares with the noise that was drawn.
         to_data: of a straight path between data and noise, whether its t = 1 is the data.
         doubt: what else the code has of the kind: "a straight path", "a cosine table", "" for nothing.
-        handed: what its network is called with in place of its step, None for the step.
+        handed: what networks are called with in place of the step or time, where that is not as it is.
         edm: where it preconditions as EDM does, sigma_data, sigma_min and sigma_max, those that it names.
         range: what black and white are.
         shape: (channels, side) of a data set that is known by name, or of a batch that is drawn.
         null: a number that is called the null class.
+        sde: a schedule of a stochastic differential equation, continuous in t.
+        score: whether a loss adds the noise that was drawn to an answer times its spread.
+        learned: what its network predicts, as its own settings say it.
+        count: the number of steps that the code names most often.
         raw: whether pixels come from ToTensor or a division by 255, and nothing shows that they are changed after.
     """
 
@@ -60,8 +64,12 @@ class Training:
     shape: tuple[int, int] | None
     null: int | None
     doubt: str = ""
-    handed: Handed | None = None
+    handed: tuple[Handed, ...] = ()
     raw: bool = False
+    sde: Stochastic | None = None
+    score: bool = False
+    count: int | None = None
+    learned: str | None = None
     edm: dict[str, float] | None = None
 
 
@@ -82,6 +90,7 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
             shapes[shape] += factor
     close = [source for source in found if any(source is one for one in near)]
     path = _path(close, steps) or _path(found, steps) or _Path(None, None, "")
+    scoring = any(_learns_score(source.tree) for source in found)
     ranges = Counter(ends for source in found for ends in _ranges(source.tree))
     return Training(
         betas=path.betas,
@@ -95,13 +104,15 @@ def training_of(found: Sequence[Source], near: Collection[Source] = ()) -> Train
         edm=next((values for source in [*close, *found] for values in preconditioning(source.tree)), None),
         handed=_handed(close) or _handed(found),
         raw=not ranges and any(_raw(source.tree) for source in found),
+        sde=path.sde,
+        score=scoring,
+        count=steps.most_common(1)[0][0] if steps else None,
     )
 
 
-def _handed(found: Sequence[Source]) -> Handed | None:
-    """What stands for the step in these files' calls: one that is understood, if there is such."""
-    calls = [call for source in found for call in handed(source.tree)]
-    return next((call for call in calls if call.line(USUAL_STEPS)), calls[0] if calls else None)
+def _handed(found: Sequence[Source]) -> tuple[Handed, ...]:
+    """What stands for the step in these files' calls."""
+    return tuple(call for source in found for call in handed(source.tree))
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class _Path:
     betas: dict[str, Any] | None
     to_data: bool | None
     doubt: str
+    sde: Stochastic | None = None
 
 
 def _path(found: Sequence[Source], steps: Counter[int]) -> _Path | None:
@@ -118,19 +130,22 @@ def _path(found: Sequence[Source], steps: Counter[int]) -> _Path | None:
     straight = {way for source in found for way in _ways(source)}
     to_data = straight.pop() if len(straight) == 1 else None
     betas = _betas(found, steps)
+    sde = stochastic(found)
     if betas is None and to_data is None:
-        return None
+        return None if sde is None else _Path(None, None, "", sde)
     if betas is None:
-        return _Path(None, to_data, "")
+        return _Path(None, to_data, "" if sde is None else "a stochastic differential equation")
     linear = "beta_start" in betas
     doubt = "a straight path" if to_data is not None else "a cosine table" if linear and _has_cosine(found) else ""
     return _Path(betas, to_data, doubt)
 
 
 def _nulls(tree: ast.Module) -> Iterator[int]:
+    """Numbers that are named as a class for none is; 0 only where the name says that it is a class or a label."""
     for name, value in constants(tree).items():
         if re.search(r"null|uncond", name, re.IGNORECASE) and type(value) is int:
-            yield value
+            if value or re.search(r"class|label|token|idx|index|id$|y$", name, re.IGNORECASE):
+                yield value
 
 
 def _betas(found: Sequence[Source], steps: Counter[int]) -> dict[str, Any] | None:
@@ -154,19 +169,25 @@ def _ends(tree: ast.Module) -> Iterator[tuple[float, float]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == "linspace" and len(node.args) >= 2:
             values = [literal(argument, known) for argument in node.args[:2]]
-            if all(values) and _is_betas(*(value[0] for value in values if value)):
+            if all(values) and is_betas(*(value[0] for value in values if value)):
                 yield tuple(float(value[0]) for value in values if value)  # type: ignore[misc]
         named = dict(_named(node))
         first = [value for name, value in named.items() if FIRST.fullmatch(name)]
         last = [value for name, value in named.items() if LAST.fullmatch(name)]
-        if first and last and _is_betas(first[0], last[0]):
+        if first and last and is_betas(first[0], last[0]):
             yield float(first[0]), float(last[0])
         pair = next((value for name, value in named.items() if name == "betas"), None)
-        if isinstance(pair, tuple | list) and len(pair) == 2 and _is_betas(*pair):
+        if isinstance(pair, tuple | list) and len(pair) == 2 and is_betas(*pair):
             yield float(pair[0]), float(pair[1])
 
 
-def _is_betas(first: Any, last: Any) -> bool:
+def is_betas(first: Any, last: Any) -> bool:
+    """Whether two values may be betas of a table.
+
+    Args:
+        first: of the first step.
+        last: of the last step.
+    """
     numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in (first, last))
     return numbers and 0 < first < last < 0.5 and first <= 0.01
 
@@ -212,7 +233,7 @@ def _steps(tree: ast.Module) -> Iterator[tuple[int, int]]:
                 found is not None
                 and type(found[0]) is int
                 and found[0] >= 10
-                and _is_betas(*(b[0] if b else None for b in betas))
+                and is_betas(*(b[0] if b else None for b in betas))
             ):
                 yield found[0], GIVEN
 
@@ -286,6 +307,21 @@ def _compares_with_noise(tree: ast.Module) -> bool:
         ):
             if any(isinstance(argument, ast.Name) and argument.id in noises for argument in node.args[:2]):
                 return True
+    return False
+
+
+def _learns_score(tree: ast.Module) -> bool:
+    """Whether drawn noise is added to an answer times its spread, (score * std + z) ** 2, which is least for a score."""
+    noises = _noises(tree) | {"noise", "eps", "epsilon", "z"}
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)):
+            continue
+        for noise, other in ((node.left, node.right), (node.right, node.left)):
+            named = isinstance(noise, ast.Name) and noise.id in noises
+            if named and isinstance(other, ast.BinOp) and isinstance(other.op, ast.Mult):
+                words = " ".join(getattr(part, "id", "") for part in ast.walk(other))
+                if "score" in words and re.search(r"std|sigma", words):
+                    return True
     return False
 
 

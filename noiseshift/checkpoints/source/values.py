@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 PLAIN = (int, float, str, bool, type(None))
@@ -63,3 +63,39 @@ def _computed(node: ast.BinOp, known: Mapping[str, Any]) -> tuple[Any] | None:
     if isinstance(node.op, ast.Mult):
         return (left * right,)
     return None
+
+
+def named(node: ast.AST, known: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names with plain values that a piece of code gives: defaults of a function, keywords of a call, `add_argument`'s default,
+    keys of a mapping, and what is set by `=`.
+
+    Args:
+        node: Its syntax.
+        known: Names with values that it may use.
+    """
+    for name, value in _given(node):
+        found = None if value is None else literal(value, known)
+        if found is not None:
+            yield name, found[0]
+
+
+def _given(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+    if isinstance(node, ast.FunctionDef):
+        arguments = node.args.args
+        yield from ((a.arg, d) for a, d in zip(arguments[::-1], node.args.defaults[::-1], strict=False))
+        yield from ((a.arg, d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+    elif isinstance(node, ast.Call):
+        words = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+        first = node.args[0] if node.args else None
+        if "default" in words and isinstance(first, ast.Constant) and isinstance(first.value, str):
+            yield first.value.lstrip("-").replace("-", "_"), words["default"]
+        yield from words.items()
+    elif isinstance(node, ast.Dict):
+        yield from ((key.value, value) for key, value in zip(node.keys, node.values, strict=True) if _is_text(key))  # type: ignore[union-attr]
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            yield (target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")), node.value
+
+
+def _is_text(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
