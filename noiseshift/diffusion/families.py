@@ -207,8 +207,8 @@ def in_table(scheduler: Any) -> Tensor:
     return table.log_snr((position + 1) / len(table.times))
 
 
-def last_label(family: Family, scheduler: Any) -> int | None:
-    """The largest label that training used; None where labels are no places in a table.
+def trained_on(family: Family, scheduler: Any) -> int | None:
+    """How many steps the training's table has; None where labels are no places in a table.
 
     Args:
         family: of the scheduler.
@@ -216,8 +216,18 @@ def last_label(family: Family, scheduler: Any) -> int | None:
     """
     if isinstance(family, Preconditioned) or labels_are_logarithms(family, scheduler):
         return None
-    count = int(scheduler.config.num_train_timesteps)
-    return count if isinstance(family, Flow) else count - 1
+    return int(scheduler.config.num_train_timesteps)
+
+
+def last_label(family: Family, scheduler: Any) -> int | None:
+    """The largest label that training used; None where labels are no places in a table.
+
+    Args:
+        family: of the scheduler.
+        scheduler: whose training it is.
+    """
+    count = trained_on(family, scheduler)
+    return count if count is None or isinstance(family, Flow) else count - 1
 
 
 def outside(family: Family, scheduler: Any, labels: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+TIMES = ("timestep", "timesteps", "time", "t")
+"""What networks call their time."""
+
 PLAIN = (str, int, float, bool, type(None), torch.dtype)
 
 
@@ -52,9 +55,14 @@ class NetworkCall(NamedTuple):
         named = inspect.signature(unwrapped(self.network).forward).bind(*self.args, **self.kwargs).arguments
         return {**named, **named.pop("kwargs", {})}
 
+    def first(self) -> Any:
+        """Its first argument: the states."""
+        return next(iter(self.arguments().values()), None)
+
     def time(self) -> Any:
         """What it was given as the time, or None."""
-        return self.arguments().get("timestep")
+        arguments = self.arguments()
+        return next((arguments[name] for name in TIMES if name in arguments), None)
 
 
 class HowCalled(NamedTuple):

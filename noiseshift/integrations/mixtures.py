@@ -9,7 +9,7 @@ token to the condition's own norm instead (Qwen-Image), and some hand on the neg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -157,7 +157,7 @@ def order(pipeline: str, parts: Sequence[tuple[int, slice, Tensor]]) -> int | No
     known.
 
     Args:
-        pipeline: its class's name.
+        pipeline: the class whose loop runs; see `loop_of`.
         parts: (call, rows of its batch, answer) of each.
     """
     if not pipeline or len({call for call, *_ in parts}) != 1:
@@ -166,6 +166,16 @@ def order(pipeline: str, parts: Sequence[tuple[int, slice, Tensor]]) -> int | No
         return 0 if pipeline in FIRST_OF_THREE else 2 if pipeline in LAST_OF_THREE else None
     # A perturbed batch without guidance starts with the condition; with guidance, the weights themselves tell.
     return None if len(parts) != 2 else 0 if pipeline in FIRST or "PAG" in pipeline else 1
+
+
+def loop_of(pipeline: Any) -> str:
+    """The class of diffusers whose own loop a pipeline runs; empty where the loop is custom, and its order unknown.
+
+    Args:
+        pipeline: any object; a subclass without a `__call__` of its own runs its parent's.
+    """
+    kind = next((kind for kind in type(pipeline).__mro__ if "__call__" in vars(kind)), object)
+    return kind.__name__ if kind.__module__.startswith("diffusers.") else ""
 
 
 def distinct_rows(sample: Tensor, mixture: Tensor, outputs: Sequence[Tensor]) -> int:

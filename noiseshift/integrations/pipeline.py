@@ -7,6 +7,7 @@ old timestep. What the network itself predicted, before guidance mixed it, is ca
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,19 +19,24 @@ from torch import Tensor, nn
 from noiseshift.audit import Audit
 from noiseshift.audit.observed import Watch
 from noiseshift.calling import error_in_words
+from noiseshift.diffusion.families import Flow, outside, trained_on
 from noiseshift.diffusion.models import Prediction
 from noiseshift.diffusion.schedulers import Scheduled
 from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.instrument import Readers
 from noiseshift.integrations.called import NetworkCall, PerRow, how_called
 from noiseshift.integrations.called import tensor_of as _tensor
-from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order
+from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order
+from noiseshift.integrations.pairing import is_of, require_label, require_time
 from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
 from noiseshift.integrations.replay import Replay, StateCall
 from noiseshift.integrations.tap import Tap
 from noiseshift.shift.report import ShiftReport
 
 log = logging.getLogger(__name__)
+
+MOST_CALLS = 64
+"""Calls of a network that are kept until the scheduler steps: in between, a loop may call it without end."""
 
 DIFFERENT = 0.02
 """Relative distance of two answers of one network to one state that is no rounding, of half precision either."""
@@ -64,7 +70,7 @@ class PipelineObserver(Recorder):
         self.unpaired: list[str] = []
         self._watch = Watch(self.scheduler, self.pipeline)
         self._hooks: list[Any] = []
-        self._calls: list[NetworkCall] = []  # since the scheduler's last step
+        self._calls: deque[NetworkCall] = deque(maxlen=MOST_CALLS)  # since the scheduler's last step
         self._run: _Run | None = None
         self._states: dict[float, StateCall] = {}
         self._example: tuple[Tensor, Tensor, Prediction, dict[str, Any]] | None = None
@@ -104,9 +110,11 @@ class PipelineObserver(Recorder):
 
     def _before(self, output: Tensor, timestep: Any, sample: Tensor) -> None:
         """A state, its label and what was made of the network's answers are handed to the scheduler."""
-        calls = self._calls
-        self._calls = []
+        calls = [*self._calls]
+        self._calls.clear()
         try:
+            if len(calls) == MOST_CALLS:
+                raise ValueError(f"the network was called {MOST_CALLS} times or more since the scheduler's last step")
             self._pair(output, timestep, sample, calls)
         except Exception as error:  # watching never fails a user's run
             self._lose(f"{type(error).__name__}: {error}")
@@ -122,6 +130,7 @@ class PipelineObserver(Recorder):
     def _pair(self, output: Tensor, timestep: Any, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
         run = self._run
         place = self._find(timestep)
+        require_label(self.scheduler.timesteps.tolist(), place, timestep)
         if run is None or run.ended or self._anew(run, place):
             rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
             grid = run.grid if run is not None else None
@@ -170,6 +179,8 @@ class PipelineObserver(Recorder):
         if start and len(getattr(self.scheduler, "prk_timesteps", ())):
             raise ValueError("PNDM counts its Runge–Kutta steps from its first call: give it skip_prk_steps=True")
         view = Scheduled.of(self.scheduler)
+        if isinstance(view.family, Flow) and len(outside(view.family, self.scheduler, torch.tensor(labels))):
+            raise ValueError("the scheduler's sigmas exceed 1, which are no levels of a flow")
         levels = view.levels()
         if before is not None and (before.start, before.labels, before.levels) == (start, labels, levels):
             return before  # inverting a schedule takes milliseconds
@@ -187,10 +198,13 @@ class PipelineObserver(Recorder):
         t = grid.times[run.place]
         x = sample[:rows].float() * grid.factors[run.place]
         predicted: Tensor | None = output[:rows, :channels]
+        self._require_calls(run, sample[:rows], calls)
         if self.networks:
             parts = blocks([_tensor(call.output) for call in calls], rows, channels)
-            found = conditional(output[:rows, :channels], [part for *_, part in parts], order(self.pipeline, parts))
-            if found is None:
+            found = conditional(
+                output[:rows, :channels], [part for *_, part in parts], order(loop_of(self.target), parts)
+            )
+            if found is None or is_of(calls[parts[found.part][0]], parts[found.part][1], sample[:rows]) is False:
                 predicted = None
                 self._lose("what the network predicted of a state is not known from the guided mixture")
             else:
@@ -206,6 +220,15 @@ class PipelineObserver(Recorder):
         if run.given is not None:
             self._example = (x, t, prediction, run.given)
         self.record(x, t, prediction)
+
+    def _require_calls(self, run: _Run, sample: Tensor, calls: Sequence[NetworkCall]) -> None:
+        """Raise ValueError where the network was not called on this state, or at another time than its label."""
+        own = [call for call in calls if is_of(call, slice(0, run.rows), sample) is not False]
+        if calls and not own:
+            raise ValueError("the network was called on another state than the one that the scheduler steps from")
+        count = trained_on(run.grid.view.family, self.scheduler)
+        for call in own:
+            require_time(call, run.grid.labels[run.place], count)
 
     def _keep(self, run: _Run, call: NetworkCall, part: slice, sample: Tensor, factor: float) -> None:
         """How to call the network the same way at this place, as far as that can be known; the conditions are kept once a run."""
@@ -359,4 +382,4 @@ def _same(first: Any, second: Any) -> bool:
         return torch.equal(first.value, second.value)
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return torch.equal(first, second)
-    return type(first) is type(second)
+    return type(first) is type(second) and bool(first == second)

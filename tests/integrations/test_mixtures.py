@@ -1,9 +1,10 @@
 """Guidance by its arithmetic: which part had the condition, in every order and form that pipelines have."""
 
+import diffusers
 import pytest
 import torch
 
-from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, order, weights
+from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order, weights
 
 
 def parts(count, rows=3):
@@ -46,6 +47,20 @@ def test_a_known_order_decides_where_the_weights_do_not(scale):
     assert conditional(mixture, [U, C], order("StableDiffusionPipeline", blocks([both], 3, 4))) == (1, 1.0)
     assert conditional(mixture, [C, U], order("DiTPipeline", blocks([both], 3, 4))) == (0, 1.0)
     assert order("WanPipeline", blocks([C, U], 3, 4)) is None  # calls of their own
+
+
+def test_an_order_is_known_of_diffusers_own_loops_alone():
+    class Renamed(diffusers.DiTPipeline):
+        pass
+
+    class Rewritten(diffusers.DiTPipeline):
+        def __call__(self):
+            pass
+
+    assert loop_of(object.__new__(diffusers.DiTPipeline)) == loop_of(object.__new__(Renamed)) == "DiTPipeline"
+    assert loop_of(object.__new__(Rewritten)) == loop_of(object()) == ""
+    assert order(loop_of(object.__new__(Renamed)), blocks([torch.cat([C, U])], 3, 4)) == 0
+    assert order("", blocks([torch.cat([C, U])], 3, 4)) is None
 
 
 def test_the_negative_of_what_the_network_said_is_known_for_it():
