@@ -9,9 +9,11 @@ call's FLOP are counted by torch on one state, its seconds timed on a few. A mul
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.models import Prediction
@@ -196,11 +198,20 @@ def one_call(checkpoint: Checkpoint, protocol: Protocol, rows: int | None = None
         with FlopCounterMode(display=False) as counter:
             call(1)
         flop = float(counter.get_total_flops())
-        rows = rows or max(1, min(most, int(TIMED_FLOP / max(flop, 1))))
-        call(rows)
-        elapsed = []
-        for _ in range(3):
-            started = time.perf_counter()
-            float(call(rows).eps.flatten()[0])  # waits for the device
-            elapsed.append(time.perf_counter() - started)
-    return flop, min(elapsed) / rows
+        timed = most if rows else max(1, min(most, int(TIMED_FLOP / max(flop, 1))))
+        return flop, seconds_of(lambda: call(timed).eps) / timed
+
+
+def seconds_of(work: Callable[[], Tensor]) -> float:
+    """Elapsed seconds of a piece of work: the least of three times, after one that sets up.
+
+    Args:
+        work: gives a tensor, which is waited for.
+    """
+    work()
+    elapsed = []
+    for _ in range(3):
+        started = time.perf_counter()
+        float(work().flatten()[0])  # waits for the device
+        elapsed.append(time.perf_counter() - started)
+    return min(elapsed)

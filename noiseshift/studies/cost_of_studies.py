@@ -6,8 +6,7 @@ network but a network of its own (the level estimator, the extractor) is timed o
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +21,7 @@ from noiseshift.evaluation import Extractor, extract
 from noiseshift.shift.preflight import SAMPLES, preflight_calls
 from noiseshift.studies.approximate import PATH_SLOPE_ROWS, Plan, runs
 from noiseshift.studies.calls import BlankModel, calls_a_sample
-from noiseshift.studies.cost import Cost, Part, calls_a_reading, estimate, one_call, weight_of
+from noiseshift.studies.cost import Cost, Part, calls_a_reading, estimate, one_call, seconds_of, weight_of
 from noiseshift.studies.folders import pictures_of
 from noiseshift.studies.grid import Cell
 from noiseshift.studies.protocol import Protocol
@@ -218,7 +217,7 @@ def _level_weight(checkpoint: Checkpoint, protocol: Protocol, seconds: float) ->
         return 0.0
     network = checkpoint.level_estimator()
     x = torch.randn(TIMED, *checkpoint.shape, generator=torch.Generator().manual_seed(0)).to(protocol.device)
-    return _seconds(lambda: network(x, None).mean) / TIMED / seconds
+    return seconds_of(lambda: network(x, None).mean) / TIMED / seconds
 
 
 def _feature_seconds(checkpoint: Checkpoint, extractor: Extractor) -> float:
@@ -229,15 +228,4 @@ def _feature_seconds(checkpoint: Checkpoint, extractor: Extractor) -> float:
     def made() -> Tensor:
         return torch.from_numpy(extract(pictures_of(checkpoint.decode(x)), extractor).values)
 
-    return _seconds(made) / TIMED
-
-
-def _seconds(work: Callable[[], Tensor]) -> float:
-    """The least of three, after one that sets up."""
-    work()
-    elapsed = []
-    for _ in range(3):
-        started = time.perf_counter()
-        float(work().flatten()[0])  # waits for the device
-        elapsed.append(time.perf_counter() - started)
-    return min(elapsed)
+    return seconds_of(made) / TIMED
