@@ -150,8 +150,19 @@ def _share(run: Run, name: str) -> str:
     rows = rows[(rows.estimator == name) & rows.total.notna()]
     if rows.empty:
         return "Whose it is, the solver's or the network's, could not be read."
-    row = rows.loc[rows.total.abs().idxmax()]
-    return f"At {at(row.t)}, {_refined(row)}; {_exact(row)}: {_verdict(row)}."
+    # Where only one experiment could be read nothing can be said by both, however large the shift is there.
+    both = rows[rows.solver.notna() & rows.exact_solver.notna()]
+    readable = rows if both.empty else both
+    row = readable.loc[readable.total.abs().idxmax()]
+    return f"At {at(row.t)}, {_refined(row)}; {_exact(row)}: {_verdict(row)}.{_of_all(rows, both)}"
+
+
+def _of_all(rows: pd.DataFrame, both: pd.DataFrame) -> str:
+    """How many levels both experiments give to whom, where they are several."""
+    if len(rows) < 2 or both.empty:
+        return ""
+    solver, network = (int(rows.whose.isin([whose, "both"]).sum()) for whose in ("solver", "network"))
+    return f" Of {plural(len(rows))} both experiments give {solver} to the solver and {network} to the network."
 
 
 def _refined(row: pd.Series) -> str:

@@ -85,8 +85,14 @@ def _by_part(run: Run) -> Iterator[Table]:
 
 def _left(run: Run) -> Iterator[Table]:
     """What is left in the finished samples."""
-    if run.residual_noise is not None and not run.residual_noise.empty:
-        yield table("Residual noise of the final samples", run.residual_noise, RESIDUAL_COLUMNS)
+    if run.residual_noise is None or run.residual_noise.empty:
+        return
+    names = {
+        "low": "sigma_low",
+        "high": "sigma_high",
+    }  # ends of a spread: no signed shifts, as those names mean elsewhere
+    columns = [(names.get(name, name), heading, meaning) for name, heading, meaning in RESIDUAL_COLUMNS]
+    yield table("Residual noise of the final samples", run.residual_noise.rename(columns=names), columns)
 
 
 def _readings(run: Run) -> pd.DataFrame:

@@ -106,6 +106,8 @@ SIGNED = {
     "shift",
     "low",
     "high",
+    "band_low",
+    "band_high",
     "joint_low",
     "joint_high",
     "content_shift",
@@ -117,7 +119,8 @@ SIGNED = {
     "difference",
 }
 COUNTS = {"step", "n", "nfe", "samples", "seconds"}
-TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls")
+ONE_DIGIT = {"psnr"}
+TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls", "slope", "calibration_share")
 
 
 def cell(name: str, value: Any) -> Cell:
@@ -132,7 +135,7 @@ def cell(name: str, value: Any) -> Cell:
         return Cell(f"{value:.0e}" if value else "< 1e-300", float(value), True)
     if name.startswith("difference"):
         return Cell(f"{value:+.3g}".replace("-", "−"), float(value), True)
-    digits = 2 if name == "slope" or name.startswith(TWO_DIGITS) else 4
+    digits = 1 if name in ONE_DIGIT else 2 if name.startswith(TWO_DIGITS) else 4
     if name in COUNTS or name.startswith("reduction"):
         digits = 0
     text = f"{value:+.{digits}f}" if name in SIGNED or name.startswith("change") else f"{value:.{digits}f}"

@@ -38,6 +38,7 @@ def draw(run: Run, path: Path) -> None:
     with drawing.style("cvpr-wide"):
         figure, (left, right) = plt.subplots(1, 2, figsize=(6.875, 2.9), sharey=True)
         plots.plot_shift({name: run.reports[name] for name in ("network", "constant-pixel")}, ax=left)
+        left.legend(loc="upper left")  # "best" knows nothing of bands
         left.set_title("the shift, as two estimators read it", fontsize=8)
         plots.plot_solver(run, "network", ax=right)
         right.set_ylabel("")

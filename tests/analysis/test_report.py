@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis.answer import answer
+from noiseshift.analysis.page_measure import measured
 from noiseshift.analysis.report import page
 from noiseshift.cli import main
 from reports import log_snr_of, report_of
@@ -23,6 +24,8 @@ from noiseshift.shift.refinement import FACTORS, Refinement
 from noiseshift.shift.shares import shares
 
 TIMES = np.array([0.9, 0.5, 0.1])
+LEFT = {"space": "pictures", "reader": "wavelet", "sigma": 0.043, "low": 0.035, "high": 0.049, "floor": 0.02}
+LEFT |= {"verdict": "noise", "samples": 64, "psnr": 33.3869}
 PASSED = (Check("null", True, "0 of 9"), Check("level", True, "9 of 9"), Check("exact model", None, "a note"))
 
 
@@ -81,6 +84,28 @@ def test_a_positive_shift_that_is_the_solvers():
 )
 def test_whose_shift_it_is(alone, steps, says):
     assert says in answer(made(report([0, 0, 0.03]), solver=report(alone, seed=4), steps=steps)).lines[1]
+
+
+def test_whose_shift_it_is_is_said_where_both_experiments_were_read():
+    slope = np.ones((20, 3))
+    slope[:, 2] = 0.2  # the exact model cannot be read where the shift is largest
+    exact = report([0, 0.02, 0.03], slope=slope, seed=4)
+    second = answer(made(report([0, 0.02, 0.03]), solver=exact, steps=[0, 0.02, 0.03])).lines[1]
+    assert second.startswith("At t = 0.5,")
+    assert "this much of it is the solver's, by both" in second
+    assert "Of 3 levels both experiments give 1 to the solver and 0 to the network." in second
+
+
+def test_ends_of_a_shift_have_a_sign_and_those_of_a_spread_have_none():
+    run = dataclasses.replace(made(report([0, 0, 0.03])), residual_noise=pd.DataFrame([LEFT]))
+    tables = {each.caption: each for each in measured("one", "one", run).tables}
+    for caption, signed in (("Every reading", True), ("Residual noise of the final samples", False)):
+        headings = [heading for heading, _ in tables[caption].headings]
+        ends = [j for j, heading in enumerate(headings) if heading in ("95 % from", "to", "band from")]
+        assert len(ends) >= 2
+        texts = [row[j].text for row in tables[caption].rows for j in ends]
+        assert all(text[0] in "+−" for text in texts) if signed else not any(text[0] in "+−" for text in texts)
+    assert "33.4" in [found.text for found in tables["Residual noise of the final samples"].rows[0]]
 
 
 def test_without_the_exact_model_nobody_is_blamed():
