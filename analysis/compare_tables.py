@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.names import in_latex, in_markdown, plain
+from noiseshift.analysis.phrases import below
 from noiseshift.analysis.terminal import numbers_table
 
 from noiseshift.studies.compare import Comparison
@@ -24,12 +26,12 @@ def paper_table(found: Comparison) -> pd.DataFrame:
         "sampler": list(table.sampler),
         "guidance": list(table.guidance),
         "NFE": [_whole(value) for value in table.nfe],
-        f"rms {delta_of(found.baseline)}": [_rms(row) for row in table.to_dict("records")],
-        f"last {delta_of(found.baseline)}": [_number(value, 4, signed=True) for value in table.terminal],
-        "content δ": [_number(value, 4) for value in table.content],
+        f"rms {delta_of(found.baseline)}": _sizes(table, "rms"),
+        f"last {delta_of(found.baseline)}": [_interval(row, "terminal", 4, signed=True) for _, row in table.iterrows()],
+        "content δ": _sizes(table, "content"),
     }
     if table.solver.notna().any():
-        columns |= {name: [_number(v, 4) for v in table[name]] for name in ("solver", "network")}
+        columns |= {name: _sizes(table, name) for name in ("solver", "network")}
     if distance is not None:
         columns[distance] = [_interval(row, distance, 2) for _, row in table.iterrows()]
         columns |= _plain(table, distance)
@@ -44,14 +46,18 @@ def paper_table(found: Comparison) -> pd.DataFrame:
 
 def _costs(table: pd.DataFrame) -> dict[str, list[str]]:
     """What is left in the samples of each variant, and what it costs."""
-    left = {"σ end": [_interval(row, "σ end", 4) for _, row in table.iterrows()]} if "σ end" in table else {}
+    left = {"σ end": _sizes(table, "σ end")} if "σ end" in table else {}
     costs = [column for column in ("sampling seconds", "weights MB", "peak MB") if column in table]
     return left | {column: [_number(value, 1) for value in table[column]] for column in costs}
 
 
-def _rms(row: dict[str, Any]) -> str:
-    """The rms shift with its interval; where that holds 0, only what it is below."""
-    return f"< {_number(row['rms high'], 4)}" if row["rms low"] == 0 else _interval(pd.Series(row), "rms", 4)
+def _sizes(table: pd.DataFrame, name: str) -> list[str]:
+    """Sizes, which are never below 0, with their intervals; where one holds 0, only what it is below."""
+    return [_below(row, name) or _interval(row, name, 4) for row in table.to_dict("records")]
+
+
+def _below(row: Mapping[Any, Any], name: str) -> str:
+    return below(row.get(f"{name} low", float("nan")), row.get(f"{name} high", float("nan")))
 
 
 def _plain(table: pd.DataFrame, name: str) -> dict[str, list[str]]:
@@ -82,7 +88,7 @@ def terminal_table(found: Comparison) -> Table:
         cells = [
             plain(row["run"]),
             _whole(row["nfe"]),
-            _number(row["rms"], 4) if row["rms low"] != 0 else f"< {_number(row['rms high'], 4)}",
+            _below(row, "rms") or _number(row["rms"], 4),
             f"{_number(row['rms low'], 4)} {_number(row['rms high'], 4)}",
             _number(row["terminal"], 4, signed=True),
         ]
@@ -131,8 +137,9 @@ def _whole(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.0f}"
 
 
-def _interval(row: Any, name: str, digits: int) -> str:
-    value, low, high = (row[column] for column in (name, f"{name} low", f"{name} high"))
+def _interval(row: Any, name: str, digits: int, *, signed: bool = False) -> str:
+    value, low, high = (row.get(column, float("nan")) for column in (name, f"{name} low", f"{name} high"))
     if pd.isna(value):
         return "–"
-    return _number(value, digits) + ("" if pd.isna(low) else f" [{_number(low, digits)}, {_number(high, digits)}]")
+    ends = "" if pd.isna(low) else f" [{', '.join(_number(end, digits, signed=signed) for end in (low, high))}]"
+    return _number(value, digits, signed=signed) + ends

@@ -17,6 +17,8 @@ from noiseshift.shift.controls import Check
 from noiseshift.studies.compare import Comparison
 from noiseshift.studies.differences import MEAN_SQUARE
 
+SMOOTHER_MEANS = "smoother: less fine detail than real data have"
+
 PAIRS: tuple[Column, ...] = (
     (
         "quantity",
@@ -113,12 +115,17 @@ def _least(found: Comparison, quantity: str) -> str:
     if len(rows) == 1:
         return f"{words[name]}'s: {size}"
     others = [words[each] for each in found.runs if each in found.best(quantity) - {name}]
-    tied = (
-        f"not significantly different: {listed_names(others)}"
-        if others
-        else "all that it can be tested against have more"
-    )
+    tied = f"not significantly different: {listed_names(others)}" if others else _more(found, name)
     return f"{words[name]}'s: {size}; {tied}"
+
+
+def _more(found: Comparison, least: str) -> str:
+    """All runs that the least one is not tied with have more; it may not be possible to test it against each."""
+    tested = found.pairs[(found.pairs["first"] == least) | (found.pairs["second"] == least)]
+    others = {*tested["first"], *tested["second"]} - {least}
+    if len(others) < len(found.runs) - 1:
+        return "each run that it can be tested against has significantly more"
+    return "the other has significantly more" if len(others) == 1 else "every other has significantly more"
 
 
 def _distances(found: Comparison) -> str:
@@ -165,11 +172,12 @@ def _columns(found: Comparison) -> Iterator[Column]:
     yield "samples", "read", "samples that the estimator read"
     yield "rms", "rms δ", f"root of the mean δ² between t = {high:.3g} and {low:.3g}, its own error taken out (95 %)"
     yield "run_p", "any shift, p", "of the run's one test over all of its levels and estimators that there is no shift"
-    yield "terminal", "last δ", "δ at the last step that can be read, in t"
-    yield "content", "content δ", "rms of δ against final samples, re-noised (each run's `content` says whose)"
+    yield "terminal", "last δ", "δ at the last step that can be read, in t (95 %)"
+    ends = "ends that hold it in 95 % of cases or more"
+    yield "content", "content δ", f"rms of δ against final samples, re-noised (each run's `content` says whose); {ends}"
     if found.table.solver.notna().any():
-        yield "solver", "solver δ", "rms of what finer steps of the same network take away of δ"
-        yield "network", "network δ", "rms of what they leave"
+        yield "solver", "solver δ", f"rms of what finer steps of the same network take away of δ; {ends}"
+        yield "network", "network δ", f"rms of what they leave; {ends}"
     distance = found.distance()
     if distance is not None:
         yield distance, distance, "distance to real images, without what few samples add to it (95 %)"
@@ -178,7 +186,11 @@ def _columns(found: Comparison) -> Iterator[Column]:
         kinds = ("IS", "K", "precision", "recall", "density", "coverage")
         others = [c for c in found.table if c.startswith(kinds) and " " not in c]
         yield from ((each, each, "with its 95 % interval") for each in others)
-    yield "σ end", "σ end", "residual noise of the final samples, by the first reader, in the data's units (95 %)"
+    yield (
+        "σ end",
+        "σ end",
+        f"residual noise of the final samples, by the first reader, in the data's units (95 %); {SMOOTHER_MEANS}",
+    )
     yield "sampling seconds", "sampling, s", "seconds of sampling and reading, where the run was made in one go"
     yield "weights MB", "weights, MB", "of the network that samples"
     yield "peak MB", "peak, MB", "the most that the CUDA device held while sampling"

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from noiseshift.analysis import drawing, svg
 from noiseshift.analysis.after import spared
+from noiseshift.analysis.phrases import below
 
 from noiseshift.shift.controls import Check
 from noiseshift.studies.folders import read_manifest
@@ -95,8 +96,8 @@ def _valued(name: str, row: Mapping[Any, Any]) -> Cell:
     word, _, rest = name.partition(" ")
     for low, high in ((f"{name} low", f"{name} high"), (f"{word} low {rest}", f"{word} high {rest}")):
         if low in row and alone.key != "" and not pd.isna(row[low]):
-            if word == "rms" and row[low] == 0:  # 0 is not ruled out, and was not measured either
-                return Cell(f"< {cell(name, row[high]).text}", alone.key, True)
+            if word in SIZES and below(row[low], row[high]):  # 0 is not ruled out, and was not measured either
+                return Cell(below(row[low], row[high]), alone.key, True)
             ends = ", ".join(cell(name, row[end]).text for end in (low, high))
             return Cell(f"{alone.text} [{ends}]", alone.key, True)
     return alone
@@ -118,8 +119,10 @@ SIGNED = {
     "terminal",
     "difference",
 }
+SIZES = {"rms", "content", "solver", "network", "σ"}
+"""First words of columns that are never below 0, where they have ends of their own."""
 COUNTS = {"step", "n", "nfe", "samples", "seconds"}
-ONE_DIGIT = {"psnr"}
+ONE_DIGIT = {"psnr", "sampling seconds", "weights MB", "peak MB"}
 TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls", "slope", "calibration_share")
 
 

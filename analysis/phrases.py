@@ -45,6 +45,22 @@ def chance(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
 
 
+SMOOTHER = "smoother"
+"""In place of a residual noise whose whole interval lies below 0: the samples are smoother than real data."""
+
+
+def below(low: float, high: float) -> str:
+    """What a size, which is never below 0, is below where its interval holds 0; empty where it does not, or is NaN.
+
+    Args:
+        low: lower end of its interval, cut at 0.
+        high: upper end.
+    """
+    if low != 0:
+        return ""
+    return f"< {high:.4f}" if high else SMOOTHER
+
+
 def listed_names(names: Sequence[str]) -> str:
     """`a, b and c`; at least one name."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

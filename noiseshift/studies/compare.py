@@ -31,13 +31,15 @@ from noiseshift.evaluation import (
 from noiseshift.reading import read_csv, read_json, reading
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.summary import (
+    NOTHING,
+    Sized,
     Span,
     common_span,
-    content_rms,
-    rms_of,
+    content_size,
     rms_shift,
     shared_levels,
-    terminal_shift,
+    sized,
+    terminal,
 )
 from noiseshift.studies.cells import as_text, from_text, with_texts
 from noiseshift.studies.differences import MEAN_SQUARE, Distances, Quantity, final_noise_of, pairs_of, shifts_of
@@ -58,9 +60,9 @@ class Comparison:
         estimator: what read them.
         span: the levels between which they are compared.
         table: a row per run: checkpoint, sampler, guidance, NFE; rms δ over the span with its interval, δ at the last step that
-            can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share;
-            with features, the distance and whatever else the extractor gives, without their bias and with intervals, and beside
-            them `plain`, as everybody prints them; seconds.
+            can be read, the rms of the content-controlled δ; with controls, the rms of the solver's and the network's share,
+            all with intervals; with features, the distance and whatever else the extractor gives, without their bias and with
+            intervals, and beside them `plain`, as everybody prints them; seconds.
         pairs: all pairs of runs: what is compared, first minus second with its 95 % interval, a two-sided p, Holm's p over all
             pairs of that quantity, whether the difference is resolved, and whether the two share samples (`paired`) or not. The
             quantities are the mean δ² (`rms` squared, which unlike a root is regular where there is no shift) and the distance
@@ -212,9 +214,8 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
         "rms low": ends[0],
         "rms high": ends[1],
         "run_p": run.answer.run.p,
-        "terminal": terminal_shift(report),
-        "content": content_rms(report),
     }
+    row |= _with_ends("terminal", terminal(report)) | _with_ends("content", content_size(report))
     row |= _shares(run, estimator) | _final_noise(run)
     if "variant" in about["checkpoint"]:
         row["variant"] = about["checkpoint"]["variant"]
@@ -234,9 +235,14 @@ def _shares(run: Run, estimator: str) -> dict[str, float]:
     """rms over the levels of the solver's and the network's part by step refinement, their noise taken out; NaN where it was
     not made."""
     if run.controls is None or run.controls.shares.empty:
-        return {"solver": np.nan, "network": np.nan}
+        return _with_ends("solver", NOTHING) | _with_ends("network", NOTHING)
     rows = run.controls.shares[run.controls.shares.estimator == estimator]
-    return {part: rms_of(rows[part], rows[f"{part}_low"], rows[f"{part}_high"]) for part in ("solver", "network")}
+    found = {part: sized(rows[part], rows[f"{part}_low"], rows[f"{part}_high"]) for part in ("solver", "network")}
+    return _with_ends("solver", found["solver"]) | _with_ends("network", found["network"])
+
+
+def _with_ends(name: str, found: Sized) -> dict[str, float]:
+    return {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
 
 
 def _quality(run: Run, reference: Features | Moments | None, found: Jackknife | None) -> dict[str, float]:

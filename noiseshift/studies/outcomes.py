@@ -15,7 +15,7 @@ from torch import Tensor
 from noiseshift.correction.methods import Method
 from noiseshift.evaluation import Features, Jackknife, Moments
 from noiseshift.shift.report import ShiftReport
-from noiseshift.shift.summary import content_rms, reduction, rms_draws, rms_shift, terminal_shift
+from noiseshift.shift.summary import Sized, content_size, reduction, rms_draws, rms_shift, terminal
 from noiseshift.writing import whole_folder
 
 
@@ -89,8 +89,8 @@ class Correction:
                 f"rms {name}": rms_shift(report),
                 f"rms low {name}": float(np.quantile(rms_draws(report), 0.025)),
                 f"rms high {name}": float(np.quantile(rms_draws(report), 0.975)),
-                f"terminal {name}": terminal_shift(report),
-                f"content {name}": content_rms(report),
+                **_with_ends("terminal", name, terminal(report)),
+                **_with_ends("content", name, content_size(report)),
                 f"reduction {name}": 100 * reduced.value,
                 f"reduction low {name}": 100 * reduced.low,
                 f"reduction high {name}": 100 * reduced.high,
@@ -139,6 +139,10 @@ class Correction:
             f"{distance} {best[distance]:.2f} against {table[distance].iloc[0]:.2f}, paired change {best.change:+.2f} "
             f"[{best['change low']:+.2f}, {best['change high']:+.2f}]; {_words(best, estimator)}"
         )
+
+
+def _with_ends(word: str, estimator: str, found: Sized) -> dict[str, float]:
+    return {f"{word} {end}{estimator}": value for end, value in zip(("", "low ", "high "), found, strict=True)}
 
 
 def _words(method: pd.Series, estimator: str) -> str:

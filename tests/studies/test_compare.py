@@ -13,11 +13,13 @@ from noiseshift.analysis import compare_tables
 from noiseshift.analysis.drawing import PAPERS, style
 from noiseshift.analysis.page_compare import answer, compared
 from noiseshift.cli import main
-from reports import report_of
+from reports import readings, report_of
 
 import noiseshift as ns
 from noiseshift.evaluation import ClassifierFeatures, evaluate, load_reference, paired_change
 from noiseshift.reading import ReadingError
+from noiseshift.shift.controls import Controls
+from noiseshift.shift.shares import shares
 from noiseshift.studies.cells import as_text, from_text
 from noiseshift.studies.compare import Comparison, compare
 from noiseshift.studies.differences import holm
@@ -351,6 +353,53 @@ def test_every_run_has_its_p_on_the_page():
     found = family([0.02, 0.0])
     assert found.table.run_p[0] < 0.01 < found.table.run_p[1]
     assert "any shift, p" in [heading for heading, _ in compared("a", "a", found).tables[0].headings]
+
+
+def test_no_size_of_a_table_is_a_zero_without_a_bound(tmp_path):
+    """Content δ, both shares and σ end where nothing is seen: what they are below, in every table and on the page."""
+    found = family([0.0, 0.02])
+    rng = np.random.default_rng(3)
+    for name, each in found.runs.items():
+        report = each.reports["network"]
+        again = readings(report.sampled.t + 0.01 * rng.standard_normal(report.sampled.t.shape))
+        report = dataclasses.replace(report, content=again)
+        split = shares(report, None, None).assign(solver=1e-4, solver_low=-0.002, solver_high=0.002)
+        split = split.assign(network=-1e-4, network_low=-0.003, network_high=0.003)
+        left = {
+            "space": "pictures",
+            "reader": "wavelet",
+            "sigma": 0.0,
+            "low": 0.0,
+            "high": 0.0 if name == "run_0" else 0.01,
+        }
+        found.runs[name] = dataclasses.replace(
+            each,
+            reports={"network": report},
+            controls=Controls((), shares=split),
+            residual_noise=pd.DataFrame([left | {"floor": 0.02, "verdict": "none seen", "psnr": np.inf}]),
+        )
+    found = compare(found.runs, "network")
+    paper = compare_tables.paper_table(found)
+    assert all(text.startswith("< 0.0") and float(text[2:]) > 0 for text in paper["content δ"])
+    assert all(
+        text == bound for name, bound in (("solver", "< 0.0020"), ("network", "< 0.0030")) for text in paper[name]
+    )
+    assert all("[" in text for text in paper["last δ"])
+    cells = [[cell.text for cell in row] for row in compared("a", "a", found).tables[0].rows]
+    assert not any(text.startswith("0.0000") for row in cells for text in row)
+    assert "smoother" in cells[0]
+    assert "< 0.0100" in cells[1]
+    found.save(tmp_path / "kept", {name: tmp_path / name for name in found.runs})
+    kept = pd.read_csv(tmp_path / "kept" / "table.csv")
+    assert {"content low", "content high", "solver high", "network high", "terminal low"} <= {*kept}
+
+
+def test_a_table_of_an_older_version_has_no_ends():
+    found = family([0.0, 0.02])
+    older = [c for c in found.table if c.split(" ")[0] in ("terminal", "content", "solver", "network") and " " in c]
+    former = dataclasses.replace(found, table=found.table.drop(columns=older))
+    assert "[" not in "".join(compare_tables.paper_table(former)["last δ"])
+    assert compared("a", "a", former).tables
 
 
 def test_a_least_shift_that_may_be_nothing_is_a_bound():
