@@ -7,7 +7,7 @@ compared: noised(x0, eps, t), predicted(x, t) → the noise, and times. t counts
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,16 +15,19 @@ from torch import Tensor
 
 Noised = Callable[[Tensor, Tensor, Any], Tensor]
 Predicted = Callable[[Tensor, Any, Tensor | None], Tensor]
+Sample = Callable[[Tensor, Tensor | None, Callable[[Tensor], Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
 class Own:
-    """A repository's own way: `noised(x0, eps, t)`, the noise `predicted(x, t, label)`, and its times with ours beside them."""
+    """A repository's own way: `noised(x0, eps, t)`, the noise `predicted(x, t, label)`, its times with ours beside them, and its
+    sampler; `replay(model)` is that sampler around our reading, where no update of ours is like it."""
 
     noised: Noised
     predicted: Predicted
     times: Sequence[tuple[Any, float]]
-    sample: Callable[[Tensor, Tensor | None, Callable[[Tensor], Tensor]], Tensor]
+    sample: Sample
+    replay: Callable[[Any], Sample] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,8 @@ class Case:
         file: the checkpoint in it.
         convention: what is its own about it.
         own: makes its own code's functions of the network; None where it is refused.
-        data: "fashion", "fashion-32", "mnist", "mnist-32", "swiss-roll", "moons", "names", "circle", "signals",
-            or "none".
+        data: "fashion", "fashion-32", "mnist", "mnist-32", "swiss-roll", "moons", "names", "circle", "signals", "states",
+            "digits", or "none".
         sampler: our word for it.
         refused: why it is not measured, where it is not.
         paths: folders of the repository that its modules are imported from.
@@ -288,6 +291,119 @@ def _priyansh(network: Any) -> Own:
     return _in_steps(betas)(network)
 
 
+def _in_places(count: int, answer: str = "eps") -> Callable[[Any], Predicted]:
+    """Our model's answer at the steps 0 … count - 1 of its table."""
+
+    def ours(model: Any) -> Predicted:
+        def asked(x: Tensor, t: Any, label: Tensor | None) -> Tensor:
+            found: Tensor = getattr(model(x, torch.tensor((t + 1) / count, dtype=torch.float64), label), answer)
+            return found
+
+        return asked
+
+    return ours
+
+
+def _mashathepotato(network: Any) -> Own:
+    """Its sampler has 1 - alpha where DDPM has 1 - alpha_bar."""
+    betas = torch.linspace(1e-4, 0.02, 100)
+
+    def loop(predicted: Predicted) -> Sample:
+        def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+            for t in reversed(range(100)):
+                x = (x - betas[t] / betas[t].sqrt() * predicted(x, t, label)) / (1 - betas[t]).sqrt()
+                x = x + betas[t].sqrt() * z(x) if t else x
+            return x
+
+        return sample
+
+    own = ddpm(betas, lambda x, t, y: network(x))
+    return replace(own, sample=loop(own.predicted), replay=lambda model: loop(_in_places(100)(model)))
+
+
+def _gemini(network: Any) -> Own:
+    """DDPM with the posterior's variance."""
+    betas = torch.linspace(1e-4, 0.02, 1000)
+    bars = (1 - betas).cumprod(0)
+
+    def predicted(x: Tensor, t: int, label: Tensor | None) -> Tensor:
+        assert label is not None
+        answer: Tensor = network(x, (torch.ones(len(x), 1) * t).long(), label.reshape(len(x), -1))
+        return answer
+
+    def loop(predicted: Predicted) -> Sample:
+        def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+            for t in reversed(range(1000)):
+                x = (x - betas[t] / (1 - bars[t]).sqrt() * predicted(x, t, label)) / (1 - betas[t]).sqrt()
+                x = x + ((1 - bars[t - 1]) / (1 - bars[t]) * betas[t]).sqrt() * z(x) if t else x
+            return x
+
+        return sample
+
+    own = ddpm(betas, predicted)
+    return replace(own, sample=loop(predicted), replay=lambda model: loop(_in_places(1000)(model)))
+
+
+def _seljak(network: Any) -> Own:
+    """Its midpoint steps."""
+
+    def velocity(x: Tensor, t: float, label: Tensor | None) -> Tensor:
+        answer: Tensor = network(torch.full((len(x), 1), t), x)
+        return answer
+
+    def ours(model: Any) -> Predicted:
+        return lambda x, t, y: -model(x, torch.tensor(1 - t, dtype=torch.float64)).velocity
+
+    def loop(velocity: Predicted) -> Sample:
+        def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+            for i in range(20):
+                middle = x + velocity(x, i / 20, label) / 40
+                x = x + velocity(middle, i / 20 + 1 / 40, label) / 20
+            return x
+
+        return sample
+
+    own = flow(velocity, to_data=True)
+    return replace(own, sample=loop(velocity), replay=lambda model: loop(ours(model)))
+
+
+def _armankhoshnevis(network: Any) -> Own:
+    """Its sampler counts (k + 1) / 500 from -1 to 1; its training had k / 499."""
+
+    def predicted(x: Tensor, t: int, label: Tensor | None) -> Tensor:
+        now = 2 * (torch.full((len(x), 1), (t + 1) / 500) - 0.5)
+        answer: Tensor = network(torch.cat([x, now], 1))
+        return answer
+
+    return ddpm(torch.linspace(1e-4, 0.02, 500), predicted)
+
+
+def _joker(network: Any) -> Own:
+    """Its loop takes a thousandth of the predicted noise off, 999 times."""
+
+    def noised(x0: Tensor, eps: Tensor, t: int) -> Tensor:
+        alpha = 1 - torch.tensor(t) / 1000
+        return alpha.sqrt() * x0 + (1 - alpha).sqrt() * eps
+
+    def predicted(x: Tensor, t: int, label: Tensor | None) -> Tensor:
+        answer: Tensor = network(x, torch.tensor([t]).float().view(-1, 1).expand(len(x), 1))
+        return answer
+
+    def loop(predicted: Predicted) -> Sample:
+        def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
+            for t in reversed(range(1, 1000)):
+                x = x - predicted(x, t, label) / 1000
+            return x
+
+        return sample
+
+    def ours(model: Any) -> Predicted:
+        return lambda x, t, y: model(x, torch.tensor(t / 999, dtype=torch.float64)).eps
+
+    times = [(t, t / 999) for t in (1, 50, 250, 500, 750, 999)]
+    return Own(noised, predicted, times, loop(predicted), lambda model: loop(ours(model)))
+
+
 _MNIST_DDPM, _OSCAR = "niuwengang/mnist_ddpm", "OscarW42/A2-Flowmatching"
 _RPW = "rpw1134/diffusion-model-experiment"
 CASES = (
@@ -511,6 +627,111 @@ CASES = (
         _priyansh,
         "none",
         "ddpm:25",
+    ),
+    Case(
+        "jovnic",
+        "Jovnic/Advanced-Image-Generation",
+        "diffusion.pth",
+        "200 steps as a second channel, k / 199",
+        lambda network: ddpm(
+            torch.linspace(1e-4, 0.02, 200), lambda x, t, y: network(x, torch.full((len(x),), t / 199))
+        ),
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "mashathepotato",
+        "mashathepotato/noise-efficient-diffusion-model",
+        "models/diffusion_model.pth",
+        "three channels, no time, 100 steps, its class in a notebook",
+        _mashathepotato,
+        "none",
+        "ddpm:25",
+    ),
+    Case(
+        "shylin",
+        "Shylin26/diffusion_from_scratch",
+        "model.pth",
+        "300 whole steps into an embedding, pixels 0 … 1",
+        _in_steps(torch.linspace(1e-4, 0.02, 300)),
+        "mnist",
+        "ddpm:25",
+    ),
+    Case(
+        "seljak",
+        "SebastianSeljak/Protein_Flow_Matching",
+        "model(1019).pth",
+        "(t, x), pairs of angles, t = 1 is data, (B, 1)",
+        _seljak,
+    ),
+    Case(
+        "armankhoshnevis",
+        "armankhoshnevis/DeepLearning-Project-4-Generative-Modeling-using-Diffusion-Models",
+        "checkpoints/denoiser.pt",
+        "points of the plane, its time from -1 to 1 a third feature",
+        _armankhoshnevis,
+        "states",
+        "ddpm:25",
+    ),
+    Case(
+        "gemini",
+        "Gemini9603/CMPUT328-Assignment5",
+        "diffusion.pt",
+        "whole steps (B, 1) and labels (B, 1) into embeddings",
+        _gemini,
+        "fashion",
+        "ddpm:25",
+    ),
+    Case(
+        "joker7822",
+        "Joker7822/num4",
+        "diffusion_model.pth",
+        "four digits, alphas_cumprod 1 - t / 1000, its class within a function",
+        _joker,
+        "digits",
+        "ddpm:25",
+    ),
+    Case(
+        "",
+        "phinate/flow-interpolation",
+        "flow.pt",
+        "a normalizing flow of nflows",
+        refused="it maps noise to data in one pass: there are no noise levels",
+    ),
+    Case(
+        "",
+        "sainavaneet/imitation-learning-Franka",
+        "models/diffusion_model.pth",
+        "3 features in, 7 out",
+        refused="a regression that its file's name calls a diffusion: it takes no time, and its answer is not like its state",
+    ),
+    Case(
+        "",
+        "dalenhsiao/Diffusion-for-Molecules-Generation",
+        "diffusion_models/diffusion_model.pth",
+        "a graph network: (x, t, edge_index)",
+        refused="its states are graphs of several sizes",
+    ),
+    Case(
+        "",
+        "miluosi/diffusion-for-learning",
+        "ddpm_model.pth",
+        "backbone., whole steps of a table that is made at run time",
+        refused="no class of its name in the repository has the file's shapes, and its betas are in none of its scripts",
+    ),
+    Case(
+        "",
+        "RaccoonLasagna/Combo-Project",
+        "diffusion.pth",
+        "a whole pickled module",
+        refused="it holds code, which is not run",
+    ),
+    Case(
+        "",
+        "Natthaphon-Sangmuang/AIE311_diffusion_module",
+        "ckpt.pth",
+        "module., a score under sigma^t dw",
+        refused="the repository holds the file alone, and no code",
     ),
     Case(
         "",

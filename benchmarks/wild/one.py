@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import math
@@ -47,6 +48,10 @@ def data_of(name: str, mnist: Path) -> ns.data.Images | None:
     if name == "circle":  # eight points of it
         angle = 2 * math.pi * torch.arange(4000) / 8
         return ns.data.Images(torch.stack([angle.cos(), angle.sin()], 1))
+    if name == "states":
+        return ns.data.Images(torch.load("code/states.pt", weights_only=True)["data"].float())
+    if name == "digits":
+        return ns.data.Images(digits())
     if name == "moons":
         return ns.data.Images(two_moons(4000))
     if name == "names":
@@ -66,6 +71,13 @@ def two_moons(count: int) -> Tensor:
     angle = torch.linspace(0, math.pi, count // 2)
     upper, lower = torch.stack([angle.cos(), angle.sin()], 1), torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
     return torch.cat([upper, lower]) + 0.05 * torch.randn(count, 2, generator=draw)
+
+
+def digits() -> Tensor:
+    """(N, 4) of the draws that joker7822's training reads."""
+    with Path("numbers4.csv").open(encoding="utf-8") as file:
+        rows = [json.loads(row["本数字"]) for row in csv.DictReader(file)]
+    return torch.tensor([row for row in rows if len(row) == 4], dtype=torch.float32)
 
 
 def names() -> ns.data.Images:
@@ -95,6 +107,8 @@ def both_samplers(case: Case, model: Any, own: Own, shape: tuple[int, ...]) -> t
     start = torch.randn(count, *shape, generator=torch.Generator().manual_seed(1))
     drawn = [torch.Generator().manual_seed(2) for _ in range(2)]
     theirs = own.sample(start, label, lambda x: torch.randn(x.shape, generator=drawn[0]))
+    if own.replay is not None:
+        return theirs, own.replay(model)(start, label, lambda x: torch.randn(x.shape, generator=drawn[1]))
     return theirs, replayed(case, model, start, label, lambda x: torch.randn(x.shape, generator=drawn[1]))
 
 

@@ -120,7 +120,10 @@ class Contents:
         ]
         least = min((key.count(".") for key in heads), default=0)
         named = [key for key in heads if key.count(".") == least]
-        return int(layers[named[-1] if named else last].shape[0])
+        key = named[-1] if named else last
+        bias = self.tensors.get(key.removesuffix("weight") + "bias")
+        # A transposed convolution has its channels out second: a bias tells them of any layer.
+        return int(layers[key].shape[0] if bias is None or bias.ndim != 1 else len(bias))
 
     @property
     def channels(self) -> int | None:

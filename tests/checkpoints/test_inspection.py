@@ -251,3 +251,9 @@ def test_a_batch_that_was_kept_beside_the_network_is_no_network(network, tmp_pat
     state = network().state_dict()
     torch.save({"model_state_dict": state, "xt": torch.zeros(4, 3), "ut": torch.zeros(4, 2)}, tmp_path / "x.pth")
     assert contents_of(tmp_path / "x.pth").weights == "model_state_dict"
+
+
+def test_a_transposed_convolution_at_the_end(tmp_path):
+    layers = {"inp": nn.Conv2d(1, 8, 3), "time": nn.Linear(1, 8), "out": nn.ConvTranspose2d(8, 1, 3)}
+    torch.save(nn.ModuleDict(layers).state_dict(), tmp_path / "a.pt")
+    assert contents_of(tmp_path / "a.pt").facts()["states"] == "1 channels in; 1 out"

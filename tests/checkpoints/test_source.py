@@ -311,6 +311,22 @@ def test_which_path_of_two_the_file_near_the_checkpoint_shows(here):
     assert "# fill in: the code has a straight path too" in written(built.saved().relative_to(here))
 
 
+QUADRATIC = "torch.linspace(beta_start ** 0.5, beta_end ** 0.5, timesteps) ** 2"
+SIGMOID = "torch.sigmoid(torch.linspace(-6, 6, timesteps)) * (beta_end - beta_start) + beta_start"
+
+
+@pytest.mark.parametrize("table", [QUADRATIC, "torch.linspace(0.0001 ** 0.5, 0.02 ** 0.5, 200) ** 2", SIGMOID])
+def test_a_table_that_is_not_linear_is_not_read_as_one(here, table):
+    built = Built(here, "toy_net.py", DDPM.replace("torch.linspace(beta_start, beta_end, timesteps)", table))
+    text = written(built.saved().relative_to(here))
+    if "sigmoid" in table:
+        assert "# fill in: the code has a sigmoid table too" in text
+        return
+    assert FILL not in text
+    betas = torch.linspace(0.0001**0.5, 0.02**0.5, 200, dtype=torch.float64) ** 2
+    torch.testing.assert_close(ns.load("mine:model").model.schedule.alphas_cumprod, (1 - betas).cumprod(0))
+
+
 def test_two_tables_are_for_the_person_to_choose_from(here):
     built = Built(here, "toy_net.py", DDPM + "    def cosine_beta_schedule(timesteps): ...\n")
     assert "# fill in: the code has a cosine table too" in written(built.saved().relative_to(here))

@@ -135,8 +135,8 @@ def _path(found: Sequence[Source], steps: Counter[int]) -> _Path | None:
         return None if sde is None else _Path(None, None, "", sde)
     if betas is None:
         return _Path(None, to_data, "" if sde is None else "a stochastic differential equation")
-    linear = "beta_start" in betas
-    doubt = "a straight path" if to_data is not None else "a cosine table" if linear and _has_cosine(found) else ""
+    others = sorted(_tables(found) - {"linear", betas.get("betas", "linear")})
+    doubt = "a straight path" if to_data is not None else " and ".join(f"a {kind} table" for kind in others)
     return _Path(betas, to_data, doubt)
 
 
@@ -154,23 +154,51 @@ def _betas(found: Sequence[Source], steps: Counter[int]) -> dict[str, Any] | Non
     ends = Counter(pair for source in found for pair in _ends(source.tree))
     if ends:
         (first, last), _ = ends.most_common(1)[0]
-        return {"beta_start": first, "beta_end": last, **number}
-    return {"betas": "cosine", **number} if _has_cosine(found) else None
+        quadratic = {"betas": "quadratic"} if _tables(found) == {"quadratic"} else {}
+        return {**quadratic, "beta_start": first, "beta_end": last, **number}
+    return {"betas": "cosine", **number} if "cosine" in _tables(found) else None
 
 
-def _has_cosine(found: Sequence[Source]) -> bool:
-    """Whether a function is named as one that makes cosine betas."""
-    names = (node.name.lower() for s in found for node in ast.walk(s.tree) if isinstance(node, ast.FunctionDef))
-    return any("cosine" in name and ("beta" in name or "schedule" in name) for name in names)
+def _tables(found: Sequence[Source]) -> set[str]:
+    """The kinds of tables of betas that some files make, by linspace, by a function's name or by a sigmoid."""
+    kinds = set()
+    for node in (node for source in found for node in ast.walk(source.tree)):
+        if isinstance(node, ast.Call) and _called(node) == "linspace" and len(node.args) >= 2 and _spans_betas(node):
+            kinds.add("quadratic" if _rooted(node) else "linear")
+        if isinstance(node, ast.FunctionDef) and re.search("beta|schedule", node.name, re.IGNORECASE):
+            kinds |= {kind for kind in ("cosine", "sigmoid") if kind in node.name.lower()}
+        if isinstance(node, ast.Assign | ast.Return) and node.value is not None:
+            calls = [part for part in ast.walk(node.value) if isinstance(part, ast.Call) and _called(part) == "sigmoid"]
+            kinds |= {"sigmoid"} if calls and re.search("beta_|betas", ast.unparse(node)) else set()
+    return kinds
+
+
+def _spans_betas(call: ast.Call) -> bool:
+    """Whether a linspace goes from a first beta to a last one, or between their roots."""
+    words = [{_word(part) for part in ast.walk(argument)} for argument in call.args[:2]]
+    values = [literal(argument, {}) for argument in call.args[:2]]
+    named = all(any(end.fullmatch(word) for word in each) for end, each in zip((FIRST, LAST), words, strict=True))
+    return named or (all(values) and is_betas(*(value[0] for value in values if value)))
+
+
+def _rooted(call: ast.Call) -> bool:
+    """Whether a linspace goes between square roots, and is squared then."""
+    text = " ".join(ast.unparse(argument) for argument in call.args[:2])
+    return re.search(r"\*\* *(0?\.5|\(1 / 2\))|sqrt", text) is not None
+
+
+def _word(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _ends(tree: ast.Module) -> Iterator[tuple[float, float]]:
     known = constants(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _called(node) == "linspace" and len(node.args) >= 2:
+            power = 2 if _rooted(node) else 1
             values = [literal(argument, known) for argument in node.args[:2]]
             if all(values) and is_betas(*(value[0] for value in values if value)):
-                yield tuple(float(value[0]) for value in values if value)  # type: ignore[misc]
+                yield tuple(round(float(value[0]) ** power, 12) for value in values if value)  # type: ignore[misc]
         named = dict(_named(node))
         first = [value for name, value in named.items() if FIRST.fullmatch(name)]
         last = [value for name, value in named.items() if LAST.fullmatch(name)]
