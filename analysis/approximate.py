@@ -253,7 +253,7 @@ def path_table(report: PathReport, title: str) -> Table:
 ROOTS = {
     "sigma": "the exact root in σ",
     "snr": "the exact root in signal-to-noise ratio",
-    "posterior": "the posterior root, from the images' spectrum",
+    "posterior": "the posterior root, from the data's spectrum",
     "first_order": "first order itself",
 }
 

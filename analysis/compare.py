@@ -281,7 +281,7 @@ def figures(found: Comparison) -> Iterator[Figure]:
             yield (
                 "distance-nfe",
                 partial(plot_distance_nfe, found),
-                "Distance to real images against network calls, with 95 % intervals, coloured by the shift.",
+                "Distance to real data against network calls, with 95 % intervals, coloured by the shift.",
             )
             yield (
                 "pareto",

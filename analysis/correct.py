@@ -116,7 +116,7 @@ def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimat
     yield (
         "trade",
         partial(plot_trade, table, distance=distance, estimator=estimator),
-        "Distance against the shift that is left: is the least shift the best image? Bars are the distance's 95 % intervals.",
+        "Distance against the shift that is left: has the least shift the best samples? Bars are the distance's 95 % intervals.",
     )
     if "kind" in table and table.kind[1:].duplicated().any():
         yield (

@@ -22,7 +22,7 @@ COLUMNS = (
     ("resolved", "resolved", "whether that interval excludes 0"),
     ("sigma", "sigma", "exact root: the level whose σ the state has"),
     ("snr", "snr", "exact root: the level whose signal-to-noise ratio the state has"),
-    ("posterior", "posterior", "exact root: what a posterior over t reads, for Gaussian data of the images' spectrum"),
+    ("posterior", "posterior", "exact root: what a posterior over t reads, for Gaussian data of the same spectrum"),
     ("first_order", "first order", "Statement 1"),
     ("error", "error", "first order / δ − 1"),
 )

@@ -180,7 +180,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
         yield "network", "network δ", f"rms of what they leave; {ends}"
     distance = found.distance()
     if distance is not None:
-        yield distance, distance, "distance to real images, without what few samples add to it (95 %)"
+        yield distance, distance, "distance to real data, without what few samples add to it (95 %)"
         if f"{distance} plain" in found.table:
             yield f"{distance} plain", f"{distance}, plain", "the distance as everybody prints it"
         kinds = ("IS", "K", "precision", "recall", "density", "coverage")

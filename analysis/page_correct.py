@@ -94,7 +94,7 @@ def _columns(methods: pd.DataFrame, distance: str, estimators: list[str]) -> Ite
             f"reduction (%), {name}",
             f"how much less that is than without, in %, by {name} (paired, 95 %)",
         )
-    yield distance, distance, "distance to the real images, without what few samples add to it (95 %)"
+    yield distance, distance, "distance to the real data, without what few samples add to it (95 %)"
     if f"{distance} plain" in methods:
         yield f"{distance} plain", f"{distance}, plain", "the distance as everybody prints it"
     yield "change", "change", f"what the method adds to {distance} (paired, 95 %); below 0 is better"

@@ -132,7 +132,7 @@ def _figures(run: Run) -> Iterator[drawing.Figure]:
         yield (
             "content",
             lambda: plots.plot_content_shift(run.reports),
-            f"The same against {content_of(run)}, re-noised: another baseline, which has the content of generated images.",
+            f"The same against {content_of(run)}, re-noised: another baseline, which has the content of generated samples.",
         )
     yield from parts.figures(run)
     yield (

@@ -112,7 +112,7 @@ def command(
     from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
-    held_out = real_images_for(loaded, data, limits, "a correction is judged by real images")
+    held_out = real_images_for(loaded, data, limits, "a correction is judged by real data")
     extractor = extractor_for(held_out, extractor)
     compared_with = reference_for([loaded], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))

@@ -79,7 +79,7 @@ def command(
     from noiseshift.writing import claimed, jointly
 
     loaded = source.load()
-    found_images = real_images_for(loaded, data, limits, "a training takes real images", "train")
+    found_images = real_images_for(loaded, data, limits, "a training takes real data", "train")
     read = for_checkpoint(found_images, loaded.classes, loaded.card.class_names)
     images = loaded.encode(read)
     tenth = max(1, len(images) // 10)

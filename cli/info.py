@@ -215,7 +215,7 @@ def _missing(loaded: Any) -> list[str]:
         "unconditional branch, for CFG": loaded.classes > 0 and UNCONDITIONAL not in loaded.model.branches,
         "network estimator: noiseshift train-estimator": loaded.estimator is None,
         "autoencoder, for pictures: --vae": loaded.latent and loaded.autoencoder is None,
-        "matching held-out images: --data": loaded.card.data is None,
+        "matching held-out data: --data": loaded.card.data is None,
     }
     return [what for what, missing in lacks.items() if missing]
 

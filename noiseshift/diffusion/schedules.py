@@ -324,8 +324,8 @@ _ROWS = ("times", "log_snr", "log_norm")
 
 def build(description: Mapping[str, Any]) -> Schedule:
     """The schedule that a card describes: {"kind": "linear"}, {"kind": "discrete", "beta_start": …, "beta_end": …,
-    "steps": …}, with "betas": "quadratic" beside, "cosine" or "sigmoid" and "steps", or with "alphas_cumprod", … Raises ValueError naming the
-    kinds or the wrong value."""
+    "steps": …} and maybe "betas": "quadratic", or "betas": "cosine" or "sigmoid" and "steps", or "alphas_cumprod", …
+    Raises ValueError naming the kinds or the wrong value."""
     values = _mapping(description)
     kind = values.pop("kind", None)
     if kind not in KINDS:

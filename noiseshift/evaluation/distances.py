@@ -108,10 +108,10 @@ def density_coverage(real: Array, fake: Array, *, neighbours: int = 5) -> tuple[
         coverage, the share of real balls that hold any.
 
     Raises:
-        ValueError: for fewer than k + 1 real images.
+        ValueError: for fewer than k + 1 real samples.
     """
     if len(real) <= neighbours:
-        raise ValueError(f"{len(real)} real images have no {neighbours}th neighbour: give at least {neighbours + 1}")
+        raise ValueError(f"{len(real)} real samples have no {neighbours}th neighbour: give at least {neighbours + 1}")
     real_t, fake_t = torch.from_numpy(real), torch.from_numpy(fake)
     radii = torch.cat([torch.cdist(part, real_t).kthvalue(neighbours + 1, dim=1).values for part in real_t.split(512)])
     held = torch.zeros(len(real), dtype=torch.int64)

@@ -147,13 +147,13 @@ def _remark(features: Features, reference: Features | Moments, found: Jackknife)
     width = _width(reference)
     n = len(features)
     if not found.enough:
-        return f"no interval: fewer than {ENOUGH} times {width} samples or real images"
+        return f"no interval: fewer than {ENOUGH} times {width} samples or real data"
     if isinstance(reference, Features):
         return ""
     if reference.n is not None and reference.n < EXACT * n:
         _warn(
-            f"the reference's statistics are of {reference.n:,} images, fewer than {EXACT} times {n:,} samples: they count as "
-            "exact, and their own error is not in the interval; give the images instead"
+            f"the reference's statistics are of {reference.n:,} samples, fewer than {EXACT} times {n:,} samples: they count as "
+            "exact, and their own error is not in the interval; give the data instead"
         )
     return "reference counted as exact"
 

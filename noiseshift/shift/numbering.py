@@ -51,11 +51,11 @@ def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
     under_other = tried.under(other)
     if _certainty(under_other - tried.own) > CLEAR:
         less = 100 * (1 - tried.own.mean() / under_other.mean())
-        return Check(NAME, True, f"a picture's own class leaves {less:.0f} % less noise error than another class does")
+        return Check(NAME, True, f"a state's own class leaves {less:.0f} % less noise error than another class does")
     found = _better(tried)
     if found is None:
         unknown = (
-            "another class denoises a picture as well as its own: whether they are numbered as in training is not known"
+            "another class denoises a state as well as its own: whether they are numbered as in training is not known"
         )
         return Check(NAME, None, unknown)
     said = f"the data's classes are not numbered as the network learned them: {found}"

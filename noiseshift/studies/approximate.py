@@ -190,7 +190,7 @@ def run(
             the schedule holds, or a check fails under `strict`.
     """
     if data is None:
-        raise ValueError("approximate adds known errors to real states: give held-out images")
+        raise ValueError("approximate adds known errors to real states: give held-out data")
     started = time.time()
     checkpoint = checkpoint.to(plan.device, plan.precision)
     checks = checked(checkpoint, data, device=plan.device, strict=strict, progress=progress)

@@ -85,7 +85,7 @@ def run(
             features, unless `small`; there are no data, or a check fails under `strict`.
     """
     if data is None:
-        raise ValueError("a correction is judged by real images: give held-out ones")
+        raise ValueError("a correction is judged by real data: give held-out ones")
     started = time.time()
     protocol = protocol.bound(checkpoint)
     require_reference(checkpoint, extractor, reference, protocol.samples, small=small)

@@ -116,7 +116,7 @@ class Protocol:
         if not 0 <= self.seed < 1 << 64:
             raise ValueError(f"the seed {self.seed} is out of range: give one from 0 to 2^64 - 1")
         if self.calibration_rows is not None and self.calibration_rows < 2:
-            raise ValueError(f"nothing can be calibrated on {self.calibration_rows} images: give at least 2")
+            raise ValueError(f"nothing can be calibrated on {self.calibration_rows} states: give at least 2")
         if self.content_steps < 1:
             raise ValueError(
                 f"content_steps is how many steps for each of the solver's, at least 1, got {self.content_steps}"

@@ -143,11 +143,11 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
     if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
         raise ValueError(
-            f"the images are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
+            f"the data are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
             "give --data of its own size and channels"
         )
     if len(data) < 8:
-        raise ValueError(f"{len(data)} held-out images are too few to calibrate on: give at least 8, better 1,000")
+        raise ValueError(f"{len(data)} held-out states are too few to calibrate on: give at least 8, better 1,000")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     classes = torch.zeros_like(order) if data.labels is None else data.labels[order]
     # The rank of each row within its class; even ones to one half, odd ones to the other.
@@ -175,7 +175,7 @@ def warn_of_absent_classes(data: Images, sampled: Tensor | None) -> None:
     if shown < len(drawn) / 2:
         logging.getLogger("noiseshift").warning(
             "only %d of the %d classes that are sampled are among --data's labels: what is read as a shift may be the other "
-            "classes; give real images of all",
+            "classes; give real data of all",
             shown,
             len(drawn),
         )
