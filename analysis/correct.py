@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
-from noiseshift.analysis.drawing import Figure, axes, save_each, style
+from noiseshift.analysis.drawing import Figure, axes, save_each, say_unread, style
 from noiseshift.analysis.names import in_figure, plain
-from noiseshift.analysis.samples import plot_samples, plot_states
+from noiseshift.analysis.samples import ends_of, plot_samples, plot_states
 from noiseshift.analysis.terminal import print_heading, screen
 
 from noiseshift.studies.outcomes import Correction
@@ -42,6 +42,8 @@ def plot_shifts(shifts: pd.DataFrame, estimator: str, *, ax: Axes | None = None)
             linestyle="-" if k < len(COLOURS) else "--",
         )
     ax.set(xlabel="conditioning time t: noise 1 → 0 data", ylabel=f"noise shift δ (in t), by {estimator}", xlim=(1, 0))
+    if shifts["shift"].isna().all():
+        say_unread(ax)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
@@ -65,6 +67,8 @@ def plot_scales(
             ax.fill_between(part.scale, part[low], part[high], color=colour, alpha=0.15, linewidth=0)
             ax.plot(part.scale, part[value], marker="o", color=colour, label=kind)
         ax.set(xlabel="guidance scale (0 = unguided)", ylabel=label)
+        if table[value].isna().all():
+            say_unread(ax, "no significant shift to reduce")
     pair[1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return pair
 
@@ -84,6 +88,8 @@ def plot_trade(table: pd.DataFrame, *, distance: str, estimator: str, ax: Axes |
         ax.plot(shift, row[distance], marker, markersize=5, color=colour, label=in_figure(row["method"]))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     ax.set(xlabel=f"rms δ (in t), by {estimator}", ylabel=in_figure(distance))
+    if table[f"rms {estimator}"].isna().all():
+        say_unread(ax)
     return ax
 
 
@@ -93,16 +99,18 @@ def plot_grids(found: Correction, *, pictures: int = 30) -> np.ndarray:
 
     states = found.outcomes[0].pictures.is_floating_point()
     width, height = (3.2, 2.6) if states else (2.4, 1.1)
-    draw = plot_states if states else plot_samples
-
+    shown = [outcome.pictures[:pictures] for outcome in found.outcomes]
+    draw = partial(plot_states, ends=ends_of(*shown)) if states else plot_samples
     n = len(found.outcomes)
     columns = min(4, n)
     rows = -(-n // columns)
-    _, every = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    size = (width * columns, height * rows)
+    # One scale: corrections change how far samples spread.
+    _, every = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=states, sharey=states)
     for ax in every.flat[n:]:
         ax.set_axis_off()
-    for ax, outcome in zip(every.flat, found.outcomes, strict=False):
-        draw(outcome.pictures[:pictures], ax=ax).set_title(in_figure(outcome.method.name), fontsize=7)
+    for ax, outcome, samples in zip(every.flat, found.outcomes, shown, strict=False):
+        draw(samples, ax=ax).set_title(in_figure(outcome.method.name), fontsize=7)
     return every
 
 
@@ -198,7 +206,9 @@ def correction_table(found: Correction) -> Table:
 
 
 def _size(row: dict[Hashable, Any], name: str) -> str:
-    """The rms shift; where 0 is not ruled out, only what it is below."""
+    """The rms shift; where 0 is not ruled out, only what it is below, and a dot where no level can be read."""
+    if pd.isna(row[f"rms {name}"]):
+        return "·"
     return f"< {row[f'rms high {name}']:.4f}" if row[f"rms low {name}"] == 0 else f"{row[f'rms {name}']:.4f}"
 
 

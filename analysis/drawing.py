@@ -131,6 +131,17 @@ def shades_of() -> Any:
     return mpl.colors.ListedColormap(mpl.colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
 
 
+def say_unread(ax: Axes, what: str = "no level can be read") -> None:
+    """In the middle of Axes that nothing is drawn on, why.
+
+    Args:
+        ax: empty ones.
+        what: the reason.
+    """
+    ax.text(0.5, 0.5, what, transform=ax.transAxes, ha="center", va="center")
+    ax.set(xticks=[], yticks=[])
+
+
 def axes(ax: Axes | None) -> Axes:
     """The given Axes, or new ones."""
     if ax is not None:

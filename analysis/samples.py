@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from noiseshift.analysis.drawing import axes
@@ -22,16 +22,24 @@ COORDINATES = 3
 """Of vectors that are drawn as points; longer ones are lines."""
 CURVES = 4
 """Channels of a signal that have a colour each; more of them are rows of grey."""
+Ends: TypeAlias = tuple[float, float]
 FRAMES = 8
 """Of a video that are drawn."""
 
 
-def plot_states(samples: Tensor, *, ax: Axes | None = None) -> Axes:
+def ends_of(*samples: Tensor) -> Ends:
+    """The least and the largest number among some samples."""
+    return min(float(each.min()) for each in samples), max(float(each.max()) for each in samples)
+
+
+def plot_states(samples: Tensor, *, ends: Ends | None = None, ax: Axes | None = None) -> Axes:
     """Samples in the figure that suits their shape.
 
     Args:
         samples: pictures (N, 1 or 3, H, W) as uint8, vectors (N, d), signals (N, C, L), tokens (N, L, D), pictures of other
             channels (N, C, H, W), or video (N, C, T, H, W).
+        ends: the least and the largest number of all that are seen beside these, for one scale; None: of these.
+        ax: where they are drawn.
 
     Raises:
         ValueError: states of another shape, which have no figure.
@@ -42,38 +50,39 @@ def plot_states(samples: Tensor, *, ax: Axes | None = None) -> Axes:
     draw = {1: _plot_vectors, 2: _plot_sequences, 3: _plot_channels, 4: _plot_frames}.get(len(shape))
     if draw is None:
         raise ValueError(f"there is no figure of states {shape}")
-    return draw(samples, axes(ax))
+    return draw(samples, ends or ends_of(samples), axes(ax))
 
 
-def _plot_frames(samples: Tensor, ax: Axes) -> Axes:
+def _plot_frames(samples: Tensor, ends: Ends, ax: Axes) -> Axes:
     """A sample per row: its first frames from left to right. Three channels are colours, others lie one below another."""
     shown = samples[:LINES, :, :FRAMES].float().transpose(1, 2)
     rows, frames, channels, height, width = shown.shape
     if channels != 3:
         shown = shown.reshape(rows, frames, 1, channels * height, width)
-    return _plot_grey(shown.flatten(0, 1), f"a sample per row, its first {frames} frames", ax, columns=frames)
+    return _plot_grey(shown.flatten(0, 1), f"a sample per row, its first {frames} frames", ends, ax, columns=frames)
 
 
-def _plot_channels(samples: Tensor, ax: Axes) -> Axes:
+def _plot_channels(samples: Tensor, ends: Ends, ax: Axes) -> Axes:
     """The channels of each sample one below another."""
     n, channels, height, width = samples[:10].shape
     return _plot_grey(
-        samples[:10].reshape(n, 1, channels * height, width), f"{channels} channels, one below another", ax
+        samples[:10].reshape(n, 1, channels * height, width), f"{channels} channels, one below another", ends, ax
     )
 
 
-def _plot_sequences(samples: Tensor, ax: Axes) -> Axes:
+def _plot_sequences(samples: Tensor, ends: Ends, ax: Axes) -> Axes:
     """Signals of few channels as lines, sequences of tokens as pictures of a row per token."""
     if samples.shape[1] <= CURVES:
-        return _plot_signals(samples, ax)
+        return _plot_signals(samples, ends, ax)
     shown = samples[:10, None]
-    return _plot_grey(shown, f"{len(shown)} samples, {samples.shape[1]} rows of {samples.shape[2]} numbers each", ax)
+    return _plot_grey(
+        shown, f"{len(shown)} samples, {samples.shape[1]} rows of {samples.shape[2]} numbers each", ends, ax
+    )
 
 
-def _plot_grey(shown: Tensor, what: str, ax: Axes, *, columns: int = 10) -> Axes:
-    """Numbers (N, 1 or 3, H, W) as pictures, between the least and the largest."""
-    low = float(shown.min())
-    high = float(shown.max())
+def _plot_grey(shown: Tensor, what: str, ends: Ends, ax: Axes, *, columns: int = 10) -> Axes:
+    """Numbers (N, 1 or 3, H, W) as pictures, black and white at the ends."""
+    low, high = ends
     grey = ((shown.float() - low) / max(high - low, 1e-12) * 255).byte()
     # A white line between any two of them.
     plot_samples(nn.functional.pad(grey, (0, 1, 0, 1), value=255), columns=columns, ax=ax)
@@ -81,10 +90,10 @@ def _plot_grey(shown: Tensor, what: str, ax: Axes, *, columns: int = 10) -> Axes
     return ax
 
 
-def _plot_signals(samples: Tensor, ax: Axes) -> Axes:
+def _plot_signals(samples: Tensor, ends: Ends, ax: Axes) -> Axes:
     """The first signals, each channel in a colour of its own."""
     shown = samples[:LINES].float()
-    room = float(shown.max() - shown.min()) or 1.0
+    room = ends[1] - ends[0] or 1.0
     for row, signal in enumerate(shown):
         for channel, line in enumerate(signal):
             ax.plot((line - row * room).numpy(), color=f"C{channel}", linewidth=0.9)
@@ -92,10 +101,10 @@ def _plot_signals(samples: Tensor, ax: Axes) -> Axes:
     return ax
 
 
-def _plot_vectors(samples: Tensor, ax: Axes) -> Axes:
+def _plot_vectors(samples: Tensor, ends: Ends, ax: Axes) -> Axes:
     """The first two coordinates; of a single one, its histogram; of many, the vectors as lines."""
     if samples.shape[1] > COORDINATES:
-        return _plot_signals(samples[:, None], ax)
+        return _plot_signals(samples[:, None], ends, ax)
     rows = samples.float().numpy()
     if rows.shape[1] == 1:
         ax.hist(rows[:, 0], bins=min(30, max(5, len(rows) // 3)))

@@ -109,8 +109,13 @@ class Residual:
             ]
             read.append(torch.cat(parts))
         low, high = (part.cpu() for part in read)
-        slope = float((high - low).mean()) / (2 * reach)
-        return float((low + high).mean()) / 2, slope, float(((low + high) / 2).std())
+        slope, spread = float((high - low).mean()) / (2 * reach), float(((low + high) / 2).std())
+        if slope == 0 and spread == 0:
+            raise ValueError(
+                f"the network predicts noise of one size for every state around t = {float(t):.4f}: no level can be read from it; "
+                "it learned nothing, or its weights are another network's"
+            )
+        return float((low + high).mean()) / 2, slope, spread
 
 
 def statistic(prediction: Prediction) -> Tensor:

@@ -130,7 +130,7 @@ def jackknife(features: Features, reference: Features | Moments, *, seed: int = 
 def _over_blocks(features: Features, reference: Features | Moments, seed: int) -> Jackknife:
     """The mean of the blocks' distances. Groups are the same in every block, so that what blocks share is in the interval."""
     if not isinstance(reference, Features):
-        raise ValueError(f"{features.extractor} needs real data as --reference, not statistics")
+        raise ValueError(f"{features.extractor} needs real images as --reference, not statistics")
     pairs = zip(features.parts(), reference.parts(), strict=True)
     found = [jackknife(own, real, seed=seed) for own, real in pairs]
     return Jackknife(

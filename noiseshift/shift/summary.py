@@ -175,10 +175,15 @@ def mean_square_draws(report: ShiftReport, span: Span | None = None, *, seed: in
         report: of one run.
         span: the conditioning levels over which it is averaged; None: all that were read.
         seed: of the resamples.
+
+    Returns:
+        The draws; NaN where nothing can be read.
     """
     usable = report.readable
     rng = np.random.default_rng(seed)
     sampled, real = (resampled_means(part.t, rng) for part in (report.sampled, report.calibration.real))
+    if not usable.any():
+        return np.full(len(sampled), np.nan)
     shift = ((sampled - real) / report.calibration.slope)[:, usable]
     form = _form(report.times[usable], span)
     # A draw carries its error twice: once as the estimate, once as the resample.

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from noiseshift.analysis import plots
+from noiseshift.analysis.correct import plot_grids
 from noiseshift.analysis.plots import save_figures
 from noiseshift.analysis.report import page
 from noiseshift.analysis.samples import plot_states, save_samples
@@ -139,3 +141,24 @@ def test_a_strangers_vectors_from_the_command_line(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("*.npz"))) == 2
     refused = CliRunner().invoke(main, ["sample", "vectors_mine:model", "--out", "x.png"])
     assert (refused.exit_code, "give --out FILE.npz" in refused.stderr) == (2, True)
+
+
+def spread(ax):
+    """How far the first samples reach, as they are drawn."""
+    if ax.images:
+        grey = ax.images[0].get_array()
+        return np.std(grey[grey < 255])
+    return np.std(ax.lines[0].get_ydata() if ax.lines else ax.collections[0].get_offsets()[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 12), (5, 6, 6), (2, 3, 4, 4), (9, 8)])
+def test_samples_of_several_methods_share_one_scale(shape):
+    narrow = torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)) / 10
+    methods = (ns.method(word) for word in ("epsilon-scaling=1", "epsilon-scaling=2"))
+    outcomes = [
+        SimpleNamespace(method=m, pictures=part) for m, part in zip(methods, (narrow, 10 * narrow), strict=True)
+    ]
+    left, right = plot_grids(SimpleNamespace(outcomes=outcomes)).flat
+    assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
+    assert spread(right) > 4 * spread(left)
+    plt.close("all")

@@ -325,3 +325,12 @@ def test_a_card_is_written_and_read_with_its_words(tmp_path):
     card = ns.Card.from_dict({**words, "signature": "(t, x, y)", "time": {"told": "sigma"}})
     assert ns.Card.read(write_card(tmp_path / "x.pt", card)) == card
     assert SimpleNamespace(**vars(card)).time.conditioning == "sigma"
+
+
+def test_a_network_that_learned_nothing_is_one_line(load):
+    checkpoint = load(
+        lambda x, t: torch.full_like(x, 0.01), schedule={"kind": "discrete", "steps": 50}, prediction="epsilon"
+    )
+    protocol = ns.Protocol("ddpm:5", samples=8, points=2, estimators={"residual": None})
+    with pytest.raises(ValueError, match="noise of one size for every state"):
+        ns.run(checkpoint, protocol, None)

@@ -2,18 +2,20 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from noiseshift.analysis.correct import _size, plot_scales, plot_shifts, plot_trade
 from noiseshift.cli import main
 from reports import report_of
 
 import noiseshift as ns
 from noiseshift.correction import methods as methods_of
 from noiseshift.evaluation import ClassifierFeatures, extract
-from noiseshift.shift.summary import reduction, rms_shift
+from noiseshift.shift.summary import reduction, rms_draws, rms_shift
 from noiseshift.studies import correct as correction
 from noiseshift.studies.correct_exact import correct_exact, mixture, power_law
 from noiseshift.studies.protocol import Protocol
@@ -44,6 +46,26 @@ def test_a_reduction_has_a_paired_interval():
     # Nothing to reduce, whatever the noise says.
     for seed in range(3, 8):
         assert np.isnan(reduction(report(0.01), report(0.0, seed=seed)).value)
+
+
+def test_where_nothing_can_be_read_there_is_no_bound_and_figures_say_so():
+    times = np.array([0.6, 0.3])
+    unread = report_of(times, times + np.zeros((40, 2)), times + np.zeros((40, 2)), slope=22.0)
+    assert not unread.readable.any()
+    assert np.isnan(rms_draws(unread)).all()
+    assert np.isnan(reduction(unread, unread).value)
+    table = pd.DataFrame(
+        [{"method": "none", "kind": "none", "scale": 0.0, "FD": 1.0, "FD low": 0.5, "FD high": 2.0}] * 3
+    )
+    table["kind"] = ["none", "nag", "nag"]
+    for column in ("rms", "rms low", "rms high", "reduction", "reduction low", "reduction high"):
+        table[f"{column} test"] = np.nan
+    assert _size(dict(table.iloc[0]), "test") == "·"
+    words = {"distance": "FD", "estimator": "test"}
+    shifts = pd.DataFrame({"method": "none", "t": [0.6, 0.3], "shift": np.nan, "low": np.nan, "high": np.nan})
+    drawn = (plot_shifts(shifts, "test"), plot_trade(table, **words), plot_scales(table, **words)[1])
+    assert [len(ax.texts) for ax in drawn] == [1, 1, 1]
+    plt.close("all")
 
 
 def test_correct_compares_and_writes(tmp_path):
