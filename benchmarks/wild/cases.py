@@ -304,23 +304,6 @@ def _in_places(count: int, answer: str = "eps") -> Callable[[Any], Predicted]:
     return ours
 
 
-def _mashathepotato(network: Any) -> Own:
-    """Its sampler has 1 - alpha where DDPM has 1 - alpha_bar."""
-    betas = torch.linspace(1e-4, 0.02, 100)
-
-    def loop(predicted: Predicted) -> Sample:
-        def sample(x: Tensor, label: Tensor | None, z: Callable[[Tensor], Tensor]) -> Tensor:
-            for t in reversed(range(100)):
-                x = (x - betas[t] / betas[t].sqrt() * predicted(x, t, label)) / (1 - betas[t]).sqrt()
-                x = x + betas[t].sqrt() * z(x) if t else x
-            return x
-
-        return sample
-
-    own = ddpm(betas, lambda x, t, y: network(x))
-    return replace(own, sample=loop(own.predicted), replay=lambda model: loop(_in_places(100)(model)))
-
-
 def _gemini(network: Any) -> Own:
     """DDPM with the posterior's variance."""
     betas = torch.linspace(1e-4, 0.02, 1000)
@@ -644,9 +627,7 @@ CASES = (
         "mashathepotato/noise-efficient-diffusion-model",
         "models/diffusion_model.pth",
         "three channels, no time, 100 steps, its class in a notebook",
-        _mashathepotato,
-        "none",
-        "ddpm:25",
+        refused="it predicts noise of one size for every state: it learned nothing, and no level can be read from it",
     ),
     Case(
         "shylin",

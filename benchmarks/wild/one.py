@@ -157,7 +157,7 @@ def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None)
     )
     failed = "; ".join(f"{check.name}: {check.sentence}" for check in run.preflight.failures)
     rows = run.table().to_dict("records")
-    readable = [row for row in rows if np.isfinite(row["shift"])]
+    readable = [row for row in rows if np.isfinite([row["shift"], row["low"], row["high"]]).all()]
     shown = "not readable at any level"
     if readable:
         row = readable[len(readable) // 2]
