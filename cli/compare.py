@@ -133,7 +133,9 @@ def command(
     named = () if runs else checkpoints or ("fashion-sit",)
     loaded = [load(path, family=_family_of(path, family, named), trust=trust) for path in named]
     real = (
-        load_reference(reference_for(loaded, reference, extractor), features_by) if extractor and features_by else None
+        load_reference(reference_for(loaded, reference, extractor), features_by, limits=limits)
+        if extractor and features_by
+        else None
     )
     if runs:
         found = _finished(runs)

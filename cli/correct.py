@@ -116,7 +116,7 @@ def command(
     extractor = extractor_for(held_out, extractor)
     compared_with = reference_for([loaded], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
-    real = load_reference(compared_with, features_by)
+    real = load_reference(compared_with, features_by, limits=limits)
     estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
     protocol = Protocol(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision

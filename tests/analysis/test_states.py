@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -162,3 +163,32 @@ def test_samples_of_several_methods_share_one_scale(shape):
     assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
     assert spread(right) > 4 * spread(left)
     plt.close("all")
+
+
+TOKENS = """
+import noiseshift as ns
+
+def model():
+    return ns.wrap(lambda x, t, cond=None: x, ns.Linear(), blind=lambda x, cond=None: x), {"shape": [6, 4]}
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["correct --nag 1 --estimator residual --measured 8", "compare --checkpoint toy:model"]
+)
+def test_a_range_holds_for_the_reference_too(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "toy", raising=False)
+    (tmp_path / "toy.py").write_text(TOKENS)
+    np.save("rows.npy", np.random.default_rng(0).standard_normal((40, 6, 4)).astype("float32"))
+    word, *options = command.split()
+    shared = (
+        "--sampler euler:3 --samples 12 --small --data rows.npy --reference rows.npy --extractor states --no-progress"
+    )
+    words = [word, *(["toy:model"] if word == "correct" else []), *options, *shared.split(), "--out", "out"]
+    given = [*words, "--estimator", "residual"] if word == "compare" else words
+    refused = CliRunner().invoke(main, given)
+    assert "--range none" in " ".join(refused.output.split())
+    result = CliRunner().invoke(main, [*given, "--range", "none"])
+    assert result.exit_code == 0, result.output
