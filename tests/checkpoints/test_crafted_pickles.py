@@ -15,6 +15,8 @@ import zipfile
 
 import pytest
 
+from noiseshift.checkpoints.unpickling.reader import KNOWN, NESTED, PERSISTENT, TYPED
+
 MAGIC = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
 
 
@@ -176,6 +178,9 @@ PLAIN = {
     "a set of such": b"\x8f(" + tuples(60) + b"\x90",
     "a frozen one": b"(" + tuples(60) + b"\x91",
     "a value whose print takes for ever": lists(60),
+    "a persistent id whose hash takes for ever": tuples(60) + b"Q",
+    "a view of an array that outlives it": filled(F8, row(lit(1)), raw(b"\0" * 8)) + b"\x98",
+    "a buffer beside the pickle": b"\x97",
     "a list that holds itself": b"]q\x01h\x01a",
     "a depth that no stack holds": b"]" * 100_000 + b"N" + b"a" * 100_000,
     "bytes without end": b"\x8e" + struct.pack("<Q", 1 << 40),
@@ -190,10 +195,10 @@ PLAIN = {
 }
 
 
-def archive(pickled, **members):
+def archive(pickled, *, packed=False, **members):
     """torch.save's zip with members of our choice."""
     made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as file:
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as file:
         file.writestr("x/data.pkl", pickled)
         for member, content in {"byteorder": b"little", "version": b"3\n", **members}.items():
             file.writestr(f"x/{member.replace('_', '/')}", content)
@@ -223,6 +228,51 @@ def tar(content):
 
 
 KEYS = pickle.dumps(["0"], 2)
+ARGUMENTS = {
+    f"{name_} of {count} {kind} without end": call(name_, *[dag] * count)
+    for name_ in [*KNOWN, *PERSISTENT, TYPED, NESTED]
+    for count in (1, 2, 3, 4)
+    for kind, dag in (("lists", lists(40)), ("tuples", tuples(40)))
+}
+"""Whatever is made is made of what holds itself twice, forty levels over: nothing may print, hash, compare or copy that."""
+STATES = {
+    f"a state of {kind} without end for {made}": begun + state + b"b"
+    for made, begun in (
+        ("an array", call("numpy.core.multiarray._reconstruct", name("numpy.ndarray"), row(lit(0)), raw(b"b"))),
+        ("a dtype", dtype("f8")),
+        ("a mapping", call("collections.OrderedDict")),
+    )
+    for kind, state in (("lists", lists(40)), ("tuples", tuples(40)), ("rows", row(*[tuples(40)] * 5)))
+}
+
+
+def referring(place, dag):
+    """A storage's persistent id with one of its parts replaced."""
+    parts = [lit("storage"), name("torch.FloatStorage"), lit("0"), lit("cpu"), lit(4), row(lit("1"), lit(0), lit(1))]
+    parts[place] = dag
+    return parts
+
+
+REFERENCES = {
+    f"part {place} of a reference is {kind} without end{where}": write(referring(place, dag))
+    for place in range(6)
+    for kind, dag in (("lists", lists(40)), ("tuples", tuples(40)))
+    for where, write in (
+        ("", lambda parts: archive(whole(row(*parts[:5]) + b"Q"), data_0=b"\0" * 16)),
+        (
+            ", in the older layout",
+            lambda parts: b"".join(
+                [
+                    *(pickle.dumps(part, 2) for part in MAGIC),
+                    whole(row(*parts) + b"Q"),
+                    KEYS,
+                    struct.pack("<Q", 4),
+                    b"\0" * 16,
+                ]
+            ),
+        ),
+    )
+}
 FILES = {
     "a storage smaller than claimed": archive(on_storage(1 << 28, (1 << 28,)), data_0=b"\0" * 60),
     "a storage larger than claimed": archive(on_storage(2, (2,)), data_0=b"\0" * 60),
@@ -242,6 +292,8 @@ FILES = {
     "no more than a beginning": pickle.dumps(MAGIC[0], 2),
     "a tar": tar(whole(b"N")),
     "an empty zip": b"PK\x05\x06" + b"\0" * 18,
+    "values without end, packed": archive(b"\x80\x04" + b"N" * 40_000_000 + b".", packed=True),
+    **REFERENCES,
 }
 
 LOADS = """
@@ -276,7 +328,7 @@ for path in sys.argv[1:]:
 def outcomes(tmp_path_factory):
     """What became of every file, each in a process of its own."""
     folder = tmp_path_factory.mktemp("crafted")
-    contents = {**{key: whole(part) for key, part in PLAIN.items()}, **FILES}
+    contents = {**{key: whole(part) for key, part in (PLAIN | ARGUMENTS | STATES).items()}, **FILES}
     paths = [folder / f"{number}.pt" for number in range(len(contents))]
     for path, content in zip(paths, contents.values(), strict=True):
         path.write_bytes(content)
@@ -308,9 +360,17 @@ def test_the_sound_ones_are_read(tmp_path):
         assert read_content(tmp_path / file)["ema"].tolist() == numbers
 
 
-@pytest.mark.parametrize("case", [*PLAIN, *FILES])
+@pytest.mark.parametrize("case", [*PLAIN, *STATES, *FILES])
 def test_a_crafted_pickle_ends_in_one_line(case, outcomes):
     said = outcomes[case]
     assert said.startswith("refused: "), said
     assert "\n" not in said
     assert ".pt" in said, "the file is named"
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_no_name_that_is_known_takes_for_ever_over_its_arguments(case, outcomes):
+    """Some make a tensor or a mapping of them all the same: then it is no state dict, or one without end."""
+    said = outcomes[case]
+    assert said.startswith("refused: "), said
+    assert "\n" not in said

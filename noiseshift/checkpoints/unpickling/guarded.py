@@ -7,6 +7,7 @@ inert `Name`; a call and a state are handed to `make` and `build`, and items go 
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ from typing import Any, BinaryIO, ClassVar
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules as Python 2 called them, and old protocols do."""
+VALUES = 10_000_000
+"""Most instructions of a pickle, each of which makes a value at most, and most values of what it makes, counted as often as they
+are referred to."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,19 @@ class Bounded(io.RawIOBase):
         return len(found)
 
 
+def _counted(act: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An instruction that counts: a megabyte of them, which packs to a kilobyte, would fill any memory."""
+
+    @functools.wraps(act)
+    def counted(self: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"it has more than {VALUES:,} values")
+        act(self)
+
+    return counted
+
+
 class Guarded(pickle._Unpickler):
     """See the module. The standard library's unpickler in Python: its twin in C makes room for as many objects as a file claims
     to remember."""
@@ -68,6 +85,12 @@ class Guarded(pickle._Unpickler):
 
     def __init__(self, stream: Bounded):
         super().__init__(stream, encoding="utf-8")
+        self.left = 0
+
+    def load(self) -> Any:
+        """What the next pickle of the stream makes."""
+        self.left = VALUES
+        return super().load()
 
     def find_class(self, module: str, name: str) -> Any:
         """A name stays one. May refuse it.
@@ -114,6 +137,13 @@ class Guarded(pickle._Unpickler):
         arguments = self.stack.pop()
         self.stack[-1] = self._make(self.stack[-1], arguments)
 
+    def load_binpersid(self) -> None:
+        pid = self.stack.pop()
+        parts = pid if isinstance(pid, tuple) else (pid,)
+        if not all(_is_flat(part) for part in parts):
+            raise pickle.UnpicklingError("it refers to what is no plain value")
+        self.append(self.persistent_load(pid))
+
     def load_newobj_ex(self) -> None:
         if self.stack.pop():
             raise pickle.UnpicklingError("it makes an object with keywords")
@@ -158,10 +188,11 @@ class Guarded(pickle._Unpickler):
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
 
     def refuse(self) -> None:
-        raise pickle.UnpicklingError("it uses Python's registry of extensions")
+        raise pickle.UnpicklingError("it uses Python's registry of extensions, or buffers beside the pickle")
 
     dispatch: ClassVar[Any] = {
         **pickle._Unpickler.dispatch,
+        pickle.BINPERSID[0]: load_binpersid,
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: load_reduce,
         pickle.NEWOBJ_EX[0]: load_newobj_ex,
@@ -174,14 +205,23 @@ class Guarded(pickle._Unpickler):
         pickle.FROZENSET[0]: load_frozenset,
         pickle.DICT[0]: load_dict,
         pickle.BYTEARRAY8[0]: load_bytearray8,
-        **dict.fromkeys((code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4)), refuse),
+        # A view of an array's memory would outlive it where the array is given another state.
+        **dict.fromkeys(
+            (code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)),
+            refuse,
+        ),
     }
+    dispatch = {code: _counted(act) for code, act in dispatch.items()}
 
 
 def _keys(keys: Iterable[Any]) -> list[Any]:
     """Keys whose hash takes no time: that of tuples within tuples doubles with every level."""
     found = list(keys)
-    for key in found:
-        if not all(isinstance(part, (*PLAIN, Name)) for part in (key if isinstance(key, tuple) else [key])):
-            raise pickle.UnpicklingError("a key is no plain value")
+    if not all(map(_is_flat, found)):
+        raise pickle.UnpicklingError("a key is no plain value")
     return found
+
+
+def _is_flat(value: Any) -> bool:
+    """A plain value, or one row of them: what can be hashed, compared and shown in no time."""
+    return all(isinstance(part, (*PLAIN, Name)) for part in (value if isinstance(value, tuple) else [value]))

@@ -63,4 +63,6 @@ class Plain(dict[str, Any]):
 
 def persistent(meta: Any) -> Record:
     """What `torch_utils.persistence._reconstruct_persistent_obj` is called with, its source left alone."""
-    return Record(str(meta["class_name"])[:60], meta["state"])
+    if not isinstance(meta["class_name"], str):
+        raise ValueError("an object's class has no name")
+    return Record(meta["class_name"], meta["state"])

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
 from noiseshift.checkpoints.unpickling import tensors
-from noiseshift.checkpoints.unpickling.guarded import PLAIN, Bounded, Guarded, Name
+from noiseshift.checkpoints.unpickling.guarded import PLAIN, VALUES, Bounded, Guarded, Name
 from noiseshift.checkpoints.unpickling.lister import Lister
 from noiseshift.checkpoints.unpickling.persistence import Plain, Record, persistent
 from noiseshift.checkpoints.unpickling.tensors import Kind, Storage
@@ -29,8 +29,6 @@ from noiseshift.reading import MB, bounded, check_zip, fill, reading, regular
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C
 """What torch's older streams begin with."""
-VALUES = 10_000_000
-"""Most values of a pickle, counted as often as they are referred to."""
 OBJECTS = 64 * MB
 """Largest pickle beside a zip's tensors."""
 REMEDY = "give a plain state dict or a .safetensors file"
@@ -46,7 +44,9 @@ class Opaque:
 
 def _latin(text: Any, encoding: Any = "latin1") -> bytes:
     """How old protocols write bytes."""
-    return str(text).encode("latin-1")
+    if not isinstance(text, str):  # showing lists within lists may take for ever
+        raise ValueError("bytes are written as no text")
+    return text.encode("latin-1")
 
 
 def _mapping(pairs: Any = (), *_: Any) -> OrderedDict[Any, Any]:
