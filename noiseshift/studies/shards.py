@@ -50,6 +50,7 @@ class Shards:
         self.fingerprint = json.dumps(fingerprint, sort_keys=True, default=str)
         self.root = place.parent / f".{place.name}.partial-{short_hash(fingerprint)}"
         self.folder = self.root / _file_name(part) if part else self.root
+        self.name = " ".join([short_hash(fingerprint), *([_file_name(part)] if part else [])])
         distributed.wait()  # all look at the same, before the first writes
         if distributed.joined()[0] == 0:
             _look_around(place, self.root, json.loads(self.fingerprint))
@@ -66,6 +67,7 @@ class Shards:
             batch: what is kept of it.
         """
         arrays: dict[str, Any] = {
+            "of": np.array(self._name(start)),
             "final": batch.final.cpu().numpy(),
             "steps": batch.steps,
             "size": np.array(batch.size),
@@ -86,18 +88,21 @@ class Shards:
             np.savez(fresh, **arrays)
 
     def load(self, start: int) -> BatchReadings | None:
-        """The batch that begins at sample `start`, or None where it is not finished. One that cannot be read is removed."""
+        """The batch that begins at sample `start`, or None where it is not finished. One that cannot be read, or is another's, is
+        removed."""
         path = self._path(start)
         if not path.exists():
             return None
         try:
-            return _read(path)
+            return _read(path, self._name(start))
         except MemoryError:
             raise
         except Exception as error:  # whatever zip, zlib and numpy raise about a damaged file
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
-            logging.getLogger("noiseshift").warning("%s cannot be read: it is removed, and the batch made again", path)
+            logging.getLogger("noiseshift").warning(
+                "%s cannot be read, or is no batch of this run: it is removed and made again", path
+            )
             path.unlink(missing_ok=True)
             return None
 
@@ -119,6 +124,10 @@ class Shards:
     def _path(self, start: int) -> Path:
         return self.folder / f"{start:08d}.npz"
 
+    def _name(self, start: int) -> str:
+        """Which batch of which run: a file that was copied or renamed is another's."""
+        return f"{self.name} {start}"
+
 
 def short_hash(fingerprint: Mapping[str, Any], digits: int = 16) -> str:
     """The first hexadecimal digits of the SHA-256 of a fingerprint.
@@ -131,8 +140,10 @@ def short_hash(fingerprint: Mapping[str, Any], digits: int = 16) -> str:
     return hashlib.sha256(wanted.encode()).hexdigest()[:digits]
 
 
-def _read(path: Path) -> BatchReadings:
+def _read(path: Path, name: str) -> BatchReadings:
     arrays = read_arrays(path, "batch of a run", "remove it")
+    if str(arrays["of"]) != name:
+        raise ValueError(f"it is {arrays['of']}, not {name}")
     parts: dict[str, dict[str, Readings]] = {"sampled": {}, "content": {}}
     for kind, name in sorted({tuple(key.split("/")[:2]) for key in arrays if "/" in key}):
         parts[kind][name] = Readings(*(arrays[f"{kind}/{name}/{key}"] for key in ("t", "log_snr", "density")))

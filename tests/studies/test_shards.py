@@ -1,6 +1,7 @@
 """Finished batches: kept whole, apart for every fingerprint, and made again where a disk damaged them."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,29 @@ def test_a_damaged_batch_is_removed_said_and_made_again(share, tmp_path, caplog)
         assert Shards(tmp_path / "run", {"seed": 0}).load(0) is None
     assert len(caplog.records) == 1
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("seed", "part", "start"), [(0, None, 2), (1, None, 0), (0, {"nag=1": 1}, 0)], ids=["batch", "run", "part"]
+)
+def test_a_batch_of_another_place_is_not_taken(seed, part, start, tmp_path, caplog):
+    """Copied by hand, or put back under another name."""
+    other = Shards(tmp_path / "other", {"seed": seed}, part)
+    other.save(start, batch(3.0))
+    shards = Shards(tmp_path / "run", {"seed": 0})
+    shards.save(0, batch())
+    shutil.copy(next(other.folder.glob("0*.npz")), shards.folder / "00000000.npz")
+    assert shards.load(0) is None
+    assert "is no batch of this run" in caplog.text
+    shards.save(0, batch())
+    assert torch.equal(shards.load(0).final, batch().final)
+
+
+def test_batches_go_with_a_run_that_is_renamed(tmp_path):
+    shards = Shards(tmp_path / "run", {"seed": 0})
+    shards.save(0, batch())
+    shards.root.rename(str(shards.root).replace(".run.", ".new."))
+    assert torch.equal(Shards(tmp_path / "new", {"seed": 0}).load(0).final, batch().final)
 
 
 def test_what_a_killed_process_was_writing_goes(tmp_path):
