@@ -110,6 +110,7 @@ def _real(given: str | Path) -> Path:
         raise PlaceError(f"the name {name[:40]}… is too long: take one of at most {LONGEST} bytes")
     place = Path(os.path.realpath(head or ".")) / name
     try:
+        _refuse_link_to_nothing(Path(head or "."), words)
         if place.is_symlink():
             raise PlaceError(f"{words} is a link to {os.path.realpath(place)}: name the real place")
         _refuse_closed(place.parent, words)
@@ -118,11 +119,20 @@ def _real(given: str | Path) -> Path:
     return place
 
 
+def _refuse_link_to_nothing(head: Path, given: str) -> None:
+    """A folder that is a link to nothing: what it names may be a disk that is not mounted, and results written in its place would
+    be hidden once it is."""
+    for folder in (head, *head.parents):
+        if folder.is_symlink() and not folder.exists():
+            target = os.path.realpath(folder)
+            raise PlaceError(
+                f"{folder} is a link to {target}, which is not there: make that first, or give another place"
+            )
+
+
 def _refuse_closed(parent: Path, given: str) -> None:
     """A place whose folder cannot be made or written."""
     while not parent.exists():
-        if parent.is_symlink():
-            raise PlaceError(f"{parent} is a link to nothing: give another place than {given}")
         parent = parent.parent
     if not parent.is_dir():
         raise PlaceError(f"{parent} is a file: {given} cannot be inside it")

@@ -47,7 +47,7 @@ REFUSED = [
         "\0",
         "x" * 300,
     ),
-    *("link/..", "here", "here/"),
+    *("link/..", "here", "here/", "dangling/run", "dangling/a/b/run", "link/gone/run", "further/run", "further/../run"),
 ]
 
 
@@ -57,6 +57,8 @@ def test_nothing_but_a_place_of_its_own_is_written(words, adding, project, tmp_p
     (project / "link").symlink_to(project / "src")
     (project / "here").symlink_to(project)
     (project / "dangling").symlink_to(tmp_path / "nowhere")
+    (project / "further").symlink_to("dangling")
+    (project / "src" / "gone").symlink_to(tmp_path / "nowhere" / "deeper")
     words = words.replace("$PWD", str(project)).replace("$HOME", os.environ["HOME"]).replace("$PARENT", str(tmp_path))
     before = files_under(tmp_path)
     with pytest.raises(PlaceError) as refused:
