@@ -271,8 +271,10 @@ def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         return
     from noiseshift.cli.config import read
 
-    params = [param for param in ctx.command.params if param.expose_value]
-    names = {opt.lstrip("-"): param for param in params for opt in (*param.opts, param.name or "")}
+    params = [param for param in ctx.command.params if param.name not in ("config", "help")]
+    names = {
+        opt.lstrip("-"): param for param in params for opt in (param.name or "", *param.opts, *param.secondary_opts)
+    }
     values = read(path)
     unknown = set(values) - set(names)
     if unknown:
@@ -286,8 +288,17 @@ def config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
         if isinstance(value, list) and not several:
             raise click.BadParameter(f"{path}: {key} takes one value, not a list")
         usable(value if isinstance(value, list) else [value])
+        if f"--{key}" in param.secondary_opts:  # no-progress: true is progress: false
+            value = _negated(str(value), f"{path}: {key}")
         given[str(param.name)] = [value] if several and not isinstance(value, list) else value
     ctx.default_map = given | dict(ctx.default_map or {})
+
+
+def _negated(word: str, where: str) -> str:
+    try:
+        return "false" if click.BOOL.convert(word, None, None) else "true"
+    except click.BadParameter:
+        raise click.BadParameter(f"{where} takes true or false") from None
 
 
 def usable(words: Iterable[str]) -> None:

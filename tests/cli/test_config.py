@@ -3,8 +3,11 @@
 import click
 import pytest
 from click.testing import CliRunner
-from noiseshift.cli import main
+from noiseshift.cli import COMMANDS, main, parse
 from noiseshift.cli.config import read
+from noiseshift.cli.measure import command as measure
+
+from noiseshift.studies import kept
 
 
 def given(tmp_path, text):
@@ -100,3 +103,43 @@ def test_a_file_that_cannot_be_read_is_bad_usage(tmp_path, kind):
     result = CliRunner().invoke(main, ["measure", "--config", str(path)])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["no-cache: true", "no_cache: yes", "strict: true\nno-cache: on"])
+def test_a_flag_that_no_function_is_handed_is_an_option_too(text, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    with measure.make_context("measure", ["--config", str(tmp_path / "c.yaml")]):
+        assert kept.folder() is None
+    (tmp_path / "c.yaml").write_text("no-cache: false")
+    with measure.make_context("measure", ["--config", str(tmp_path / "c.yaml")]):
+        assert kept.folder() is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("no-progress: true", False), ("no-progress: no", True), ("progress: false", False), ("", True)]
+)
+def test_a_switch_has_both_its_names(text, shown, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    assert measure.make_context("measure", ["--config", str(tmp_path / "c.yaml")]).params["progress"] is shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_line_is_one_of_a_file(name, tmp_path):
+    """By every name that the help has; but the file itself, and the help."""
+    command = main.get_command(click.Context(main), name)
+    options = [opt for param in command.params for opt in (*param.opts, *param.secondary_opts) if opt.startswith("--")]
+    if "--config" not in options:
+        pytest.skip(f"{name} has no --config")
+    for option in {*options} - {"--config"}:
+        (tmp_path / "c.yaml").write_text(f"{option[2:]}: 1\n")
+        context = click.Context(command)
+        parse.config(context, command.params[0], str(tmp_path / "c.yaml"))  # raises for one that it does not know
+        assert len(context.default_map) == 1
+
+
+@pytest.mark.parametrize("text", ["no-progress: maybe", "no-progress: true\nprogress: true", "no-progress: [true]"])
+def test_a_switch_takes_true_or_false(text, tmp_path):
+    (tmp_path / "c.yaml").write_text(text)
+    done = CliRunner().invoke(main, ["measure", "--config", str(tmp_path / "c.yaml")])
+    assert done.exit_code == 2, done.output
+    assert len(done.stderr.splitlines()) == 1
