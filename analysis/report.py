@@ -17,7 +17,7 @@ from noiseshift.analysis.page_parts import Section
 from noiseshift.reading import reading
 from noiseshift.studies.compare import Comparison
 from noiseshift.studies.folders import Run
-from noiseshift.writing import changed
+from noiseshift.writing import added, changed
 
 Source = Run | Comparison | Path
 
@@ -46,6 +46,7 @@ def read_folder(folder: Path) -> Source:
         if not (folder / "run.json").exists():
             raise FileNotFoundError(f"no run.json in {folder}: the folder is not whole, run the command again")
         changed(folder)
+        added(folder)
         return folder
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: give folders that `noiseshift measure` wrote")

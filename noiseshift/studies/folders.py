@@ -32,7 +32,7 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.storage import RUN, read_reports, write_reports
 from noiseshift.shift.summary import RunAnswer, run_answer
 from noiseshift.studies.shards import short_hash
-from noiseshift.writing import SENTENCE, changed, whole_folder, write_table
+from noiseshift.writing import ADDED, SENTENCE, added, changed, whole_folder, write_table
 
 RESIDUAL_NOISE = "residual-noise.parquet"
 BY_PART = "parts.parquet"
@@ -54,6 +54,7 @@ class Run:
         parts: the shift by Haar band, region, frame or group of samples, with the columns `shift.parts.PARTS`; None where it was
             not asked for.
         changed: files of its folder that are not as they were written.
+        added: files of its folder that were read as its own, and that noiseshift did not write there.
     """
 
     manifest: dict[str, Any]
@@ -65,6 +66,7 @@ class Run:
     residual_noise: pd.DataFrame | None = None
     parts: pd.DataFrame | None = None
     changed: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         name = self.manifest["checkpoint"]["name"]
@@ -88,9 +90,12 @@ class Run:
         versions before 0.2."""
         found = self.manifest.get("preflight")
         checks = None if found is None else Preflight.from_dict(found)
-        if not self.changed:
+        said = [
+            f"{', '.join(names)} {words}" for names, words in ((self.changed, SENTENCE), (self.added, ADDED)) if names
+        ]
+        if not said:
             return checks
-        check = Check("files", False, f"{', '.join(self.changed)} {SENTENCE}")
+        check = Check("files", False, "; ".join(said))
         return replace(checks, checks=(check, *checks.checks)) if checks else Preflight((check,), pd.DataFrame())
 
     def table(self) -> pd.DataFrame:
@@ -142,8 +147,8 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read a run folder; files that were changed since are a failed check. Raises FileNotFoundError naming what is missing,
-        ReadingError for what was damaged."""
+        """Read a run folder; files that were changed or added since are a failed check. Raises FileNotFoundError naming what is
+        missing, ReadingError for what was damaged."""
         folder = Path(folder)
         reports = read_reports(folder)
         with reading(folder / "samples.npz", *RUN):
@@ -157,7 +162,8 @@ class Run:
         manifest = read_manifest(folder)
         _check_counts(folder, manifest.get("samples"), reports, features)
         different = tuple(changed(folder))
-        return cls(manifest, reports, controls, pictures, labels, features, left, parts, different)
+        more = tuple(added(folder))
+        return cls(manifest, reports, controls, pictures, labels, features, left, parts, different, more)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files of run folders that were changed so that they can still be read: said first by whatever reads the folder."""
 
+import fnmatch
 import json
 import shutil
 
@@ -18,8 +19,9 @@ from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
 from noiseshift.studies.folders import Run
 from noiseshift.studies.grid import Cell, run_grid
-from noiseshift.writing import SENTENCE, adopt, changed
-from noiseshift.writing.marks import MARK, read_mark
+from noiseshift.writing import ADDED, SENTENCE, added, adopt, changed
+from noiseshift.writing.digests import OPTIONAL
+from noiseshift.writing.marks import MARK, read_mark, write_mark
 from tests.reports import report_of
 
 CHANGED = "was changed after noiseshift wrote it"
@@ -117,6 +119,71 @@ def test_a_changed_file_of_a_run_heads_whatever_is_made_of_it(name, whole, tmp_p
     assert done.exit_code == 0, done.output
     assert "FAIL" in done.output
     assert name in done.output
+
+
+def plant_features(run):
+    Features("another", np.random.default_rng(0).normal(size=(16, 3))).save(run / "features.npz")
+
+
+def plant_parts(run):
+    rows = pd.DataFrame({"estimator": ["residual"], "by": ["class"], "part": ["0"], "t": [0.5], "shift": [0.25]})
+    rows.to_parquet(run / "parts.parquet")
+
+
+def forget(*names):
+    """Files that are there, and that the mark does not list: as if they had been put there."""
+
+    def plant(run):
+        about = json.loads((run / MARK).read_text())
+        about["files"] = [name for name in about["files"] if name not in names]
+        about["sha256"] = {name: digest for name, digest in about["sha256"].items() if name not in names}
+        (run / MARK).write_text(json.dumps(about))
+
+    return plant
+
+
+PLANTED = {
+    "features.npz": plant_features,
+    "parts.parquet": plant_parts,
+    "residual-noise.parquet": forget("residual-noise.parquet"),
+    "controls/shares.parquet": forget("controls/shares.parquet"),
+    "controls/checks.json": forget("controls/checks.json"),
+    "controls/solver/report.json": forget("controls/solver/report.json"),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_file_that_was_added_and_is_read_heads_whatever_is_made_of_the_run(name, whole, tmp_path, caplog):
+    shutil.copytree(whole, tmp_path / "here")
+    run = tmp_path / "here" / "run"
+    (run / "notes.csv").write_text("mine\n")
+    (run / "controls" / "notes.txt").write_text("mine\n")
+    assert Run.load(run).added == ()  # which nobody reads
+    PLANTED[name](run)
+    found = Run.load(run)
+    assert found.added == (name,)
+    assert found.preflight.failures[0].name == "files"
+    assert [record.getMessage() for record in caplog.records if ADDED in record.getMessage()] == [
+        f"{run / name} {ADDED}"
+    ]
+
+
+def test_pictures_that_were_added_to_a_correction_are_said(tmp_path, caplog):
+    write_mark(tmp_path, "correct", ["run.json"])
+    (tmp_path / "figures").mkdir()
+    for each in ("samples.png", "mine.png"):
+        (tmp_path / "figures" / each).write_bytes(b"x")
+    assert added(tmp_path) == ["figures/samples.png"]
+    adopt(tmp_path, [tmp_path / "figures" / "samples.png"])
+    assert added(tmp_path) == []
+
+
+def test_whatever_a_run_may_hold_beside_what_it_must_is_looked_for(whole):
+    """What `Run.load` and a page read where it is there: a new kind of it belongs into OPTIONAL."""
+    needed = {"run.json", "summary.json", "report.json", "shift.parquet", "posteriors.npz", "samples.npz"}
+    more = {name for name in read_mark(whole / "run").digests if name not in needed}
+    assert more
+    assert all(any(fnmatch.fnmatchcase(name, each) for each in OPTIONAL["measure"]) for name in more)
 
 
 def test_a_cell_of_a_grid_whose_run_was_changed_is_measured_again(whole, tmp_path, caplog):
