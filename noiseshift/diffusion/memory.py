@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,12 @@ from noiseshift.calling import by_statement
 
 Answer = TypeVar("Answer")
 
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-"""What the allocators of torch's CPU and MPS parts, CUDA, cuBLAS and cuDNN say in a RuntimeError, which is all they raise."""
+_SIGNS = re.compile(
+    "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|could not (create|execute) a primitive$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What the allocators of torch's CPU and MPS parts, oneDNN, LAPACK, CUDA, cuBLAS and cuDNN say in a RuntimeError, which is all they
+raise."""
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -31,7 +36,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         return False
     by_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
     inside = isinstance(error, RuntimeError) and not by_statement(error)
-    by_message = inside and any(sign.lower() in str(error).lower() for sign in _SIGNS)
+    by_message = inside and _SIGNS.search(str(error)) is not None
     return by_class or by_message or is_out_of_memory(error.__cause__)
 
 

@@ -1,10 +1,15 @@
 """Out of memory: fewer rows at a time, the same numbers, one line on the log."""
 
 import logging
+import os
+import resource
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import noiseshift as ns
@@ -22,6 +27,9 @@ FULL_MEMORY = {
     "windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 16 bytes."),
     "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     "mps": RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+    "onednn": RuntimeError("could not create a primitive"),
+    "onednn, later": RuntimeError("could not execute a primitive"),
+    "lapack": RuntimeError("std::bad_alloc"),
     "python": MemoryError(),
     "numpy": np._core._exceptions._ArrayMemoryError((1, 2), np.dtype("f8")),
 }
@@ -59,13 +67,57 @@ def test_every_way_to_say_it_is_known(kind):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("out of memory")]
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("could not create a primitive descriptor for a convolution"),
+        ValueError("out of memory"),
+    ],
 )
 def test_other_errors_are_not_taken_for_it(error):
     small = Small(4, error)
     with pytest.raises(type(error)):
         Halving("it")(small, X)
     assert not small.seen
+
+
+PARTS = {
+    "convolutions": lambda n: F.conv2d(torch.zeros(2, 3, n, n), torch.zeros(n, 3, 3, 3)),
+    "convolutions of rows": lambda n: F.conv1d(torch.zeros(2, 3, n), torch.zeros(n, 3, 3)),
+    "activations": lambda n: F.gelu(torch.zeros(n, n)),
+}
+
+
+def said_without_memory(call, more):
+    """What a process says that has `more` MB beyond what it holds, and calls until they are gone."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        torch.set_num_threads(1)
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (more << 20),) * 2)
+        said = b"nothing"
+        try:
+            for side in range(5, 1500, 37):
+                call(side)
+        except BaseException as error:
+            said = f"{is_out_of_memory(error)}: {error}".encode()
+        os.write(write, said[:500])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are Linux's")
+@pytest.mark.parametrize("part", PARTS)
+def test_whatever_a_part_of_torch_says_of_a_full_memory_is_known(part):
+    """oneDNN speaks of primitives, not of memory."""
+    said = [said_without_memory(PARTS[part], more) for more in (0, 2)]
+    assert all(words.startswith("True") for words in said), said
 
 
 def test_what_a_users_code_says_of_memory_is_the_users():
