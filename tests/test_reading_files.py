@@ -6,7 +6,10 @@ import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -280,3 +283,39 @@ def test_a_missing_library_is_no_damage(tmp_path):
         reading.reading(tmp_path, "model", "fetch it again"),
     ):
         raise ModuleNotFoundError("No module named 'safe'")
+
+
+WITHOUT_MEMORY = """
+import os, resource, signal, sys
+import pandas, pyarrow.parquet, pyarrow.types
+from noiseshift import reading
+
+for more in (0, 2, 6, 8, 10, 12):
+    child = os.fork()
+    if not child:
+        signal.alarm(5)
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + (more << 20),) * 2)
+        try:
+            said = f"read {len(reading.read_table(sys.argv[1], 'thing', 'make it again'))}"
+        except reading.ReadingError as error:
+            said = f"refused: {error}"
+        os.write(1, f"{said}\\n".encode())
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print("it hung or crashed", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are Linux's")
+def test_a_table_is_read_where_no_thread_can_be_started(tmp_path):
+    """pyarrow waits for the threads that a limit of processes or of memory denies it: for ever, or it ends the process, or a sound
+    file is called damaged."""
+    table = pd.DataFrame({f"column {k}": np.arange(50.0) for k in range(15)}, index=np.arange(50) * 2)
+    table.to_parquet(tmp_path / "x.parquet")
+    pd.testing.assert_frame_equal(reading.read_table(tmp_path / "x.parquet", *SAID), table)
+    words = [sys.executable, "-c", WITHOUT_MEMORY, str(tmp_path / "x.parquet")]  # one whose pyarrow has no threads yet
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 6
+    assert all(line == "read 50" or "takes more memory" in line for line in said), said

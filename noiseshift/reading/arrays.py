@@ -130,19 +130,20 @@ def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = R
         error: What to raise when it is missing or damaged, holds other cells than numbers and words, or claims far more numbers
             than its bytes can hold.
     """
-    import pandas as pd
     import pyarrow.parquet as parquet
     from pyarrow.types import is_nested as nested
 
     file = regular(path, what, remedy, error)
     with reading(path, what, remedy, error), file.open("rb") as opened:  # pyarrow opens no name that is not text
-        about = parquet.read_metadata(opened)
-        opened.seek(0)
+        table = parquet.ParquetFile(opened)
+        about = table.metadata
         if any(nested(field.type) for field in about.schema.to_arrow_schema()):
             raise ReadingError(f"{path} holds lists where numbers or words are due: {remedy}")
         if about.num_rows * about.num_columns > ROWS + 64 * file.stat().st_size:
             raise ReadingError(f"{path} claims {about.num_rows:,} rows, too many for its size: {remedy}")
-        return pd.read_parquet(opened)
+        # Where it can start no threads, under a limit of processes or of memory, it waits for them for ever.
+        found: pd.DataFrame = table.read(use_threads=False, use_pandas_metadata=True).to_pandas(use_threads=False)
+        return found
 
 
 def read_safetensors(
