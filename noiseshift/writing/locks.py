@@ -84,7 +84,7 @@ def _acquire(lock: Path, place: Path) -> int:
             if _lives(holder):
                 raise BusyError(_busy(place, lock, holder))
             _say_taken_over(place, holder)
-            _write(file, _myself())
+            _write_or_remove(file, lock)
         except BaseException:
             with suppress(OSError):
                 os.close(file)
@@ -148,6 +148,16 @@ def _read(file: int) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
+
+
+def _write_or_remove(file: int, lock: Path) -> None:
+    """Say in the lock who holds it. Where there is no room for that, as on a full disk, no empty one is left."""
+    try:
+        _write(file, _myself())
+    except OSError:
+        with suppress(OSError):
+            lock.unlink()
+        raise
 
 
 def _write(file: int, about: dict[str, Any]) -> None:

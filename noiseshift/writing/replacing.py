@@ -188,9 +188,16 @@ def _held(place: Path) -> Iterator[bool]:
 
 def _begin(place: Path, kind: str) -> None:
     """A folder that is added to, made and marked, and in order inside."""
+    made = not place.exists()
     place.mkdir(exist_ok=True)
     mark = read_mark(place) or _NOTHING
-    write_mark(place, kind, mark.files, mark.digests)
+    try:
+        write_mark(place, kind, mark.files, mark.digests)
+    except OSError:
+        if made:
+            with suppress(OSError):
+                place.rmdir()
+        raise
     for name in {match["name"] for path in place.iterdir() if (match := _LEFT.fullmatch(path.name))}:
         with suppress(BusyError, PlaceError), locked(place / name) as first:
             if first:

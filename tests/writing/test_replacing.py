@@ -4,6 +4,7 @@ import json
 import logging
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -287,6 +288,39 @@ def test_a_lock_that_was_cut_off_is_taken_over(length, tmp_path):
     lock_of(tmp_path / "run").write_text((json.dumps({"pid": os.getppid(), "host": "x" * 200}) + "\n")[:length])
     with claimed(tmp_path / "run", "measure"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def _write_with_room(size, work, place):
+    """`work` where no file may grow beyond `size` bytes, as on a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        work(place)
+    except OSError:
+        os._exit(7)
+
+
+def _a_file(place):
+    with claimed_file(place, lambda path: True) as real, whole_file(real) as fresh:
+        fresh.write_bytes(b"x" * 5000)
+
+
+def _a_folder(place):
+    with whole_folder(place, "measure") as fresh:
+        (fresh / "table.csv").write_bytes(b"x" * 5000)
+
+
+def _an_addition(place):
+    with merged_folder(place, "compare", "last.json") as fresh:
+        (fresh / "last.json").write_bytes(b"x" * 5000)
+
+
+@pytest.mark.parametrize("work", [_a_file, _a_folder, _an_addition])
+@pytest.mark.parametrize("size", [0, 1, 10, 60, 1000])
+def test_a_disk_without_room_is_left_as_it_was(work, size, tmp_path):
+    """Not even the lock stays, wherever in it the room ended."""
+    assert in_child(_write_with_room, size, work, tmp_path / "place") == 7
     assert list(tmp_path.iterdir()) == []
 
 
