@@ -179,9 +179,19 @@ def _system(error: BaseException) -> str | None:
         return None
     if type(error).__module__.partition(".")[0] in _NETWORK:
         return None
+    if error.errno == errno.ENOENT and _without_directory():
+        return "the working directory was deleted: change to one that is there, and run the command again"
     place = f"{shortened(_path(error.filename))}: " if error.filename is not None else ""
     reason = error.strerror or os.strerror(error.errno)
     return f"{place}{plain(reason)}: {REMEDIES.get(error.errno, 'check the path and the disk')}"
+
+
+def _without_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _path(name: object) -> str:

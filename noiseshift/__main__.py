@@ -10,8 +10,12 @@ from pathlib import Path
 
 
 def forget_working_directory() -> None:
-    """Take the working directory's entry off the path, unless this package itself was found through it."""
-    here, ours = os.path.realpath(os.getcwd()), os.path.realpath(Path(__file__).parent.parent)
+    """Take the working directory's entry off the path, unless this package itself was found through it. One that was deleted holds
+    nothing."""
+    try:
+        here, ours = os.path.realpath(os.getcwd()), os.path.realpath(Path(__file__).parent.parent)
+    except FileNotFoundError:
+        return
     if sys.path and here != ours and os.path.realpath(sys.path[0] or ".") == here:
         del sys.path[0]
 

@@ -7,6 +7,7 @@ Nothing else is touched.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -142,13 +143,15 @@ def _refuse_closed(parent: Path, given: str) -> None:
 
 def _refuse_protected(place: Path, given: str | Path) -> None:
     """Folders that are never a run, even when they are empty."""
-    here, home = Path.cwd(), Path(os.path.expanduser("~"))
-    for name, known in (
-        ("the working directory", here),
-        ("the home", home),
-        ("temporary files", tempfile.gettempdir()),
+    for name, find in (
+        ("the working directory", os.getcwd),
+        ("the home", functools.partial(os.path.expanduser, "~")),
+        ("temporary files", tempfile.gettempdir),
     ):
-        known = Path(os.path.realpath(known))
+        try:
+            known = Path(os.path.realpath(find()))
+        except OSError:  # it was deleted, or there is none
+            continue
         if any(_same(place, folder) for folder in (known, *known.parents)):
             inside = "" if _same(place, known) else "a parent of "
             raise PlaceError(f"{given} is {inside}{name}: give a folder of its own, as in {given}/run")

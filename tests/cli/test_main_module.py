@@ -1,10 +1,12 @@
 """`python -m noiseshift` imports the libraries, not files of the working directory that are named like them."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from noiseshift.cli.failures import in_one_line
 
 INSTALLED = Path(sys.executable).parent / "noiseshift"
 
@@ -61,3 +63,17 @@ def test_a_module_that_a_library_hides_is_said(tmp_path):
     assert found.returncode == 1
     assert "an installed module is called json too" in found.stderr
     assert found.stderr.strip().endswith("rename json.py")
+
+
+def test_a_working_directory_that_was_deleted_is_said(tmp_path, monkeypatch):
+    words = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m noiseshift info nowhere.pt"
+    found = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ")
+    assert len(found.stderr.splitlines()) == 1
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert in_one_line(FileNotFoundError(errno.ENOENT, "No such file or directory")).startswith(
+        "the working directory was deleted"
+    )

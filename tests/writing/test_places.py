@@ -304,3 +304,15 @@ def test_files_are_not_written_anywhere_even_with_leave(words, tmp_path, monkeyp
     with pytest.raises(PlaceError):
         check_file(words, lambda path: True, overwrite=True, suffixes=() if words != "x.pdf" else (".txt",))
     assert Path("file").read_text() == "mine"
+
+
+def test_a_working_directory_that_was_deleted_loses_no_result(tmp_path, monkeypatch):
+    """Nobody may be refused, after hours, for where the shell that began the run has been."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.delenv("HOME")
+    for number in ("1", "2"):
+        with whole_folder(tmp_path / "run", "measure") as fresh:
+            (fresh / "run.json").write_text(number)
+    assert (tmp_path / "run" / "run.json").read_text() == "2"
