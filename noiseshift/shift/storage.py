@@ -53,6 +53,8 @@ def read_reports(folder: Path) -> dict[str, ShiftReport]:
         schedule = build(about["schedule"])
         densities = read_arrays(folder / "posteriors.npz", *RUN)
         baseline = about.get("baseline", DATA)
+        if not isinstance(baseline, str):
+            raise ValueError("its baseline is no word")
         if sorted(about["estimators"]) != sorted(frame.estimator.unique()):
             raise ValueError("its table is of other estimators than its report")
         return {

@@ -139,6 +139,8 @@ class Comparison:
         with reading(folder, *COMPARISON):
             about = read_json(folder / MANIFEST, *COMPARISON)
             places = {name: folder / path for name, path in about["runs"].items()}
+            if not all(isinstance(about[name], str) for name in ("estimator", "command")):
+                raise ValueError("its estimator or its command is no word")
         runs = {name: Run.load(place) for name, place in places.items()}  # which says itself which is missing
         changed(folder)
         with reading(folder, *COMPARISON):

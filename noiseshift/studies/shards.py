@@ -167,7 +167,7 @@ def _file_name(part: Mapping[str, Any]) -> str:
 def _rows_of(root: Path) -> int | None:
     with suppress(OSError, ValueError):
         found = read_json(root / "rows.json", "number of rows", "remove it")
-        return found if isinstance(found, int) and found > 0 else None
+        return found if type(found) is int and found > 0 else None  # true is an int of Python's
     return None
 
 

@@ -15,6 +15,7 @@ import noiseshift as ns
 from noiseshift.checkpoints.saving import save
 from noiseshift.evaluation import Features
 from noiseshift.networks.transformer import Transformer, TransformerConfig
+from noiseshift.reading import ReadingError
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
 from noiseshift.studies.folders import Run
@@ -205,6 +206,24 @@ def test_a_changed_file_of_a_comparison_is_said(name, whole, tmp_path, caplog):
     only_spaces(folder / name)
     Comparison.load(folder)
     assert said(caplog) == [f"{folder / name} {SENTENCE}"]
+
+
+@pytest.mark.parametrize("value", [[], ["a"], {}, 7, True, None])
+@pytest.mark.parametrize(
+    ("folder", "file", "word"),
+    [
+        ("run", "report.json", "baseline"),
+        ("compare", "comparison.json", "estimator"),
+        ("compare", "comparison.json", "command"),
+    ],
+)
+def test_a_word_of_a_folder_that_is_none_is_said_of_the_folder(folder, file, word, value, whole, tmp_path):
+    """And not by pandas, of a length that nobody gave."""
+    shutil.copytree(whole, tmp_path / "here")
+    path = tmp_path / "here" / folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {word: value}))
+    with pytest.raises(ReadingError, match=f"here/{folder}"):
+        (Run if folder == "run" else Comparison).load(path.parent)
 
 
 def test_every_file_that_is_read_has_a_digest(whole):

@@ -114,3 +114,13 @@ def test_what_a_killed_process_was_writing_goes(tmp_path):
     assert {path.name for path in shards.folder.iterdir()} == {"00000000.npz", "fingerprint.json"}
     Shards(tmp_path / "run", {"seed": 1})
     assert [path.name for path in tmp_path.iterdir()] == [shards.root.name]
+
+
+@pytest.mark.parametrize("said", ["true", "false", "0", "-3", "4.0", '"4"', "null", "[4]", "", "{"])
+def test_rows_at_once_are_a_number_or_none(said, tmp_path):
+    shards = Shards(tmp_path / "run", {"seed": 0})
+    shards.save(0, batch())
+    (shards.root / "rows.json").write_text(said)
+    assert Shards(tmp_path / "run", {"seed": 0}).rows is None
+    (shards.root / "rows.json").write_text("4")
+    assert Shards(tmp_path / "run", {"seed": 0}).rows == 4
