@@ -56,6 +56,7 @@ class LazyGroup(click.Group):
         os.environ["MPLBACKEND"] = "Agg"  # figures go to files; a window system or a notebook is never needed
 
         def action() -> None:
+            os.getcwd()  # where it was deleted, importing torch ends the process
             super(LazyGroup, self).invoke(ctx)
             sys.stdout.flush()  # a full disk behind stdout is an error here, not when Python leaves
 

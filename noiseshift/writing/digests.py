@@ -67,7 +67,7 @@ def changed(folder: Path, name: str | None = None) -> list[str]:
 
 def added(folder: Path) -> list[str]:
     """The files of a folder that are read as parts of its run, and that noiseshift did not write there, each said in a line on the
-    log. What else somebody keeps in the folder is not read, and not said.
+    log. Other files of a user's are neither read nor said.
 
     Args:
         folder: A run folder, or any other.

@@ -69,7 +69,7 @@ def test_a_working_directory_that_was_deleted_is_said(tmp_path, monkeypatch):
     words = f"mkdir gone && cd gone && rmdir ../gone && exec {sys.executable} -m noiseshift info nowhere.pt"
     found = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 1
-    assert found.stderr.startswith("error: ")
+    assert found.stderr.startswith("error: the working directory was deleted: change to one")
     assert len(found.stderr.splitlines()) == 1
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
