@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,9 @@ def check_folder(folder: str | Path, kind: str, *, adding: bool = False) -> Path
         raise PlaceError(f"{folder} cannot be read ({error.strerror}): give another folder") from None
     if not empty:
         _refuse_foreign(place, folder, kind, mark, foreign)
+    _refuse_anothers(place, folder)
+    if adding or not empty:
+        _refuse_closed_inside(place, folder, deep=not adding)
     return place
 
 
@@ -82,6 +86,7 @@ def check_file(
         raise PlaceError(f"{path} is a folder: name a file, for example {Path(path) / ('x' + (suffixes or ('',))[0])}")
     if not place.is_file():
         raise PlaceError(f"{path} is a device or a pipe: name a file")
+    _refuse_anothers(place, path)
     if not overwrite and not _says(ours, place):
         raise PlaceError(
             f"{path} is there, and noiseshift did not make it: give another name, or overwrite it (--overwrite, overwrite=True)"
@@ -139,6 +144,21 @@ def _refuse_closed(parent: Path, given: str) -> None:
         raise PlaceError(f"{parent} is a file: {given} cannot be inside it")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PlaceError(f"{parent} cannot be written by you: give a place that can, not {given}")
+
+
+def _refuse_anothers(place: Path, given: str | Path) -> None:
+    """Something of another user's in a folder of everybody's (as /tmp is), from where only its owner may take it away."""
+    parent, me = place.parent.stat(), os.geteuid() if hasattr(os, "geteuid") else 0
+    if parent.st_mode & stat.S_ISVTX and me not in (0, parent.st_uid, place.stat().st_uid):
+        raise PlaceError(f"{given} is another user's, who alone may replace it there: give another place")
+
+
+def _refuse_closed_inside(place: Path, given: str | Path, *, deep: bool) -> None:
+    """A folder that may not be added to or, `deep`, whose contents may not be removed: another user's, as a rule."""
+    inner = (path for path in place.rglob("*") if path.is_dir() and not path.is_symlink()) if deep else ()
+    for folder in (place, *inner):
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PlaceError(f"{given} may not be changed by you ({folder} is closed to you): give another place")
 
 
 def _refuse_protected(place: Path, given: str | Path) -> None:

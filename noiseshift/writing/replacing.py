@@ -127,16 +127,20 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
     with claimed(folder, kind) as place:
         fresh = temporary(place)
         fresh.mkdir()  # not tempfile's, which only its owner could read
+        kept = False
         try:
             yield fresh
             write_mark(fresh, kind, digests=digests(fresh, contents(fresh)))
             try:
                 check_folder(place, kind)  # it may have changed while the run went on
-            except PlaceError as error:
-                raise PlaceError(f"{error}; the new run is in {_keep(fresh, place)}") from None
-            _swap(fresh, place)
+                _swap(fresh, place)
+            except (PlaceError, OSError) as error:
+                kept = True
+                reason = f"{place} cannot be replaced ({error.strerror})" if isinstance(error, OSError) else error
+                raise PlaceError(f"{reason}; the new run is in {_keep(fresh, place)}") from None
         finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            if not kept:
+                shutil.rmtree(fresh, ignore_errors=True)
 
 
 @contextmanager
@@ -245,17 +249,24 @@ def _swap(fresh: Path, place: Path) -> None:
 
 
 def _dispose(aside: Path, place: Path) -> None:
-    """Remove an old run. What is not ours in it stays, under a name that can be seen."""
-    if not any(aside.iterdir()):
-        aside.rmdir()
-    elif not remove_run(aside):
-        _say(f"{place}: the old run held what noiseshift did not write; it is in {_keep(aside, place)}")
+    """Remove an old run. What is not ours in it stays, under a name that can be seen, and so does what may not be removed: the new
+    run stands."""
+    try:
+        if not any(aside.iterdir()):
+            aside.rmdir()
+        elif not remove_run(aside):
+            _say(f"{place}: the old run held what noiseshift did not write; it is in {_keep(aside, place)}")
+    except OSError as error:
+        _say(f"{place}: the old run could not be removed ({error.strerror}); it is in {_keep(aside, place)}")
 
 
 def _keep(folder: Path, place: Path) -> Path:
-    """Give a folder beside `place` a name that can be seen."""
+    """Give a folder beside `place` a name that can be seen, where that is allowed. Returns where it is."""
     number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{place}.kept-{n}"))
-    return folder.rename(place.parent / f"{place.name}.kept-{number}")
+    try:
+        return folder.rename(place.parent / f"{place.name}.kept-{number}")
+    except OSError:
+        return folder
 
 
 def _say(words: str) -> None:

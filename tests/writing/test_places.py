@@ -1,8 +1,10 @@
 """Places that may be written, and all those that may not: refused in words, with nothing touched."""
 
+import functools
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -316,3 +318,110 @@ def test_a_working_directory_that_was_deleted_loses_no_result(tmp_path, monkeypa
         with whole_folder(tmp_path / "run", "measure") as fresh:
             (fresh / "run.json").write_text(number)
     assert (tmp_path / "run" / "run.json").read_text() == "2"
+
+
+NOBODY = 65534
+
+
+def by_a_user(work, *arguments):
+    """What `work` says in a process of a user who is not root."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        if os.geteuid() == 0:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        try:
+            said = work(*arguments)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, str(said).encode()[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.fixture
+def everybodys():
+    """A folder that every user may write to; what lies in it goes whatever its permissions are."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+        for folder in [Path(name), *(path for path in Path(name).rglob("*") if path.is_dir())]:
+            folder.chmod(0o777)
+
+
+def a_run(place, *, closing=None, mode=0o555):
+    """A run is written; `closing` (relative to it) loses its permissions while it goes on."""
+    with whole_folder(place, "measure") as fresh:
+        (fresh / "figures").mkdir()
+        (fresh / "figures" / "a.png").write_text("x")
+        (fresh / "run.json").write_text("{}")
+        if closing is not None:
+            (place / closing).chmod(mode)
+    return "written"
+
+
+@pytest.mark.parametrize("closed", [".", "figures"])
+@pytest.mark.parametrize("mode", [0o555, 0o000, 0o666])
+def test_a_run_that_may_not_be_removed_is_refused_before_any_work(closed, mode, everybodys):
+    place = everybodys / "run"
+    assert by_a_user(a_run, place) == "written"
+    assert by_a_user(a_run, place) == "written"
+    (place / closed).chmod(mode)
+    for adding in (False, True):
+        said = by_a_user(functools.partial(check_folder, place, "measure", adding=adding))
+        assert said.startswith("PlaceError: ") or (adding and closed != "."), said
+    assert sorted(os.listdir(everybodys)) == ["run"]
+
+
+@pytest.mark.parametrize("closed", [".", "figures"])
+def test_an_old_run_that_turns_out_to_be_closed_stays_beside_the_new_one(closed, everybodys):
+    place = everybodys / "run"
+    assert by_a_user(a_run, place) == "written"
+    said = by_a_user(lambda: a_run(place, closing=closed))
+    assert "kept-1" in said or said == "written"
+    assert sorted(os.listdir(everybodys)) == ["run", "run.kept-1"]
+    for found in ("run", "run.kept-1"):
+        assert (everybodys / found / "run.json").exists()
+        assert (everybodys / found / MARK).exists()
+
+
+def test_a_new_run_whose_folder_turns_out_to_be_closed_is_not_lost(everybodys):
+    (everybodys / "mine").mkdir(mode=0o777)
+    (everybodys / "mine").chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(everybodys / "mine", NOBODY, NOBODY)
+    said = by_a_user(lambda: a_run(everybodys / "mine" / "run"))
+    assert said == "written"
+    said = by_a_user(lambda: a_run(everybodys / "mine" / "run", closing=".."))
+    assert "the new run is in" in said
+    assert Path(said.rpartition(" is in ")[2], "run.json").exists()
+    assert (everybodys / "mine" / "run" / "run.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root makes files of two users")
+@pytest.mark.parametrize("kind", ["run", "file", "empty"])
+def test_what_only_another_user_may_replace_is_refused_before_any_work(kind, everybodys):
+    """As in /tmp: everybody writes there, and removes what is their own alone."""
+    everybodys.chmod(0o1777)
+    place = everybodys / "it"
+    if kind == "run":
+        a_run(place)
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o777)
+    elif kind == "file":
+        place.write_text("ours")
+        place.chmod(0o666)
+    else:
+        place.mkdir(mode=0o777)
+        place.chmod(0o777)
+    check = (
+        (lambda: check_file(place, lambda path: True)) if kind == "file" else (lambda: check_folder(place, "measure"))
+    )
+    assert "another user's" in by_a_user(check)
+    os.chown(place, NOBODY, NOBODY)
+    assert by_a_user(check) == str(place)
