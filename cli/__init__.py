@@ -81,6 +81,9 @@ class LazyGroup(click.Group):
                 code = failures.usage(error)
             except click.Abort:
                 code = 130
+            except OSError as error:  # the help or the version, on a full disk
+                click.echo(f"error: {failures.in_one_line(error)}", err=True)
+                code = 1
         return sys.exit(code) if standalone_mode else code
 
 

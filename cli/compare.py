@@ -224,6 +224,7 @@ def _family_of(path: str, family: str | None, paths: Sequence[str]) -> str | Non
 
 
 def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:
+    from noiseshift.analysis.after import spared
     from noiseshift.analysis.checks import of_runs, print_failures
     from noiseshift.analysis.compare_tables import terminal_table
     from noiseshift.analysis.page_compare import answer
@@ -234,12 +235,13 @@ def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int,
         return
     from rich.console import Console
 
-    console = Console()
-    print_failures(console, of_runs(found))
-    console.print(terminal_table(comparison))
-    console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
-    for line in answer(comparison):
-        click.echo(plain(line))
+    with spared("the table on the terminal"):
+        console = Console()
+        print_failures(console, of_runs(found))
+        console.print(terminal_table(comparison))
+        console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")
+        for line in answer(comparison):
+            click.echo(plain(line))
     streams.written(out, f"/ (report.html, table.csv, table.tex, table.md, pairs.csv, {figures} figures)")
 
 

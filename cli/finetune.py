@@ -114,10 +114,13 @@ def command(
         path = save_trained(out / "model.safetensors", found.state, _card(loaded.card, data))
         with spared("a picture of the training"):
             save_pictures(*preview(path), out)
-    click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")
-    click.echo(
-        f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
-    )
+    with spared("what the loss became"):
+        click.echo(
+            f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after"
+        )
+        click.echo(
+            f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
+        )
     streams.written(path, " and its card, loss.png, samples.png")
 
 

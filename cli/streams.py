@@ -120,8 +120,11 @@ def guarded() -> Iterator[None]:
 
 
 def written(place: object, what: str = "") -> None:
-    """`written: PLACE WHAT` on stdout, in one line whatever the place is called."""
-    click.echo(f"written: {plain(place)}{what}")
+    """`written: PLACE WHAT` on stdout, in one line whatever the place is called. It is written, whatever stdout takes."""
+    try:
+        click.echo(f"written: {plain(place)}{what}")
+    except OSError as error:
+        warn(f"stdout takes nothing ({error.strerror}); written: {plain(place)}{what}")
 
 
 def warn(message: object) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,56 @@ def test_no_stdout_at_all_is_no_fault():
     """As under a daemon: the descriptors are closed before Python starts."""
     closed = f"exec >&- 2>&- <&-; exec {sys.executable} -c '{SCRIPT}' --help"
     assert subprocess.run(["sh", "-c", closed], check=False).returncode == 0
+
+
+TRAINED = "--no-progress --batch 8 --steps 2 --out new"
+RESULTS = {
+    "sample": "sample --samples 2 --sampler euler:2 --no-progress --out new.npz",
+    "train": f"train few.npz --width 16 --depth 1 --heads 2 --patch 14 {TRAINED}",
+    "finetune": f"finetune tiny/model.safetensors --data few.npz {TRAINED}",
+    "train-estimator": f"train-estimator tiny/model.safetensors --data few.npz {TRAINED}.safetensors",
+    "compare": "compare run --no-progress --out new",
+    "report": "report run --out new.html",
+}
+"""Every command that leaves something, but those that measure: `LINE` stands for them."""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    os.chdir(folder)
+    few = ns.data.reference()[:24]
+    np.savez("few.npz", images=few.pixels.numpy(), labels=few.labels.numpy())
+    for words in (LINE, RESULTS["train"].replace("new", "tiny")):
+        assert main.main(words.split(), standalone_mode=False) == 0
+    return folder
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("command", RESULTS)
+def test_what_was_written_is_no_failure_because_stdout_takes_nothing(command, results, monkeypatch, capfd):
+    monkeypatch.chdir(results)
+    for path in results.glob("*new*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main.main(RESULTS[command].split(), standalone_mode=False)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "error:" not in said
+    assert "was left out" in said or "stdout takes nothing" in said
+    assert code == 0
+    assert list(results.glob("new*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "measure --help", "info fashion-sit", "info fashion-sit --json"]
+)
+def test_what_is_asked_for_on_stdout_and_does_not_fit_is_one_line(words, monkeypatch, capfd):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main.main(words.split(), standalone_mode=False)
+    said = capfd.readouterr().err
+    assert code == 1
+    assert said == "error: No space left on device: free some space, or write to another disk\n"
