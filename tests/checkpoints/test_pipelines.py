@@ -12,7 +12,7 @@ import tiny_pipelines as tiny
 import torch
 from click.testing import CliRunner
 from noiseshift.cli import main
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import noiseshift as ns
@@ -419,3 +419,50 @@ def test_the_shift_of_a_solver_alone_is_read_off_a_real_pipeline():
     assert found["step"] == 19
     assert found["half"] < 0.06
     assert found["ratio"] == pytest.approx(expected, abs=2 * found["half"])
+
+
+def without_a_tensor(tensors):
+    return {name: part for name, part in tensors.items() if name != sorted(tensors)[len(tensors) // 2]}
+
+
+def with_another(tensors):
+    return tensors | {"nobody.knows.weight": torch.zeros(2)}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("change", [without_a_tensor, with_another])
+def test_weights_that_are_not_those_of_the_configuration_are_refused(name, change, saved, tmp_path):
+    """The libraries leave what is missing at random and drop what they do not know, and say nothing."""
+    folder = saved(name)[1]
+    prompts = PROMPTS if name in TEXTS else None
+    files = [file.relative_to(folder) for file in sorted(folder.glob("*/*.safetensors"))]
+    if change is with_another:  # transformers' own checkpoints hold tensors that are no part of an encoder
+        files = [file for file in files if not file.parts[0].startswith("text")]
+    assert len(files) >= 2
+    for number, file in enumerate(files):
+        copy = tmp_path / f"{number}" / "pipe"
+        shutil.copytree(folder, copy)
+        save_file(change(load_file(copy / file)), copy / file, metadata={"format": "pt"})
+        with pytest.raises(ns.CheckpointError, match=f"{file.parts[0]}: its weights") as error:
+            ns.load(copy, prompts=prompts)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "edit"),
+    [
+        ("transformer", {"num_layers": 3}),
+        ("transformer", {"attention_bias": False}),
+        ("transformer", {"norm_elementwise_affine": True}),
+        ("vae", {"layers_per_block": 2}),
+        ("vae", {"use_quant_conv": False}),
+        ("vae", {"mid_block_add_attention": False}),
+    ],
+)
+def test_a_configuration_that_is_not_that_of_the_weights_is_refused(part, edit, saved, tmp_path):
+    copy = tmp_path / "pipe"
+    shutil.copytree(saved("dit")[1], copy)
+    config = copy / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | edit))
+    with pytest.raises(ns.CheckpointError, match=f"{part}: its weights"):
+        ns.load(copy)

@@ -7,7 +7,7 @@ classifier-free guidance takes for unconditional (the empty prompt; zeros in SDX
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.diffusers.parts import require_all
 from noiseshift.reading import named_in_text, read_arrays, read_safetensors, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import PROMPTS, signed_prompts
@@ -204,13 +205,18 @@ def _text_part(path: Path, entry: Sequence[Any]) -> Any:
         raise CheckpointError(
             "prompts are encoded by transformers: pip install 'noiseshift[text]', or give --embeddings FILE"
         ) from None
-    options = {"use_safetensors": True} if name in ENCODERS else {}
+    missing: Collection[str] = ()
+    options = {"use_safetensors": True, "output_loading_info": True} if name in ENCODERS else {}
     try:
         with named_in_text(path) as folder:
             part = getattr(transformers, name).from_pretrained(folder, local_files_only=True, **options)
+        if name in ENCODERS:
+            part, info = part
+            missing = info["missing_keys"]
     except Exception as error:  # transformers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {name}: {reason}") from None
+    require_all(path, missing)
     return part.float().eval() if name in ENCODERS else part
 
 

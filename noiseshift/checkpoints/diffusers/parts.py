@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,34 @@ def load_part(path: Path, kind: str) -> Any:
     _require_plausible(path)
     try:
         with reading.named_in_text(path) as name:
-            made = getattr(diffusers, kind).from_pretrained(
-                name, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights)
+            made, info = getattr(diffusers, kind).from_pretrained(
+                name, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights), output_loading_info=True
             )
     except Exception as error:  # diffusers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {kind}: {reason}") from None
+    require_all(path, info["missing_keys"], info["unexpected_keys"])
     return made.float().eval()
+
+
+def require_all(path: Path, missing: Collection[str], unexpected: Collection[str] = ()) -> None:
+    """Refuse weights that are not those of the configuration: libraries leave what is missing at random, and drop what they do not
+    know, in silence.
+
+    Args:
+        path: The network's folder, for the message.
+        missing: Names of its tensors that the files have not.
+        unexpected: Names of tensors in the files that it has not.
+
+    Raises:
+        CheckpointError: There are some of either.
+    """
+    for names, what in ((missing, "lack"), (unexpected, "hold what its configuration does not know:")):
+        if names:
+            some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+            raise CheckpointError(
+                f"{path}: its weights {what} {some}: save the pipeline again, configuration and weights together"
+            )
 
 
 LAYERS = ("layers_per_block", "num_layers", "num_single_layers", "transformer_layers_per_block")
