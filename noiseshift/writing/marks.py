@@ -7,6 +7,7 @@ nothing that the mark does not list.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -69,6 +70,12 @@ def read_mark(folder: Path) -> Mark | None:
     return Mark(kind, listed, digests={name: str(digests[name]) for name in sorted(listed & digests.keys())})
 
 
+@functools.cache
+def own_version() -> str:
+    """The version of noiseshift, read once in a process."""
+    return metadata.version("noiseshift")
+
+
 def write_mark(
     folder: Path, kind: str, files: Iterable[str] | None = None, digests: Mapping[str, str] | None = None
 ) -> None:
@@ -81,7 +88,7 @@ def write_mark(
         digests: SHA-256 of those that shall be found unchanged, as `digests.digests` gives them.
     """
     listed = sorted(contents(folder) - {MARK} if files is None else set(files))
-    about: dict[str, Any] = {"kind": kind, "version": metadata.version("noiseshift"), "files": listed}
+    about: dict[str, Any] = {"kind": kind, "version": own_version(), "files": listed}
     if digests:
         about["sha256"] = dict(digests)
     write_text(folder / MARK, json.dumps(about, indent=1) + "\n")
