@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -319,3 +320,52 @@ def test_a_table_is_read_where_no_thread_can_be_started(tmp_path):
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(said) == 6
     assert all(line == "read 50" or "takes more memory" in line for line in said), said
+
+
+def test_safetensors_are_the_same_however_large_they_are(tmp_path, monkeypatch):
+    tensors = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor([True, False]),
+        "c": torch.zeros(0, 3, dtype=torch.float16),
+        "d": torch.tensor(7, dtype=torch.int64),
+        "e": torch.ones(3, dtype=torch.bfloat16),
+    }
+    for words in (None, {"said": "so, \u03b4", "n": "1"}):
+        save_file(tensors, tmp_path / "x.safetensors", metadata=words)
+        monkeypatch.undo()
+        small = reading.read_safetensors(tmp_path / "x.safetensors", *SAID)
+        monkeypatch.setattr("noiseshift.reading.arrays.AT_ONCE", 0)
+        large = reading.read_safetensors(tmp_path / "x.safetensors", *SAID)
+        assert small[1] == large[1] == (words or {})
+        assert set(small[0]) == set(large[0]) == set(tensors)
+        for name, tensor in tensors.items():
+            for found in (small[0][name], large[0][name]):
+                assert found.dtype == tensor.dtype
+                assert torch.equal(found, tensor)
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_ends_no_process(tmp_path):
+    """Read again and again while it is cut and made whole: tensors, or a line."""
+    save_file({"a": torch.arange(2e6)}, tmp_path / "x.safetensors")
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    words = (
+        "import sys, time\n"
+        "from noiseshift import reading\n"
+        "import safetensors.torch\n"
+        "print('begun', flush=True)\n"
+        "ends = time.monotonic() + 0.7\n"
+        "while time.monotonic() < ends:\n"
+        "    try:\n"
+        "        float(reading.read_safetensors(sys.argv[1], 'thing', 'make it again')[0]['a'].sum())\n"
+        "    except reading.ReadingError:\n"
+        "        pass\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", words, str(tmp_path / "x.safetensors")], stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        while process.poll() is None:
+            (tmp_path / "x.safetensors").write_bytes(whole)
+            time.sleep(0.001)
+            os.truncate(tmp_path / "x.safetensors", 4096)
+    assert process.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Collection
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -19,6 +20,9 @@ class Stream(Protocol):
 
     def read(self, size: int, /) -> bytes: ...
 
+
+AT_ONCE = 512 * MB
+"""Largest .safetensors file that is read as a whole. A larger one is mapped, or its weights would be in memory twice."""
 
 ROWS = 10_000_000
 """Numbers that any table may have; beyond it, no more than 64 a byte."""
@@ -158,7 +162,19 @@ def read_safetensors(
         error: What to raise when it is missing or damaged.
     """
     from safetensors import safe_open
+    from safetensors.torch import load
 
     file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), named_in_text(file) as name, safe_open(name, "pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
+    with reading(path, what, remedy, error):
+        if file.stat().st_size <= AT_ONCE:
+            # A file that is cut off while it is mapped into memory would end the process.
+            content = file.read_bytes()
+            return load(content), _words_of(content)
+        with named_in_text(file) as name, safe_open(name, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
+
+
+def _words_of(content: bytes) -> dict[str, str]:
+    """The words in the header of a .safetensors file that the library has read."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(header.get("__metadata__") or {})
