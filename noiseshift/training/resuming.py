@@ -42,6 +42,8 @@ def kept_state(folder: Path, about: Mapping[str, Any], *, restart: bool = False)
         before = json.loads(state["about"])
         planned = int(before["settings"]["steps"])
         step = int(state["step"])
+        if not 0 <= step <= planned:
+            raise ValueError(f"it is at step {step} of {planned}")
     _require_same(folder, before, json.loads(as_text(about)), planned, step)
     return state
 

@@ -83,7 +83,7 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
             "%s cannot be read: it is now %s, and the training begins anew", path, _put_aside(path).name
         )
         return None
-    if not isinstance(state.get("log"), list):
+    if not isinstance(state.get("log"), list) or not all(map(_is_row, state["log"])):
         state["log"] = [row for row in read_log(folder) if row["step"] <= step]
     if first:
         _write_log(folder, state["log"])  # a process may have been killed between its two files
@@ -107,6 +107,10 @@ def read_log(folder: Path) -> Log:
     for line in read_text(path, "log", "remove it").splitlines() if path.exists() and path.stat().st_size else ():
         with suppress(ValueError, RecursionError):
             row = json.loads(line)
-            if isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in ("step", "loss")):
+            if _is_row(row):
                 rows.append(row)
     return rows
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(key), int | float) for key in ("step", "loss"))

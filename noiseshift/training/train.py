@@ -130,6 +130,13 @@ class Average:
         for key, value in network.state_dict().items():
             self.state[key].lerp_(value, weight)
 
+    def take(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state that was kept. Raises ValueError for one of another network."""
+        wanted = {name: (part.shape, part.dtype) for name, part in self.state.items()}
+        if {name: (part.shape, part.dtype) for name, part in state.items()} != wanted:
+            raise ValueError("its averaged weights are another network's")
+        self.state = {name: part.to(self.state[name].device) for name, part in state.items()}
+
 
 def train(
     network: Transformer,
@@ -325,7 +332,7 @@ def _resume(
     network.load_state_dict(state["network"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
-    average.state = {k: v.to(average.state[k].device) for k, v in state["ema"].items()}
+    average.take(state["ema"])
     return int(state["step"]), state["log"]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -256,3 +257,55 @@ def test_a_card_that_was_corrected_by_hand_stays_and_restart_moves_it_aside(tmp_
     assert shell(*words, "--restart").exit_code == 0
     assert card.read_text() == written
     assert "corrected by hand" in (tmp_path / "run" / "previous-1" / "model.yaml").read_text()
+
+
+HAND_MADE = {
+    "no averages": {"ema": {}},
+    "averages of numbers": {"ema": 7},
+    "averages of another shape": {"ema": lambda old: {name: part[..., :1] for name, part in old.items()}},
+    "averages of another type": {"ema": lambda old: {name: part.double() for name, part in old.items()}},
+    "an average less": {"ema": lambda old: dict(list(old.items())[1:])},
+    "an average more": {"ema": lambda old: old | {"another": torch.zeros(2)}},
+    "no network": {"network": {}},
+    "no optimizers": {"optimizers": []},
+    "optimizers of nothing": {"optimizers": [{}]},
+    "a step before the first": {"step": -1},
+    "a step behind the last": {"step": 4},
+    "a step far behind": {"step": 10**18},
+    "settings of nothing": {"about": "{}"},
+    "settings that are none": {"about": "nothing"},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    trained(folder)
+    return folder
+
+
+def exchanged(finished, folder, **changes):
+    """A finished training, whose state has other values."""
+    shutil.copytree(finished, folder)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    state |= {key: value(state[key]) if callable(value) else value for key, value in changes.items()}
+    torch.save(state, folder / "state.pt")
+    return folder
+
+
+@pytest.mark.parametrize("change", HAND_MADE)
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_state_made_by_hand_gives_no_weights(change, steps, finished, tmp_path):
+    """Neither another network's, nor those of a training that was never taken to its end."""
+    folder = exchanged(finished, tmp_path / "it", **HAND_MADE[change])
+    with pytest.raises(ValueError, match="--restart") as error:
+        trained(folder, config=dataclasses.replace(CONFIG, steps=steps))
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("log", [[1, 2], ["step"], [{"step": 1}], [{"step": "x", "loss": 1.0}], [None], 7])
+def test_a_log_that_is_none_stops_no_training(log, finished, tmp_path):
+    folder = exchanged(finished, tmp_path / "it", log=log)
+    state = trained(folder, config=dataclasses.replace(CONFIG, steps=4))
+    assert all(torch.isfinite(part).all() for part in state.values())
