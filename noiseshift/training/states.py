@@ -83,7 +83,7 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
             "%s cannot be read: it is now %s, and the training begins anew", path, _put_aside(path).name
         )
         return None
-    if not isinstance(state.get("log"), list) or not all(map(_is_row, state["log"])):
+    if not isinstance(state.get("log"), list) or not all(isinstance(row, dict) for row in state["log"]):
         state["log"] = [row for row in read_log(folder) if row["step"] <= step]
     if first:
         _write_log(folder, state["log"])  # a process may have been killed between its two files
