@@ -61,10 +61,14 @@ def command(
     noiseshift audit ./my-pipeline --strength 0.6 --out runs/audit
     """
     places.folder(out, "audit")
-    light_imports.import_schedulers()
-    from noiseshift.analysis.audit import print_audit
+    with light_imports.without_garbage():
+        light_imports.import_schedulers()
+        from noiseshift.analysis.audit import print_audit
 
-    from noiseshift.audit import audit
+        from noiseshift.audit import audit
+
+        if out is not None:
+            import matplotlib.pyplot  # noqa: F401 the figure's, here for the same reason
 
     found = audit(target, steps, strength=strength, size=size, dtype=dtype, sigmas=sigmas, timesteps=timesteps)
     beyond = found.beyond(tolerance, accept)

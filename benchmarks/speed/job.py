@@ -25,9 +25,21 @@ def rows(repeats: int) -> Iterator[Row]:
         "import sys; from noiseshift.cli import main; sys.argv = ['noiseshift', '--help']; main(standalone_mode=False)"
     )
     yield Row("noiseshift --help", started(code, repeats), 0.2, unit=" s")
+    yield from _audits(repeats)
     with tempfile.TemporaryDirectory() as folder:
         yield from _job(Path(folder))
         yield _memory()
+
+
+def _audits(repeats: int) -> Iterator[Row]:
+    """`noiseshift audit`, most of which is importing torch."""
+    words = ["audit", "diffusers/EulerDiscreteScheduler", "--steps", "4,10,20,50"]
+    with tempfile.TemporaryDirectory() as folder:
+        figure = [*words, "--out", str(Path(folder) / "audit")]
+        for name, given, bound in (("noiseshift audit", words, 2.5), ("noiseshift audit, with its figure", figure, 3)):
+            code = f"import sys; from noiseshift.cli import main; sys.argv = ['noiseshift', *{given}]; main(standalone_mode=False)"
+            yield Row(f"{name}, four step counts", started(code, repeats), bound, unit=" s")
+    yield Row("import torch, for comparison", started("import torch", repeats), 2.5, unit=" s")
 
 
 def _job(folder: Path) -> Iterator[Row]:

@@ -273,3 +273,20 @@ print("END", codes, loaded, "scipy.stats._stats_py" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["END [0, 0, 0] [] True"], done.stderr
+
+
+def test_the_command_reads_no_other_package_and_goes_through_its_imports_once():
+    """Both take as long as the audit itself; afterwards all is as it was. In a process of its own."""
+    import subprocess
+
+    code = """
+import gc, importlib.metadata, sys
+read = []
+mine = importlib.metadata.packages_distributions = lambda: read.append(1) or {}
+from noiseshift.cli import main
+try: main(["audit", "diffusers/EulerDiscreteScheduler:5"])
+except SystemExit as end: code = end.code
+print("END", code, read, importlib.metadata.packages_distributions is mine, gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["END 0 [] True True True"], done.stderr
