@@ -18,6 +18,7 @@ from noiseshift.cli.options import data_options, device_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.diffusion.words import SOLVERS
+from noiseshift.studies.words import VARIANTS
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     "variants",
     type=parse.VARIANT,
     multiple=True,
-    help=f"Repeat for several changes of the checkpoint, the first of which is compared with the others: {parse.VARIANTS}.",
+    help=f"Repeat for several changes of the checkpoint, the first of which is compared with the others: {VARIANTS}.",
 )
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
 @click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)

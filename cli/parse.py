@@ -79,12 +79,6 @@ def parse_prompts(path: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-VARIANTS = (
-    "fp32, bf16, fp16, time=bf16, time=fp16, compile[=BACKEND], int8, steps=N, lora=FILE[:SCALE], cache=KIND[:VALUE] "
-    "(first-block, taylorseer, pab, faster, mag)"
-)
-
-
 def parse_variant(text: str) -> Any:
     """`bf16`, `steps=10`, `cache=first-block:0.1` … → `noiseshift.studies.variants.Variant`. Raises ValueError."""
     from noiseshift.studies.variants import variant

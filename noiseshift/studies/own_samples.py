@@ -23,14 +23,14 @@ from noiseshift.studies.shards import Shards
 LEAST = 128
 """Final samples that estimators are calibrated on, at least, unless the protocol says how many."""
 
-CONTROL_ROWS = 128
+FURTHER_ROWS = 128
 """Further ones that the null and the level control read, at most."""
 
 
 def own_rows(protocol: Protocol) -> tuple[int, int]:
     """How many final samples calibrate, and how many more the controls take."""
     first = protocol.calibration_rows or max(LEAST, protocol.samples)
-    return first, min(first, CONTROL_ROWS) if protocol.controls else 0
+    return first, min(first, FURTHER_ROWS) if protocol.controls else 0
 
 
 def refuse_what_needs_data(protocol: Protocol) -> None:

@@ -15,15 +15,11 @@ from noiseshift.checkpoints.diffusers.caching import KINDS, Cached
 from noiseshift.networks.model import NetworkModel, Precision
 from noiseshift.networks.variants import HALVES, compiled, quantised, with_rounded_time
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.words import VARIANTS
 
 Change = Callable[[Checkpoint, Protocol], tuple[Checkpoint, Protocol]]
 
 PRECISIONS: Mapping[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
-
-WORDS = (
-    "fp32, bf16, fp16, time=bf16, time=fp16, compile[=BACKEND], int8, steps=N, lora=FILE[:SCALE], "
-    "cache=first-block[:THRESHOLD], cache=taylorseer[:INTERVAL], cache=pab[:RANGE], cache=faster[:RANGE], cache=mag[:THRESHOLD]"
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def variant(word: str) -> Variant:
         return Variant(word, lambda checkpoint, protocol: (checkpoint, protocol), value)
     if name == "cache" and (found := _cache(value)) is not None:
         return Variant(word, _cached(word, *found))
-    raise ValueError(f"{word!r} is no variant: choose from {WORDS}")
+    raise ValueError(f"{word!r} is no variant: choose from {VARIANTS}")
 
 
 def _cache(value: str) -> tuple[str, float | None] | None:
