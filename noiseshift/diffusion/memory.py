@@ -142,11 +142,16 @@ class Halving:
         """Nothing: what answers are does not depend on it."""
         return {}
 
-    def __call__(self, function: Callable[..., Answer], *batch: Tensor | None) -> list[Answer]:
-        """The answers to one part of `batch` after another, tensors of equal length or None, the states first: one answer where all
-        fit.
+    def __call__(self, function: Callable[..., Answer], *batch: Tensor | None, most: int | None = None) -> list[Answer]:
+        """The answers to one part of `batch` after another: one answer where all fit.
 
-        Raises MemoryError when a single row does not fit.
+        Args:
+            function: called with parts of `batch`.
+            batch: tensors of equal length or None, the states first.
+            most: how many rows go through at once where `rows` does not say it; None for all.
+
+        Raises:
+            MemoryError: a single row does not fit.
         """
         states = next(part for part in batch if part is not None)
         rows = len(states)
@@ -154,7 +159,7 @@ class Halving:
         answers: list[Answer] = []
         done = 0
         while done < rows or not answers:
-            size = min(sure, rows - done, self.limit or rows, self.rows or rows)
+            size = min(sure, rows - done, self.limit or rows, self.rows or most or rows)
             try:
                 answers.append(function(*(part if part is None else part[done : done + size] for part in batch)))
             except Exception as error:

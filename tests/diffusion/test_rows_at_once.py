@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+import noiseshift as ns
 from noiseshift.diffusion import memory
+from noiseshift.diffusion.models import FULL, NOISE_UNCONDITIONAL, UNCONDITIONAL
 from noiseshift.training import accumulating
 
 
@@ -52,3 +54,28 @@ def test_what_a_container_may_have_is_its_memory(tmp_path, monkeypatch):
     limit.write_text("max\n")
     assert memory.memory_of("cpu") > 1 << 20
     assert 0 < memory.free_memory()
+
+
+@pytest.mark.parametrize(("rows", "copies"), [(1, 3), (20, 3), (64, 2), (256, 1), (100, 3)])
+def test_branches_and_batches_go_through_a_processor_in_small_parts(rows, copies, monkeypatch):
+    """A CPU takes longer a row where many go through at once; what a trial found is taken as it is."""
+    model = ns.load().model
+    seen = []
+    network = type(model.network)
+
+    def answers(self, x, time, labels, known):
+        seen.append(len(x))
+        return torch.cat([x * (1 + labels.reshape(-1, 1, 1, 1)), x * known.reshape(-1, 1, 1, 1)], 1)
+
+    monkeypatch.setattr(network, "forward", answers)
+    x = torch.randn(rows, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    branches = (FULL, UNCONDITIONAL, NOISE_UNCONDITIONAL)[:copies]
+    found = model.predict(x, torch.tensor(0.5), torch.arange(rows) % 10, branches)
+    assert max(seen) <= 64
+    assert len(seen) == -(-rows * copies // 64)
+    model.halving.rows = rows * copies
+    seen.clear()
+    at_once = model.predict(x, torch.tensor(0.5), torch.arange(rows) % 10, branches)
+    assert seen == [rows * copies]
+    for one, other in zip(found, at_once, strict=True):
+        torch.testing.assert_close(one.eps, other.eps)
