@@ -105,7 +105,9 @@ def command(
     if dry_run:
         from noiseshift.studies.cost_of_studies import approximation_cost
 
-        print_cost(approximation_cost(loaded, plan, len(held_out)), as_json)
+        # Three of the injections an estimator; of every run, by either model, one an estimator and its spectrum.
+        figures = 3 * len(plan.estimators) + 2 * len(plan.solvers) * (len(plan.estimators) + 1)
+        print_cost(approximation_cost(loaded, plan, len(held_out)), as_json, figures=figures)
         return
     folder = Path(out or f"runs/{run_name(plan_fingerprint(loaded, plan, held_out), 'approx')}")
     places.folder(folder, "approx")
@@ -115,11 +117,11 @@ def command(
         study.manifest["command"] = command_line()
         with whole_folder(folder, "approx") as fresh:
             study.write(fresh)
-            figures = save_figures(study, fresh / "figures")
+            drawn = save_figures(study, fresh / "figures")
             with spared("report.html"):
                 write_text(fresh / "report.html", page({str(folder): fresh}))
     if as_json:
         click.echo(json.dumps(study.summary(), default=str))
     else:
         print_study(study)
-        streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {len(figures)} figures)")
+        streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {len(drawn)} figures)")

@@ -161,7 +161,7 @@ def command(
             for cell in cells:
                 require_reference(cell.checkpoint, features_by, real, samples, small=small)
         if dry_run:
-            print_costs(comparison_cost(cells, features_by), as_json)
+            print_costs(comparison_cost(cells, features_by), as_json, figures=6)
             return
         with progress_bar(progress) as update:
             found = run_grid(cells, out, extractor=features_by, strict=strict, progress=update)

@@ -122,7 +122,7 @@ def command(
         sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
     ).bound(loaded)
     if dry_run:
-        print_cost(correction_cost(loaded, protocol, chosen, len(held_out), measured, features_by), as_json)
+        print_cost(correction_cost(loaded, protocol, chosen, len(held_out), measured, features_by), as_json, figures=4)
         return
     other = None if against is None else load(against, trust=bool(source.given.get("trust")))
     about = fingerprint(loaded, protocol, held_out, features_by, measured, other)

@@ -21,18 +21,21 @@ training_dry_run_option = click.option(
 )
 
 
-def print_cost(cost: Cost, as_json: bool = False) -> None:
+def print_cost(cost: Cost, as_json: bool = False, *, figures: int = 0) -> None:
     """Parts with their calls; then the whole in FLOP, and hours on this device and at a sustained 100 TFLOP/s.
 
     Args:
         cost: of a run.
         as_json: on one line, for programs.
+        figures: about how many it draws; the hours on this device hold them.
     """
+    drawing = _seconds_of(figures)
     total = {
         "flop a call": cost.flop,
         "seconds a call": cost.seconds,
+        "seconds of figures": drawing,
         "flop": cost.total_flop,
-        "hours on this device": cost.hours(),
+        "hours on this device": cost.hours() + drawing / 3600,
         "hours at 100 TFLOP/s": cost.total_flop / 1e14 / 3600,
     }
     if as_json:
@@ -44,16 +47,19 @@ def print_cost(cost: Cost, as_json: bool = False) -> None:
     _print_total(total)
 
 
-def print_costs(costs: Mapping[str, Cost], as_json: bool = False) -> None:
+def print_costs(costs: Mapping[str, Cost], as_json: bool = False, *, figures: int = 0) -> None:
     """A line a run, then the whole.
 
     Args:
         costs: by the run's name.
         as_json: on one line, for programs.
+        figures: about how many are drawn of all runs together; the hours of the whole hold them.
     """
+    drawing = _seconds_of(figures)
     total = {
+        "seconds of figures": drawing,
         "flop": sum(cost.total_flop for cost in costs.values()),
-        "hours on this device": sum(cost.hours() for cost in costs.values()),
+        "hours on this device": sum(cost.hours() for cost in costs.values()) + drawing / 3600,
     }
     if as_json:
         runs = {name: {"flop": cost.total_flop, "hours": cost.hours()} for name, cost in costs.items()}
@@ -64,6 +70,13 @@ def print_costs(costs: Mapping[str, Cost], as_json: bool = False) -> None:
         calls = sum(part.calls for part in cost.parts)
         click.echo(f"{name:{width}s} {calls:>14,} calls  {cost.hours():9.2e} hours")
     _print_total(total)
+
+
+def _seconds_of(figures: int) -> float:
+    """Elapsed seconds of so many figures, by one that is drawn now."""
+    from noiseshift.analysis.drawing import seconds_of_a_figure
+
+    return figures * seconds_of_a_figure() if figures else 0.0
 
 
 def _print_total(total: Mapping[str, float]) -> None:

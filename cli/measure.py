@@ -118,7 +118,8 @@ def command(
         precision=precision,
     ).bound(loaded)
     if dry_run:
-        print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json)
+        figures = 6 + controls + bands + (by is not None) + (mask is not None)
+        print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json, figures=figures)
         return
     about = fingerprint(loaded, protocol, held_out)
     folder = Path(out or f"runs/{run_name(about)}")
