@@ -7,7 +7,7 @@ import pandas as pd
 
 from noiseshift.audit.finding import SEEN, Finding, clipped
 from noiseshift.audit.levels import Levels, position
-from noiseshift.diffusion.families import Flow
+from noiseshift.diffusion.families import Flow, last_label
 
 HALVES = {"bfloat16": 2**-8, "float16": 2**-11}
 """Dtypes of half precision, and the largest relative error of rounding to each."""
@@ -40,7 +40,7 @@ def _integers(labels: pd.Series) -> bool:
 
 def _within_rounding(levels: Levels, rows: pd.DataFrame) -> bool:
     """Whether every state lies within one label of its own; where the table ends, its last label is the nearest."""
-    last = int(levels.scheduler.config.num_train_timesteps) - 1
+    last = last_label(levels.family, levels.scheduler) or 0
     places = np.array([position(levels.family, levels.scheduler, value) for value in rows.state_log_snr])
     ends = (places <= 1e-6) | (places >= last - 1e-6)
     return bool(((np.abs(places - rows.label) <= 1 + 1e-6) | (ends & rows.label.isin([0, last]))).all())

@@ -20,7 +20,16 @@ import torch
 from torch import Tensor
 
 from noiseshift.audit.subject import Subject
-from noiseshift.diffusion.families import Family, Flow, Pair, Preconditioned, Preserving, family_of, require_signature
+from noiseshift.diffusion.families import (
+    Family,
+    Flow,
+    Pair,
+    Preserving,
+    family_of,
+    last_label,
+    require_signature,
+    trained_on,
+)
 from noiseshift.diffusion.rehearsal import rehearse
 from noiseshift.diffusion.schedulers import CLEAN, Scheduled
 
@@ -261,10 +270,11 @@ def table_end(family: Family, scheduler: Any) -> float:
         family: of the scheduler.
         scheduler: whose table it is.
     """
-    if isinstance(family, Preconditioned):
-        return -2 * math.log(scheduler.config["sigma_max"])
-    last = torch.tensor([float(scheduler.config.num_train_timesteps - (not isinstance(family, Flow)))])
-    return meant(family, scheduler, last.double())[0]
+    last = last_label(family, scheduler)
+    if last is not None:
+        return meant(family, scheduler, torch.tensor([float(last)], dtype=torch.float64))[0]
+    largest = scheduler.config.get("sigma_max")
+    return -2 * math.log(largest) if largest else clipped(float(torch.logit(scheduler.alphas_cumprod[-1].double())))
 
 
 def position(family: Family, scheduler: Any, value: float) -> float:
@@ -275,11 +285,11 @@ def position(family: Family, scheduler: Any, value: float) -> float:
         scheduler: whose table it is.
         value: a log-SNR; one outside the table is put at its end.
     """
-    count = int(scheduler.config.num_train_timesteps)
+    count = trained_on(family, scheduler)
+    if count is None:
+        return -value / 8
     if isinstance(family, Flow):
         return own_sigma(family, value) * count
-    if isinstance(family, Preconditioned) or scheduler.config.get("timestep_type") == "continuous":
-        return -value / 8
     table = np.array(meant(family, scheduler, torch.arange(count).double()))
     return float(np.interp(-value, -table, np.arange(count)))
 

@@ -85,6 +85,14 @@ class Family(ABC):
         norm = math.hypot(alpha, sigma)
         return (alpha * x / norm - sigma * output) / norm, (sigma * x / norm + alpha * output) / norm
 
+    def scaled(self, level: Pair) -> Pair:
+        """(alpha, sigma) of a level in the family's own scaling.
+
+        Args:
+            level: (alpha, sigma) in any; alpha above 0.
+        """
+        return 1.0, level[1] / level[0]
+
 
 class Preserving(Family):
     """States sqrt(abar) x0 + sqrt(1 - abar) eps."""
@@ -98,6 +106,9 @@ class Preserving(Family):
 
     def labelled(self, scheduler: Any) -> Tensor:
         return in_table(scheduler)
+
+    def scaled(self, level: Pair) -> Pair:
+        return unit(level)
 
 
 class Exploding(Family):
@@ -127,6 +138,10 @@ class Flow(Family):
     def labelled(self, scheduler: Any) -> Tensor:
         sigma = scheduler.timesteps.double().cpu() / scheduler.config.num_train_timesteps
         return 2 * ((1 - sigma).clamp_min(1e-30).log() - sigma.clamp_min(1e-30).log())
+
+    def scaled(self, level: Pair) -> Pair:
+        total = sum(level)
+        return level[0] / total, level[1] / total
 
 
 class Preconditioned(Family):
@@ -216,7 +231,8 @@ def trained_on(family: Family, scheduler: Any) -> int | None:
     """
     if isinstance(family, Preconditioned) or labels_are_logarithms(family, scheduler):
         return None
-    return int(scheduler.config.num_train_timesteps)
+    # trained_betas may be another number than num_train_timesteps, which only spaces the labels.
+    return int(scheduler.config.num_train_timesteps) if isinstance(family, Flow) else len(scheduler.alphas_cumprod)
 
 
 def last_label(family: Family, scheduler: Any) -> int | None:

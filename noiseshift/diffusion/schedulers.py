@@ -15,12 +15,10 @@ from noiseshift.diffusion.families import (
     Exploding,
     Flow,
     Pair,
-    Preserving,
     family_of,
     last_label,
     outside,
     require_signature,
-    unit,
 )
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.rehearsal import rehearse
@@ -237,7 +235,7 @@ class Scheduled:
         levels = self.levels()
         reached = rehearse(self, 2**11)
         if not hasattr(self.scheduler, "sigmas"):  # its own arithmetic is what `reached_levels` tells of
-            return reached[-1] if reached[-1][1] > CLEAN * reached[-1][0] else (1.0, 0.0)
+            return self._ends_at(reached[-1])
         order = self.internal()
         for k, pair in enumerate(reached[:-1]):
             if not order[k + 1] and abs(log_snr(pair) - log_snr(levels[k + 1])) > 0.2:
@@ -248,27 +246,33 @@ class Scheduled:
         return self._declared(reached[-1])
 
     def _require_labels(self) -> None:
-        """Raise ValueError for labels that training never used: no model here can be conditioned on them."""
-        found = outside(self.family, self.scheduler, self.scheduler.timesteps.double().cpu())
+        """Raise ValueError for labels that training never used, and for a flow's 0: no model here can be conditioned on them."""
+        labels = self.scheduler.timesteps.double().cpu()
+        cannot = f"{name_of(self.scheduler)} is no scheduler that can be followed in {self.steps} steps as it is set"
+        found = outside(self.family, self.scheduler, labels)
         if len(found):
             raise ValueError(
-                f"{name_of(self.scheduler)} is no scheduler that can be followed in {self.steps} steps as it is set: the label "
-                f"{float(found[0]):g} lies outside the training table (0 … {last_label(self.family, self.scheduler)}): "
-                "set steps_offset=0, or take fewer steps"
+                f"{cannot}: the label {float(found[0]):g} lies outside the training table (0 … "
+                f"{last_label(self.family, self.scheduler)}): set steps_offset=0, or take fewer steps"
+            )
+        if isinstance(self.family, Flow) and bool((labels == 0).any()):
+            raise ValueError(
+                f"{cannot}: a label is rounded to 0, which is data, of a state with noise: take fewer steps"
             )
 
     def _declared(self, reached: Pair) -> Pair:
         """The end as the scheduler's last sigma has it, where its arithmetic agrees: exact, where the rehearsal rounds."""
-        alpha, sigma = reached
-        if sigma <= CLEAN * alpha:
-            return 1.0, 0.0
-        if len(self.scheduler.sigmas) > len(self.scheduler.timesteps):
+        if reached[1] > CLEAN * reached[0] and len(self.scheduler.sigmas) > len(self.scheduler.timesteps):
             last = float(self.scheduler.sigmas[len(self.scheduler.timesteps)])
-            declared = (1 - last, last) if isinstance(self.family, Flow) else (1.0, last)
-            declared = unit(declared) if isinstance(self.family, Preserving) else declared
+            declared = self.family.scaled((1 - last, last) if isinstance(self.family, Flow) else (1.0, last))
             if last > 0 and abs(log_snr(declared) - log_snr(reached)) < 0.1:
                 return declared
-        return reached
+        return self._ends_at(reached)
+
+    def _ends_at(self, reached: Pair) -> Pair:
+        """The level that was reached, in the scheduler's own scaling: by how much a solver misses that is the sample's own."""
+        alpha, sigma = reached
+        return self.family.scaled(reached) if sigma > CLEAN * alpha else (1.0, 0.0)
 
 
 def schedule_times(schedule: Schedule, levels: Sequence[Pair]) -> Tensor:

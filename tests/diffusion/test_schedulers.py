@@ -286,6 +286,31 @@ def test_a_scheduler_is_followed_as_its_own_loop_runs_it_or_refused(name):
     assert ("followed" in found.values()) == (name in FOLLOWED)
 
 
+SHORT = torch.linspace(1e-4, 0.02, 500).tolist()
+TOGETHER = [
+    (
+        "PNDMScheduler",
+        {"prediction_type": "v_prediction", "steps_offset": 1},
+        4,
+    ),  # it ends above data, by 1 % too small
+    ("PNDMScheduler", {"prediction_type": "v_prediction", "steps_offset": 1, "skip_prk_steps": True}, 4),
+    *((name, {"trained_betas": SHORT}, 6) for name in ("DDIMScheduler", "DDPMParallelScheduler", "TCDScheduler")),
+    *((name, {"trained_betas": SHORT}, 6) for name in ("LCMScheduler", "EulerDiscreteScheduler", "PNDMScheduler")),
+    *(
+        (name, {"use_flow_sigmas": True, "prediction_type": kind, "num_train_timesteps": 10}, steps)
+        for name in ("DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler")
+        for kind, steps in (("flow_prediction", 9), ("epsilon", 50))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "steps"), TOGETHER)
+def test_options_together_are_followed_or_refused_before_anything_runs(name, options, steps):
+    line = outcome(classes()[name], options, steps)
+    assert line == "followed" or refused(line)
+    assert (line == "followed") == (name == "PNDMScheduler" and "trained_betas" not in options)
+
+
 UNUSED = {"LCMScheduler", "TCDScheduler"}
 """They take an offset and use none."""
 OFFSETS = {name for name, kind in classes().items() if "steps_offset" in inspect.signature(kind.__init__).parameters}
