@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from noiseshift.checkpoints.beside import averages_beside, is_averaged
 from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCode
 from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
@@ -23,7 +24,7 @@ from noiseshift.checkpoints.diffusers.single_file import tensors_of
 from noiseshift.checkpoints.files import read_content, sha256
 from noiseshift.checkpoints.foreign import NoDenoiser
 from noiseshift.checkpoints.formats import Content, Format, recognised
-from noiseshift.checkpoints.weights import chosen
+from noiseshift.checkpoints.weights import AS_AVERAGED, chosen
 from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
@@ -53,6 +54,7 @@ class Checkpoint:
         sampler: makes the n steps that a diffusers folder's own pipeline takes; None for other files.
         recognised: what it was taken for, and why.
         sampled: the model that samples, where it is not the one that estimators read with: one with a cache keeps a run's past.
+        averages_beside: names of files beside this one that hold the averages of its weights.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Checkpoint:
     sampler: Callable[[int], Scheduled] | None = None
     recognised: str = ""
     sampled: Model | None = None
+    averages_beside: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         conditions = f"{self.classes} conditions" if self.classes else "unconditional"
@@ -221,8 +224,11 @@ def load(
         # A file that holds something else is another error than one whose network is not known.
         kind = NoDenoiser if isinstance(error, NoDenoiser) else CheckpointError
         raise kind(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
-    convention = replace(convention, provenance={**convention.provenance, **_taken(content)})
-    return replace(_checkpoint(file, sha256(file), model, convention, coder), recognised=f"{form.name}, by {shown}")
+    taken = _taken(content, file)
+    convention = replace(convention, provenance={**convention.provenance, **taken})
+    found = _checkpoint(file, sha256(file), model, convention, coder)
+    beside = () if taken.get("weights", "").endswith(AS_AVERAGED) else averages_beside(file)
+    return replace(found, recognised=f"{form.name}, by {shown}", averages_beside=beside)
 
 
 def _of_pipeline(file: Path, digest: str, folder: Folder, loras: Sequence[Lora], shown: str) -> Checkpoint:
@@ -251,12 +257,14 @@ def _sha256_of_all(first: Path) -> str:
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
-def _taken(content: Content) -> dict[str, str]:
-    """Which set of tensors was taken, where a file holds more than a plain state dict."""
+def _taken(content: Content, file: Path) -> dict[str, str]:
+    """Which set of tensors was taken, where a file holds more than a plain state dict, or is averaged by its name."""
     try:
         found = chosen(content)
     except CheckpointError:  # EDM's objects, which hold one network
         return {}
+    if not found.averaged and is_averaged(file):
+        found = replace(found, name=f"{found.name or 'the whole file'}, by the file's name", averaged=True)
     return {"weights": found.shown} if found.name or found.averaged else {}
 
 

@@ -38,6 +38,8 @@ COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")
 POSITIONAL = "shadow_params"
 """Averages by position, in the order of the trained parameters (torch_ema, flow_matching)."""
 DEEPEST = 4
+AS_AVERAGED = ", averaged"
+"""How a set is shown that is an average."""
 
 
 def averages(name: str) -> bool:
@@ -67,7 +69,7 @@ class Weights:
     @property
     def shown(self) -> str:
         """For people."""
-        return (self.name or "the whole file") + (", averaged" if self.averaged else "")
+        return (self.name or "the whole file") + (AS_AVERAGED if self.averaged else "")
 
 
 def chosen(content: Mapping[Any, Any], names: Iterable[str] | None = None, order: Sequence[str] = ()) -> Weights:
@@ -129,11 +131,17 @@ def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
     pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
     for key, value in pairs:
         where = f"{name}/{key}".removeprefix("/")
-        if isinstance(value, Tensor) and value.ndim > 1 and averages(name):
-            yield name
+        if isinstance(value, Tensor) and value.ndim > 1 and (averages(name) or _by_optimizer(where)):
+            yield where if _by_optimizer(where) else name
             return
         if isinstance(value, Mapping | list | tuple) and depth < 2 * DEEPEST:
             yield from _unread(value, where, depth + 1)
+
+
+def _by_optimizer(where: str) -> bool:
+    """Whether an optimizer keeps the averaged parameter there, beside the moments of its gradients (exp_avg)."""
+    above, _, key = where.rpartition("/")
+    return bool(SKIPPED.search(above.partition("/")[0]) and re.match(r"emas?(_|$)", key))
 
 
 def _is_network(state: Mapping[str, Tensor]) -> bool:
@@ -207,7 +215,7 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
         alone = len(below) == 1 and first in ("module", "model", "net", "network")
         name = part.name if alone else f"{part.name}/{first}".removeprefix("/")
         averaged = (part.averaged and not RAW.search(first)) or averages(first)
-        short = _undotted(inside, below) if first == "model_ema" else None
+        short = _undotted(inside, {key: raw for key, raw in below.items() if key != first}) if averaged else None
         yield from _split(Weights(name, short or inside, averaged), wanted)
 
 
@@ -227,12 +235,14 @@ def _fits_better(
 
 
 def _undotted(inside: Mapping[str, Tensor], below: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor] | None:
-    """latent-diffusion's LitEma names its averages after the parameters, dots left out."""
-    raw = below.get("model", {})
-    full = {key.replace(".", ""): key for key in raw}
-    if any("." in key for key in inside) or not set(full) & set(inside):
+    """latent-diffusion's LitEma names its averages after the parameters, dots left out: `below` has the networks beside it."""
+    if any("." in key for key in inside):
         return None
-    return {**raw, **{full[key]: value for key, value in inside.items() if key in full}}
+    for raw in below.values():
+        full = {key.replace(".", ""): key for key in raw}
+        if set(full) & set(inside):
+            return {**raw, **{full[key]: value for key, value in inside.items() if key in full}}
+    return None
 
 
 def _bare(key: str) -> str:

@@ -22,6 +22,7 @@ from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.samplers import ddim, sample, time_grid
 from noiseshift.networks.model import NetworkModel
+from noiseshift.reading import as_text
 from noiseshift.shift.controls import Check
 from noiseshift.shift.denoising import SCALES, error_table
 from noiseshift.shift.detail import detail
@@ -160,7 +161,8 @@ def _without_data(checkpoint: Checkpoint, device: str) -> Preflight:
     x = normal(generators(range(2), seed=0, stream=PREFLIGHT), checkpoint.shape).to(device)
     cond = torch.zeros(2, dtype=torch.int64, device=device) if checkpoint.classes else None
     skipped = "no data were given: range, classes, denoising and samples were not checked"
-    return Preflight((Check("data", None, skipped), handed(checkpoint.model, x, cond)), _NO_ERRORS)
+    checks = (*_weights_check(checkpoint), Check("data", None, skipped), handed(checkpoint.model, x, cond))
+    return Preflight(checks, _NO_ERRORS)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +184,16 @@ def preflight_calls(samples: int, rows: int, classes: int = 0) -> int:
 
 
 def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:
-    checks = [_shape_check(checkpoint, data), _range_check(checkpoint, data)]
+    checks = [*_weights_check(checkpoint), _shape_check(checkpoint, data), _range_check(checkpoint, data)]
     return [*checks, _class_check(checkpoint, data)] if checkpoint.classes else checks
+
+
+def _weights_check(checkpoint: Checkpoint) -> list[Check]:
+    """A word on averages that lie in other files; none where there are none."""
+    if not checkpoint.averages_beside:
+        return []
+    others = ", ".join(map(as_text, checkpoint.averages_beside[:3]))
+    return [Check("weights", None, f"{checkpoint.name} holds the weights as they trained, their averages: {others}")]
 
 
 def _shape_check(checkpoint: Checkpoint, data: Images) -> Check:

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import noiseshift as ns
 from noiseshift.checkpoints.weights import chosen
@@ -60,6 +61,15 @@ AVERAGES = {
             **{f"model_ema.{key.replace('.', '')}": value for key, value in MEAN.items()},
             "model_ema.decay": torch.tensor(0.9),
         }
+    },
+    **{
+        f"averages without dots, {name}": {
+            "state_dict": {
+                **under(f"{raw}.", RUNNING),
+                **{f"{name}.{key.replace('.', '')}": value for key, value in MEAN.items()},
+            }
+        }
+        for raw, name in (("net", "net_ema"), ("denoiser", "denoiser_ema"), ("unet", "ema_unet"))
     },
     "AveragedModel": {"n_averaged": torch.tensor(3), **under("module.", MEAN)},
     "AveragedModel beside": {"model": RUNNING, "averaged": {"n_averaged": torch.tensor(3), **under("module.", MEAN)}},
@@ -138,6 +148,10 @@ def test_wrappers_leave_no_trace(case):
         ({"ema_0.999": MEAN, "ema_0.9999": RUNNING}, "several averaged weights (ema_0.999, ema_0.9999)"),
         ({"emas": [MEAN, RUNNING], "model": RUNNING}, "several averaged weights (emas/0, emas/1)"),
         ({"model": RUNNING, "optimizer_states": [{"ema": rows(MEAN)}]}, "averaged weights (optimizer_states/0/ema)"),
+        (
+            {"model": RUNNING, "optimizer": {"state": {0: {"exp_avg": MEAN["pos_embed"], "ema": MEAN["pos_embed"]}}}},
+            "averaged weights (optimizer/state/0/ema)",
+        ),
         ({"ema": MEAN, "swa": RUNNING, "model": RUNNING}, "several averaged weights (ema, swa)"),
         ({"first": MEAN, "second": RUNNING}, "several weights (first, second)"),
         ({"state_dict": {**under("model.", MEAN), **under("net.", RUNNING)}}, "several weights (state_dict/model"),
@@ -194,6 +208,44 @@ def test_info_says_which_set_was_taken(tmp_path):
     ):
         torch.save(content, tmp_path / "x.pt")
         assert ns.load(tmp_path / "x.pt", card=card).card.provenance.get("weights") == says
+
+
+NAMES = {
+    "model010000.pt": ("ema_0.9999_010000.pt", "ema_0.999_010000.pt"),  # guided-diffusion's
+    "model020000.pt": (),
+    "ema_0.9999_010000.pt": None,
+    "ema_0.999_010000.pt": None,
+    "opt010000.pt": (),
+    "unet.pt": ("unet-EMA.pt",),
+    "unet-EMA.pt": None,
+    "schema.pt": (),
+    "ema.safetensors": None,
+}
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_averages_in_a_file_of_their_own_are_said(tmp_path, name):
+    network = Transformer(TransformerConfig(8, 1, 2, 16, 1, 2, classes=3))
+    for other in NAMES:
+        (tmp_path / other).touch()
+    if name.endswith(".pt"):
+        torch.save(network.state_dict(), tmp_path / name)
+    else:
+        save_file(network.state_dict(), tmp_path / name)
+    found = ns.load(tmp_path / name, card={"family": "sit", "heads": 2})
+    said = found.card.provenance.get("weights")
+    assert said == ("the whole file, by the file's name, averaged" if NAMES[name] is None else None)
+    assert found.averages_beside == (NAMES[name] or ())
+    checks = str(ns.preflight(found, None))
+    assert all(other in checks for other in found.averages_beside)
+    assert ("averages:" in checks) == bool(found.averages_beside)
+
+
+def test_an_average_in_the_file_needs_none_beside_it(tmp_path):
+    state = Transformer(TransformerConfig(8, 1, 2, 16, 1, 2, classes=3)).state_dict()
+    torch.save({"model": state, "ema": state}, tmp_path / "run.pt")
+    torch.save(state, tmp_path / "run_ema.pt")
+    assert ns.load(tmp_path / "run.pt", card={"family": "sit", "heads": 2}).averages_beside == ()
 
 
 def test_a_network_of_convolutions_in_blocks_is_no_transformer(tmp_path):
