@@ -17,7 +17,7 @@ from noiseshift.evaluation.kernel import sums_within
 
 def rows(repeats: int) -> Iterator[Row]:
     repeats = max(2, repeats // 3)
-    for d, n in ((512, 5_000), (1_024, 10_000)):
+    for d, n in ((512, 5_000), (1_024, 10_000), (2_048, 50_000)):
         yield _frechet(n, d, repeats)
     yield _kernel(3_000, 1_024, repeats)
     for n in (1_000, 3_000):
