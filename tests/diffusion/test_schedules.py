@@ -54,6 +54,41 @@ def test_values_and_slopes(schedule, expected):
         torch.testing.assert_close(got, want, rtol=2e-8, atol=1e-14)
 
 
+@pytest.mark.parametrize("schedule", [*ALL, Discrete.cosine(), Discrete.sigmoid(40), Tabulated.of(Cosine())], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_slopes_that_are_written_out_are_those_of_differentiation(schedule, dtype):
+    """In and near the knots of a table, and of one number or many."""
+    t = torch.cat([torch.linspace(0.01, 0.99, 99), torch.tensor([0.0003, 0.0007, 0.9993])]).to(dtype)
+    wanted = torch.func.jvp(schedule.coefficients, (t,), (torch.ones_like(t),))[1]
+    # In float32 differentiation multiplies by a rounded 1 - alpha².
+    near = {torch.float32: 2e-3, torch.float64: 1e-9}[dtype]
+    for found, want in zip(schedule(t)[2:], wanted, strict=True):
+        torch.testing.assert_close(found, want, rtol=near, atol=near)
+        assert found.dtype == dtype
+    for k in (0, 37, 100):
+        for one, every in zip(schedule(t[k]), schedule(t), strict=True):
+            torch.testing.assert_close(one, every[k])
+
+
+def test_the_slope_of_a_tables_signal_is_not_lost_at_the_data():
+    """Differentiation multiplies by 1 - alpha², which rounds to 0 there."""
+    schedule = Discrete.from_betas()
+    alpha = [float(schedule(torch.tensor(t, dtype=torch.float64)).alpha) for t in (0, 1e-6)]
+    assert float(schedule(torch.tensor(0.0, dtype=torch.float64)).dalpha) == pytest.approx(
+        (alpha[1] - alpha[0]) / 1e-6, rel=1e-3
+    )
+
+
+def test_a_subclass_that_changes_its_coefficients_has_their_slopes():
+    class Squared(Linear):
+        def coefficients(self, t):
+            return 1 - t**2, t**2
+
+    level = Squared()(torch.tensor(0.25, dtype=torch.float64))
+    assert level.dalpha == pytest.approx(-0.5)
+    assert level.dsigma == pytest.approx(0.5)
+
+
 def test_slopes_of_a_table_are_those_of_its_log_snr():
     """Variance preserving: d log alpha = sigma² / 2 dλ, d log sigma = -alpha² / 2 dλ; λ is linear between two steps."""
     schedule, t = Discrete.from_betas(), torch.tensor([0.0105, 0.3005, 0.9995], dtype=torch.float64)
