@@ -7,7 +7,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
@@ -219,6 +219,21 @@ def part_of(name: str) -> Part | None:
     return PARTS.get(name.casefold()) or PARTS.get(stem) or PARTS.get(domain)
 
 
+def parts_in(names: Sequence[str]) -> dict[str, Part]:
+    """The folders that are called after parts: each by itself, or all by one name and a part (seg_train, seg_test).
+
+    Args:
+        names: of folders side by side.
+    """
+    alone = {name: part for name in names if (part := part_of(name)) is not None}
+    split = [_NOT_LETTERS.sub(" ", name).casefold().split() for name in names]
+    words = [next((word for word in each if word in PARTS), "") for each in split]
+    common = {tuple(word for word in each if word != part) for each, part in zip(split, words, strict=True)}
+    if len(alone) > 1 or len(common) > 1 or len(set(words)) < 2 or "" in words:
+        return alone
+    return {name: PARTS[word] for name, word in zip(names, words, strict=True)}
+
+
 _NOT_LETTERS = re.compile(r"[^A-Za-z]+")
 
 
@@ -229,20 +244,22 @@ def _chosen(tops: Sequence[str], part: Part, where: str) -> str | None:
         raise ValueError(
             f"{where} holds pictures and what belongs to them ({_few(tops)}): give the folder of the pictures"
         )
-    known = [name for name in tops if part_of(name) is not None]
+    known = parts_in(tops)
     if len(known) < 2:
         return None
-    wanted = [name for name in known if part_of(name) == part]
+    wanted = [name for name in known if known[name] == part]
     if len(wanted) == 1 and len(known) == len(tops):
         return wanted[0]
-    raise ValueError(f"{where} comes in parts ({_few(tops)}): give one of them, such as {Path(where, known[0])}")
+    raise ValueError(
+        f"{where} comes in parts ({_few(tops)}): give one of them, such as {Path(where, next(iter(known)))}"
+    )
 
 
 def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequence[str]) -> None:
     """Raise ValueError where the folders under `root` need not be the classes."""
     depth = len(root)
     where = _path(tree.root, root)
-    inner = {name for file in pictures for name in file.place[depth + 1 : -1] if part_of(name) is not None}
+    inner = parts_in(sorted({name for file in pictures for name in file.place[depth + 1 : -1]}))
     if len({name.casefold() for name in inner}) > 1:
         raise ValueError(
             f"the classes of {where} come in parts ({_few(inner)}): give a folder of one part, a folder per class"
@@ -255,7 +272,7 @@ def _require_clear(tree: Tree, pictures: Sequence[File], root: Place, tops: Sequ
         )
 
 
-def _few(names: Sequence[str] | set[str]) -> str:
+def _few(names: Collection[str]) -> str:
     ordered = sorted(names, key=natural)
     return ", ".join(ordered[:4]) + (", …" if len(ordered) > 4 else "")
 

@@ -137,6 +137,9 @@ def test_a_set_of_one_part_says_where_it_is_not_the_wanted_one(tmp_path, read):
         ("train_images", "test_images"),
         ("Train-Set", "Test-Set"),
         ("train_data", "validation"),
+        ("seg_train", "seg_test"),
+        ("cifar10-train", "cifar10-val"),
+        ("My Train Set", "My Test Set"),
     ],
 )
 def test_parts_are_known_by_the_word_in_their_names(tmp_path, read, train, held_out):
@@ -155,6 +158,13 @@ def test_folders_that_are_no_classes_are_refused(tmp_path, read, names):
         read()
 
 
+@pytest.mark.parametrize("names", [("express train", "test drive"), ("night_train", "night_mare")])
+def test_classes_that_have_such_a_word_in_their_names_are_classes(tmp_path, read, names):
+    for name in names:
+        picture(tmp_path / "set" / name / "a.png")
+    assert read().names == tuple(sorted(names))
+
+
 def test_of_two_held_out_parts_none_is_guessed(tmp_path, read):
     for part in ("train", "val", "test"):
         picture(tmp_path / "set" / part / "a" / "a.png")
@@ -163,9 +173,10 @@ def test_of_two_held_out_parts_none_is_guessed(tmp_path, read):
     assert len(read(part="train")) == 1
 
 
-def test_parts_inside_the_classes_are_refused(tmp_path, read):
+@pytest.mark.parametrize("prefix", ["", "seg_"])
+def test_parts_inside_the_classes_are_refused(tmp_path, read, prefix):
     for name in "ab":
-        for part in ("train", "test"):
+        for part in (f"{prefix}train", f"{prefix}test"):
             picture(tmp_path / "set" / name / part / "a.png")
     with pytest.raises(ValueError, match="come in parts"):
         read()
