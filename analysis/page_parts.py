@@ -13,6 +13,7 @@ from noiseshift.analysis import drawing, svg
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.phrases import below
 
+from noiseshift.reading import open_ordinary
 from noiseshift.shift.controls import Check
 from noiseshift.studies.folders import read_manifest
 
@@ -78,9 +79,9 @@ def drawings(anchor: str, figures: Iterable[drawing.Figure]) -> Iterator[Drawing
 def picture(path: Path, caption: str) -> Iterator[Drawing]:
     """A grid of samples as it was saved; nothing where there is none."""
     if path.is_file():
-        yield Drawing(
-            f'<img class="plate" src="{svg.data_address(path.read_bytes())}" alt="{html.escape(caption)}">', caption
-        )
+        with open_ordinary(path) as file:
+            address = svg.data_address(file.read())
+        yield Drawing(f'<img class="plate" src="{address}" alt="{html.escape(caption)}">', caption)
 
 
 def table(caption: str, frame: pd.DataFrame, columns: Sequence[Column]) -> Table:

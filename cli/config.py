@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 import yaml
 
+from noiseshift.reading import open_ordinary
+
 LARGEST = 1_000_000
 """Bytes of a file that could be written by hand."""
 
@@ -26,7 +28,9 @@ def read(path: str) -> dict[str, str | list[str]]:
         if Path(path).stat().st_size > LARGEST:
             raise click.BadParameter(f"{path} is larger than a file of options can be: name the right one")
         found: dict[str, str | list[str] | None] = {}
-        for key, value, line in _pairs(yaml.parse(Path(path).read_text(encoding="utf-8-sig"), Loader=yaml.SafeLoader)):
+        with open_ordinary(path) as file:
+            text = file.read(LARGEST).decode("utf-8-sig")
+        for key, value, line in _pairs(yaml.parse(text, Loader=yaml.SafeLoader)):
             if key in found:
                 raise click.BadParameter(f"{path}, line {line}: {key} is there twice: keep one")
             found[key] = value

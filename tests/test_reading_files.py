@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from limits import limited
 from safetensors.torch import save_file
 
 from noiseshift import reading
@@ -83,6 +84,17 @@ def test_what_is_no_file_is_refused_at_once(kind, whole):
     for name in ("pipe", "socket", "empty", "folder", "link", "/dev/zero", "/proc/self/status", "missing"):
         refused(kind, whole / name)
     server.close()
+
+
+@pytest.mark.parametrize("kind", list(READERS))
+def test_a_pipe_that_takes_the_name_of_a_file_is_not_waited_for(kind, tmp_path, monkeypatch):
+    """Something else may lie there once a file was looked at: what is opened is looked at once more."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    monkeypatch.setattr("noiseshift.reading.boundary.regular", lambda path, *_: Path(path))
+    with limited(10):
+        assert "a pipe" in refused(kind, tmp_path / "pipe")
+        assert "a device" in refused(kind, tmp_path / "device")
 
 
 @pytest.mark.parametrize("kind", list(READERS))

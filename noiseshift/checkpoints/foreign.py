@@ -6,12 +6,14 @@ import re
 import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.unpickling.reader import REMEDY, WHAT
 from noiseshift.checkpoints.weights import TIME, is_loose
+from noiseshift.reading import opened
 
 PLAIN = "give module:function, a function that calls it on tensors"
 UNPACK = "a compressed archive: unpack it, and give the file in it"
@@ -46,20 +48,22 @@ class NoDenoiser(CheckpointError):
 
 def refuse_other_files(path: Path) -> None:
     """Raise NoDenoiser where a file's first bytes or its name show that it is no checkpoint of PyTorch."""
-    with path.open("rb") as file:
+    with opened(path, WHAT, REMEDY, CheckpointError) as file:
         start = file.read(32)
-    by_name = None if start.startswith((b"PK", b"\x80")) else SUFFIXES.get(path.suffix.lower())
-    found = next((what for head, what in STARTS if start.startswith(head)), by_name)
-    if start.startswith(b"PK"):
-        found = _in_archive(path)
+        found = _in_archive(file, path) if start.startswith(b"PK") else _by_start(start, path)
     if found is not None:
         raise NoDenoiser(f"{path.name} is {found}")
 
 
-def _in_archive(path: Path) -> str | None:
+def _by_start(start: bytes, path: Path) -> str | None:
+    by_name = None if start.startswith(b"\x80") else SUFFIXES.get(path.suffix.lower())
+    return next((what for head, what in STARTS if start.startswith(head)), by_name)
+
+
+def _in_archive(file: BinaryIO, path: Path) -> str | None:
     """PyTorch's own files are zips too, with one folder and a data.pkl in it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError):
         return None

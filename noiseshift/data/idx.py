@@ -10,7 +10,7 @@ import torch
 from noiseshift.data.images import Images
 from noiseshift.data.labels import as_labels
 from noiseshift.data.trees import Part
-from noiseshift.reading import gunzip, reading, regular
+from noiseshift.reading import gunzip, opened, reading
 
 KINDS = ("images-idx3", "labels-idx1")
 
@@ -93,10 +93,15 @@ def load_idx(folder: str | Path, split: str) -> Images:
     return load_files(found)
 
 
+def _content(path: Path, what: str, remedy: str) -> bytes:
+    with opened(path, what, remedy) as file:
+        return file.read()
+
+
 def _read(path: Path) -> np.ndarray:
     """The idx format: two zero bytes, 8 for uint8, the number of axes; each axis's length, big-endian; the values."""
     what, remedy = "whole idx file of bytes", "get it again"
-    raw = gunzip(path, what, remedy) if path.suffix == ".gz" else regular(path, what, remedy).read_bytes()
+    raw = gunzip(path, what, remedy) if path.suffix == ".gz" else _content(path, what, remedy)
     with reading(path, what, remedy):
         if len(raw) < 4 or raw[:3] != b"\0\0\x08":
             raise ValueError("its first bytes are wrong")

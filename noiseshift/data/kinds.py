@@ -41,17 +41,16 @@ ENDINGS = {
 """How files' names end, and what they are. An LMDB and some tar files have no start of their own."""
 
 
-def other_kind(path: Path) -> str | None:
+def other_kind(path: Path, start: bytes) -> str | None:
     """What a file is, and what to do with it, where it is of a kind that is not read; None for arrays and unknown files.
 
     Args:
-        path: A file that exists.
+        path: The file; its name is looked at.
+        start: Its first bytes, 16 are enough.
     """
     ending = path.suffix.lower()
     if ending in (".npz", ".npy"):
         return None
-    with path.open("rb") as file:
-        start = file.read(16)
     found = next((what for head, what in STARTS if start.startswith(head)), None)
     return found or ENDINGS.get(ending)
 

@@ -21,7 +21,7 @@ from noiseshift.data.labels import labels_in_words
 from noiseshift.data.pictures import Picture, read_picture
 from noiseshift.data.ranges import Range, dark, refuse_dim, to_bytes, unsaid
 from noiseshift.data.trees import File, Part, Tree, arrange, folder_tree, zip_tree
-from noiseshift.reading import check_zip, reading, regular
+from noiseshift.reading import check_zip, open_ordinary, opened, reading, regular, size_of
 
 __all__ = ["ASSETS", "Part", "load_idx", "load_images", "reference"]
 
@@ -64,7 +64,9 @@ def _load(path: Path, limits: Range, part: Part) -> Images:
             return load_files(path)
         if path.suffix.lower() == ".zip":
             return _load_zip(path, limits, part)
-        if (what := other_kind(regular(path, WHAT, REMEDY))) is not None:
+        with opened(path, WHAT, REMEDY) as file:
+            what = other_kind(path, file.read(16))
+        if what is not None:
             raise ValueError(f"{path} is {what}")
         return load_arrays(path, limits, part)
     idx = find_idx(path)
@@ -73,10 +75,12 @@ def _load(path: Path, limits: Range, part: Part) -> Images:
 
 def _load_zip(path: Path, limits: Range, part: Part) -> Images:
     what, remedy = "zip of pictures", "get it again"
-    with reading(regular(path, what, remedy), what, remedy):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        check_zip(archive, path.stat().st_size)
+    with reading(path, what, remedy):
+        file = open_ordinary(regular(path, what, remedy))
+    with file:
+        with reading(path, what, remedy):
+            archive = zipfile.ZipFile(file)
+        check_zip(archive, size_of(file))
         return _load_tree(zip_tree(archive, path), limits, part)
 
 

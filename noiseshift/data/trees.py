@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal
 from noiseshift.data.kinds import in_words
 from noiseshift.data.labels import natural
 from noiseshift.data.pictures import SUFFIXES
+from noiseshift.reading import open_ordinary
 
 Part = Literal["held-out", "train"]
 """Which part of a data set is wanted where it comes in parts."""
@@ -106,7 +107,7 @@ def folder_tree(root: Path) -> Tree:
 
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:
-    return lambda: path.open("rb")
+    return lambda: open_ordinary(path)
 
 
 def zip_tree(archive: zipfile.ZipFile, root: Path) -> Tree:

@@ -19,7 +19,7 @@ from noiseshift.data import Images, Range, load_images, to_float
 from noiseshift.diffusion.memory import Halving
 from noiseshift.estimators.parts import haar
 from noiseshift.evaluation.features import Array, Features, Moments
-from noiseshift.reading import ReadingError, check_zip, named_in_text, names_in_arrays, read_arrays, reading, regular
+from noiseshift.reading import ReadingError, check_zip, names_in_arrays, opened, read_arrays, reading, size_of
 
 AS_STATES = "compare the numbers themselves, with the extractor states"
 """What can be done with states that are no pictures."""
@@ -236,12 +236,13 @@ def _own_name(path: str | Path) -> str:
 
 def _script(path: str | Path, trust: bool) -> nn.Module:
     remedy = "give fashion, inception or a TorchScript file"
-    file = regular(path, "TorchScript file", remedy)
-    if not trust:
-        raise ReadingError(f"{path} would be run, as TorchScript is code: --trust it if you made it")
-    with reading(path, "TorchScript file", remedy), zipfile.ZipFile(file) as archive, named_in_text(file) as name:
-        check_zip(archive, file.stat().st_size)
-        module: nn.Module = torch.jit.load(name, map_location="cpu")
+    with opened(path, "TorchScript file", remedy) as file:
+        if not trust:
+            raise ReadingError(f"{path} would be run, as TorchScript is code: --trust it if you made it")
+        with zipfile.ZipFile(file) as archive:
+            check_zip(archive, size_of(file))
+        file.seek(0)
+        module: nn.Module = torch.jit.load(file, map_location="cpu")
         return module
 
 

@@ -6,7 +6,18 @@ anything is unpacked.
 
 from noiseshift.reading.archives import check_zip, gunzip
 from noiseshift.reading.arrays import fill, names_in_arrays, read_array, read_arrays, read_safetensors, read_table
-from noiseshift.reading.boundary import MB, MissingFile, ReadingError, as_text, named_in_text, reading, regular
+from noiseshift.reading.boundary import (
+    MB,
+    MissingFile,
+    ReadingError,
+    as_text,
+    named_in_text,
+    open_ordinary,
+    opened,
+    reading,
+    regular,
+    size_of,
+)
 from noiseshift.reading.text import bounded, read_csv, read_json, read_text, read_words, read_yaml
 
 __all__ = [
@@ -20,6 +31,8 @@ __all__ = [
     "gunzip",
     "named_in_text",
     "names_in_arrays",
+    "open_ordinary",
+    "opened",
     "read_array",
     "read_arrays",
     "read_csv",
@@ -31,4 +44,5 @@ __all__ = [
     "read_yaml",
     "reading",
     "regular",
+    "size_of",
 ]

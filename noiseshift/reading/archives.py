@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 
-from noiseshift.reading.boundary import MB, Name, ReadingError, reading, regular
+from noiseshift.reading.boundary import MB, Name, ReadingError, opened, size_of
 
 LARGE = 512 * MB
 """What a compressed file may always unpack to; beyond it, to no more than RATIO times its own size."""
@@ -51,12 +51,10 @@ def gunzip(path: Name, what: str, remedy: str, *, most: int | None = None) -> by
     Raises:
         ReadingError: The file is missing, damaged, or unpacks to more.
     """
-    file = regular(path, what, remedy)
-    size = file.stat().st_size
-    most = max(LARGE, RATIO * size) if most is None else most
-    with reading(path, what, remedy):
+    with opened(path, what, remedy) as file:
+        most = max(LARGE, RATIO * size_of(file)) if most is None else most
         found = bytearray()
-        packed = file.read_bytes()
+        packed = file.read()
         while packed:  # a gzip file may be several in a row
             unpacker = zlib.decompressobj(wbits=31)
             found += unpacker.decompress(packed, most + 1 - len(found))

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from noiseshift.reading.archives import check_zip
-from noiseshift.reading.boundary import MB, Name, ReadingError, named_in_text, reading, regular
+from noiseshift.reading.boundary import MB, Name, ReadingError, named_in_text, opened, size_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +45,8 @@ def read_arrays(
         error: What to raise when it is missing or damaged, or an array is not as large as it claims.
         only: The names to read, those that are in it; None for all.
     """
-    file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
-        check_zip(archive, file.stat().st_size)
+    with opened(path, what, remedy, error) as file, zipfile.ZipFile(file) as archive:
+        check_zip(archive, size_of(file))
         found = {}
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
@@ -66,9 +65,8 @@ def read_array(path: Name, what: str, remedy: str, error: type[ReadingError] = R
         remedy: What to do, as in `reading`.
         error: What to raise when it is missing or damaged, holds objects, or is not as large as it claims.
     """
-    file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), file.open("rb") as stream:
-        return _array(stream, file.stat().st_size)
+    with opened(path, what, remedy, error) as file:
+        return _array(file, size_of(file))
 
 
 def names_in_arrays(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> list[str]:
@@ -80,8 +78,7 @@ def names_in_arrays(path: Name, what: str, remedy: str, error: type[ReadingError
         remedy: What to do, as in `reading`.
         error: What to raise when it is missing or no zip.
     """
-    file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), zipfile.ZipFile(file) as archive:
+    with opened(path, what, remedy, error) as file, zipfile.ZipFile(file) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
@@ -137,13 +134,12 @@ def read_table(path: Name, what: str, remedy: str, error: type[ReadingError] = R
     import pyarrow.parquet as parquet
     from pyarrow.types import is_nested as nested
 
-    file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error), file.open("rb") as opened:  # pyarrow opens no name that is not text
-        table = parquet.ParquetFile(opened)
+    with opened(path, what, remedy, error) as file:  # pyarrow opens no name that is not text
+        table = parquet.ParquetFile(file)
         about = table.metadata
         if any(nested(field.type) for field in about.schema.to_arrow_schema()):
             raise ReadingError(f"{path} holds lists where numbers or words are due: {remedy}")
-        if about.num_rows * about.num_columns > ROWS + 64 * file.stat().st_size:
+        if about.num_rows * about.num_columns > ROWS + 64 * size_of(file):
             raise ReadingError(f"{path} claims {about.num_rows:,} rows, too many for its size: {remedy}")
         # Where it can start no threads, under a limit of processes or of memory, it waits for them for ever.
         found: pd.DataFrame = table.read(use_threads=False, use_pandas_metadata=True).to_pandas(use_threads=False)
@@ -164,14 +160,13 @@ def read_safetensors(
     from safetensors import safe_open
     from safetensors.torch import load
 
-    file = regular(path, what, remedy, error)
-    with reading(path, what, remedy, error):
-        if file.stat().st_size <= AT_ONCE:
+    with opened(path, what, remedy, error) as file:
+        if size_of(file) <= AT_ONCE:
             # A file that is cut off while it is mapped into memory would end the process.
-            content = file.read_bytes()
+            content = file.read()
             return load(content), _words_of(content)
-        with named_in_text(file) as name, safe_open(name, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})
+        with named_in_text(path) as name, safe_open(name, "pt") as mapped:
+            return {name: mapped.get_tensor(name) for name in mapped.keys()}, dict(mapped.metadata() or {})
 
 
 def _words_of(content: bytes) -> dict[str, str]:

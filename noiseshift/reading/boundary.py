@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 Name = str | os.PathLike[str]
 MB = 1 << 20
@@ -115,12 +116,58 @@ def regular(path: Name, what: str, remedy: str, error: type[ReadingError] = Read
     """
     with reading(path, what, remedy, error):
         status = os.stat(path)
-    for test, kind in _KINDS.items():
-        if test(status.st_mode):
-            raise error(f"{path} is {kind}, no file: {remedy}")
+    if (kind := _other_kind(status)) is not None:
+        raise error(f"{path} is {kind}, no file: {remedy}")
     if not status.st_size:
         raise error(f"{path} is empty: {remedy}")
     return Path(path)
+
+
+@contextmanager
+def opened(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Iterator[BinaryIO]:
+    """The file, when it is as `regular` wants it, open for reading bytes, inside `reading`.
+
+    Args:
+        path: The file.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it is missing, empty or no ordinary file, or for what the block raises over it.
+    """
+    regular(path, what, remedy, error)  # opening a device may already do something
+    with reading(path, what, remedy, error):
+        with open_ordinary(path) as file:
+            yield file
+
+
+def open_ordinary(path: Name) -> BinaryIO:
+    """Open a file for reading bytes, and see that it is an ordinary one once it is open: something else may have taken its name
+    since it was looked at. A pipe is not waited for.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be opened, or is none.
+    """
+    file = open(path, "rb", opener=_without_waiting)
+    if (kind := _other_kind(os.fstat(file.fileno()))) is not None:
+        file.close()
+        raise OSError(errno.EINVAL, f"it is {kind}, no file", os.fspath(path))
+    return file
+
+
+def size_of(file: BinaryIO) -> int:
+    """Bytes of an open file."""
+    return os.fstat(file.fileno()).st_size
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _other_kind(status: os.stat_result) -> str | None:
+    """What it is, in words; None for an ordinary file."""
+    return next((kind for test, kind in _KINDS.items() if test(status.st_mode)), None)
 
 
 _KINDS = {

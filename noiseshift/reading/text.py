@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from noiseshift.reading.boundary import MB, Name, ReadingError, reading, regular
+from noiseshift.reading.boundary import MB, Name, ReadingError, opened, reading, size_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,12 +38,12 @@ def read_text(path: Name, what: str, remedy: str, error: type[ReadingError] = Re
         error: What to raise when it is missing, too large or no UTF-8.
         most: The largest size, in bytes.
     """
-    file = regular(path, what, remedy, error)
-    size = file.stat().st_size
-    if size > most:
-        raise error(f"{path} is {size / MB:,.0f} MB, too large for a {what}: {remedy}")
-    with reading(path, what, remedy, error):
-        return file.read_text(encoding="utf-8")
+    with opened(path, what, remedy, error) as file:
+        size = size_of(file)
+        if size > most:
+            raise error(f"{path} is {size / MB:,.0f} MB, too large for a {what}: {remedy}")
+        text = file.read(size).decode("utf-8")  # no more of one that grows meanwhile
+    return io.StringIO(text, newline=None).getvalue()
 
 
 def read_json(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Any:
@@ -158,8 +159,6 @@ def read_csv(path: Name, what: str, remedy: str, error: type[ReadingError] = Rea
         error: What to raise when it is missing, damaged or too large.
         **how: Keywords of `pandas.read_csv`.
     """
-    import io
-
     import pandas as pd
 
     text = read_text(path, what, remedy, error)

@@ -19,7 +19,7 @@ from noiseshift.data import Images
 from noiseshift.data.pictures import read_picture
 from noiseshift.diffusion.identity import identity
 from noiseshift.estimators.parts import Parts, bands, frames, region
-from noiseshift.reading import MB, read_text, regular
+from noiseshift.reading import MB, open_ordinary, read_text, reading, regular
 from noiseshift.shift.groups import Groups, measure_groups
 from noiseshift.shift.parts import PartReport
 from noiseshift.shift.report import ShiftReport
@@ -67,9 +67,11 @@ By = str | Grouping
 
 def read_mask(path: str | Path) -> Mask:
     """A picture, white inside. Raises ReadingError, or ValueError where it is none."""
-    with regular(path, *PICTURE).open("rb") as opened:
+    with reading(path, *PICTURE):
+        file = open_ordinary(regular(path, *PICTURE))
+    with file:
         try:
-            picture = read_picture(opened)
+            picture = read_picture(file)
         except ValueError as error:
             raise ValueError(f"{path} {error}") from None
     values = torch.from_numpy(picture.values.astype("float64")).mean(-1)

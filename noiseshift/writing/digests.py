@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from noiseshift.reading import open_ordinary
 from noiseshift.writing.marks import MARK, contents, read_mark
 
 READ = (".json", ".parquet", ".npz", ".csv")
@@ -92,7 +93,7 @@ def _say(path: Path, digest: str, sentence: str) -> None:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_ordinary(path) as file:
         found = hashlib.sha256()
         while part := file.read(1 << 20):
             found.update(part)

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from noiseshift.reading import ReadingError, read_json, regular
+from noiseshift.reading import ReadingError, opened, read_json
 from noiseshift.writing.whole import is_temporary, write_text
 
 MARK = "noiseshift.json"
@@ -207,9 +207,9 @@ def _old_comparison(folder: Path) -> Mark | None:
 def _old_training(folder: Path) -> Mark | None:
     """A folder of `train` or `finetune`, whose log has the settings of the training in each line, or of `train_estimator`."""
     try:
-        with regular(folder / "log.jsonl", "log", "remove it").open(encoding="utf-8") as log:
+        with opened(folder / "log.jsonl", "log", "remove it") as log:
             about = json.loads(log.readline(100_000))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
     if isinstance(about, dict) and set(about) == {"step", "loss"} and (folder / "state.pt").exists():
         return Mark("train-estimator", _matching(folder, ("state.pt", "log.jsonl")), old=True)

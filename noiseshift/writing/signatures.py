@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from noiseshift.reading import named_in_text
+from noiseshift.reading import named_in_text, open_ordinary
 
 SIGNATURE = "noiseshift"
 CHECKPOINT, ESTIMATOR, CLASSIFIER, PROMPTS = (
@@ -19,7 +19,7 @@ def signed_picture(path: Path) -> bool:
     """A .png whose text chunk `Software` is ours."""
     from PIL import Image
 
-    with Image.open(path, formats=["PNG"]) as picture:
+    with open_ordinary(path) as file, Image.open(file, formats=["PNG"]) as picture:
         return str(picture.info.get("Software", "")).startswith(SIGNATURE)
 
 
@@ -30,8 +30,8 @@ def signed_arrays(path: Path, words: str = SIGNATURE) -> bool:
         path: The .npz.
         words: The whole comment: SIGNATURE of samples, FEATURES of features.
     """
-    with zipfile.ZipFile(path) as file:
-        return file.comment == words.encode()
+    with open_ordinary(path) as file, zipfile.ZipFile(file) as archive:
+        return archive.comment == words.encode()
 
 
 def sign_arrays(path: Path, words: str = SIGNATURE) -> None:
@@ -60,19 +60,20 @@ def signed_samples(path: Path) -> bool:
 
 def signed_page(path: Path) -> bool:
     """An .html page that names us as its generator."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return GENERATOR in file.read(4096)
+    return GENERATOR in _start(path, 16384)
 
 
 def signed_figure(path: Path) -> bool:
     """A .png or .pdf of ours."""
-    return signed_picture(path) if path.suffix == ".png" else f"/Creator ({SIGNATURE}".encode() in path.read_bytes()
+    if path.suffix == ".png":
+        return signed_picture(path)
+    with open_ordinary(path) as file:
+        return f"/Creator ({SIGNATURE}".encode() in file.read()
 
 
 def signed_table(path: Path) -> bool:
     """A .tex or .md whose first line names us."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return SIGNATURE in file.readline(200)
+    return SIGNATURE in _start(path, 800).partition("\n")[0]
 
 
 def signed_checkpoint(path: Path) -> bool:
@@ -93,6 +94,11 @@ def signed_classifier(path: Path) -> bool:
 def signed_prompts(path: Path) -> bool:
     """A .safetensors file of encoded prompts that we wrote."""
     return _in_header(path, PROMPTS)
+
+
+def _start(path: Path, size: int) -> str:
+    with open_ordinary(path) as file:
+        return file.read(size).decode("utf-8", "replace")
 
 
 def _in_header(path: Path, word: str) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from noiseshift.reading import open_ordinary
+
 MOST_FILES, LARGEST, DEEPEST = 400, 1 << 22, 6
 """Files that are looked at, bytes of one, and folders below the first."""
 SKIPPED = {"site-packages", "node_modules", "__pycache__", "build", "dist", "venv", "env"}
@@ -58,7 +60,8 @@ def parsed(path: Path, folder: Path) -> Source | None:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST:
             return None
-        text = path.read_text(encoding="utf-8", errors="strict")
+        with open_ordinary(path) as file:
+            text = file.read(LARGEST + 1).decode("utf-8")
         code = _cells(text) if path.suffix == ".ipynb" else text
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd escapes in other people's strings

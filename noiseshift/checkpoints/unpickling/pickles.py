@@ -10,7 +10,7 @@ from typing import BinaryIO
 from noiseshift.checkpoints.unpickling.guarded import Bounded
 from noiseshift.checkpoints.unpickling.lister import Lister
 from noiseshift.checkpoints.unpickling.reader import ZIP, harmless
-from noiseshift.reading import check_zip
+from noiseshift.reading import check_zip, open_ordinary, size_of
 
 
 def names_in(path: Path) -> list[str]:
@@ -31,12 +31,13 @@ def names_in(path: Path) -> list[str]:
 
 
 def _pickles(path: Path) -> list[BinaryIO]:
-    with path.open("rb") as file:
-        if file.read(4) != ZIP:
-            return [path.open("rb")]
+    file = open_ordinary(path)
+    if file.read(4) != ZIP:
+        file.seek(0)
+        return [file]
     try:
-        with zipfile.ZipFile(path) as archive:
-            check_zip(archive, path.stat().st_size)
+        with file, zipfile.ZipFile(file) as archive:
+            check_zip(archive, size_of(file))
             return [io.BytesIO(archive.read(name)) for name in archive.namelist() if name.endswith(".pkl")]
     except Exception:  # damage that loading will name
         return []

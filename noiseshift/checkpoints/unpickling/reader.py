@@ -13,7 +13,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,7 @@ from noiseshift.checkpoints.unpickling.guarded import PLAIN, VALUES, Bounded, Gu
 from noiseshift.checkpoints.unpickling.lister import Lister
 from noiseshift.checkpoints.unpickling.persistence import Plain, Record, persistent
 from noiseshift.checkpoints.unpickling.tensors import Kind, Storage
-from noiseshift.reading import MB, bounded, check_zip, fill, reading, regular
+from noiseshift.reading import MB, bounded, check_zip, fill, opened, reading, size_of
 
 ZIP = b"PK\x03\x04"
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -175,24 +175,28 @@ def read_pickled(path: Path) -> Any:
 
     Raises HoldsCode when it names code, CheckpointError when it is damaged.
     """
-    file = regular(path, WHAT, REMEDY, CheckpointError)
-    with reading(path.name, WHAT, REMEDY, CheckpointError), file.open("rb") as opened:
-        if opened.read(4) == ZIP:
-            return read_zip(file)
-        opened.seek(0)
-        return read_stream(Bounded(opened))
+    with opened(path, WHAT, REMEDY, CheckpointError) as file, reading(path.name, WHAT, REMEDY, CheckpointError):
+        if file.read(4) == ZIP:
+            return read_zip(file, path.name)
+        file.seek(0)
+        return read_stream(Bounded(file))
 
 
-def read_zip(path: Path) -> Any:
-    """torch.save's zip: `NAME/data.pkl`, and the bytes of each storage in `NAME/data/KEY`."""
-    with zipfile.ZipFile(path) as archive:
-        check_zip(archive, path.stat().st_size)
+def read_zip(file: BinaryIO, name: str) -> Any:
+    """torch.save's zip: `NAME/data.pkl`, and the bytes of each storage in `NAME/data/KEY`.
+
+    Args:
+        file: Open for reading.
+        name: Of the file, for messages.
+    """
+    with zipfile.ZipFile(file) as archive:
+        check_zip(archive, size_of(file))
         pickled = [member for member in archive.infolist() if member.filename.endswith("data.pkl")]
         if len(pickled) != 1 or pickled[0].file_size > OBJECTS:
             raise ValueError("it is no torch.save's")
         prefix = pickled[0].filename.removesuffix("data.pkl")
         if prefix + "byteorder" in archive.namelist() and archive.read(prefix + "byteorder") != b"little":
-            raise CheckpointError(f"{path.name} was written on a big-endian machine: save it again on this one")
+            raise CheckpointError(f"{name} was written on a big-endian machine: save it again on this one")
         kept: dict[str, Storage] = {}
 
         def storage(pid: tuple[Any, ...]) -> Storage:
