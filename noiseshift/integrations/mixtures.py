@@ -17,6 +17,9 @@ from torch import Tensor
 EXACT = 1e-2
 """A mixture's relative distance from the best combination of its parts; half precision stays below."""
 
+ALIKE = 1e-5
+"""Relative distance of two answers that are one but for rounding."""
+
 FIRST = {
     "AceStepPipeline",
     "DiTPipeline",
@@ -86,17 +89,31 @@ def weights(mixture: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor] |
     total = None if solved is None else solved.sum(1, keepdim=True)
     if solved is None or total is None or not bool((total.abs() > 1e-3).all()):
         return None
-    shares = solved / total
+    # Where two parts of a row agree to rounding, their weights are any that have the right sum: other rows decide.
+    apart = _apart(flat)
+    shares = (solved / total)[apart]
+    if not len(shares):
+        return None
     middle = shares.median(0).values
-    return (middle, total[:, 0]) if bool((shares - middle).abs().max() < 0.1) else None
+    alike = _close((flat @ middle)[~apart] * total[~apart], target[~apart])
+    return (middle, total[:, 0]) if alike and bool((shares - middle).abs().max() < 0.1) else None
+
+
+def _apart(flat: Tensor) -> Tensor:
+    """(rows,) whether the parts of a row, (rows, n, parts), are different enough for their weights to be read off."""
+    spread: Tensor = torch.linalg.eigvalsh(flat.mT @ flat)
+    return spread[:, 0] > ALIKE**2 * spread[:, -1]
+
+
+def _close(found: Tensor, target: Tensor) -> bool:
+    """Whether vectors (…, n) agree with others."""
+    return bool(((found - target).norm(dim=-1) <= EXACT * target.norm(dim=-1) + 1e-12).all())
 
 
 def _combination(target: Tensor, flat: Tensor) -> Tensor | None:
     """(…, parts) coefficients of vectors (…, n) in parts (…, n, parts); None where one is not spanned by them."""
     solved = torch.linalg.pinv(flat, rtol=1e-6) @ target[..., None]
-    off = (flat @ solved)[..., 0] - target
-    spanned = off.norm(dim=-1) <= EXACT * target.norm(dim=-1) + 1e-12
-    return solved[..., 0] if bool(spanned.all()) else None
+    return solved[..., 0] if _close((flat @ solved)[..., 0], target) else None
 
 
 def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = None) -> Found | None:
@@ -110,16 +127,21 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
         parts: (rows, …) what the network answered, each.
         known: what `order` says.
     """
+    if len(parts) > 1 and all(_same(part, parts[0]) for part in parts[1:]):
+        parts = parts[:1]  # whichever had the condition
     found = weights(mixture, parts) if parts else None
     if found is None:
         return _of_equal_norms(mixture, parts) if len(parts) > 1 else None
     shares, total = found
     if len(parts) == 1:
         return Found(0, float(total.median()))
-    if all(torch.allclose(part, parts[0]) for part in parts[1:]):
-        return Found(0, _sign(total))
     part = _above_zero(shares, known)
     return None if part is None or not _rescaled(mixture, parts[part], total) else Found(part, _sign(total))
+
+
+def _same(part: Tensor, other: Tensor) -> bool:
+    """Whether two answers are one but for rounding."""
+    return part.shape == other.shape and bool((part - other).norm() <= ALIKE * other.norm())
 
 
 def _above_zero(shares: Tensor, known: int | None) -> int | None:

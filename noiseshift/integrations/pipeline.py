@@ -93,6 +93,8 @@ class PipelineObserver(Recorder):
         self._watch.close()
         for hook in self._hooks:
             hook.remove()
+        if self._calls and self._run is None and not self.unpaired:
+            self._lose("the network was called, and no step of the scheduler was seen: its pipeline steps a copy of it")
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if getattr(self.target, "scheduler", self.target) is not self.scheduler:
@@ -251,6 +253,7 @@ class PipelineObserver(Recorder):
 
     def report(self, *args: Any, **kwargs: Any) -> ShiftReport:
         """See `Recorder.report`; logs in one line which states were left out because their level is not known for certain.
+        Raises ValueError with the first reason where none is left.
 
         Args:
             *args: those of `Recorder.report`.
@@ -258,6 +261,8 @@ class PipelineObserver(Recorder):
         """
         if self.unpaired:
             log.warning("%d states were not read, the first: %s", len(self.unpaired), self.unpaired[0])
+            if not len(self.times):
+                raise ValueError(f"nothing was recorded: {self.unpaired[0]}")
         return super().report(*args, **kwargs)
 
     def model(self) -> Replay | None:
@@ -365,7 +370,7 @@ class _Run:
 
 def schedule_of(scheduler: Any) -> Schedule:
     """The schedule of a scheduler's states. Raises ValueError when it has none of a kind that is known."""
-    if "FlowMatch" in type(scheduler).__name__:
+    if "FlowMatch" in type(scheduler).__name__ or getattr(scheduler, "config", {}).get("use_flow_sigmas"):
         return Linear()
     if not hasattr(scheduler, "alphas_cumprod"):
         raise ValueError(f"{type(scheduler).__name__} has no alphas_cumprod: pass schedule=")

@@ -40,6 +40,16 @@ def test_what_is_no_combination_is_not_guessed():
     assert conditional(C, []) is None
 
 
+def test_a_row_whose_parts_agree_to_rounding_says_nothing_against_the_others():
+    near = [part + 1e-6 * torch.randn(part.shape, generator=torch.Generator().manual_seed(1)) for part in (C, P)]
+    assert conditional(U + 5 * (C - U), [U, C, near[0]]) is None  # which of two equal ones: the weights do not say
+    perturbed = torch.cat([near[0][:1], P[1:]])
+    assert conditional(U + 5 * (C - U) + 2 * (C - perturbed), [U, C, perturbed]) == (1, 1.0)
+    assert conditional(C + 4 * (C - near[0]), [C, near[0]]) == (0, pytest.approx(1.0))
+    strange = torch.cat([P[:1], (U + 5 * (C - U))[1:]])
+    assert conditional(strange, [torch.cat([C[:1], U[1:]]), torch.cat([near[0][:1], C[1:]])]) is None
+
+
 @pytest.mark.parametrize("scale", [0.2, 0.5, 0.8, 1.0])
 def test_a_known_order_decides_where_the_weights_do_not(scale):
     both, mixture = torch.cat([U, C]), U + scale * (C - U)

@@ -24,12 +24,20 @@ SCHEDULERS = {
 }
 
 
+FLOWS = {
+    name: lambda kind=kind: getattr(diffusers, kind)(prediction_type="flow_prediction", use_flow_sigmas=True)
+    for name, kind in (("unipc, flow", "UniPCMultistepScheduler"), ("dpm, flow", "DPMSolverMultistepScheduler"))
+}
+"""As Wan and Sana have them: their configuration has betas too, which nothing was trained on."""
+
+
 class Exact(torch.nn.Module):
     """It knows the one picture, and keeps the times that it was handed."""
 
     def __init__(self, scheduler):
         super().__init__()
-        self.table = getattr(scheduler, "alphas_cumprod", None)
+        flow = scheduler.config.get("use_flow_sigmas")
+        self.table = None if flow else getattr(scheduler, "alphas_cumprod", None)
         self.handed = []
 
     def forward(self, sample, timestep):
@@ -46,7 +54,7 @@ class Loop:
     """A network and a scheduler, and how a loop that somebody wrote calls them."""
 
     def __init__(self, name, steps):
-        self.scheduler = SCHEDULERS[name]()
+        self.scheduler = (SCHEDULERS | FLOWS)[name]()
         self.scheduler.set_timesteps(steps)
         self.unet = Exact(self.scheduler)
         self.x = self.noise(1) * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
@@ -136,6 +144,16 @@ def test_a_loop_as_a_pipeline_runs_it_is_recorded_whole(name):
     seen, rows = watched(Loop(name, 10), plain)
     assert len(rows) == 9  # the first is pure noise
     assert not seen.unpaired
+    assert all(abs(conditioning - held) < 0.2 and error < 0.01 for conditioning, held, error in rows if held > -4)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flows_states_are_read_on_its_own_schedule_whatever_the_scheduler(name):
+    loop = Loop(name, 10)
+    seen, rows = watched(loop, plain)
+    assert isinstance(seen.schedule, ns.Linear)
+    assert not seen.unpaired
+    np.testing.assert_allclose(seen.times, loop.scheduler.timesteps.double() / 1000, atol=1e-9)
     assert all(abs(conditioning - held) < 0.2 and error < 0.01 for conditioning, held, error in rows if held > -4)
 
 

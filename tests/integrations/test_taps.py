@@ -113,6 +113,19 @@ def test_a_scheduler_that_is_replaced_while_it_is_observed_is_said():
     assert "another scheduler" in seen.unpaired[0]
 
 
+def test_a_pipeline_that_steps_a_copy_of_its_scheduler_is_said():
+    """Panorama's views each have a copy."""
+    scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
+    scheduler.set_timesteps(5)
+    pipe = type("Pipe", (), {"unet": torch.nn.Identity(), "scheduler": scheduler})()
+    with ns.observe(pipe) as seen:
+        stepped = copy.deepcopy(scheduler)
+        for t in stepped.timesteps:
+            stepped.step(pipe.unet(torch.zeros(2, 1, 8, 8)), t, torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="steps a copy of it"):
+        seen.report()
+
+
 def test_watching_never_fails_the_run_and_says_what_it_left_out(caplog):
     scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
     scheduler.set_timesteps(5)
