@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from noiseshift.checkpoints.unpickling.reader import KNOWN, NESTED, PERSISTENT, TYPED
+from noiseshift.checkpoints.unpickling.reader import KNOWN, NESTED, PERSISTENT, SET, TYPED
 
 MAGIC = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}})
 
@@ -201,7 +201,7 @@ def archive(pickled, *, packed=False, **members):
     with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as file:
         file.writestr("x/data.pkl", pickled)
         for member, content in {"byteorder": b"little", "version": b"3\n", **members}.items():
-            file.writestr(f"x/{member.replace('_', '/')}", content)
+            file.writestr(f"x/{member.replace('_pkl', '.pkl').replace('_', '/')}", content)
     return made.getvalue()
 
 
@@ -230,7 +230,7 @@ def tar(content):
 KEYS = pickle.dumps(["0"], 2)
 ARGUMENTS = {
     f"{name_} of {count} {kind} without end": call(name_, *[dag] * count)
-    for name_ in [*KNOWN, *PERSISTENT, TYPED, NESTED]
+    for name_ in [*KNOWN, SET, *PERSISTENT, TYPED, NESTED]
     for count in (1, 2, 3, 4)
     for kind, dag in (("lists", lists(40)), ("tuples", tuples(40)))
 }
@@ -273,6 +273,89 @@ REFERENCES = {
         ),
     )
 }
+
+
+def again(function, argument, times=1000):
+    """A call that is made over and over, with what it is made with kept once."""
+    call_ = function + b"q\x40" + argument + b"\x85q\x41" + b"h\x40h\x41R" * times
+    return archive(b"\x80\x04(" + call_ + b"l.", packed=True)
+
+
+def words(size):
+    return b"X" + struct.pack("<I", size) + b"a" * size
+
+
+def alike(number):
+    """Whole numbers that hash alike."""
+    return [lit_long(sys.hash_info.modulus * (k + 1)) for k in range(number)]
+
+
+def lit_long(number):
+    content = number.to_bytes(10, "little")
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+def older(numbers):
+    """A file of torch's older layout, as bytes."""
+    parts = [pickle.dumps(part, 2) for part in MAGIC]
+    inside = row(lit("storage"), name("torch.FloatStorage"), lit("0"), lit("cpu"), lit(numbers), b"N") + b"Q"
+    behind = struct.pack("<Q", numbers) + bytes(4 * numbers)
+    return raw(b"".join([*parts, b"\x80\x02" + inside + b".", pickle.dumps(["0"], 2), behind]))
+
+
+MB = 1 << 20
+VIEW = b"".join(
+    [
+        name("torch._utils._rebuild_tensor_v2") + b"q\x40",
+        row(
+            row(lit("storage"), name("torch.FloatStorage"), lit("0"), lit("cpu"), lit(4)) + b"Q",
+            *(lit(0), lit((4,)), lit((1,)), lit(False), b"N"),
+        ),
+        b"q\x41",
+    ]
+)
+BOMBS = {
+    "sets": archive(b"\x80\x04" + b"\x8f" * 9_900_000 + b".", packed=True),
+    "marks": archive(b"\x80\x04" + b"(" * 9_900_000 + b".", packed=True),
+    "tensors of one storage": archive(
+        b"\x80\x02" + VIEW + b"h\x40h\x41R" * 3_200_000 + b".", packed=True, data_0=bytes(16)
+    ),
+    "bytes of words again": again(name("_codecs.encode"), words(50 * MB)),
+    "rows again": again(name("torch.Size"), b"](" + b"N" * 4_000_000 + b"e"),
+    "mappings again": again(
+        name("collections.OrderedDict"),
+        b"}(" + b"".join(b"J" + struct.pack("<i", k) + b"N" for k in range(500_000)) + b"u",
+    ),
+    "sets again": again(
+        name("builtins.set"), b"](" + b"".join(b"J" + struct.pack("<i", k) for k in range(500_000)) + b"e"
+    ),
+    "a file in the file again": again(
+        name("torch.storage._load_from_bytes"), raw(b"\x80\x02" + b"N0" * 2_000_000 + b"N.")
+    ),
+    "a storage in the file again": again(name("torch.storage._load_from_bytes"), older(12 * MB)),
+    "long names again": archive(
+        b"\x80\x04" + words(30 * MB) + b"q\x40" + lit("os") + b"q\x41" + b"h\x40h\x41\x93" * 1000 + b".", packed=True
+    ),
+    "long names of networks again": archive(
+        b"\x80\x04" + words(30 * MB) + b"q\x40" + lit("torch.nn.modules.") + b"q\x41" + b"h\x41h\x40\x93" * 1000 + b".",
+        packed=True,
+    ),
+    "keys that hash alike": b"\x80\x02}(" + b"".join(key + b"N" for key in alike(200_000)) + b"u.",
+    "one after the other": b"\x80\x02}" + b"".join(key + b"Ns" for key in alike(200_000)) + b".",
+    "rows that hash alike": b"\x80\x02}(" + b"".join(key + b"\x85N" for key in alike(200_000)) + b"u.",
+    "complex numbers that hash alike": b"\x80\x02"
+    + name("builtins.complex")
+    + b"q\x40}("
+    + b"".join(
+        b"h\x40G" + struct.pack(">d", -1000003.0 * k) + b"G" + struct.pack(">d", k) + b"\x86RN" for k in range(100_000)
+    )
+    + b"u.",
+    "a set of them": b"\x80\x02" + name("builtins.set") + b"](" + b"".join(alike(200_000)) + b"e\x85R.",
+    "a frozen set of them": b"\x80\x04(" + b"".join(alike(200_000)) + b"\x91.",
+    "places that hash alike": b"N" + b"".join(b"p%d\n" % (sys.hash_info.modulus * k) for k in range(200_000)) + b".",
+    "code beside pickles without end": archive(whole(name("os.system")), packed=True, more_pkl=b"N." * (100 * MB)),
+}
+"""Small files, or small parts of one, that would take all memory or for ever."""
 FILES = {
     "a storage smaller than claimed": archive(on_storage(1 << 28, (1 << 28,)), data_0=b"\0" * 60),
     "a storage larger than claimed": archive(on_storage(2, (2,)), data_0=b"\0" * 60),
@@ -292,6 +375,7 @@ FILES = {
     "no more than a beginning": pickle.dumps(MAGIC[0], 2),
     "a tar": tar(whole(b"N")),
     "an empty zip": b"PK\x05\x06" + b"\0" * 18,
+    **BOMBS,
     "values without end, packed": archive(b"\x80\x04" + b"N" * 40_000_000 + b".", packed=True),
     **REFERENCES,
 }
@@ -319,8 +403,10 @@ for path in sys.argv[1:]:
     os.close(write)
     with os.fdopen(read) as answer:
         said = answer.read()
-    _, status = os.waitpid(child, 0)
-    print(json.dumps(said if not status else f"signal {status & 127}"))
+    _, status, used = os.wait4(child, 0)
+    said = said if not status else f"signal {status & 127}"
+    gigabytes = used.ru_maxrss / 2**20
+    print(json.dumps(said if gigabytes < 2.5 else f"{gigabytes:.1f} GB"))
 """
 
 

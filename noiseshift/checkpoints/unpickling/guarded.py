@@ -10,16 +10,28 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
+from torch import Tensor
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules as Python 2 called them, and old protocols do."""
-VALUES = 10_000_000
-"""Most instructions of a pickle, each of which makes a value at most, and most values of what it makes, counted as often as they
-are referred to."""
+VALUES = 5_000_000
+"""Most instructions of a file's pickles, each of which makes a value at most, and most values of what it makes, counted as often
+as they are referred to."""
+ROOM = 256 << 20
+"""Bytes that may be made beside those of the file: a call may copy what is there, as often as it likes."""
+LINE = 64 << 20
+"""Longest line of an old protocol."""
+NAME = 1000
+"""Longest name."""
+SET, MARK, CALL, TENSOR = 216, 80, 200, 1200
+"""Bytes of an empty set, of a mark, of what a call makes beside its contents, and of a tensor that is a view."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,9 @@ class Bounded(io.RawIOBase):
         return found
 
     def readline(self, size: int | None = -1) -> bytes:
-        found = self.stream.readline()
+        found = self.stream.readline(LINE + 1)
+        if len(found) > LINE:
+            raise pickle.UnpicklingError("a line of it is too long")
         self.left -= len(found)
         return found
 
@@ -60,37 +74,103 @@ class Bounded(io.RawIOBase):
         return len(found)
 
 
-def _counted(act: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An instruction that counts: a megabyte of them, which packs to a kilobyte, would fill any memory."""
+class Allowance:
+    """What a file's pickles may still take, those within them too.
+
+    Args:
+        size: Bytes of the file.
+    """
+
+    def __init__(self, size: int):
+        self.instructions = VALUES
+        self.room = ROOM + 4 * size  # old protocols hold numbers as words, of which bytes are made, and of these arrays
+        self.odd_keys = 0
+
+    def act(self, times: int = 1) -> None:
+        """Take instructions: a megabyte of them, which packs to a kilobyte, would fill any memory.
+
+        Args:
+            times: How many.
+
+        Raises:
+            UnpicklingError: There are too many.
+        """
+        self.instructions -= times
+        if self.instructions < 0:
+            raise pickle.UnpicklingError(f"it has more than {VALUES:,} values")
+
+    def make(self, size: int) -> None:
+        """Take bytes that are made, not read.
+
+        Args:
+            size: How many.
+
+        Raises:
+            UnpicklingError: There are too many.
+        """
+        self.room -= size
+        if self.room < 0:
+            raise pickle.UnpicklingError("it would fill the memory")
+
+    def key(self, key: Any) -> None:
+        """Take a key of a dict or set. Any number of them may be made that hash alike, so that each is compared with all before it.
+
+        Args:
+            key: A plain value, or a row of them.
+
+        Raises:
+            UnpicklingError: There are too many whose hash can be chosen.
+        """
+        if _hash_is_known(key):
+            self.odd_keys += 1
+            self.act(self.odd_keys // 8)
+
+
+def _hash_is_known(key: Any) -> bool:
+    """Whether a key's hash can be chosen: words have another one in every process, small numbers their own."""
+    if isinstance(key, tuple):
+        return not (key and isinstance(key[0], str | bytes | Name) and key[0])
+    return isinstance(key, complex) or (isinstance(key, int) and abs(key) >= sys.hash_info.modulus)
+
+
+def _counted(act: Callable[[Any], None], size: int = 0) -> Callable[[Any], None]:
+    """An instruction that counts, and what it makes."""
 
     @functools.wraps(act)
     def counted(self: Any) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise pickle.UnpicklingError(f"it has more than {VALUES:,} values")
+        self.allowance.act()
+        if size:
+            self.allowance.make(size)
         act(self)
 
     return counted
 
 
+_MADE = {pickle.EMPTY_SET[0]: SET, pickle.FROZENSET[0]: SET, pickle.MARK[0]: MARK}
+"""What takes more than a value does, by instruction."""
+
+
 class Guarded(pickle._Unpickler):
     """See the module. The standard library's unpickler in Python: its twin in C makes room for as many objects as a file claims
-    to remember."""
+    to remember.
+
+    Args:
+        stream: The pickle, or several in a row.
+        allowance: What it may take; None for what its size allows.
+    """
 
     # Theirs, by which theirs works: what is on top, and what was pushed since the last mark.
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
     read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
 
-    def __init__(self, stream: Bounded):
+    memo: dict[int, Any]
+
+    def __init__(self, stream: Bounded, allowance: Allowance | None = None):
         super().__init__(stream, encoding="utf-8")
-        self.left = 0
-
-    def load(self) -> Any:
-        """What the next pickle of the stream makes."""
-        self.left = VALUES
-        return super().load()
+        self.allowance = allowance or Allowance(stream.left)
 
     def find_class(self, module: str, name: str) -> Any:
         """A name stays one. May refuse it.
@@ -99,6 +179,9 @@ class Guarded(pickle._Unpickler):
             module: As the pickle writes it; Python 2's are renamed.
             name: The attribute of it, dotted where it lies deeper.
         """
+        if len(module) + len(name) > NAME:
+            raise pickle.UnpicklingError("a name of it is too long")
+        self.allowance.make(CALL)
         return Name(f"{RENAMED.get(module, module)}.{name}")
 
     def make(self, name: Name, arguments: tuple[Any, ...]) -> Any:
@@ -128,7 +211,9 @@ class Guarded(pickle._Unpickler):
     def _make(self, name: Any, arguments: Any) -> Any:
         if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise pickle.UnpicklingError("it calls what is no name")
-        return self.make(name, arguments)
+        made = self.make(name, arguments)
+        self.allowance.make(CALL + _size(made))
+        return made
 
     def _instantiate(self, name: Any, arguments: Any) -> None:  # INST and OBJ end here
         self.append(self._make(name, tuple(arguments)))
@@ -152,6 +237,8 @@ class Guarded(pickle._Unpickler):
     def load_build(self) -> None:
         state = self.stack.pop()
         self.build(self.stack[-1], state)
+        if isinstance(self.stack[-1], np.ndarray):
+            self.allowance.make(self.stack[-1].nbytes)
 
     def load_append(self) -> None:
         self._extend([self.stack.pop()])
@@ -170,22 +257,47 @@ class Guarded(pickle._Unpickler):
         self._set(self.pop_mark())
 
     def _set(self, items: list[Any]) -> None:
-        self.target(dict).update(zip(_keys(items[::2]), items[1::2], strict=True))
+        self.target(dict).update(zip(self.keys(items[::2]), items[1::2], strict=True))
 
     def load_additems(self) -> None:
         items = self.pop_mark()
-        self.target(set).update(_keys(items))
+        self.target(set).update(self.keys(items))
 
     def load_frozenset(self) -> None:
         items = self.pop_mark()
-        self.append(frozenset(_keys(items)))
+        self.append(frozenset(self.keys(items)))
 
     def load_dict(self) -> None:
         items = self.pop_mark()
-        self.append(dict(zip(_keys(items[::2]), items[1::2], strict=True)))
+        self.append(dict(zip(self.keys(items[::2]), items[1::2], strict=True)))
 
     def load_bytearray8(self) -> None:
         self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def load_put(self) -> None:
+        place = int(self.readline()[:-1])
+        if not 0 <= place < 1 << 32:  # as its twins in bytes; larger numbers may hash alike
+            raise pickle.UnpicklingError("it remembers under a number that is none")
+        self.memo[place] = self.stack[-1]
+
+    def keys(self, keys: Iterable[Any]) -> list[Any]:
+        """Keys whose hash takes no time: that of tuples within tuples doubles with every level.
+
+        Args:
+            keys: As the pickle has them.
+
+        Returns:
+            The same.
+
+        Raises:
+            UnpicklingError: One is no plain value, or there are too many that may hash alike.
+        """
+        found = list(keys)
+        if not all(map(_is_flat, found)):
+            raise pickle.UnpicklingError("a key is no plain value")
+        for key in found:
+            self.allowance.key(key)
+        return found
 
     def refuse(self) -> None:
         raise pickle.UnpicklingError("it uses Python's registry of extensions, or buffers beside the pickle")
@@ -205,21 +317,25 @@ class Guarded(pickle._Unpickler):
         pickle.FROZENSET[0]: load_frozenset,
         pickle.DICT[0]: load_dict,
         pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.PUT[0]: load_put,
         # A view of an array's memory would outlive it where the array is given another state.
         **dict.fromkeys(
             (code[0] for code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)),
             refuse,
         ),
     }
-    dispatch = {code: _counted(act) for code, act in dispatch.items()}
+    dispatch = {code: _counted(act, _MADE.get(code, 0)) for code, act in dispatch.items()}
 
 
-def _keys(keys: Iterable[Any]) -> list[Any]:
-    """Keys whose hash takes no time: that of tuples within tuples doubles with every level."""
-    found = list(keys)
-    if not all(map(_is_flat, found)):
-        raise pickle.UnpicklingError("a key is no plain value")
-    return found
+def _size(made: Any) -> int:
+    """About how many bytes a call has made."""
+    if isinstance(made, np.ndarray):
+        return made.nbytes
+    if isinstance(made, bytes):
+        return len(made)
+    if isinstance(made, dict | set | tuple):
+        return 100 * len(made)
+    return TENSOR if isinstance(made, Tensor) else 0
 
 
 def _is_flat(value: Any) -> bool:

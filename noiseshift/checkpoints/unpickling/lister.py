@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from noiseshift.checkpoints.unpickling.guarded import Bounded, Guarded, Name
+from noiseshift.checkpoints.unpickling.guarded import Allowance, Bounded, Guarded, Name
 
 SOMETHING = Name("something")
 
 
 class Lister(Guarded):
-    """Walks a pickle with `SOMETHING` for whatever it would make, and keeps what it names and refers to."""
+    """Walks a pickle with `SOMETHING` for whatever it would make, and keeps what it names and refers to.
 
-    def __init__(self, stream: Bounded):
-        super().__init__(stream)
+    Args:
+        stream: The pickle, or several in a row.
+        allowance: What it may take; None for what its size allows.
+    """
+
+    def __init__(self, stream: Bounded, allowance: Allowance | None = None):
+        super().__init__(stream, allowance)
         self.names: list[str] = []
         self.pids: list[tuple[Any, ...]] = []
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import io
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints.card import CheckpointError, HoldsCode
 from noiseshift.checkpoints.unpickling import tensors
-from noiseshift.checkpoints.unpickling.guarded import PLAIN, VALUES, Bounded, Guarded, Name
+from noiseshift.checkpoints.unpickling.guarded import PLAIN, VALUES, Allowance, Bounded, Guarded, Name
 from noiseshift.checkpoints.unpickling.lister import Lister
 from noiseshift.checkpoints.unpickling.persistence import Plain, Record, persistent
 from noiseshift.checkpoints.unpickling.tensors import Kind, Storage
@@ -49,13 +48,8 @@ def _latin(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
-def _mapping(pairs: Any = (), *_: Any) -> OrderedDict[Any, Any]:
-    found = dict(pairs) if isinstance(pairs, Mapping) else {}
-    return OrderedDict(found)
-
-
-def _set(items: Any = ()) -> set[Any]:
-    return {item for item in items if isinstance(item, PLAIN)}
+def _mapping(pairs: Any = (), *_: Any) -> dict[Any, Any]:
+    return dict(pairs) if isinstance(pairs, Mapping) else {}
 
 
 def _sizes(row: Any = ()) -> tuple[Any, ...]:
@@ -64,9 +58,8 @@ def _sizes(row: Any = ()) -> tuple[Any, ...]:
 
 KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _mapping,
-    "collections.defaultdict": lambda *_: OrderedDict(),
+    "collections.defaultdict": lambda *_: {},
     "collections.Counter": _mapping,
-    "builtins.set": _set,
     "builtins.complex": lambda real=0.0, imaginary=0.0: complex(float(real), float(imaginary)),
     "_codecs.encode": _latin,
     "torch.Size": _sizes,
@@ -87,6 +80,7 @@ PERSISTENT: Mapping[str, Callable[..., Any]] = {
     "dnnlib.util.EasyDict": lambda *_: Plain(),
 }
 """NVIDIA's, whose own would run the source in the file."""
+SET = "builtins.set"
 TYPED = "torch._tensor._rebuild_from_type_v2"
 NESTED = "torch.storage._load_from_bytes"
 
@@ -97,7 +91,7 @@ def harmless() -> frozenset[str]:
     from torch._weights_only_unpickler import _get_allowed_globals
 
     # Training scripts keep their command line in the file: a Namespace of plain values.
-    return frozenset({*KNOWN, "argparse.Namespace", "numpy.ndarray", *_get_allowed_globals()})
+    return frozenset({*KNOWN, SET, "argparse.Namespace", "numpy.ndarray", *_get_allowed_globals()})
 
 
 class Reader(Guarded):
@@ -107,10 +101,18 @@ class Reader(Guarded):
         stream: The pickle.
         storages: What a persistent id stands for; None where there may be none.
         nested: Whether it is a pickle within a pickle, which may hold no other.
+        allowance: What it may take; None for what its size allows.
     """
 
-    def __init__(self, stream: Bounded, storages: Callable[[Any], Any] | None = None, *, nested: bool = False):
-        super().__init__(stream)
+    def __init__(
+        self,
+        stream: Bounded,
+        storages: Callable[[Any], Any] | None = None,
+        *,
+        nested: bool = False,
+        allowance: Allowance | None = None,
+    ):
+        super().__init__(stream, allowance)
         self.storages = storages
         self.nested = nested
         self.objects: list[str] = []  # torch's modules, which are records where a persistent object holds them
@@ -126,6 +128,8 @@ class Reader(Guarded):
         raise HoldsCode(found.full)
 
     def make(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+        if name.full == SET:
+            return self._set_of(*arguments)
         if name.full in KNOWN:
             return KNOWN[name.full](*arguments)
         if name.full in PERSISTENT:
@@ -137,10 +141,16 @@ class Reader(Guarded):
             return self._inner(*arguments)
         return Record(name.last) if name.full in self.objects else Opaque(name.full)
 
+    def _set_of(self, items: Any = ()) -> set[Any]:
+        if not isinstance(items, list | tuple | set | frozenset):
+            raise ValueError("a set is made of no row")
+        return set(self.keys([item for item in items if isinstance(item, PLAIN)]))
+
     def _inner(self, content: Any) -> Any:
         if self.nested or not isinstance(content, bytes):
             raise ValueError("it nests files in files")
-        return read_stream(Bounded(io.BytesIO(content)), nested=True)
+        self.allowance.make(len(content))
+        return read_stream(Bounded(io.BytesIO(content)), self.allowance)
 
     def build(self, made: Any, state: Any) -> None:
         if isinstance(made, Record | Kind):
@@ -201,9 +211,10 @@ def read_zip(file: BinaryIO, name: str) -> Any:
 
         def storage(pid: tuple[Any, ...]) -> Storage:
             _, kind, key, _, count = pid
-            if key not in kept:
-                kept[key] = Storage.of(_member(archive, f"{prefix}data/{key}"), kind, count)
-            return kept[key]
+            member = f"{prefix}data/{key}"
+            if member not in kept:
+                kept[member] = Storage.of(_member(archive, member), kind, count)
+            return kept[member]
 
         return Reader(Bounded(io.BytesIO(_bytes(archive, pickled[0]))), storage).load()
 
@@ -226,34 +237,35 @@ def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
     return archive.open(member)
 
 
-def read_stream(stream: Bounded, *, nested: bool = False) -> Any:
+def read_stream(stream: Bounded, outer: Allowance | None = None) -> Any:
     """torch's older layout (three pickles about itself, the objects, the storages' keys, their bytes), or one plain pickle.
 
     Args:
         stream: From where it begins.
-        nested: Whether it lies within another pickle.
+        outer: Of the pickle that it lies within; None where it is a file.
 
     Raises:
         CheckpointError: It was written on a big-endian machine, or holds code.
         EOFError: It ends before what it claims.
         Exception: It is damaged; the kind depends on the damage, and callers turn it into one line by `reading`.
     """
-    first = Reader(stream, nested=nested).load()
+    nested, allowance = outer is not None, outer or Allowance(stream.left)
+    first = Reader(stream, nested=nested, allowance=allowance).load()
     if first != MAGIC or type(first) is not int:
         return first
-    Reader(stream).load()  # the version of the layout
-    machine = Reader(stream).load()
+    Reader(stream, allowance=allowance).load()  # the version of the layout
+    machine = Reader(stream, allowance=allowance).load()
     if not isinstance(machine, Mapping) or machine.get("little_endian") is not True:
         raise CheckpointError("it was written on a big-endian machine: save it again on this one")
     start = stream.stream.tell()
     # The bytes come last: first see which storages there are, then fill them, then build on them.
-    lister = Lister(stream)
+    lister = Lister(stream, allowance)
     lister.load()
     claimed = {str(pid[2]): pid for pid in lister.pids}
-    raw = {key: _behind(stream, claimed[key]) for key in Reader(stream).load()}
+    raw = {key: _behind(stream, claimed[key]) for key in Reader(stream, allowance=allowance).load()}
     stream.stream.seek(start)
     reopened = Bounded(stream.stream)
-    return Reader(reopened, lambda pid: _part(raw[str(pid[2])], *pid[5:]), nested=nested).load()
+    return Reader(reopened, lambda pid: _part(raw[str(pid[2])], *pid[5:]), nested=nested, allowance=allowance).load()
 
 
 def _behind(stream: Bounded, pid: tuple[Any, ...]) -> Storage:
