@@ -94,7 +94,8 @@ class PipelineObserver(Recorder):
         for hook in self._hooks:
             hook.remove()
         if self._calls and self._run is None and not self.unpaired:
-            self._lose("the network was called, and no step of the scheduler was seen: its pipeline steps a copy of it")
+            why = "another step was put in its place, or its pipeline steps a copy of it"
+            self._lose(f"the network was called, and no step of the scheduler was seen: {why}")
 
     def _hear(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if getattr(self.target, "scheduler", self.target) is not self.scheduler:
@@ -133,12 +134,15 @@ class PipelineObserver(Recorder):
         run = self._run
         place = self._find(timestep)
         require_label(self.scheduler.timesteps.tolist(), place, timestep)
+        if run is not None and run.has_seen(place, sample):
+            return  # a step that is tried first, for a preview
         if run is None or run.ended or self._anew(run, place):
             rows = distinct_rows(sample, output, [_tensor(call.output) for call in calls])
             grid = run.grid if run is not None else None
             run = self._run = _Run(self._grid(place, grid), rows)
             self._watch.begin(place, sample[:rows])
         run.place = place
+        run.first = sample[:1].detach().clone()
         self._watch.call(place, calls[-1].time() if calls else None)
         if place in run.grid.chosen:
             with torch.no_grad():
@@ -273,6 +277,11 @@ class PipelineObserver(Recorder):
     def final_samples(self) -> FinalSamples | None:
         if not self._ends or not (self._states or self.without_model):
             return None
+        shapes = sorted({tuple(end.shape[1:]) for end in self._ends})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the observed runs have states of {shapes[0]} and of {shapes[1]}: observe runs of one size"
+            )
         x = torch.cat(self._ends)
         return FinalSamples(x, torch.arange(len(x), device=x.device), self._replay())
 
@@ -353,6 +362,7 @@ class _Run:
         grid: its steps.
         rows: how many samples it has.
         place: the step it is at.
+        first: the first row of its state there.
         ended: whether its last step was taken.
         given: what the network was given beside state and time; None until it is known.
     """
@@ -360,8 +370,18 @@ class _Run:
     grid: _Grid
     rows: int
     place: int = -1
+    first: Tensor | None = None
     ended: bool = False
     given: dict[str, Any] | None = None
+
+    def has_seen(self, place: int, sample: Tensor) -> bool:
+        """Whether this very state was stepped from at this place before.
+
+        Args:
+            place: the step.
+            sample: (B, …) the state.
+        """
+        return place == self.place and self.first is not None and torch.equal(self.first, sample[:1])
 
     @property
     def at_end(self) -> bool:

@@ -195,6 +195,12 @@ class Recorder:
                 f"the residual estimator reads predictions, and none is known at t = {float(t):.3g}: pass them to record(), or "
                 "read the run with another estimator"
             )
+        known = sum(map(len, self._sizes[self._key(t)]))
+        if known < self._counts[self._key(t)]:
+            raise ValueError(
+                f"the residual estimator reads predictions, which are known of {known} of {self._counts[self._key(t)]} states at "
+                f"t = {float(t):.3g}: observe runs whose predictions are all known"
+            )
         posterior = residual.posterior(torch.cat(self._sizes[self._key(t)]).cpu(), t)
         log_snr = posterior.expect(self.schedule.log_snr(posterior.times))
         return Readings(posterior.mean.numpy()[:, None], log_snr.numpy()[:, None], posterior.prob.mean(0).numpy()[None])

@@ -63,11 +63,13 @@ class Tap:
 
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
         """Output, timestep and sample, by place or by name; None where the step itself will complain."""
-        try:
-            output, timestep, sample, *_ = self.signature.bind(*args, **kwargs).arguments.values()
-        except (TypeError, ValueError):
-            return None
-        return output, timestep, sample
+        for signature in (self.signature, inspect.signature(MethodType(type(self.scheduler).step, self.scheduler))):
+            try:
+                output, timestep, sample, *_ = signature.bind(*args, **kwargs).arguments.values()
+            except (TypeError, ValueError):
+                continue  # one that was put there before, and hands on whatever it is given
+            return output, timestep, sample
+        return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = memo.get(id(self.scheduler), self.scheduler)

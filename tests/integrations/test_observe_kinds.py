@@ -287,6 +287,27 @@ def test_states_meet_their_levels_and_the_conditions_own_answer(case):
         torch.testing.assert_close(again.eps, prediction.eps, rtol=1e-3, atol=1e-3 * float(prediction.eps.abs().max()))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_runs_of_two_sizes_are_refused_in_a_line():
+    pipe = stable("StableDiffusionPipeline")
+    pipe.set_progress_bar_config(disable=True)
+    with ns.observe(pipe) as seen:
+        for side in (8, 16):
+            pipe(**TEXT, height=side, width=side, num_inference_steps=3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="runs of one size"):
+        seen.report()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_that_somebody_put_in_its_place_before_is_followed():
+    pipe = stable("StableDiffusionPipeline")
+    own = pipe.scheduler.step
+    pipe.scheduler.step = lambda *given, **more: own(*given, **more)
+    seen, recorded, _ = watched(pipe, {**TEXT, **SIZE, "guidance_scale": 5.0})
+    assert len(recorded) == 6
+    assert not seen.unpaired
+
+
 STOCHASTIC = {
     "DDIMScheduler": {"eta": 0.8},
     "DDPMScheduler": {},

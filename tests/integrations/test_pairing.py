@@ -178,6 +178,22 @@ def test_a_scheduler_without_a_count_steps_as_it_is_told_and_the_state_that_come
     assert all(held < conditioning - 0.5 for conditioning, held, _ in rows if held > -4)
 
 
+def test_a_step_that_is_tried_first_is_no_second_state():
+    """For a preview of the picture, say: twice the states would make intervals too narrow by a third."""
+
+    def previewed(loop):
+        for label in loop.scheduler.timesteps:
+            answer = loop.unet(loop.x, label)
+            loop.scheduler.step(answer, label, loop.x)
+            loop.step(label, answer)
+
+    seen, rows = watched(Loop("ddim", 10), previewed)
+    assert len(rows) == 9
+    assert not seen.unpaired
+    assert set(seen._counts.values()) == {4}
+    assert len(seen.final_samples().x) == 4
+
+
 @pytest.mark.parametrize("run", [another_time, the_next_label, another_state])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_network_that_was_called_at_another_time_or_state_is_left_out(name, run):

@@ -113,6 +113,19 @@ def test_a_scheduler_that_is_replaced_while_it_is_observed_is_said():
     assert "another scheduler" in seen.unpaired[0]
 
 
+def test_predictions_of_a_part_of_the_states_are_no_report():
+    schedule = ns.Linear()
+    recorder = ns.Recorder(schedule)
+    x = torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t in (0.7, 0.3):
+        level = schedule(torch.tensor(t, dtype=torch.float64)).like(x)
+        recorder.record(x, t, ns.Prediction(x, x, level))
+        recorder.record(x[:4], t)
+    model = ns.wrap(lambda x, t, cond: 0 * x, schedule, predicts="x0")
+    with pytest.raises(ValueError, match="known of 8 of 12 states"):
+        recorder.report(torch.randn(32, 1, 4, 4, generator=torch.Generator().manual_seed(1)), model=model)
+
+
 def test_a_pipeline_that_steps_a_copy_of_its_scheduler_is_said():
     """Panorama's views each have a copy."""
     scheduler = diffusers.DDIMScheduler(**TABLE, clip_sample=False)
