@@ -115,6 +115,16 @@ def test_every_cut_is_one_line(kind, whole):
         refused(kind, path)
 
 
+def test_yaml_whose_keys_hash_alike_is_refused(tmp_path):
+    """Python's whole numbers hash to what is left of them by 2^61 - 1: these all to nothing, and 4 MB of them took minutes."""
+    alike = [f"{sys.hash_info.modulus * (k + 1)}" for k in range(5000)]
+    for content in ("".join(f"{key}:\n" for key in alike), "a: !!set {" + ", ".join(alike) + "}"):
+        (tmp_path / "x.yaml").write_text(content)
+        refused("yaml", tmp_path / "x.yaml")
+    (tmp_path / "x.yaml").write_text(f"{alike[0]}: 1\n7: 2\n")
+    assert reading.read_yaml(tmp_path / "x.yaml", *SAID) == {sys.hash_info.modulus: 1, 7: 2}
+
+
 def laughs(levels, width=10):
     lines = ["a0: &a0 [x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]

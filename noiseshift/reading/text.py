@@ -24,6 +24,9 @@ NODES = 1_000_000
 WORDS = 250_000
 """Most values of a YAML file, aliases counted as often as they are used."""
 
+LONG, LONG_KEYS = 18, 1000
+"""Letters of a whole number from 2^61 on, and how many keys of a YAML file may be as long."""
+
 DEEP = 100
 """Most levels of lists within lists."""
 
@@ -79,6 +82,7 @@ def read_yaml(path: Name, what: str, remedy: str, error: type[ReadingError] = Re
         if root is None:
             return None
         bounded(root, parts=_yaml_parts, most=WORDS)
+        _count_long_keys(root)
         # The nodes are few enough now, whatever their aliases and merges refer to.
         return yaml.load(text, loader)
 
@@ -92,6 +96,24 @@ def _count_events(events: Iterator[Any]) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEP or number > WORDS:
             raise ValueError("too much of it")
+
+
+def _count_long_keys(root: Any) -> None:
+    """Raise ValueError where many keys are long whole numbers: such can be chosen to hash alike, and each is then compared with all
+    others."""
+    import yaml
+
+    found, seen, waiting = 0, set(), [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        waiting += _yaml_parts(node)
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            found += key.tag.endswith(":int") and len(key.value) >= LONG
+    if found > LONG_KEYS:
+        raise ValueError("too many long numbers as keys")
 
 
 def _yaml_parts(node: Any) -> Collection[Any]:
