@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     "--extractor",
     help=f"{parse.EXTRACTORS}; by default fashion, and effnet-lite0 for pictures in colour (extra effnet).",
 )
-@click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
+@click.option("--weights", type=click.Path(exists=True), help="Weights of inception or clip; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's by default.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--batch", type=ranges.BATCH, default=256, show_default=True)

@@ -24,7 +24,7 @@ from noiseshift.cli.terminal import progress_bar
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )
-@click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
+@click.option("--weights", type=click.Path(exists=True), help="Weights of inception or clip; fetched by default.")
 @click.option("--batch", type=ranges.BATCH, default=256, show_default=True)
 @click.option("--device", type=parse.DEVICE, default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--seed", type=ranges.SEED, default=0, show_default=True)

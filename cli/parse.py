@@ -200,7 +200,10 @@ def parse_extractor(name: str, weights: str | None, device: str = "cpu", *, trus
         "effnet-lite0": evaluation.EfficientNetLite,
         "wavelet-packets": evaluation.WaveletPackets,
         "states": evaluation.StateFeatures,
-        **{each: functools.partial(evaluation.FidelityFeatures, each, weights) for each in ("dinov2", "clip")},
+        **{
+            each: functools.partial(evaluation.FidelityFeatures, each, weights, trust=trust)
+            for each in ("dinov2", "clip")
+        },
     }
     found = makers[name]() if name in makers else evaluation.ModuleFeatures(name, trust=trust)
     if hasattr(found, "network"):

@@ -130,20 +130,42 @@ FIDELITY = {"dinov2": ("dinov2-vit-b-14", "dinov2"), "clip": ("clip-vit-b-32", "
 """By name: torch-fidelity's extractor, and its feature."""
 
 
+ELSEWHERE = "run it once where there is a network, and copy torch's hub folder (TORCH_HOME) from there"
+"""What can be done for weights that torch-fidelity takes from torch's hub and from no file."""
+
+
+AUTHORS = "give the .pt file that CLIP's authors publish"
+
+
+def _require_weights(name: str, weights: str | Path, trust: bool) -> None:
+    """Raise ReadingError for a file of weights that torch-fidelity does not take, or that is code and not trusted."""
+    if name == "dinov2":
+        raise ReadingError(f"torch-fidelity takes dinov2's weights from no file: leave --weights out; {ELSEWHERE}")
+    file = regular(weights, "TorchScript file", AUTHORS)
+    if not trust:
+        raise ReadingError(f"{weights} would be run, as TorchScript is code: --trust it if it is the authors' own")
+    with reading(weights, "TorchScript file", AUTHORS), zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.stat().st_size)
+
+
 class FidelityFeatures:
     """Features of DINOv2 ViT-B/14 or CLIP ViT-B/32 by torch-fidelity ≥ 0.4 (extra `fid`): `FD-dinov2`, `KD-dinov2`, `FD-clip`.
 
     Args:
         name: "dinov2" or "clip".
-        weights: the file that torch-fidelity would download.
+        weights: the file that torch-fidelity would download, of CLIP alone.
+        trust: CLIP's weights come as TorchScript, which is code; True lets torch-fidelity load it.
 
     Raises:
         ImportError: without torch-fidelity ≥ 0.4, or where it does not work beside this torch.
-        OSError: where the weights are not here and could not be fetched. Both name the remedy.
+        OSError: where the weights are not here and could not be fetched.
+        ReadingError: a file without `trust`, one that is missing or damaged, or one for DINOv2. All name the remedy.
     """
 
-    def __init__(self, name: str, weights: str | Path | None = None):
+    def __init__(self, name: str, weights: str | Path | None = None, *, trust: bool = False):
         self.name = name
+        if weights is not None:
+            _require_weights(name, weights, trust)
         kind, feature = FIDELITY[name]
         try:
             from torch_fidelity.utils import create_feature_extractor
@@ -153,16 +175,16 @@ class FidelityFeatures:
                 f"{name} features need torch-fidelity 0.4 or newer and a torchvision of this torch ({reason}): pip install "
                 "'noiseshift[fid]', or choose another --extractor"
             ) from None
-        if weights is not None:
-            read_content(Path(weights))
         given = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
         try:
             self.network = create_feature_extractor(kind, [feature], cuda=False, **given)
         except OSError as error:
-            raise OSError(
-                f"the weights of {kind} are not here and could not be fetched ({error}): give their file with --weights"
-            ) from None
+            remedy = ELSEWHERE if name == "dinov2" else "give their file with --weights"
+            raise OSError(f"the weights of {kind} are not here and could not be fetched ({error}): {remedy}") from None
         except Exception as error:
+            if weights is not None:
+                reason = " ".join(str(error).split())[:120]
+                raise ReadingError(f"{weights} does not load as {kind} ({reason}): {AUTHORS}") from None
             raise ImportError(
                 f"this torch-fidelity has no {kind} ({error}): pip install 'torch-fidelity>=0.4'"
             ) from None

@@ -1,6 +1,8 @@
 """Density and coverage, wavelet packets, and the extractors of other packages, each against its formula."""
 
 import sys
+import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from noiseshift import evaluation
 from noiseshift.evaluation import Features, Moments, WaveletPackets, density_coverage, extract, jackknife
+from noiseshift.reading import ReadingError
 
 
 def points(n, seed, d=6, scale=1.0, shift=0.0):
@@ -131,6 +134,43 @@ def test_features_of_torch_fidelity_are_refused_in_one_line_without_it(name, mon
     with pytest.raises(ImportError, match=r"noiseshift\[fid\]") as caught:
         evaluation.FidelityFeatures(name)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_in_a_file_are_taken_of_clip_alone_and_run_only_where_they_are_trusted(tmp_path, monkeypatch):
+    """torch-fidelity reads DINOv2's from torch's hub and no file, and CLIP's by torch.jit.load, which is no reading of numbers."""
+    made = []
+    fidelity = types.ModuleType("torch_fidelity.utils")
+    fidelity.create_feature_extractor = lambda *given, **named: made.append((given, named)) or torch.nn.Identity()
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.utils", fidelity)
+    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        archive.writestr("clip/data.pkl", b"")
+    for name, why in (("dinov2", "TORCH_HOME"), ("clip", "--trust")):
+        with pytest.raises(ReadingError, match=why) as caught:
+            evaluation.FidelityFeatures(name, tmp_path / "clip.pt")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ReadingError, match=r"none\.pt"):
+        evaluation.FidelityFeatures("clip", tmp_path / "none.pt", trust=True)
+    assert not made
+    evaluation.FidelityFeatures("clip", tmp_path / "clip.pt", trust=True)
+    assert made[0][1]["feature_extractor_weights_path"] == str(tmp_path / "clip.pt")
+    fidelity.create_feature_extractor = lambda *_, **__: {}["text_projection"]
+    with pytest.raises(ReadingError, match="does not load as clip-vit-b-32"):
+        evaluation.FidelityFeatures("clip", tmp_path / "clip.pt", trust=True)
+
+
+def test_without_a_network_dinov2_says_where_its_weights_can_come_from(monkeypatch):
+    fidelity = types.ModuleType("torch_fidelity.utils")
+
+    def fails(*_, **__):
+        raise OSError("no route")
+
+    fidelity.create_feature_extractor = fails
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("torch_fidelity"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity.utils", fidelity)
+    for name, why in (("dinov2", "TORCH_HOME"), ("clip", "--weights")):
+        with pytest.raises(OSError, match=why):
+            evaluation.FidelityFeatures(name)
 
 
 def test_the_command_takes_wavelet_packets(tmp_path):
