@@ -221,7 +221,7 @@ def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
 
     names = list(found.runs)
     quantities = list(dict.fromkeys(found.pairs.quantity))
-    costs = [column for column in ("sampling seconds", "weights MB") if column in found.table]
+    costs = [column for column in ("skipped", "sampling seconds", "weights MB") if column in found.table]
     panels = len(quantities) + len(costs)
     size = (2.2 * panels, 0.6 + 0.34 * len(names))
     every = list(plt.subplots(1, panels, figsize=size, sharey=True, squeeze=False)[1][0]) if ax is None else [ax]
@@ -230,7 +230,7 @@ def plot_variants(found: Comparison, *, ax: Axes | None = None) -> Axes:
         _plot_changes(panel, rows[rows.quantity == quantity], names)
     for panel, column in zip(every[len(quantities) :], costs, strict=False):
         panel.barh(range(len(names)), found.table[column], color="#bbbbbb", height=0.5)
-        panel.set_xlabel(column)
+        panel.set_xlabel("share of attentions\nskipped" if column == "skipped" else column)
     every[0].set_yticks(range(len(names)), [in_figure(word) for word in _variants(found)])
     every[0].set_ylim(len(names) - 0.5, -0.5)
     return every[0]

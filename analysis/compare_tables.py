@@ -11,7 +11,7 @@ from noiseshift.analysis.names import in_latex, in_markdown, plain
 from noiseshift.analysis.phrases import below
 from noiseshift.analysis.terminal import numbers_table
 
-from noiseshift.studies.compare import Comparison
+from noiseshift.studies.compare import COSTS, Comparison
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,8 +47,10 @@ def paper_table(found: Comparison) -> pd.DataFrame:
 def _costs(table: pd.DataFrame) -> dict[str, list[str]]:
     """What is left in the samples of each variant, and what it costs."""
     left = {"σ end": _sizes(table, "σ end")} if "σ end" in table else {}
-    costs = [column for column in ("sampling seconds", "weights MB", "peak MB") if column in table]
-    return left | {column: [_number(value, 1) for value in table[column]] for column in costs}
+    costs = [column for column in COSTS if column in table]
+    return left | {
+        column: [_number(value, 2 if column == "skipped" else 1) for value in table[column]] for column in costs
+    }
 
 
 def _sizes(table: pd.DataFrame, name: str) -> list[str]:

@@ -191,6 +191,7 @@ def _columns(found: Comparison) -> Iterator[Column]:
         "σ end",
         f"residual noise of the final samples, by the first reader, in the data's units (95 %); {SMOOTHER_MEANS}",
     )
+    yield "skipped", "skipped", "the share of attentions that a cache left out, where the run was made in one go"
     yield "sampling seconds", "sampling, s", "seconds of sampling and reading, where the run was made in one go"
     yield "weights MB", "weights, MB", "of the network that samples"
     yield "peak MB", "peak, MB", "the most that the CUDA device held while sampling"

@@ -124,7 +124,7 @@ SIZES = {"rms", "content", "solver", "network", "σ"}
 """First words of columns that are never below 0, where they have ends of their own."""
 COUNTS = {"step", "n", "nfe", "samples", "seconds"}
 ONE_DIGIT = {"psnr", "sampling seconds", "weights MB", "peak MB"}
-TWO_DIGITS = ("FD", "FID", "IS", "KID", "change", "level calls", "slope", "calibration_share")
+TWO_DIGITS = ("skipped", "FD", "FID", "IS", "KID", "change", "level calls", "slope", "calibration_share")
 
 
 def cell(name: str, value: Any) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,7 @@ from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_costs
 from noiseshift.cli.inputs import images_for, reference_for
-from noiseshift.cli.options import data_options, device_options, strict_option
+from noiseshift.cli.options import data_options, device_options, pipeline_options, strict_option
 from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.diffusion.words import SOLVERS
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     help=f"Repeat for several changes of the checkpoint, the first of which is compared with the others: {VARIANTS}.",
 )
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
+@pipeline_options
 @click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--trust", is_flag=True, help="Run the code in a file (TorchScript, pickles): only for one that you made yourself."
 )
-@click.option("--weights", type=click.Path(exists=True), help="Inception weights; fetched by default.")
+@click.option("--weights", type=click.Path(exists=True), help="Weights of inception or clip; fetched by default.")
 @click.option("--reference", type=click.Path(), help="Statistics (.npz) or images; the training set's for fashion.")
 @click.option("--small", is_flag=True, help="Allow no more samples than features.")
 @click.option("--by", help="The estimator that is compared; the first that read all runs by default.")
@@ -84,6 +85,7 @@ def command(
     guidances: tuple[tuple[str, Any], ...],
     variants: tuple[Any, ...],
     family: str | None,
+    pipeline: dict[str, Any],
     samples: int,
     estimators: dict[str, int | None] | None,
     points: int,
@@ -114,6 +116,7 @@ def command(
     noiseshift compare --sampler euler:10 --sampler euler:20 --sampler em:20 --out runs/samplers
     noiseshift compare --sampler em:20 --guidance none --guidance nag=0.5 --samples 2000 --extractor fashion
     noiseshift compare --sampler euler:20 --variant fp32 --variant bf16 --variant time=bf16 --variant steps=10
+    noiseshift compare --checkpoint flux/ --prompts words.txt --data real/ --sampler own:28 --variant fp32 --variant cache=pab
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
     places.folder(out, "compare", adding=True)
@@ -127,12 +130,12 @@ def command(
     from noiseshift.studies.protocol import Protocol
     from noiseshift.studies.room import require_reference
 
-    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants), dry_run)
+    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants or pipeline), dry_run)
     if extractor and extractor != "fashion":
         reference_for([], reference, extractor)
     features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
     named = () if runs else checkpoints or ("fashion-sit",)
-    loaded = [load(path, family=_family_of(path, family, named), trust=trust) for path in named]
+    loaded = [load(path, family=_family_of(path, family, named), trust=trust, **pipeline) for path in named]
     real = (
         load_reference(reference_for(loaded, reference, extractor), features_by, limits=limits)
         if extractor and features_by
@@ -154,7 +157,7 @@ def command(
         held_out = images_for(loaded, data, limits)
         cells = grid(loaded, samplers, dict(guidances or [("none", None)]), held_out, like, estimators=estimators)
         if variants:
-            with_lora = _loader(loaded, named, family, trust)
+            with_lora = _loader(loaded, named, family, {"trust": trust, **pipeline})
             cells = [varied(cell, each, with_lora) for cell in cells for each in variants]
         if features_by is not None and real is not None:
             warn_of_no_interval(samples, real)
@@ -202,16 +205,16 @@ def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
 
 
 def _loader(
-    loaded: Sequence[Checkpoint], paths: tuple[str, ...], family: str | None, trust: bool
+    loaded: Sequence[Checkpoint], paths: tuple[str, ...], family: str | None, given: Mapping[str, Any]
 ) -> Callable[[Checkpoint, str], Checkpoint]:
-    """What loads one of the `loaded` anew, from its path, with a LoRA merged into it."""
+    """What loads one of the `loaded` anew, from its path and as it was `given`, with a LoRA merged into it."""
     from noiseshift.checkpoints import load
 
     path_of = dict(zip(map(id, loaded), paths, strict=True))
 
     def with_lora(checkpoint: Checkpoint, lora: str) -> Checkpoint:
         path = path_of[id(checkpoint)]
-        return load(path, family=_family_of(path, family, paths), trust=trust, lora=[lora])
+        return load(path, family=_family_of(path, family, paths), lora=[lora], **given)
 
     return with_lora
 

@@ -31,6 +31,37 @@ class Source:
         return load(self.checkpoint, **self.given)
 
 
+_SIZE = click.option(
+    "--size",
+    type=ranges.SIDES,
+    help="Pixels per side, or height and width (512x768), where a network takes several.",
+)
+_EMBEDDINGS = click.option(
+    "--embeddings",
+    type=click.Path(),
+    help="Encoded prompts: .safetensors or .npz with prompt_embeds (P, L, D), …",
+)
+_PROMPTS = click.option(
+    "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt per line; class i is line i."
+)
+_VAE = click.option("--vae", type=click.Path(), help="Latent models: the folder of their autoencoder.")
+PIPELINE = ("vae", "prompts", "embeddings", "size")
+
+
+def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--vae, --prompts, --embeddings and --size, as one `pipeline`: those of them that were given, for every checkpoint."""
+
+    @functools.wraps(function)
+    def gathered(*args: Any, **options: Any) -> Any:
+        given = {name: options.pop(name) for name in PIPELINE}
+        return function(*args, pipeline={name: value for name, value in given.items() if value is not None}, **options)
+
+    wrapped: Callable[..., Any] = gathered
+    for wrap in (_SIZE, _EMBEDDINGS, _PROMPTS, _VAE):
+        wrapped = wrap(wrapped)
+    return wrapped
+
+
 GIVEN = ("family", "card", "vae", "prompts", "embeddings", "size", "lora", "trust")
 
 
@@ -54,23 +85,13 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="FILE[:SCALE]",
             help="Text pipelines: a LoRA (.safetensors) that is merged into the network; may be given several times.",
         ),
-        click.option(
-            "--size",
-            type=ranges.SIDES,
-            help="Pixels per side, or height and width (512x768), where a network takes several.",
-        ),
-        click.option(
-            "--embeddings",
-            type=click.Path(),
-            help="Encoded prompts: .safetensors or .npz with prompt_embeds (P, L, D), …",
-        ),
-        click.option(
-            "--prompts", type=parse.PROMPTS, help="Text pipelines: a file, one prompt per line; class i is line i."
-        ),
+        _SIZE,
+        _EMBEDDINGS,
+        _PROMPTS,
         click.option(
             "--trust", is_flag=True, default=None, help="Run the code in the file: only for one that you made yourself."
         ),
-        click.option("--vae", type=click.Path(), help="Latent models: the folder of their autoencoder."),
+        _VAE,
         click.option(
             "--card", type=click.Path(), help="YAML card of the checkpoint; <stem>.yaml beside it by default."
         ),

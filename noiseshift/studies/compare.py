@@ -201,6 +201,10 @@ def compare(
     return Comparison(runs, estimator, span, pd.DataFrame(rows), pairs)
 
 
+COSTS = ("skipped", "sampling seconds", "weights MB", "peak MB")
+"""What a variant costs, as runs say it: the share of attentions that a cache left out, and what a run took."""
+
+
 def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | None) -> dict[str, Any]:
     report = run.reports[estimator]
     about = run.manifest
@@ -221,7 +225,7 @@ def _row(name: str, run: Run, estimator: str, span: Span, squares: np.ndarray | 
     row |= _shares(run, estimator) | _final_noise(run)
     if "variant" in about["checkpoint"]:
         row["variant"] = about["checkpoint"]["variant"]
-    costs = {name: about[name] for name in ("sampling seconds", "weights MB", "peak MB") if name in about}
+    costs = {name: about[name] for name in COSTS if name in about}
     return row | costs | {"seconds": about.get("seconds", np.nan)}
 
 

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Step
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.estimators.instrument import DATA, Instruments, Readings
 from noiseshift.shift.reading import BatchReadings, read_renoised
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.kept_samples import kept_or_sampled
-from noiseshift.studies.protocol import Protocol
-from noiseshift.studies.sampling import Progress, all_labels, in_batches, labels, sampler_run
+from noiseshift.studies.protocol import Protocol, as_it_reads
+from noiseshift.studies.sampling import Progress, all_labels, guided, in_batches, labels, sampler_run
 from noiseshift.studies.shards import Shards
 
 ROWS = 64
@@ -70,7 +69,6 @@ def content_in_words(instruments: Instruments, finer: Solver | None) -> str | No
 
 def with_content(
     reports: Mapping[str, ShiftReport],
-    model: Model,
     checkpoint: Checkpoint,
     instruments: Instruments,
     protocol: Protocol,
@@ -82,14 +80,15 @@ def with_content(
 
     Args:
         reports: of the run, by estimator.
-        model: what is sampled, under its guidance.
-        checkpoint: whose model it is.
+        checkpoint: what is sampled, under the protocol's guidance; without its cache, which saves other things at other steps.
         instruments: by name.
         protocol: the run's.
         finer: the solver of more steps.
         shards: where batches are kept, or None.
         progress: called as (stage, done, total).
     """
+    checkpoint = as_it_reads(checkpoint)
+    model = guided(checkpoint, protocol)
     first = next(iter(reports.values()))
     visited = [Step(int(k), torch.tensor(t), torch.zeros(0)) for k, t in zip(first.steps, first.times, strict=True)]
     every = all_labels(checkpoint, protocol)

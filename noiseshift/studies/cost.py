@@ -126,8 +126,8 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
         rows = min(limit or most, half)
         read = min(limit or protocol.samples, protocol.samples)
         calibrating = points * per_reading * (rows + 2 * min(SLOPE_ROWS, rows))
-        # The sampler's own prediction serves a reading, unless only some of a batch's rows are read.
-        predicted = name == "residual" and limit is None
+        # The sampler's own prediction serves a reading, unless only some of a batch's rows are read, or a cache made it.
+        predicted = name == "residual" and limit is None and checkpoint.sampled is None
         if name == "residual":
             calibrating += 2 * points * min(RESIDUAL_ROWS, half)
         weight = weight_of(name, protocol)

@@ -18,7 +18,7 @@ from noiseshift.estimators.instrument import Calibration, Instrument, Readings
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.preflight import SAMPLES, Preflight
 from noiseshift.studies import kept
-from noiseshift.studies.protocol import Protocol, describe_checkpoint
+from noiseshift.studies.protocol import Protocol, as_it_reads, describe_checkpoint
 
 KEPT = ("network", "residual")
 """Estimators whose calibrations are kept: the others' are cheap, or too dear to be made twice by chance."""
@@ -90,7 +90,7 @@ def _described(checkpoint: Checkpoint, data: Images) -> dict[str, Any]:
     """Everything of a checkpoint and of images that decides an answer; the precision is the model's."""
     assert isinstance(checkpoint.model, NetworkModel)
     return {
-        "checkpoint": describe_checkpoint(checkpoint),
+        "checkpoint": describe_checkpoint(as_it_reads(checkpoint)),
         "schedule": schedules.describe(checkpoint.model.schedule),
         "shape": list(checkpoint.shape),
         "precision": checkpoint.model.precision,

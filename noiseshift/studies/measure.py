@@ -6,6 +6,7 @@ kept as they finish when a folder is given, so an interrupted run goes on where 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
+from noiseshift.checkpoints.diffusers.caching import Cached
 from noiseshift.data import Images
 from noiseshift.diffusion.models import Model
 from noiseshift.estimators.instrument import DATA, OWN, Instruments
@@ -118,6 +120,7 @@ def run(
         | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
         | _cost_and_versions(checkpoint, protocol, time.time() - started)
         | cost
+        | ({} if resumed else _skipped(checkpoint))
         | _memory(checkpoint, protocol.device),
         reports=reports,
         controls=found,
@@ -175,7 +178,7 @@ def _measure(
             features.append(extract(pictures_of(checkpoint.decode(batch.final)), extractor))
     reports = assemble(batches, instruments)
     if finer is not None and not content and content_in_words(instruments, finer):
-        reports = with_content(reports, model, checkpoint, instruments, protocol, finer, shards, progress)
+        reports = with_content(reports, checkpoint, instruments, protocol, finer, shards, progress)
     rows = [batch.parts for batch in batches if batch.parts is not None]
     parts = None if by_part is None else PartReport(batches[0].steps, np.concatenate(rows), by_part)
     return _Measured(reports, torch.cat(first), Features.concatenate(features) if features else None, parts)
@@ -199,6 +202,18 @@ def _controls(
     shares, solver = shares_of(checkpoint, protocol, instruments, reports, held_out, progress)
     checks = (null_check, level_check, control.share_check(shares), control.content_check(reports))
     return control.Controls(checks, null, level, solver, shares)
+
+
+def _skipped(checkpoint: Checkpoint) -> dict[str, float]:
+    """The share of the attentions that a cache left out in this process; nothing without one. Said where that is none."""
+    if not isinstance(checkpoint.sampled, Cached):
+        return {}
+    share = checkpoint.sampled.skipping.share
+    if share == 0:
+        logging.getLogger("noiseshift").warning(
+            "cache=%s skipped nothing in this run: give it another value, or more steps", checkpoint.sampled.kind
+        )
+    return {"skipped": round(share, 4)}
 
 
 def _forget_peak(device: str) -> None:

@@ -207,6 +207,13 @@ def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def as_it_reads(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as estimators read with it: without the cache that samples, and without the word of its variant. What a
+    variant changes in the model is in the model's own identity; so what variants share is made once."""
+    provenance = {name: value for name, value in checkpoint.card.provenance.items() if name != "variant"}
+    return replace(checkpoint, sampled=None, card=replace(checkpoint.card, provenance=provenance))
+
+
 FOR_PEOPLE = ("family", "schedule", "class_names", "provenance")
 """What a manifest does not repeat of a card; its identity holds them too."""
 

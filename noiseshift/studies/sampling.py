@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -120,8 +121,19 @@ def sampler_run(
         update: may change the solver's own update; not a scheduler's, which is left as it is.
 
     Yields:
-        The steps.
+        The steps; without predictions where a cache made them, so that whoever reads them asks the checkpoint's own model.
     """
+    steps = _steps(model, checkpoint, protocol, indices, update)
+    return steps if checkpoint.sampled is None else (replace(step, prediction=None) for step in steps)
+
+
+def _steps(
+    model: Model,
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    indices: range,
+    update: Callable[[Update], Update] | None,
+) -> Iterator[Step]:
     noise = per_sample_noise(generators(indices, seed=protocol.seed, stream=SAMPLING))
     x, cond = _start(model, checkpoint, protocol, indices)
     own = protocol.solver.update()

@@ -88,7 +88,10 @@ def _refinements(
 
 
 def _grids(checkpoint: Checkpoint, protocol: Protocol) -> list[Tensor]:
-    """The solver's times with N, 2N and 4N steps; none where its order is not known or the model knows too few levels."""
+    """The solver's times with N, 2N and 4N steps; none where its order is not known or the model knows too few levels, or where a
+    cache samples, whose error does not go with the steps."""
+    if checkpoint.sampled is not None:
+        return []
     times = protocol.solver.grid(checkpoint.model)
     if protocol.solver.order is None or times is None:
         return []

@@ -12,14 +12,20 @@ from typing import Any
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.checkpoints.diffusers.caching import KINDS, Cached
+from noiseshift.diffusion.models import Guided, Model
 from noiseshift.networks.model import NetworkModel, Precision
 from noiseshift.networks.variants import HALVES, compiled, quantised, with_rounded_time
 from noiseshift.studies.protocol import Protocol
+from noiseshift.studies.sampling import sampler_run
 from noiseshift.studies.words import VARIANTS
 
 Change = Callable[[Checkpoint, Protocol], tuple[Checkpoint, Protocol]]
 
 PRECISIONS: Mapping[str, Precision] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}
+
+
+CALIBRATING = 8
+"""Samples on which the cache `mag` is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,14 @@ def _of_network(word: str, change: Callable[[NetworkModel], NetworkModel]) -> Ch
 
 def _cached(word: str, kind: str, value: float | None) -> Change:
     def changed(checkpoint: Checkpoint, protocol: Protocol) -> tuple[Checkpoint, Protocol]:
-        return replace(checkpoint, sampled=Cached(_network(checkpoint, word), kind, value)), protocol
+        def walk(model: Model) -> None:
+            """A few samples of the run."""
+            sampling = model if protocol.guidance is None else Guided(model, protocol.guidance)
+            few = range(min(CALIBRATING, protocol.samples))
+            for _ in sampler_run(sampling, checkpoint, protocol.bound(checkpoint), few):
+                pass
+
+        return replace(checkpoint, sampled=Cached(_network(checkpoint, word), kind, value, walk)), protocol
 
     return changed
 

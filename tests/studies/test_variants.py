@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -131,6 +132,98 @@ def test_a_cache_that_is_never_used_changes_nothing_and_one_that_always_is_does(
     assert float((final(*variant("cache=first-block:1e9")(transformer, PROTOCOL)) - plain).abs().max()) > 1e-4
 
 
+CACHES = ("cache=first-block:1e9", "cache=taylorseer:2", "cache=pab:2", "cache=faster:2", "cache=mag:0.5")
+
+
+@pytest.mark.parametrize("word", CACHES)
+def test_every_cache_skips_attentions_and_says_how_many(transformer, word):
+    changed, protocol = variant(word)(transformer, replace(PROTOCOL, solver="euler:12"))
+    found, plain = final(changed, protocol), final(transformer, protocol)
+    assert 0 < changed.sampled.skipping.share < 1
+    assert changed.sampled.skipping.calls == 12
+    assert 0 < float((found - plain).abs().max())
+    torch.testing.assert_close(final(changed, protocol), found, rtol=0, atol=0, msg="the second run starts anew")
+
+
+@pytest.mark.parametrize("word", CACHES)
+def test_rows_that_go_through_the_network_a_few_at_a_time_do_not_share_what_a_cache_holds(transformer, word):
+    changed, protocol = variant(word)(transformer, PROTOCOL)
+    whole = final(changed, protocol)
+    other = copy.deepcopy(transformer.model)
+    other.halving.rows = 1  # as `studies.pace` sets it on the checkpoint's model
+    split, _ = variant(word)(replace(transformer, model=other), PROTOCOL)
+    torch.testing.assert_close(final(split, protocol), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("word", ["cache=taylorseer:2", "cache=pab:2", "cache=faster:2"])
+def test_a_sample_does_not_depend_on_the_batch_under_a_cache_that_counts_steps(transformer, word):
+    """FasterCache takes the first half of the rows for an unconditional branch where it is not told that there is none."""
+    from noiseshift.studies.sampling import guided
+
+    changed, protocol = variant(word)(transformer, replace(PROTOCOL, solver="euler:12"))
+
+    def finals(indices):
+        *_, last = sampler_run(guided(changed, protocol), changed, protocol, indices)
+        return last.x
+
+    torch.testing.assert_close(finals(range(4))[2:], finals(range(2, 4)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("word", CACHES)
+def test_a_run_of_one_call_takes_nothing_from_the_batch_before(transformer, word):
+    changed, _ = variant(word)(transformer, PROTOCOL)
+    final(changed)
+    t, labels = torch.tensor(1.0), torch.tensor([0, 1])
+    for seed in range(2):
+        x = torch.randn(2, *transformer.shape, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(changed.sampled(x, t, labels).x0, transformer.model(x, t, labels).x0)
+
+
+@pytest.mark.parametrize("word", CACHES)
+def test_a_guidance_that_begins_within_the_run_begins_the_cache_anew(transformer, word):
+    guidance = ns.classifier_free(1.0, interval=(0, 0.5))
+    changed, protocol = variant(word)(transformer, replace(PROTOCOL, solver="euler:12", guidance=guidance))
+    assert bool(torch.isfinite(final(changed, protocol)).all())
+
+
+def test_mag_is_calibrated_on_the_run_that_it_is_for(transformer):
+    changed, protocol = variant("cache=mag:0.5")(transformer, replace(PROTOCOL, solver="heun:6"))
+    final(changed, protocol)
+    config = changed.sampled.inner._cache_config
+    assert config.num_inference_steps == len(config.mag_ratios) == 11
+    assert float(config.mag_ratios[0]) == 1
+    assert 0.1 < float(config.mag_ratios.min())
+
+
+def test_what_a_cache_predicts_is_read_by_nothing(transformer):
+    """The residual reads the noise that the checkpoint's own network predicts; a cache's may be of the step before."""
+    from noiseshift.studies.sampling import guided
+
+    changed, protocol = variant("cache=first-block:1e9")(transformer, PROTOCOL)
+    steps = list(sampler_run(guided(changed, protocol), changed, protocol, range(2)))
+    assert all(step.prediction is None for step in steps)
+    assert any(step.prediction is not None for step in sampler_run(transformer.model, transformer, PROTOCOL, range(2)))
+
+
+def test_a_run_says_what_its_cache_skipped_and_warns_where_that_is_nothing(transformer, caplog):
+    data = ns.data.Images(torch.randn(48, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 2)
+    protocol = replace(PROTOCOL, calibration_rows=8, content_steps=4)
+    found = {word: ns.run(*variant(word)(transformer, protocol), data) for word in ("fp32", "cache=mag:1e9")}
+    assert "skipped" not in found["fp32"].manifest
+    assert 0 < found["cache=mag:1e9"].manifest["skipped"] < 1
+    assert "skipped nothing" not in caplog.text
+    none = ns.run(*variant("cache=first-block:0")(transformer, protocol), data)
+    assert none.manifest["skipped"] == 0
+    assert "cache=first-block skipped nothing" in caplog.text
+    plain, same = (run.reports["residual"].table()["shift"] for run in (found["fp32"], none))
+    np.testing.assert_allclose(same, plain, atol=1e-4)
+    comparison = compare({**found, "none": none}, "residual")
+    assert comparison.table.skipped.isna().tolist() == [True, False, False]
+    assert "skipped" in markdown_table(comparison)
+    drawn = {name: draw for name, draw, _ in figures(comparison)}
+    assert "skipped" in " ".join(axes.get_xlabel() for axes in drawn["variants"]().get_figure().axes)
+
+
 @pytest.mark.parametrize(
     ("word", "why"),
     [
@@ -240,3 +333,56 @@ def test_a_time_that_is_rounded_is_a_shift_of_known_size_and_exact_times_are_non
                 expected.append(float(times[k + 1]) * (ratio - 1))
         assert found.resolved.all() == moved
         np.testing.assert_allclose(found.difference, expected, rtol=0.25, atol=2e-6)
+
+
+def test_variants_that_leave_the_model_as_it_is_share_calibrations_and_content(transformer, tmp_path, monkeypatch):
+    """And one that changes it has its own, whatever its word."""
+    monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path / "kept"))
+    data = ns.data.Images(torch.randn(48, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(48) % 2)
+    protocol = replace(PROTOCOL, solver="euler:5", calibration_rows=8, content_steps=4)
+
+    def kept(word):
+        ns.run(*variant(word)(transformer, protocol), data)
+        return sorted(file.name for file in (tmp_path / "kept").rglob("*") if file.is_file())
+
+    plain = kept("fp32")
+    assert plain
+    assert kept("cache=taylorseer:2") == kept("cache=first-block:1e9") == plain
+    assert len(kept("time=bf16")) > len(plain)
+
+
+def test_the_command_compares_caches_of_a_pipeline_with_encoded_prompts(tmp_path):
+    """Only networks that are conditioned on a text take caches: without these options none could be compared."""
+    pytest.importorskip("transformers")
+    tiny.flux(tmp_path / "flux", guided=False)
+    Conditions(torch.randn(3, 5, 32), torch.randn(3, 16), 2).save(tmp_path / "words.safetensors")
+    words = [
+        "compare",
+        "--checkpoint",
+        str(tmp_path / "flux"),
+        "--size",
+        "16",
+        "--sampler",
+        "euler:4",
+        "--data",
+        "none",
+    ]
+    words += [
+        "--samples",
+        "4",
+        "--points",
+        "2",
+        "--estimator",
+        "residual",
+        "--variant",
+        "fp32",
+        "--variant",
+        "cache=pab:2",
+    ]
+    words += ["--no-cache", "--no-progress", "--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 1
+    assert "give --prompts FILE" in refused.output
+    found = CliRunner().invoke(main, [*words, "--embeddings", str(tmp_path / "words.safetensors")])
+    assert found.exit_code == 0, found.output
+    assert "skipped" in (tmp_path / "out" / "table.csv").read_text().splitlines()[0]
