@@ -141,11 +141,11 @@ def _require_weights(name: str, weights: str | Path, trust: bool) -> None:
     """Raise ReadingError for a file of weights that torch-fidelity does not take, or that is code and not trusted."""
     if name == "dinov2":
         raise ReadingError(f"torch-fidelity takes dinov2's weights from no file: leave --weights out; {ELSEWHERE}")
-    file = regular(weights, "TorchScript file", AUTHORS)
-    if not trust:
-        raise ReadingError(f"{weights} would be run, as TorchScript is code: --trust it if it is the authors' own")
-    with reading(weights, "TorchScript file", AUTHORS), zipfile.ZipFile(file) as archive:
-        check_zip(archive, file.stat().st_size)
+    with opened(weights, "TorchScript file", AUTHORS) as file:
+        if not trust:
+            raise ReadingError(f"{weights} would be run, as TorchScript is code: --trust it if it is the authors' own")
+        with zipfile.ZipFile(file) as archive:
+            check_zip(archive, size_of(file))
 
 
 class FidelityFeatures:
