@@ -37,7 +37,7 @@ MAG = "mag"
 """The cache that must know beforehand how fast the network's answers change from step to step."""
 
 FIRST = 1000
-"""The timestep that a cache is told at the first call of a run, where every one computes."""
+"""The timestep that a cache is given at the first call of a run, where every one computes."""
 
 
 class Cached(Wrapped):
