@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
+from noiseshift.analysis.report import read_folder
 from noiseshift.cli import main
 
 import noiseshift as ns
@@ -21,7 +22,7 @@ from noiseshift.studies.compare import Comparison
 from noiseshift.studies.folders import Run
 from noiseshift.studies.grid import Cell, run_grid
 from noiseshift.writing import ADDED, SENTENCE, added, adopt, changed
-from noiseshift.writing.digests import OPTIONAL
+from noiseshift.writing.digests import OPTIONAL, digests
 from noiseshift.writing.marks import MARK, read_mark, write_mark
 from tests.reports import report_of
 
@@ -177,6 +178,22 @@ def test_pictures_that_were_added_to_a_correction_are_said(tmp_path, caplog):
     assert added(tmp_path) == ["figures/samples.png"]
     adopt(tmp_path, [tmp_path / "figures" / "samples.png"])
     assert added(tmp_path) == []
+
+
+def test_what_reads_a_correction_says_what_was_changed_and_added(tmp_path, caplog):
+    for name in ("run.json", "methods.csv"):
+        (tmp_path / name).write_text("{}")
+    write_mark(tmp_path, "correct", ["run.json", "methods.csv"], digests(tmp_path, ["run.json", "methods.csv"]))
+    assert read_folder(tmp_path) == tmp_path
+    assert not caplog.records
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "samples.png").write_bytes(b"x")
+    (tmp_path / "methods.csv").write_text("method\nmine\n")
+    read_folder(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'methods.csv'} {SENTENCE}",
+        f"{tmp_path / 'figures' / 'samples.png'} {ADDED}",
+    ]
 
 
 def test_whatever_a_run_may_hold_beside_what_it_must_is_looked_for(whole):
