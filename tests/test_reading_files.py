@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import pickle
 import socket
 import struct
 import subprocess
@@ -20,6 +21,8 @@ from limits import limited
 from safetensors.torch import save_file
 
 from noiseshift import reading
+from noiseshift.checkpoints.unpickling.reader import read_pickled
+from noiseshift.data.idx import load_files
 from noiseshift.reading import ReadingError
 
 SAID = ("thing", "make it again")
@@ -209,6 +212,41 @@ def test_what_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path, monkeyp
     data[place : place + 4] = struct.pack("<I", 100)
     (tmp_path / "x.npz").write_bytes(data)
     refused("npz", tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("kind", ["gz", "npy", "pickle", "old", "idx"])
+def test_a_file_larger_than_memory_is_refused_before_it_is_read(kind, tmp_path, monkeypatch):
+    """One without contents takes no room on the disk, and all of memory."""
+    monkeypatch.setattr("noiseshift.diffusion.memory.free_memory", lambda: 1 << 26)
+    path = tmp_path / "x.pt"
+    storage = (
+        b"(X\x07\0\0\0storagectorch\nByteStorage\nX\1\0\0\0"
+        + b"0X\3\0\0\0cpu\x8a\x06"
+        + struct.pack("<Q", 1 << 27)[:6]
+        + b"NtQ."
+    )
+    start = {
+        "gz": b"\x1f\x8b\x08",
+        "npy": npy(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({1 << 27},)}}"),
+        "pickle": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 27),
+        "old": b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+        + b"\x80\x02"
+        + storage
+        + pickle.dumps(["0"], 2)
+        + struct.pack("<Q", 1 << 27),
+        "idx": b"\0\0\x08\x03",
+    }[kind]
+    path.write_bytes(start)
+    os.truncate(path, len(start) + (1 << 27))
+    read = {
+        "gz": lambda: reading.gunzip(path, *SAID),
+        "npy": lambda: reading.read_array(path, *SAID),
+        "pickle": lambda: read_pickled(path),
+        "old": lambda: read_pickled(path),
+        "idx": lambda: load_files(path.rename(tmp_path / "x-images-idx3-ubyte")),
+    }[kind]
+    with pytest.raises(ReadingError, match=r"takes more memory than is free here: free some, or \w+"):
+        read()
 
 
 def test_a_name_twice_and_other_packings_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from noiseshift.data.images import Images
 from noiseshift.data.labels import as_labels
 from noiseshift.data.trees import Part
-from noiseshift.reading import gunzip, opened, reading
+from noiseshift.reading import gunzip, opened, reading, require_room, size_of
 
 KINDS = ("images-idx3", "labels-idx1")
 
@@ -95,6 +95,7 @@ def load_idx(folder: str | Path, split: str) -> Images:
 
 def _content(path: Path, what: str, remedy: str) -> bytes:
     with opened(path, what, remedy) as file:
+        require_room(size_of(file))
         return file.read()
 
 

@@ -16,6 +16,7 @@ from noiseshift.reading.boundary import (
     opened,
     reading,
     regular,
+    require_room,
     size_of,
 )
 from noiseshift.reading.text import bounded, read_csv, read_json, read_text, read_words, read_yaml
@@ -44,5 +45,6 @@ __all__ = [
     "read_yaml",
     "reading",
     "regular",
+    "require_room",
     "size_of",
 ]

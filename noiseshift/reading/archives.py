@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 
-from noiseshift.reading.boundary import MB, Name, ReadingError, opened, size_of
+from noiseshift.reading.boundary import MB, Name, ReadingError, opened, require_room, size_of
 
 LARGE = 512 * MB
 """What a compressed file may always unpack to; beyond it, to no more than RATIO times its own size."""
@@ -54,6 +54,7 @@ def gunzip(path: Name, what: str, remedy: str, *, most: int | None = None) -> by
     with opened(path, what, remedy) as file:
         most = max(LARGE, RATIO * size_of(file)) if most is None else most
         found = bytearray()
+        require_room(size_of(file))
         packed = file.read()
         while packed:  # a gzip file may be several in a row
             unpacker = zlib.decompressobj(wbits=31)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from noiseshift.reading.archives import check_zip
-from noiseshift.reading.boundary import MB, Name, ReadingError, named_in_text, opened, size_of
+from noiseshift.reading.boundary import MB, Name, ReadingError, named_in_text, opened, require_room, size_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +96,7 @@ def _array(stream: IO[bytes], size: int) -> np.ndarray:
     count = math.prod(shape)
     if min(shape, default=0) < 0 or stream.tell() + count * dtype.itemsize != size:
         raise ValueError("it claims another size than it has")
+    require_room(count * dtype.itemsize)
     data = bytearray(count * dtype.itemsize)
     fill(stream, memoryview(data))
     array: np.ndarray = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 Name = str | os.PathLike[str]
 MB = 1 << 20
+SMALL = 64 * MB
+"""What is read without asking for room: there are thousands of such parts in a file."""
 
 
 def as_text(name: Name) -> str:
@@ -159,6 +161,16 @@ def open_ordinary(path: Name) -> BinaryIO:
 def size_of(file: BinaryIO) -> int:
     """Bytes of an open file."""
     return os.fstat(file.fileno()).st_size
+
+
+def require_room(size: int) -> None:
+    """Raise MemoryError where `size` bytes, which are about to be read, are more than this machine has free: many systems give them
+    all the same, and end the process that fills them. A file without contents may have any size."""
+    if size > SMALL:
+        from noiseshift.diffusion.memory import free_memory, memory_of
+
+        if size > min(free_memory(), memory_of("cpu")):
+            raise MemoryError
 
 
 def _without_waiting(name: str, flags: int) -> int:

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 from torch import Tensor
 
+from noiseshift.reading import require_room
+
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules as Python 2 called them, and old protocols do."""
@@ -57,6 +59,7 @@ class Bounded(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if size > self.left:
             raise EOFError("it ends before what it claims")
+        require_room(size)
         found = self.stream.read(size)
         self.left -= len(found)
         return found

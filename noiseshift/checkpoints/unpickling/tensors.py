@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints.unpickling.guarded import Name
+from noiseshift.reading import require_room
 
 DTYPES = {
     "FloatStorage": torch.float32,
@@ -34,6 +35,7 @@ SHARED = 4096
 
 def empty(size: int) -> tuple[Tensor, memoryview]:
     """Room for `size` bytes, and the view of it that a file is read into."""
+    require_room(size)
     raw = torch.empty(size, dtype=torch.uint8)
     room: Any = raw.numpy()
     return raw, memoryview(room)
