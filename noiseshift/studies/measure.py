@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -223,7 +224,8 @@ def _forget_peak(device: str) -> None:
 
 def _memory(checkpoint: Checkpoint, device: str) -> dict[str, float]:
     """Megabytes: of the weights that sample, and the most that a CUDA device held while sampling."""
-    network = getattr(checkpoint.sampled or checkpoint.model, "network", None)
+    sampling: Any = checkpoint.sampled.model if isinstance(checkpoint.sampled, Cached) else checkpoint.model
+    network = getattr(sampling, "network", None)
     if not isinstance(network, torch.nn.Module):
         return {}
     found = {"weights MB": round(sum(_bytes(part) for part in network.parameters()) / 1e6, 2)}

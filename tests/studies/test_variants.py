@@ -211,6 +211,7 @@ def test_a_run_says_what_its_cache_skipped_and_warns_where_that_is_nothing(trans
     found = {word: ns.run(*variant(word)(transformer, protocol), data) for word in ("fp32", "cache=mag:1e9")}
     assert "skipped" not in found["fp32"].manifest
     assert 0 < found["cache=mag:1e9"].manifest["skipped"] < 1
+    assert found["cache=mag:1e9"].manifest["weights MB"] == found["fp32"].manifest["weights MB"] > 0
     assert "skipped nothing" not in caplog.text
     none = ns.run(*variant("cache=first-block:0")(transformer, protocol), data)
     assert none.manifest["skipped"] == 0
