@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from noiseshift import distributed
-from noiseshift.diffusion.words import finite_number
+from noiseshift.diffusion.words import finite_number, interval_of
 
 
 def parse_solver(text: str) -> Any:
@@ -47,7 +47,7 @@ def parse_guidance(text: str) -> Any:
         name, _, given = word.strip().partition("=")
         scale, _, interval = given.partition("@")
         try:
-            made = kinds[name](finite_number(scale), **({"interval": _interval(interval)} if "@" in given else {}))
+            made = kinds[name](finite_number(scale), **({"interval": interval_of(interval)} if "@" in given else {}))
         except (KeyError, ValueError):
             raise ValueError(
                 f"{word!r} is no guidance: write cfg=SCALE or nag=SCALE (0 = unguided), joined by commas, each with "
@@ -60,13 +60,6 @@ def parse_guidance(text: str) -> Any:
 def parse_named_guidance(text: str) -> tuple[str, Any]:
     """The word itself, with its Guidance; `none` is None. Raises ValueError naming what exists."""
     return text, None if text == "none" else parse_guidance(text)
-
-
-def _interval(word: str) -> tuple[float, float]:
-    low, high = (finite_number(part) for part in word.split(":"))
-    if not 0 <= low < high <= 1:
-        raise ValueError(word)
-    return low, high
 
 
 def parse_prompts(path: str) -> list[str]:

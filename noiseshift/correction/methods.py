@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,7 @@ def guided_method(
     autoguidance: float = 0.0,
     *,
     space: Predicts | None = None,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
     name: str = "",
 ) -> Method:
     """CFG, NAG, classifier-based NAG, domain guidance and autoguidance, added up. Scale 0 = unguided.
@@ -125,19 +126,25 @@ def guided_method(
         dog: scale of domain guidance away from the context's other model.
         autoguidance: scale of autoguidance away from it.
         space: mixes the noise-unconditional branch elsewhere than where it was trained, inside t ≤ 0.6.
+        intervals: by kind (cfg, nag, classifier-nag, dog, autoguidance), the times between which it guides; the others do wherever
+            they can.
         name: what the method is called.
 
     Returns:
         The method.
     """
 
+    within: dict[str, dict[str, tuple[float, float]]] = {
+        kind: {"interval": interval} for kind, interval in (intervals or {}).items()
+    }
+
     def make(context: MethodContext) -> Built:
         guidance = Guidance()
         model = context.model
         if cfg:
-            guidance = guidance + classifier_free(cfg)
+            guidance = guidance + classifier_free(cfg, **within.get("cfg", {}))
         if nag and space in (None, model.predicts):
-            guidance = guidance + noise_awareness(nag)
+            guidance = guidance + noise_awareness(nag, **within.get("nag", {}))
         elif nag:
             assert space is not None
             model = BranchSpace(model, space, _level(context))
@@ -145,15 +152,20 @@ def guided_method(
         if classifier_nag:
             if context.log_prob is None:
                 raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
-            guidance = guidance + classifier_noise_awareness(context.log_prob, classifier_nag)
+            guidance = guidance + classifier_noise_awareness(
+                context.log_prob, classifier_nag, **within.get("classifier-nag", {})
+            )
         if dog:
-            guidance = guidance + guidances.domain(_other(context), dog)
+            guidance = guidance + guidances.domain(_other(context), dog, **within.get("dog", {}))
         if autoguidance:
-            guidance = guidance + guidances.autoguidance(_other(context), autoguidance)
+            guidance = guidance + guidances.autoguidance(
+                _other(context), autoguidance, **within.get("autoguidance", {})
+            )
         return Built(Guided(model, guidance))
 
     scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
-    kind = "+".join(k for k, w in scales.items() if w) + (f"-{space}" if space else "")
+    times = {kind: "@{:g}:{:g}".format(*interval) for kind, interval in (intervals or {}).items()}
+    kind = "+".join(k + times.get(k, "") for k, w in scales.items() if w) + (f"-{space}" if space else "")
     return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
 
 

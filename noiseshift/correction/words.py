@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from noiseshift.diffusion.words import finite_number
+from noiseshift.diffusion.words import finite_number, interval_of
 
 if TYPE_CHECKING:
     from noiseshift.correction.methods import Method
 
 WORDS = (
-    "cfg=W,nag=W,dog=W,autoguidance=W (added up; the last two need --against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
+    "cfg=W,nag=W,dog=W,autoguidance=W (added up, each with @LOW:HIGH for the times at which it guides; the last two need "
+    "--against), nag-epsilon=W, nag-score=W (t ≤ 0.6), "
     "classifier-nag=W, level-nag=W, closed-loop[=LARGEST], projection, nlc, epsilon-scaling=B[:K], time-shift=WINDOW, tsg=W, "
     "tsr=K[:SPREAD], dcw=LOW[:HIGH] (own samplers of pictures)"
 )
@@ -40,21 +41,26 @@ def method(word: str | Method) -> Method:
 
     kind, _, value = current_name(word).partition("=")
     try:
-        numbers = _scales(word) if kind in ADDED_UP else [finite_number(part) for part in value.split(":") if value]
-        maker = _makers(word)[kind]
+        added_up = kind in ADDED_UP
+        scales, intervals = _scales(word) if added_up else ([], {})
+        numbers = scales if added_up else [finite_number(part) for part in value.split(":") if value]
+        maker = partial(_makers(word)[kind], intervals=intervals) if intervals else _makers(word)[kind]
         inspect.signature(maker).bind(*numbers)
     except (LookupError, TypeError, ValueError):
         raise ValueError(f"{word!r} is no method: choose from {WORDS}") from None
     return maker(*numbers)
 
 
-def _scales(word: str) -> list[float]:
-    """`cfg=1,nag=0.5` → the scale of each of `ADDED_UP`, 0 where it is not named. Raises ValueError for a kind named twice."""
+def _scales(word: str) -> tuple[list[float], dict[str, tuple[float, float]]]:
+    """`cfg=1,nag=0.5@0:0.6` → the scale of each of `ADDED_UP`, 0 where it is not named, and the intervals that are. Raises
+    ValueError for a kind named twice, and an interval that is none."""
     pairs = [part.partition("=") for part in word.split(",")]
-    scales = {kind: finite_number(scale) for kind, _, scale in pairs}
+    given = {kind: scale.partition("@") for kind, _, scale in pairs}
+    scales = {kind: finite_number(scale) for kind, (scale, _, _) in given.items()}
     if not set(scales) <= set(ADDED_UP) or len(scales) < len(pairs):
         raise ValueError(word)
-    return [scales.get(kind, 0.0) for kind in ADDED_UP]
+    intervals = {kind: interval_of(times) for kind, (_, at, times) in given.items() if at}
+    return [scales.get(kind, 0.0) for kind in ADDED_UP], intervals
 
 
 def _makers(word: str) -> Mapping[str, Callable[..., Method]]:

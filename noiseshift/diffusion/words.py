@@ -101,3 +101,11 @@ def finite_number(text: str) -> float:
     if not abs(number) <= LARGEST:
         raise ValueError(f"{text}: write a finite number of at most {LARGEST:g}")
     return number
+
+
+def interval_of(text: str) -> tuple[float, float]:
+    """`0:0.6`, two rising times in [0, 1]. Raises ValueError for anything else."""
+    low, high = (finite_number(part) for part in text.split(":"))
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"{text}: write LOW:HIGH, two times that rise between 0 and 1")
+    return low, high

@@ -88,3 +88,38 @@ def test_what_a_method_needs_is_missed_before_sampling():
     ):
         with pytest.raises(ValueError, match=needs):
             ns.method(word).make(bare)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [("nag=0.5@0:0.6", "nag@0:0.6"), ("cfg=1@0.2:0.8,nag=0.5", "cfg@0.2:0.8+nag"), ("dog=1@0:0.5", "dog@0:0.5")],
+)
+def test_a_guidance_acts_between_its_times_alone_and_costs_nothing_elsewhere(word, kind):
+    model = ns.wrap(
+        lambda x, t, cond: 0.5 * x if cond is None else 0.4 * x,
+        ns.Linear(),
+        blind=lambda x, cond: 0.3 * x,
+        unconditional=True,
+    )
+    made = ns.method(word)
+    assert (made.name, made.kind) == (word, kind)
+    assert made.describe() != ns.method(word.partition("@")[0]).describe()
+    built = made.make(MethodContext(model, other=model)).model
+    x, cond = torch.ones(1, 3), torch.zeros(1, dtype=torch.int64)
+    plain = ns.method(word.partition("@")[0]).make(MethodContext(model, other=model)).model
+    low, high = (float(part) for part in word.partition("@")[2].partition(",")[0].split(":"))
+    inside, outside = torch.tensor((low + high) / 2), torch.tensor(min(high + 0.15, 1.0))
+    assert len(built.guidance.weights(inside)) == 1 + word.count("=")
+    assert len(built.guidance.weights(outside)) == word.count("=")
+    if "," not in word and "dog" not in word:
+        torch.testing.assert_close(built(x, inside, cond).eps, plain(x, inside, cond).eps)
+        torch.testing.assert_close(built(x, outside, cond).eps, model(x, outside, cond).eps)
+
+
+@pytest.mark.parametrize(
+    "word", ["nag=1@", "nag=1@0", "nag=1@0.6:0", "nag=1@0:2", "projection@0:0.6", "nag=1@0:0.5,nag=2"]
+)
+def test_an_interval_that_is_none_is_refused_in_one_line(word):
+    with pytest.raises(ValueError, match="is no method") as caught:
+        ns.method(word)
+    assert "\n" not in str(caught.value)
