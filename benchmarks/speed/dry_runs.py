@@ -44,7 +44,7 @@ def _row(command: str, options: list[str], folder: Path) -> Row:
         taken = time.perf_counter() - started
     off = max(taken / stated, stated / taken)
     note = f"took {taken:.0f} s, said {stated:.0f} s"
-    return Row(f"{command}: what it took and what --dry-run said, the larger over the less", [off], 1.25, note=note)
+    return Row(f"{command} and its --dry-run, the larger over the less", [off], 1.25, note=note)
 
 
 def _done(runner: CliRunner, words: list[str]) -> Result:

@@ -39,6 +39,21 @@ class Row:
         median = float(np.median(self.values))
         return median >= self.bound if self.least else median <= self.bound
 
+    def cells(self) -> dict[str, str]:
+        """Of a table: what, median, quartiles where there are several values, bound, whether it is met, note."""
+        low, median, high = np.quantile(self.values, (0.25, 0.5, 0.75))
+        spread = (f"{low:.3g}", f"{high:.3g}") if len(self.values) > 1 else ("", "")
+        bound = f"{'≥' if self.least else '≤'} {self.bound:g}{self.unit}"
+        ends = dict(zip(("low", "high"), spread, strict=True))
+        return {
+            "what": self.what,
+            "median": f"{median:.3g}",
+            **ends,
+            "bound": bound,
+            "met": str(self.met),
+            "note": self.note,
+        }
+
     def __str__(self) -> str:
         low, median, high = np.quantile(self.values, (0.25, 0.5, 0.75))
         spread = f"{low:.3g} … {high:.3g}" if len(self.values) > 1 else ""

@@ -53,7 +53,7 @@ def _guided(model, sampled, forwards, repeats: int) -> Iterator[Row]:
     }
     for at_once in (None, 32):
         model.halving.rows = at_once
-        how = "rows as they come" if at_once is None else f"{at_once} rows at once"
+        how = "by default" if at_once is None else f"{at_once} rows at once"
         for name, (guidance, branches, bound) in guided.items():
             wrapped = functools.partial(sampled, ns.Guided(model, guidance))
             yield Row(f"{name} over unguided, {how}", ratios(wrapped, forwards, repeats), bound)
