@@ -9,7 +9,7 @@ import pandas as pd
 from noiseshift.analysis.baseline import against, delta_of
 from noiseshift.analysis.names import in_latex, in_markdown, plain
 from noiseshift.analysis.phrases import below
-from noiseshift.analysis.terminal import numbers_table
+from noiseshift.analysis.terminal import names_table
 
 from noiseshift.studies.compare import COSTS, Comparison
 
@@ -75,7 +75,6 @@ def terminal_table(found: Comparison) -> Table:
     distance = found.distance()
     letter = delta_of(found.baseline)
     headings = (
-        "run",
         "NFE",
         f"rms {letter}",
         "95 % interval",
@@ -83,9 +82,7 @@ def terminal_table(found: Comparison) -> Table:
         *([plain(distance)] if distance else []),
     )
     title = f"shift read by {found.estimator}, t = {found.span[1]:.3g} … {found.span[0]:.3g}{against(found.baseline)}"
-    table = numbers_table(title, headings)
-    table.columns[0].justify = "left"
-    table.columns[0].no_wrap = False
+    table = names_table(title, "run", headings)
     for row in rows.to_dict("records"):
         cells = [
             plain(row["run"]),

@@ -14,7 +14,7 @@ from noiseshift.analysis.checks import kept, print_failures
 from noiseshift.analysis.drawing import Figure, axes, save_each, say_unread, style
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.samples import ends_of, plot_samples, plot_states
-from noiseshift.analysis.terminal import print_heading, screen
+from noiseshift.analysis.terminal import names_table, print_heading, screen
 
 from noiseshift.studies.outcomes import Correction
 
@@ -178,29 +178,23 @@ def choice(about: Mapping[str, Any], method: str, reason: str) -> str:
 
 def correction_table(found: Correction) -> Table:
     """One row per method, by the first estimator."""
-    from rich import box
-    from rich.table import Table
-
     frame = found.table()
     distance = found.outcomes[0].quality.metric.iloc[0]
     name = next(iter(found.outcomes[0].reports))
-    table = Table(
-        title=f"shift read by {name}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    table = names_table(
+        f"shift read by {name}", "method", ("NFE", "δ", "reduction", "95 %", distance, "change", "95 %")
     )
-    for heading in ("method", "NFE", "δ", "reduction (%)", "95 %", plain(distance), "change", "95 %", ""):
-        table.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=heading != "method")
     for row in frame.to_dict("records"):
         resolved = row["change high"] < 0 or row["change low"] > 0
         table.add_row(
             plain(row["method"]),
             _calls(row),
             _size(row, name),
-            _whole(row[f"reduction {name}"]),
+            _percent(row[f"reduction {name}"]),
             f"{_whole(row[f'reduction low {name}'])} {_whole(row[f'reduction high {name}'])}",
             f"{row[distance]:.2f}",
-            f"{row['change']:+.2f}",
+            f"{row['change']:+.2f} {'●' if resolved else ' '}",
             "·" if pd.isna(row["change low"]) else f"{row['change low']:+.2f} {row['change high']:+.2f}",
-            "●" if resolved else "",
         )
     return table
 
@@ -217,6 +211,10 @@ def _calls(row: dict[Hashable, Any]) -> str:
     if pd.isna(row["nfe"]):
         return "·"
     return f"{row['nfe']:.0f}" + (f"+{row['level calls']:.0f}" if row["level calls"] else "")
+
+
+def _percent(value: float) -> str:
+    return "·" if pd.isna(value) else f"{value:+.0f} %"
 
 
 def _whole(value: float) -> str:

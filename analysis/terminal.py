@@ -40,6 +40,22 @@ def numbers_table(title: str, headings: tuple[str, ...]) -> Table:
     return table
 
 
+def names_table(title: str, name: str, headings: tuple[str, ...]) -> Table:
+    """An empty table of numbers by name: a name that finds no room takes more lines, since names that are cut may be one.
+
+    Args:
+        title: above it.
+        name: the first column's heading.
+        headings: of the columns of numbers.
+    """
+    table = numbers_table(title, (name, *headings))
+    first = table.columns[0]
+    first.justify = "left"
+    first.no_wrap = False
+    first.overflow = "fold"
+    return table
+
+
 def signed(value: float, digits: int = 4) -> str:
     """A number with its sign and without its leading 0; a dot for none."""
     return "·" if pd.isna(value) else f"{value:+.{digits}f}".replace("0.", ".", 1)

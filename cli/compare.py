@@ -232,15 +232,14 @@ def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int,
     from noiseshift.analysis.checks import of_runs, print_failures
     from noiseshift.analysis.compare_tables import terminal_table
     from noiseshift.analysis.page_compare import answer
+    from noiseshift.analysis.terminal import screen
 
     if as_json:
         tables = {"runs": comparison.table, "pairs": comparison.pairs}
         click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
         return
-    from rich.console import Console
-
     with spared("the table on the terminal"):
-        console = Console()
+        console = screen()
         print_failures(console, of_runs(found))
         console.print(terminal_table(comparison))
         console.print("bold: the least rms δ, and all that are not resolved from it (Holm, 5 %)", style="dim")

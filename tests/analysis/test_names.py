@@ -13,6 +13,7 @@ from noiseshift.analysis.after import spared
 from noiseshift.analysis.page_parts import drawings
 from noiseshift.analysis.report import page
 from reports import report_of
+from rich.console import Console
 
 import noiseshift as ns
 from noiseshift.shift.controls import Check, Controls
@@ -139,3 +140,20 @@ def test_numbers_are_never_cut(capsys, monkeypatch):
         tables.print_run(run("net"))
         shown = capsys.readouterr().out
         assert "…" not in shown[: shown.index("● resolved")]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_long_name_takes_more_lines_and_is_never_cut(width):
+    """`nag=1` and `nag-score=0.5` were both "na…" in 80 columns."""
+    table = terminal.names_table("read", "method", ("NFE", "δ", "reduction", "95 %", "FD-fashion", "change", "95 %"))
+    methods = ("nag=1", "nag-score=0.5", "cfg=0.5,nag=1", "epsilon-scaling=1.005:0.01")
+    for name in methods:
+        table.add_row(name, "20+19", "< 0.0164", "+14 %", "+13 +16", "1.38", "-0.28 ●", "-0.33 -0.23")
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    shown = captured.get()
+    assert "…" not in shown
+    assert "".join(line[:8].strip() for line in shown.splitlines()[4:]).startswith("nag=1nag-scor") or width > 80
+    for word in ("< 0.0164", "+13 +16", "-0.33 -0.23"):
+        assert shown.count(word) == len(methods)
