@@ -9,7 +9,7 @@ from typing import Any
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import read_json
-from noiseshift.checkpoints.diffusers.scheduling import FIXED, MOST_STEPS
+from noiseshift.checkpoints.diffusers.scheduling import CONVERTED, FIXED, MOST_STEPS
 from noiseshift.diffusion import scheduler_tables
 from noiseshift.diffusion.solvers import Diffusers, scheduler_word
 
@@ -92,7 +92,7 @@ def _of_path(path: Path) -> Subject:
 
 def _of_folder(path: Path) -> Subject:
     pipeline = str(read_json(path / "model_index.json").get("_class_name", ""))
-    scheduler = _scheduler(path / "scheduler" / CONFIG, FIXED.get(pipeline, {}))
+    scheduler = _scheduler(path / "scheduler" / CONFIG, FIXED.get(pipeline, {}), CONVERTED.get(pipeline))
     network = next((path / part for part in ("transformer", "unet") if (path / part / "config.json").exists()), None)
     coder = path / "vae" / "config.json"
     return Subject(
@@ -117,10 +117,10 @@ def _of_pipeline(pipeline: Any) -> Subject:
     )
 
 
-def _scheduler(file: Path, fixed: Mapping[str, Any]) -> Any:
-    """The scheduler that a configuration describes, with what its pipeline changes in it."""
+def _scheduler(file: Path, fixed: Mapping[str, Any], converted: str | None = None) -> Any:
+    """The scheduler that a configuration describes, with what its pipeline changes in it, or the one that it makes of it."""
     config = read_json(file)
-    name = config.get("_class_name")
+    name = converted or config.get("_class_name")
     if not isinstance(name, str):
         raise CheckpointError(f"{file} names no scheduler class: save the pipeline again")
     steps = config.get("num_train_timesteps", 1000)

@@ -147,7 +147,24 @@ class Own(Solver):
         kind = str(checkpoint.card.provenance["scheduler"])
         if self.scheduler not in ("", kind):
             raise ValueError(f"{self.name!r}: the folder's own scheduler is {kind}: write own:{self.steps}")
+        _require_scaled(checkpoint, kind, self.steps)
         return replace(self, scheduler=kind, make=checkpoint.sampler)
+
+
+UNSCALED = ("DDPMPipeline", "DiTPipeline")
+"""Pipelines that start from noise of spread 1 whatever their scheduler's first sigma is."""
+
+
+def _require_scaled(checkpoint: Sampled, scheduler: str, steps: int) -> None:
+    """Raise ValueError where a pipeline's own loop makes no samples with the scheduler that its folder has."""
+    pipeline = checkpoint.card.provenance.get("pipeline")
+    if checkpoint.sampler is None or pipeline not in UNSCALED:
+        return
+    if float(getattr(checkpoint.sampler(steps).scheduler, "init_noise_sigma", 1.0)) != 1.0:
+        raise ValueError(
+            f"{pipeline} itself makes no pictures with {scheduler}, whose first noise it does not scale: write "
+            f"diffusers/{scheduler}:{steps}"
+        )
 
 
 NO_OWN = "own:N is the sampler of a diffusers folder's pipeline: name another one, such as ddim:50"

@@ -28,6 +28,8 @@ CONSISTENCY = "CMStochasticIterativeScheduler"
 
 # What these pipelines change in the scheduler they are given.
 FIXED = {"StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False}}
+CONVERTED = {"DDIMPipeline": "DDIMScheduler"}
+"""The scheduler that a pipeline makes of whatever scheduler it is given."""
 
 
 def time_input(time: TimeInput, schedule: Schedule) -> Callable[[Tensor], Tensor]:
@@ -48,7 +50,7 @@ def read_scheduler(found: Found) -> Any:
 
     path = found.path / "scheduler"
     config = read_json(path / "scheduler_config.json")
-    name = str(config.get("_class_name", ""))
+    name = CONVERTED.get(found.pipeline, str(config.get("_class_name", "")))
     made = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if made is None:
         raise CheckpointError(f"{path}: diffusers has no scheduler {name!r}; correct its scheduler_config.json")
