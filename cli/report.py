@@ -33,11 +33,12 @@ def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, title: st
     places.file(path, _ours, overwrite=overwrite)
     from noiseshift.analysis.report import page, read_folder
 
-    from noiseshift.writing import adopt, claimed_file, write_text
+    from noiseshift.writing import adopt, claimed_file, replaced_file
 
     text = page({str(folder): read_folder(folder) for folder in runs}, title)
     with claimed_file(path, _ours, overwrite=overwrite):
-        write_text(path, text)
+        with replaced_file(path, _ours, overwrite=overwrite) as fresh:
+            fresh.write_text(text, encoding="utf-8")
         if out is None:
             adopt(runs[0], [path])
     streams.written(path, f" ({len(text.encode()) / 1e6:.1f} MB)")

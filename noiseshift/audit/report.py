@@ -16,6 +16,7 @@ from noiseshift.audit.findings import Finding, findings
 from noiseshift.audit.levels import Levels, Precision, levels
 from noiseshift.audit.subject import Subject, subject
 from noiseshift.audit.timing import dynamic, timing
+from noiseshift.reading import read_json, read_text
 
 STEPS = (4, 10, 20, 50)
 TOLERANCE = 0.02
@@ -70,18 +71,33 @@ class Audit:
         return {"name": self.name, "findings": [_plain(finding) for finding in self.findings], "rows": rows}
 
     def save(self, folder: str | Path) -> None:
-        """Write audit.csv, findings.json into a folder that is there."""
-        from noiseshift.writing import write_text
+        """Write audit.csv, findings.json into a folder that is there, over those of an audit only. Raises PlaceError."""
+        from noiseshift.writing import replaced_file
 
-        write_text(Path(folder) / "audit.csv", self.table().to_csv(index=False))
+        with replaced_file(Path(folder) / "audit.csv", _is_table) as fresh:
+            fresh.write_text(self.table().to_csv(index=False), encoding="utf-8")
         said = {"name": self.name, "findings": [_plain(finding) for finding in self.findings]}
-        write_text(Path(folder) / "findings.json", json.dumps(said, indent=1) + "\n")
+        with replaced_file(Path(folder) / "findings.json", _is_account) as fresh:
+            fresh.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
     def plot(self) -> Any:
         """The levels' differences by step, as matplotlib Axes; see `noiseshift.analysis.audit`."""
         from noiseshift.analysis.audit import plot_audit  # a figure is the one thing that needs the layer above
 
         return plot_audit(self)
+
+
+def _is_table(path: Path) -> bool:
+    """Whether an audit wrote this audit.csv."""
+    return {"steps", "step", "label", "handed"} <= set(
+        read_text(path, "table", "remove it").partition("\n")[0].split(",")
+    )
+
+
+def _is_account(path: Path) -> bool:
+    """Whether an audit wrote this findings.json."""
+    about = read_json(path, "account", "remove it")
+    return isinstance(about, dict) and set(about) == {"name", "findings"}
 
 
 NAMES = (

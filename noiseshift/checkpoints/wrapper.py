@@ -20,7 +20,7 @@ from noiseshift.checkpoints.source.settings import with_settings
 from noiseshift.checkpoints.source.stochastic import Stochastic
 from noiseshift.checkpoints.source.training import Training
 from noiseshift.diffusion.schedules import KINDS
-from noiseshift.writing import write_text
+from noiseshift.writing import replaced_file
 
 FILL = "# fill in"
 """What marks a line that only a person can complete."""
@@ -46,14 +46,15 @@ def write_wrapper(path: str | Path, contents: Contents) -> Path:
         contents: What the checkpoint file says.
 
     Raises:
-        ValueError: The path is no name of a module, or there is something already.
+        ValueError: The path is no name of a module, or there is something already, be it a link to nothing.
     """
     path = Path(path)
     if path.suffix != ".py" or not path.stem.isidentifier():
         raise ValueError(f"{path} is no name of a module: give one such as mine.py")
     if path.exists():
         raise ValueError(f"{path} is there already: name another place, or move it away")
-    write_text(path, wrapper(path.stem, contents))
+    with replaced_file(path, lambda there: False) as fresh:
+        fresh.write_text(wrapper(path.stem, contents), encoding="utf-8")
     return path
 
 

@@ -87,11 +87,16 @@ def replaced_file(path: str | Path, ours: Callable[[Path], bool], *, overwrite: 
         overwrite: Allow any ordinary file to be replaced.
 
     Raises:
-        PlaceError: A file that is not ours is there; it is left as it is.
+        PlaceError: A file that is not ours is there; it is left as it is. Where it came only meanwhile, the new one is kept under
+            another name, which the error says.
         BusyError: Another process holds the place.
     """
     with claimed_file(path, ours, overwrite=overwrite) as place, whole_file(place) as fresh:
         yield fresh
+        try:
+            check_file(path, ours, overwrite=overwrite)
+        except PlaceError as error:
+            raise PlaceError(f"{error}; the new one is in {_keep(fresh, place)}") from None
 
 
 @contextmanager
@@ -261,7 +266,7 @@ def _dispose(aside: Path, place: Path) -> None:
 
 
 def _keep(folder: Path, place: Path) -> Path:
-    """Give a folder beside `place` a name that can be seen, where that is allowed. Returns where it is."""
+    """Give a folder or a file beside `place` a name that can be seen, where that is allowed. Returns where it is."""
     number = next(n for n in range(1, 10**6) if not os.path.lexists(f"{place}.kept-{n}"))
     try:
         return folder.rename(place.parent / f"{place.name}.kept-{number}")

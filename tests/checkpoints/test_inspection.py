@@ -148,6 +148,12 @@ def test_nothing_is_overwritten(network, tmp_path):
         assert result.exit_code == 1
         assert says in result.output
     assert (tmp_path / "there.py").read_text() == "kept"
+    (tmp_path / "link.py").symlink_to("nothing.py")
+    result = info(path, "--write-wrapper", "link.py")
+    assert result.exit_code == 1
+    assert "is a link to" in result.output
+    assert "name the real place" in result.output
+    assert (tmp_path / "link.py").is_symlink()
     assert "no wrapper is needed" in info("fashion-sit", "--write-wrapper", "other.py").output
 
 

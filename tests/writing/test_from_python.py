@@ -107,3 +107,14 @@ def test_a_training_from_python_takes_its_lock_and_only_its_own_folder(tmp_path)
         other.join()
     train_estimator(images, Linear(), config, folder=tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "noiseshift.json", "state.pt"]
+
+
+@pytest.mark.parametrize("name", ["audit.csv", "findings.json"])
+def test_an_audit_replaces_an_audit_and_nothing_else(name, tmp_path):
+    found = ns.audit("diffusers/DDIMScheduler", 3)
+    found.save(tmp_path)
+    found.save(tmp_path)
+    (tmp_path / name).write_text('{"mine": 1}\n')
+    with pytest.raises(PlaceError, match="noiseshift did not make it: give another name"):
+        found.save(tmp_path)
+    assert (tmp_path / name).read_text() == '{"mine": 1}\n'

@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from noiseshift.training.states import keep_state, kept_state
-from noiseshift.writing import BusyError, PlaceError, claimed, claimed_file, merged_folder, whole_file, whole_folder
+from noiseshift.writing import (
+    BusyError,
+    PlaceError,
+    claimed,
+    claimed_file,
+    merged_folder,
+    replaced_file,
+    whole_file,
+    whole_folder,
+)
 from noiseshift.writing.locks import lock_of, locked
 from noiseshift.writing.marks import MARK, read_mark
 
@@ -154,6 +163,32 @@ def current_umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("came", ["a file", "a link to a file", "a link to nothing", "a folder", "a pipe"])
+def test_what_came_while_a_file_was_written_stays_and_the_new_one_too(came, tmp_path):
+    place, other = tmp_path / "x.npz", tmp_path / "other"
+    other.write_text("mine")
+    make = {
+        "a file": lambda: place.write_text("mine"),
+        "a link to a file": lambda: place.symlink_to(other),
+        "a link to nothing": lambda: place.symlink_to("nothing"),
+        "a folder": place.mkdir,
+        "a pipe": lambda: os.mkfifo(place),
+    }[came]
+
+    def write():
+        with replaced_file(place, lambda there: False) as fresh:
+            fresh.write_text("new")
+            make()
+
+    with pytest.raises(PlaceError, match=r"x\.npz\.kept-1"):
+        write()
+    assert other.read_text() == "mine"
+    assert place.is_symlink() == came.startswith("a link")
+    assert came != "a file" or place.read_text() == "mine"
+    assert (tmp_path / "x.npz.kept-1").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npz", "other", "x.npz.kept-1"}
 
 
 def test_a_folder_that_is_added_to_is_made_marked_and_goes_again_when_nothing_is(tmp_path):
