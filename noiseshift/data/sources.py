@@ -21,7 +21,7 @@ from noiseshift.data.labels import labels_in_words
 from noiseshift.data.pictures import Picture, read_picture
 from noiseshift.data.ranges import Range, dark, refuse_dim, to_bytes, unsaid
 from noiseshift.data.trees import File, Part, Tree, arrange, folder_tree, zip_tree
-from noiseshift.reading import check_zip, open_ordinary, opened, reading, regular, size_of
+from noiseshift.reading import check_zip, open_ordinary, opened, reading, regular, require_room, size_of
 
 __all__ = ["ASSETS", "Part", "load_idx", "load_images", "reference"]
 
@@ -118,17 +118,30 @@ def _stacked(root: str, files: Sequence[File], limits: Range) -> tuple[Tensor, t
 
 def _read_all(root: str, files: Sequence[File]) -> list[Picture]:
     """Every file decoded. Raises ValueError naming the damaged ones."""
-    found, damaged = [], []
-    for file in files:
+    found, damaged, largest = [], [], 0
+    for number, file in enumerate(files):
         try:
-            with file.open() as opened:
-                found.append(read_picture(opened))
+            with file.open() as content:
+                found.append(read_picture(content))
         except Exception as error:  # a damaged zip fails in as many ways as a damaged picture
             damaged.append(f"{root}/{'/'.join(file.place)} {error}")
+        if found and found[-1].values.nbytes > largest:
+            largest = found[-1].values.nbytes
+            _require_room(root, 2 * largest * (len(files) - number))  # each once more, where all are put together
     if damaged:
         more = f" (and {len(damaged) - 1} more such files)" if len(damaged) > 1 else ""
         raise ValueError(damaged[0] + more)
     return found
+
+
+def _require_room(root: str, size: int) -> None:
+    """Raise ValueError where pictures, which a few bytes of a file may unpack to, are more than memory has free."""
+    try:
+        require_room(size)
+    except MemoryError:
+        raise ValueError(
+            f"{root} takes {size / 2**30:,.0f} GB as numbers, more than is free here: give fewer or smaller pictures"
+        ) from None
 
 
 def _require_known_range(root: str, pictures: Sequence[Picture]) -> None:

@@ -277,3 +277,12 @@ def test_mutated_pictures_load_or_are_one_line(tmp_path):
     assert loaded
     assert said
     assert not [line for line in said if "\n" in line]
+
+
+def test_pictures_that_are_more_than_memory_has_free_are_refused_after_the_first(tmp_path, monkeypatch):
+    for number in range(4):
+        Image.fromarray(np.zeros((3000, 3000), np.uint8)).save(tmp_path / f"{number}.png")
+    load_images(tmp_path)
+    monkeypatch.setattr("noiseshift.diffusion.memory.free_memory", lambda: 1 << 26)
+    with pytest.raises(ValueError, match="more than is free here: give fewer or smaller pictures"):
+        load_images(tmp_path)
