@@ -121,7 +121,7 @@ def command(
             with spared("report.html"):
                 write_text(fresh / "report.html", page({str(folder): fresh}))
     if as_json:
-        click.echo(json.dumps(study.summary(), default=str))
+        streams.answered(json.dumps(study.summary(), default=str), folder)
     else:
         print_study(study)
         streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {len(drawn)} figures)")

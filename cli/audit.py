@@ -63,6 +63,7 @@ def command(
     places.folder(out, "audit")
     with light_imports.without_garbage():
         light_imports.import_schedulers()
+        from noiseshift.analysis.after import spared
         from noiseshift.analysis.audit import print_audit
 
         from noiseshift.audit import audit
@@ -76,11 +77,13 @@ def command(
         _write(found, out)
     if as_json:
         summary = found.summary() | {"tolerance": tolerance, "beyond": [finding.name for finding in beyond]}
-        click.echo(json.dumps(summary))
-    else:
+        streams.answered(json.dumps(summary), out)
+    elif out is None:
         print_audit(found)
-        if out is not None:
-            streams.written(out, "/ (audit.csv, findings.json, audit.png)")
+    else:
+        with spared("the table on the terminal"):
+            print_audit(found)
+        streams.written(out, "/ (audit.csv, findings.json, audit.png)")
     if beyond:
         click.get_current_context().exit(1)
 

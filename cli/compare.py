@@ -236,7 +236,8 @@ def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int,
 
     if as_json:
         tables = {"runs": comparison.table, "pairs": comparison.pairs}
-        click.echo(json.dumps({name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}))
+        records = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        streams.answered(json.dumps(records), out)
         return
     with spared("the table on the terminal"):
         console = screen()

@@ -159,7 +159,8 @@ def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
 
     if as_json:
         table = json.loads(found.table().to_json(orient="records"))
-        click.echo(json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str))
+        words = json.dumps({"run": found.manifest, "methods": table, "chosen": found.chosen()}, default=str)
+        streams.answered(words, folder)
     else:
         print_correction(found)
         streams.written(folder, f"/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")

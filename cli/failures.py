@@ -40,6 +40,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "take a shorter name",
     errno.ELOOP: "its links go round in a circle: name the real path",
     errno.EINVAL: "the name or the file system does not allow this: name another place",
+    errno.EBADF: "open it for writing, or send the output elsewhere",
     errno.EIO: "the disk or the network drive failed: check it, or use another one",
     errno.ESTALE: "the network drive lost the file: run the command again",
     errno.ETXTBSY: "another program uses the file: end it first",

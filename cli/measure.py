@@ -138,7 +138,7 @@ def command(
                 write_text(fresh / "report.html", page({str(folder): found}))
         shards.clear()
     if as_json:
-        click.echo(json.dumps(found.summary(), default=str))
+        streams.answered(json.dumps(found.summary(), default=str), folder)
     else:
         print_run(found)
         streams.written(folder, f"/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")

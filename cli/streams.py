@@ -15,6 +15,9 @@ from typing import Any, TextIO, cast
 import click
 from noiseshift.analysis.names import plain
 
+OUTPUT = "standard output"
+"""What an error of writing names in the place of a file."""
+
 _SPELLING = dict(
     pair.split()
     for pair in (
@@ -57,13 +60,15 @@ def _fits(text: str, encoding: str) -> bool:
 
 class Stream:
     """A text stream of this process. Writers see one that takes any letter. A pipe without a reader, or a stream that was
-    closed, takes everything and keeps nothing; so does a `lenient` one (stderr) whatever is wrong with it."""
+    closed, takes everything and keeps nothing; so does a `lenient` one (stderr) whatever is wrong with it. Any other that
+    failed once fails at every write: what follows would have a gap before it."""
 
     encoding = "utf-8"
 
     def __init__(self, inner: TextIO, *, lenient: bool):
         self.inner = inner
         self.lenient = lenient
+        self.failed: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -71,6 +76,8 @@ class Stream:
     def write(self, text: str) -> int:
         words = spelled(text, self.inner.encoding or "ascii")
         if words:  # click asks with an empty string what kind of stream this is
+            if self.failed is not None:
+                raise self.failed
             with self._forgiving():
                 self.inner.write(words)
         return len(text)
@@ -86,7 +93,8 @@ class Stream:
         except (OSError, ValueError) as error:  # ValueError: the file object is closed
             self._drain()
             if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) and not self.lenient:
-                raise
+                self.failed = OSError(error.errno, error.strerror, OUTPUT)
+                raise self.failed from error
 
     def _drain(self) -> None:
         """From here on what is written goes nowhere: what is buffered must not fail once more when Python leaves."""
@@ -100,6 +108,7 @@ class Stream:
 def guarded() -> Iterator[None]:
     """stdout and stderr as such streams; a warning of any library is one line on stderr."""
     _occupy()
+    waiting = _wait_for_readers()
     real = (sys.stdout, sys.stderr)
     shown = warnings.showwarning
     handler = _Lines()
@@ -115,6 +124,8 @@ def guarded() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = real
+        for number in waiting:
+            os.set_blocking(number, False)
         warnings.showwarning = shown
         logger.removeHandler(handler)
 
@@ -124,7 +135,18 @@ def written(place: object, what: str = "") -> None:
     try:
         click.echo(f"written: {plain(place)}{what}")
     except OSError as error:
-        warn(f"stdout takes nothing ({error.strerror}); written: {plain(place)}{what}")
+        warn(f"{OUTPUT} takes nothing ({error.strerror}); written: {plain(place)}{what}")
+
+
+def answered(answer: str, place: object | None) -> None:
+    """JSON on stdout, of what is saved at `place`, if anywhere. Whoever asked for it must know where it did not come whole, and
+    where all is kept."""
+    try:
+        click.echo(answer)
+    except OSError as error:
+        if place is None:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; everything is saved in {plain(place)}", OUTPUT) from error
 
 
 def warn(message: object) -> None:
@@ -144,6 +166,20 @@ def _occupy() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
+
+
+def _wait_for_readers() -> list[int]:
+    """A slow reader is waited for: a pipe that another program set not to wait would lose what it has no room for. Returns
+    the descriptors that are so again afterwards."""
+    numbers = []
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(
+            AttributeError, OSError, ValueError
+        ):  # none at all, closed, no file of the system's, Windows
+            if not os.get_blocking(stream.fileno()):
+                os.set_blocking(stream.fileno(), True)
+                numbers.append(stream.fileno())
+    return numbers
 
 
 def _nowhere() -> TextIO:

@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from noiseshift.cli import main
-from noiseshift.cli.streams import spelled
+from noiseshift.cli.streams import guarded, spelled
 
 import noiseshift as ns
 
@@ -99,6 +102,7 @@ RESULTS = {
     "train-estimator": f"train-estimator tiny/model.safetensors --data few.npz {TRAINED}.safetensors",
     "compare": "compare run --no-progress --out new",
     "report": "report run --out new.html",
+    "audit": "audit diffusers/DDIMScheduler:5 --tolerance 9999 --accept last-level --out new",
 }
 """Every command that leaves something, but those that measure: `LINE` stands for them."""
 
@@ -126,9 +130,55 @@ def test_what_was_written_is_no_failure_because_stdout_takes_nothing(command, re
     said = capfd.readouterr().err
     assert "Traceback" not in said
     assert "error:" not in said
-    assert "was left out" in said or "stdout takes nothing" in said
+    assert "standard output takes nothing (No space left on device); written: new" in said
     assert code == 0
     assert list(results.glob("new*"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize("words", [LINE.replace("--out run", "--out new"), RESULTS["audit"]])
+def test_json_that_does_not_come_is_said_with_the_place_of_what_was_saved(words, results, monkeypatch, capfd):
+    monkeypatch.chdir(results)
+    for path in results.glob("*new*"):
+        shutil.rmtree(path)
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main.main([*words.split(), "--json"], standalone_mode=False)
+    said = capfd.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: standard output: No space left on device; everything is saved in new: ")
+    assert code == 1
+    assert (results / "new" / "noiseshift.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "set_blocking"), reason="pipes that do not wait are not Windows'")
+def test_a_slow_reader_of_a_pipe_that_does_not_wait_gets_every_letter(monkeypatch):
+    """As behind a server that set its pipes so: more than a pipe holds, before the first of it is read."""
+    text = "".join(f"{number:07d}\n" for number in range(30_000))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with open(reader, "rb") as slow, open(writer, "w", encoding="ascii") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+
+        def write():
+            with guarded():
+                click.echo(text, nl=False)
+            pipe.close()
+
+        with ThreadPoolExecutor(1) as other:
+            done = other.submit(write)
+            time.sleep(0.2)
+            assert slow.read().decode() == text
+            done.result()
+
+
+def test_a_pipe_that_does_not_wait_is_one_again_afterwards(monkeypatch):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with open(reader, "rb"), open(writer, "w", encoding="ascii") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with guarded():
+            assert os.get_blocking(writer)
+        assert not os.get_blocking(writer)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
@@ -141,4 +191,4 @@ def test_what_is_asked_for_on_stdout_and_does_not_fit_is_one_line(words, monkeyp
         code = main.main(words.split(), standalone_mode=False)
     said = capfd.readouterr().err
     assert code == 1
-    assert said == "error: No space left on device: free some space, or write to another disk\n"
+    assert said == "error: standard output: No space left on device: free some space, or write to another disk\n"
