@@ -61,7 +61,7 @@ class LazyGroup(click.Group):
             sys.stdout.flush()  # a full disk behind stdout is an error here, not when Python leaves
 
         try:
-            ctx.exit(failures.guard(action, lambda: ctx.invoked_subcommand))
+            ctx.exit(failures.guard(action, ctx.meta["noiseshift.words"]))
         finally:
             distributed.leave()
 
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
             except click.ClickException as error:
                 code = failures.usage(error)
             except click.Abort:
-                code = 130
+                code = failures.stopped()
             except OSError as error:  # the help or the version, on a full disk
                 click.echo(f"error: {failures.in_one_line(error)}", err=True)
                 code = 1

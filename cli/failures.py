@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -63,13 +64,8 @@ ACCELERATOR = "the accelerator's memory is full: take a smaller --batch"
 
 _EXTRAS = {"torch_fidelity": "fid", "torchvision": "fid", "transformers": "text", "accelerate": "text"}
 
-BATCHES = "finished batches are kept, the same command goes on from there"
-TRAINING = "the training is kept as of its last save, the same command goes on from there"
-RESUMED = {
-    **dict.fromkeys(("measure", "sample", "compare", "correct"), BATCHES),
-    **dict.fromkeys(("train", "finetune", "train-estimator"), TRAINING),
-}
-"""What is left of a command that is stopped, by command; of the others nothing is."""
+PATIENCE = 2.0
+"""Seconds after a signal in which another one is the same wish: what is put in order then is not cut short."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -79,61 +75,79 @@ class Stopped(KeyboardInterrupt):
         super().__init__()
         self.code = 128 + number
         self.word = {signal.SIGINT: "interrupted"}.get(signal.Signals(number), "terminated")
+        self.when = time.monotonic()
+
+
+_stops: list[Stopped] = []
+"""The signals that this command was sent."""
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """SIGTERM and a closed terminal stop a command as Ctrl-C does, so that locks and temporary folders are left in order.
 
-    A signal that is ignored (nohup) stays ignored.
+    A signal that is ignored (nohup), or that other code handles, stays so.
     """
+    _stops.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    for number, old in before.items():
-        if old is signal.SIG_DFL:
-            signal.signal(number, _stop)
+    taken = {number: old for number, old in before.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in taken:
+        signal.signal(number, _stop)
     try:
         yield
     finally:
-        for number, old in before.items():
-            if old is signal.SIG_DFL:
-                signal.signal(number, old)
+        for number, old in taken.items():
+            signal.signal(number, old)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+    stop = Stopped(number)
+    if not _stops or stop.when - _stops[-1].when > PATIENCE:
+        _stops.append(stop)
+        raise stop
 
 
-def guard(action: Callable[[], Any], command: Callable[[], str | None]) -> int:
-    """Run `action`; what it raises becomes a line on stderr. Returns the exit code. `NOISESHIFT_DEBUG=1` shows tracebacks.
+def guard(action: Callable[[], Any], words: Sequence[str] = ()) -> int:
+    """Run `action`, the command line `words`; what it raises becomes a line on stderr. Returns the exit code.
+    `NOISESHIFT_DEBUG=1` shows tracebacks."""
+    from noiseshift.writing.unfinished import forget
 
-    `command()` is the name of the command that the action turned out to be.
-    """
+    forget()
     try:
         action()
     except (click.exceptions.Exit, click.ClickException, click.Abort):
-        raise
-    except KeyboardInterrupt as stop:
-        return _stopped(command(), stop)
-    except SystemExit:
-        click.echo("error: code that was loaded ended the program: make it return instead", err=True)
-        return 1
-    except Exception as error:
+        if not _stops:
+            raise
+        return stopped(words=words)
+    except (KeyboardInterrupt, SystemExit, Exception) as error:
         if os.environ.get("NOISESHIFT_DEBUG"):
             traceback.print_exception(error)
-        click.echo(f"error: {in_one_line(error)}", err=True)
+        # What runs between a signal and here (an import, torch's writer) may have made another error of it.
+        if isinstance(error, KeyboardInterrupt) or _stops:
+            return stopped(error, words)
+        click.echo(f"error: {QUIT if isinstance(error, SystemExit) else in_one_line(error)}", err=True)
         return 1
     return 0
 
 
-def _stopped(command: str | None, stop: KeyboardInterrupt) -> int:
-    code, word = (stop.code, stop.word) if isinstance(stop, Stopped) else (128 + signal.SIGINT, "interrupted")
-    left = RESUMED.get(command or "", "nothing was written, the same command begins anew")
-    click.echo(f"{word}: {left}", err=True)
-    return code
+QUIT = "code that was loaded ended the program: make it return instead"
+
+
+def stopped(error: BaseException | None = None, words: Sequence[str] = ()) -> int:
+    """Say in one line that a signal stopped the command line `words`, and what is there to go on from. Returns the exit code."""
+    from noiseshift.writing.unfinished import kept
+
+    first = next((stop for stop in (*_stops, error) if isinstance(stop, Stopped)), Stopped(signal.SIGINT))
+    same = "the same command without --restart" if "--restart" in words else "the same command"
+    left = f"{', '.join(kept())}, {same} goes on from there"
+    click.echo(
+        f"{first.word}: {left if kept() else 'nothing unfinished is kept, the same command begins anew'}", err=True
+    )
+    return first.code
 
 
 def usage(error: click.ClickException) -> int:

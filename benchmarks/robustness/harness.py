@@ -182,11 +182,12 @@ def never() -> None:
     """A process that is not stopped."""
 
 
-def at_change(count: int, seen: Any = None) -> Callable[[], None]:
-    """Killed before its `count`-th change of the file system; `seen` (a shared number) counts them."""
+def at_change(count: int, seen: Any = None, signals: tuple[int, ...] = (signal.SIGKILL,)) -> Callable[[], None]:
+    """Killed before its `count`-th change of the file system, or sent `signals` there and at the changes that follow; `seen` (a
+    shared number) counts them."""
 
     def begin() -> None:
-        here, left = os.getcwd(), [count]
+        here, left, to_send = os.getcwd(), [count], list(signals)
 
         def hook(event: str, args: tuple[Any, ...]) -> None:
             opened = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
@@ -195,8 +196,8 @@ def at_change(count: int, seen: Any = None) -> Callable[[], None]:
             if seen is not None:
                 seen.value += 1
             left[0] -= 1
-            if left[0] < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if left[0] < 0 and to_send:
+                os.kill(os.getpid(), to_send.pop(0))
 
         sys.addaudithook(hook)
 

@@ -4,9 +4,11 @@
     python benchmarks/robustness/kills.py --kills 20          half a minute
     python benchmarks/robustness/kills.py --kills 20 --only sample,train
 
-A third of the kills is before a chosen change of the file system (all are chosen in turn), a third in the middle of a write, a
-third at a random time. Half of them hit a command that replaces an earlier result, of another seed, which must not be lost:
-after the kill, the old result or the new one is whole. Nothing unfinished stays in the cache folder either. Prints a row a command
+A quarter of the kills is before a chosen change of the file system (all are chosen in turn), a quarter in the middle of a
+write, a quarter at a random time. The last quarter are one or two of SIGINT, SIGTERM and SIGHUP, as from Ctrl-C pressed twice,
+at a chosen change and the one after it: they end a command in one line and leave no lock and nothing half written. Half of them
+hit a command that replaces an earlier result, of another seed, which must not be lost: after the kill, the old result or the new
+one is whole. Nothing unfinished stays in the cache folder either. Prints a row a command
 and `N kills, 0 faults`; exit code 1 otherwise.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -49,6 +52,9 @@ def main(kills: int, only: str, seed: int) -> None:
     sys.exit(bool(faults))
 
 
+KINDS = ("before change", "inside a write", "after seconds", "by signals at change")
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 SLOW = {"measure", "approx", "correct", "compare"}
 """Commands that take seconds: every other one is killed three times as often."""
 
@@ -63,16 +69,14 @@ def _shares(kills: int, chosen: list[str]) -> dict[str, int]:
 def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, list[str]]:
     """How many processes of `command` were killed, and what went wrong afterwards."""
     wanted, old = harness.whole(command), None
-    stride = wanted.changes / max(1, -(-times // 3))
+    stride = wanted.changes / max(1, -(-times // 4))
     hit, tried, faults = 0, 0, []
     while hit < times and tried < 4 * times:
-        kind = ("before change", "inside a write", "after seconds")[tried % 3]
-        at = (
-            int((tried // 3) * stride) % wanted.changes,
-            int(10 ** chance.uniform(0, 5.3)),
-            chance.uniform(0, wanted.seconds),
-        )[tried % 3]
-        replaces = bool(tried // 3 % 2) and not command.startswith(
+        kind = KINDS[tried % 4]
+        change = int((tried // 4) * stride) % wanted.changes
+        at = (change, int(10 ** chance.uniform(0, 5.3)), chance.uniform(0, wanted.seconds), change)[tried % 4]
+        signals = tuple(chance.choices(STOPS, k=chance.randint(1, 2)))
+        replaces = bool(tried // 4 % 2) and not command.startswith(
             ("train", "finetune")
         )  # a training goes on, or refuses
         tried += 1
@@ -83,10 +87,12 @@ def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, l
         harness.clear("cache")
         if replaces:
             harness.put_back("out", f"{command}.old")
-        if not _killed(command, kind, at):
+        ended = _killed(command, kind, at, signals)
+        if ended.code == 0:
             continue
         hit += 1
-        found = _faults(command, wanted.result, old.result if old and replaces else None)
+        found = _disorder(ended) if kind == KINDS[3] else []
+        found += _faults(command, wanted.result, old.result if old and replaces else None)
         faults += [f"{command}, killed {kind} {at:.6g}: {fault}" for fault in found]
         if hit % 5 == 0:  # a run that is cut short still tells
             print(f"{command}: {hit} killed, {len(faults)} faults so far", flush=True)
@@ -94,16 +100,27 @@ def _kill_often(command: str, times: int, chance: random.Random) -> tuple[int, l
     return hit, faults
 
 
-def _killed(command: str, kind: str, at: float) -> bool:
+def _killed(command: str, kind: str, at: float, signals: tuple[int, ...]) -> harness.Ended:
     stops: dict[str, Callable[[], None]] = {
         "before change": harness.at_change(int(at)),
         "inside a write": harness.inside_a_write(int(at)),
+        "by signals at change": harness.at_change(int(at), signals=signals),
     }
     job = harness.run(command, "out", stop=stops.get(kind, harness.never))
     if kind == "after seconds":
         job.process.join(at)
         job.kill()
-    return job.wait().code < 0
+    return job.wait()
+
+
+def _disorder(ended: harness.Ended) -> list[str]:
+    """What a command that was sent signals did not end in order of."""
+    ends = [line for line in ended.said.splitlines() if line.startswith(("terminated: ", "interrupted: "))]
+    found = [] if ended.code in (129, 130, 143) else [f"it ended with {ended.code}"]
+    if len(ends) != 1 or "Traceback" in ended.said or "error:" in ended.said:
+        found.append(f"it said {ended.said.strip()[-300:]}")
+    left = [name for name in harness.beside("out") if name.endswith(".lock") or ".new-" in name or ".old-" in name]
+    return [*found, f"it left {', '.join(left)}"] if left else found
 
 
 def _faults(command: str, wanted: dict[str, str], old: dict[str, str] | None) -> list[str]:

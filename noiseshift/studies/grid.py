@@ -26,6 +26,9 @@ from noiseshift.studies.sampling import Progress
 from noiseshift.studies.shards import Shards
 from noiseshift.studies.variants import Variant
 from noiseshift.writing import claimed, jointly
+from noiseshift.writing.unfinished import keeps
+
+KEPT = "finished runs are kept"
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progre
     shards = Shards(folder, about)
     run = _kept(folder, about)
     if run is not None:
+        keeps(folder, KEPT)
         shards.clear()  # a process may have been killed when its run stood, and its batches too
         return run
     run = measure(
@@ -165,6 +169,7 @@ def _one(cell: Cell, folder: Path, extractor: Extractor | None, progress: Progre
     distributed.wait()  # the first changes the folder only when all have looked at it
     if distributed.joined()[0] == 0:
         run.save(folder)
+        keeps(folder, KEPT)
     shards.clear()
     return run
 

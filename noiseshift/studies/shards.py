@@ -26,7 +26,10 @@ from noiseshift.diffusion.identity import differences
 from noiseshift.estimators.instrument import Readings
 from noiseshift.reading import read_arrays, read_json
 from noiseshift.shift.reading import BatchReadings
+from noiseshift.writing.unfinished import keeps
 from noiseshift.writing.whole import is_temporary, whole_file, write_text
+
+KEPT = "finished batches are kept"
 
 _SHARD = re.compile(r"\d{8,}\.npz")
 
@@ -57,6 +60,8 @@ class Shards:
             _tidy(self.folder)
         distributed.wait()
         self.begun = bool(_shards(self.folder))
+        if self.begun:
+            keeps(self.root, KEPT)
         self.rows = _rows_of(self.root)
 
     def save(self, start: int, batch: BatchReadings) -> None:
@@ -86,6 +91,7 @@ class Shards:
             write_text(self.root / "rows.json", json.dumps(self.rows))
         with whole_file(self._path(start)) as fresh:
             np.savez(fresh, **arrays)
+        keeps(self.root, KEPT)
 
     def load(self, start: int) -> BatchReadings | None:
         """The batch that begins at sample `start`, or None where it is not finished. One that cannot be read, or is another's, is

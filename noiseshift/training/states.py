@@ -16,7 +16,10 @@ from noiseshift import distributed
 from noiseshift.checkpoints.files import read_content
 from noiseshift.diffusion.memory import is_out_of_memory
 from noiseshift.reading import read_text
+from noiseshift.writing.unfinished import keeps
 from noiseshift.writing.whole import remove_temporaries, whole_file, write_text
+
+KEPT = "the training is kept as of its last save"
 
 Log = list[dict[str, Any]]
 """A row for each state that was kept: its step, the mean loss since the one before, and settings."""
@@ -34,7 +37,8 @@ def save_tensors(state: Mapping[str, Any], path: Path) -> None:
 
 
 def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
-    """`torch.save` to an open file. Where the disk is full, that is what is raised: torch says something else on top.
+    """`torch.save` to an open file. Where the disk is full, or the user stopped it, that is what is raised: torch says something
+    else on top.
 
     Args:
         state: tensors and plain values.
@@ -46,7 +50,7 @@ def write_tensors(state: Mapping[str, Any], file: IO[bytes]) -> None:
         torch.save(dict(state), file)
     except RuntimeError as error:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
+        while cause is not None and not isinstance(cause, OSError | KeyboardInterrupt):
             cause = cause.__context__
         raise cause or error from None
 
@@ -61,6 +65,7 @@ def keep_state(folder: Path, state: Mapping[str, Any], log: Log) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors({**state, "log": [dict(row) for row in log]}, folder / "state.pt")
+    keeps(folder / "state.pt", KEPT)
     _write_log(folder, log)
 
 
@@ -85,6 +90,7 @@ def kept_state(folder: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(state.get("log"), list) or not all(isinstance(row, dict) for row in state["log"]):
         state["log"] = [row for row in read_log(folder) if row["step"] <= step]
+    keeps(path, KEPT)
     if first:
         _write_log(folder, state["log"])  # a process may have been killed between its two files
     return state

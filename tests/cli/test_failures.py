@@ -1,12 +1,14 @@
 """Whatever a command fails of is one line that names the remedy, with the right exit code; and so is its end by a signal."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
+from functools import partial
 
 import click
 import numpy as np
@@ -16,6 +18,10 @@ from click.testing import CliRunner
 from noiseshift.cli import failures, main
 
 import noiseshift as ns
+from noiseshift.diffusion.schedules import Linear
+from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
+from noiseshift.training.states import write_tensors
+from noiseshift.writing import claimed_file, whole_file
 
 
 def shown(error_maker):
@@ -131,30 +137,114 @@ def test_a_traceback_comes_when_it_is_asked_for(broken, monkeypatch):
     assert "Traceback" in result.stderr
 
 
+def stopped(action, words=()):
+    """The exit code of an action that a signal stops."""
+    with failures.stoppable():
+        return failures.guard(action, words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
-    ("command", "resumes"), [("measure", True), ("train", True), ("approx", False), ("info", False)]
+    ("step", "words", "left"),
+    [
+        (2, (), "nothing unfinished is kept, the same command begins anew"),
+        (3, (), "the training is kept as of its last save, the same command goes on from there"),
+        (
+            3,
+            ("--restart",),
+            "the training is kept as of its last save, the same command without --restart goes on from there",
+        ),
+    ],
 )
-def test_a_resume_is_promised_only_where_there_is_one(command, resumes, monkeypatch):
-    def callback():
-        raise KeyboardInterrupt
+def test_a_training_promises_to_go_on_only_from_what_was_saved(number, step, words, left, tmp_path, capsys):
+    def report(done, loss):
+        if done == step:
+            signal.raise_signal(number)
 
-    monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: click.Command(name, callback=callback))
-    result = CliRunner().invoke(main, [command])
-    assert result.exit_code == 130
-    assert ("goes on from there" in result.stderr) == resumes
+    images = ns.data.reference()[:8]
+    config = EstimatorTraining(steps=6, batch=2, width=4)
+    train = partial(train_estimator, images, Linear(), config, folder=tmp_path / "training", every=3, report=report)
+    assert stopped(train, words) == 128 + number
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert capsys.readouterr().err == f"{word}: {left}\n"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_run_in_one_line(number, code, tmp_path):
+def test_a_signal_while_torch_writes_is_no_error_of_torch(tmp_path, capsys):
+    """Its writer makes a RuntimeError of whatever the file raises."""
+
+    class Interrupted(io.BytesIO):
+        def write(self, data):
+            signal.raise_signal(signal.SIGTERM)
+            return super().write(data)
+
+    def action():
+        write_tensors({"weight": torch.zeros(3)}, Interrupted())
+
+    with failures.stoppable(), pytest.raises(KeyboardInterrupt):
+        action()
+    assert stopped(action) == 143
+    assert capsys.readouterr().err.startswith("terminated: ")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("unexpected pos"), ImportError("cut short"), SystemExit(1), click.UsageError("x")]
+)
+def test_a_signal_that_others_make_an_error_of_is_still_one(error, capsys):
+    def action():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise error from None
+
+    assert stopped(action) == 143
+    assert capsys.readouterr().err == "terminated: nothing unfinished is kept, the same command begins anew\n"
+
+
+def test_a_second_signal_does_not_cut_short_what_is_put_in_order(tmp_path, monkeypatch):
+    place = tmp_path / "a.txt"
+
+    def action():
+        with claimed_file(place, lambda path: True), whole_file(place) as fresh:
+            fresh.write_text("half")
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+
+    assert stopped(action) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_long_after_the_first_ends_what_hangs(monkeypatch):
+    monkeypatch.setattr(failures, "PATIENCE", 0.0)
+    ended = []
+
+    def action():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(0.01)
+            signal.raise_signal(signal.SIGTERM)
+            ended.append("not reached")
+
+    assert stopped(action) == 143
+    assert not ended
+
+
+@pytest.mark.parametrize(("number", "code", "until"), [(signal.SIGINT, 130, "*"), (signal.SIGTERM, 143, "*.npz")])
+def test_a_signal_ends_a_run_in_one_line(number, code, until, tmp_path):
     words = ["sample", "--samples", "4000", "--batch", "4", "--sampler", "euler:4"]
     job = subprocess.Popen(
         [sys.executable, "-m", "noiseshift", *words, "--no-progress"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + 60
-    while time.monotonic() < end and not any(tmp_path.rglob("*")):
+    while time.monotonic() < end and not any(tmp_path.rglob(until)):
         time.sleep(0.1)
     job.send_signal(number)
     _, errors = job.communicate(timeout=60)
     assert job.returncode == code
-    assert errors.splitlines()[-1:] == [line for line in errors.splitlines() if "goes on from there" in line]
+    promised = [line for line in errors.splitlines() if "goes on from there" in line]
+    assert bool(promised) == bool(list(tmp_path.rglob("*.npz")))
+    assert promised in ([], errors.splitlines()[-1:])
+    assert promised or until == "*"
     assert "Traceback" not in errors
