@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import math
+import re
 import sys
 import time
 import types
@@ -171,9 +172,19 @@ def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None)
 
 
 def filled_in(kept: str, written: str) -> list[str]:
-    """Lines of a wrapper that `info --write-wrapper` did not write, comments aside."""
-    lines = [[line.partition("  #")[0].rstrip() for line in text.splitlines()] for text in (written, kept)]
-    return [line.strip() for line in lines[1] if line and not line.startswith('"""') and line not in lines[0]]
+    """Lines of a wrapper that have a part that `info --write-wrapper` did not write; comments aside.
+
+    A line of the card is as many parts as it has entries, since where a line ends depends on what else there is room for.
+    """
+    known = {part for line in written.splitlines() for part in parts_of(line)}
+    lines = [line for line in kept.splitlines() if line and not line.startswith('"""')]
+    return [line.strip() for line in lines if not set(parts_of(line)) <= known]
+
+
+def parts_of(line: str) -> list[str]:
+    """A line's entries, without its comment."""
+    code = line.partition("  #")[0].strip().removesuffix(",")
+    return re.split(r', (?=")', code)
 
 
 class _Unused(types.ModuleType):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from noiseshift.writing import replaced_file
 
 FILL = "# fill in"
 """What marks a line that only a person can complete."""
+
+WIDTH = 112
+"""Characters of a line of the card, without its indent and its comment."""
 
 RAW = "[0, 1]", "pixels as ToTensor makes them, unless changed after"
 GRAPHS = {"edge_index", "edge_attr", "adj", "adjacency", "edges", "batch_index"}
@@ -74,7 +77,7 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
         _refuse_other_class(contents.path, code.network)
     network, training = (code.network, code.training) if code else (None, NOTHING)
     training = with_settings(training, contents.settings)
-    card = "\n".join(f"        {line}" for line in _card(contents, network, training))
+    card = "\n".join(f"        {line}" for line in _packed(_card(contents, network, training)))
     imports = "\n".join(_imports(network, code.near if code else None))
     body = "\n".join(f"    {line}" for line in _body(contents, network, training))
     return f'''"""For `noiseshift info {name}:model --data DATA`, which checks it, then `noiseshift measure` with the same words."""
@@ -213,8 +216,9 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
     if _is_edm(contents, training):
         ends = {name: (training.edm or {}).get(name) for name in ("sigma_min", "sigma_max")}
         known = {"kind": "variance-exploding", **{name: value for name, value in ends.items() if value}}
-        yield f'"schedule": {_words(known)}, "prediction": "x0", "time": {{"conditioning": "sigma"}},'
+        yield from (f'"schedule": {_words(known)},', '"prediction": "x0",')
         yield from _labelled(contents, network, training)
+        yield '"time": {"conditioning": "sigma"},'
         return
     if _unknown(contents, training):
         kinds = 'or {"kind": "discrete", "steps": 1000}, {"kind": "variance-exploding"}, …; epsilon, x0, v_prediction or score'
@@ -222,14 +226,25 @@ def _card(contents: Contents, network: Network | None, training: Training) -> It
         yield f'"schedule": {{"kind": "linear"}}, "prediction": "{learned}",  {FILL}: {kinds}'
     else:
         yield f'"schedule": {_schedule(contents, training)}'
-        prediction = f'"prediction": {_prediction(contents, training)}'
-        if FILL not in prediction:
-            yield f'{prediction} "time": {_time(contents, network, training)}'
-            yield from _labelled(contents, network, training)
-            return
-        yield prediction
-    yield f'"time": {_time(contents, network, training)}'
+        yield f'"prediction": {_prediction(contents, training)}'
     yield from _labelled(contents, network, training)
+    yield f'"time": {_time(contents, network, training)}'
+
+
+def _packed(parts: Iterable[str]) -> Iterator[str]:
+    """The card's parts, as many a line as there is room for; one with a comment ends its line, and one to fill in has its own."""
+    line = ""
+    for part in filter(None, parts):
+        joined = f"{line} {part}" if line else part
+        if line and (FILL in part or len(joined.partition("  #")[0]) > WIDTH):
+            yield line
+            joined = part
+        line = joined
+        if "  #" in part or part.startswith("#"):
+            yield line
+            line = ""
+    if line:
+        yield line
 
 
 def _labelled(contents: Contents, network: Network | None, training: Training) -> Iterator[str]:

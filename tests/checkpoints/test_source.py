@@ -125,6 +125,18 @@ def test_a_wrapper_of_a_ddpm_needs_nothing(here, layout, prefix):
     assert float(checkpoint.model.schedule(T).alpha ** 2) == pytest.approx(float(bars[99]), rel=1e-5)
 
 
+def test_what_needs_nothing_is_at_most_eight_lines_and_what_a_person_fills_in_has_a_line_of_its_own(here):
+    built = Built(here, "toy_net.py", DDPM)
+    lines = [line for line in written(built.saved().relative_to(here)).splitlines()[1:] if line]
+    assert len(lines) <= 8
+    Path("mine.py").unlink()
+    (here / "train.py").unlink()
+    torch.save({"net.weight": torch.zeros(3, 3, 5, 5), "net.bias": torch.zeros(3)}, "other.pt")
+    for line in written("other.pt").splitlines():
+        entries = line.partition("  #")[0].count('": ')
+        assert FILL not in line or entries - line.partition("  #")[0].count('{"') <= 2, line
+
+
 @pytest.mark.parametrize(
     ("mixed", "zero"),
     [

@@ -9,8 +9,6 @@ FILE = "checkpoints/flow_model.pth"
 
 def model():
     return ns.adapters.weights(FILE, Unet(in_channels=1, out_channels=1, channels_list=[32, 64, 128], embedding_dim=100)), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "linear"}, "prediction": "velocity",
-        "time": {"zero": "noise"},
-        "classes": 10, "null_class": "none",
+        "shape": [1, 28, 28], "schedule": {"kind": "linear"}, "prediction": "velocity", "classes": 10,
+        "null_class": "none", "time": {"zero": "noise"},
     }

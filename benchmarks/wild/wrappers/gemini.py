@@ -10,8 +10,6 @@ FILE = "diffusion.pt"
 def model():
     network = ns.adapters.weights(FILE, NoiseEstimatingNet(num_steps=1000, time_emb_dim=100, class_emb_dim=5))
     return lambda x, t, label: network(x, t, label[:, None]), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
-        "prediction": "epsilon", "time": {"integer": True, "column": True},
-        "classes": 10,  # fill in: "classes": 9, "null_class": 9 where the last row is a null class
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
+        "prediction": "epsilon", "classes": 10, "time": {"integer": True, "column": True},
     }

@@ -12,7 +12,6 @@ FILE = "src/checkpoints/flow.pt"
 
 def model():
     return ns.adapters.weights(FILE, VelocityField()), {
-        "shape": [2],
-        "schedule": {"kind": "linear"},
-        "prediction": "velocity", "time": {"zero": "noise", "column": True},
+        "shape": [2], "schedule": {"kind": "linear"}, "prediction": "velocity",
+        "time": {"zero": "noise", "column": True},
     }

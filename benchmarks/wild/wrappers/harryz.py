@@ -9,9 +9,6 @@ FILE = "diffusion.pt"
 
 def model():
     return ns.adapters.weights(FILE, NoiseEstimatingNet(64, 64)), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
-        "prediction": "epsilon",
-        "time": {"integer": True},  # "column": True where its shape is (B, 1)
-        "classes": 10,
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
+        "prediction": "epsilon", "classes": 10, "time": {"integer": True},
     }

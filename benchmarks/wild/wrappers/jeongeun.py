@@ -9,8 +9,6 @@ FILE = "flow.pth"
 
 def model():
     return ns.adapters.weights(FILE, Flow()), {
-        "shape": [2],
-        "schedule": {"kind": "linear"},
-        "prediction": "velocity", "time": {"zero": "noise", "column": True},
-        "signature": "(t, x)",
+        "shape": [2], "schedule": {"kind": "linear"}, "prediction": "velocity", "signature": "(t, x)",
+        "time": {"zero": "noise", "column": True},
     }

@@ -9,7 +9,6 @@ FILE = "diffusion_model.pth"
 
 def model():
     return ns.adapters.weights(FILE, DiffusionMLP()), {
-        "shape": [4],
-        "schedule": {"kind": "discrete", "alphas_cumprod": [1 - t / 1000 for t in range(1, 1000)]}, "prediction": "epsilon",
-        "time": {"scale": 999},
+        "shape": [4], "schedule": {"kind": "discrete", "alphas_cumprod": [1 - t / 1000 for t in range(1, 1000)]},
+        "prediction": "epsilon", "time": {"scale": 999},
     }

@@ -9,7 +9,6 @@ FILE = "diffusion.pth"
 
 def model():
     return ns.adapters.weights(FILE, DiffusionNoisePredictor()), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 200},
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 200},
         "prediction": "epsilon", "time": {"scale": 1.005025126, "offset": -0.005025125628},  # step k as k / 199
     }

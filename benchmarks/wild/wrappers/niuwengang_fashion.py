@@ -9,7 +9,6 @@ FILE = "ddpm_fashion.pt"
 
 def model():
     return ns.adapters.weights(FILE, MyUNet()), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
         "prediction": "epsilon", "time": {"integer": True, "column": True},
     }

@@ -12,7 +12,5 @@ FILE = "pt_3_model.pt"
 
 def model():
     return ns.adapters.weights(FILE, Denoiser(32)), {
-        "shape": [32],
-        "schedule": {"kind": "linear"},
-        "prediction": "velocity", "time": {"zero": "data"},
+        "shape": [32], "schedule": {"kind": "linear"}, "prediction": "velocity", "time": {"zero": "data"},
     }

@@ -12,7 +12,5 @@ FILE = "pt_4_model.pt"
 
 def model():
     return ns.adapters.weights(FILE, Denoiser(32)), {
-        "shape": [32],
-        "schedule": {"kind": "linear"},
-        "prediction": "x0", "time": {"zero": "data"},
+        "shape": [32], "schedule": {"kind": "linear"}, "prediction": "x0", "time": {"zero": "data"},
     }

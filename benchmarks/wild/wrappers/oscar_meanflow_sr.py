@@ -13,7 +13,5 @@ FILE = "sr_32d_meanflow.pt"
 def model():
     network = ns.adapters.weights(FILE, Denoiser(32))
     return lambda x, t: network(x, t, h=0 * t), {
-        "shape": [32],
-        "schedule": {"kind": "linear"},
-        "prediction": "x0", "time": {"zero": "data"},
+        "shape": [32], "schedule": {"kind": "linear"}, "prediction": "x0", "time": {"zero": "data"},
     }

@@ -8,10 +8,7 @@ FILE = "checkpoints/model_ema.pt"
 
 
 def model():
-    network = MLPDiffusion(13, 4, True, {"d_layers": [256, 256], "dropout": 0.0})
-    return ns.adapters.weights(FILE, network), {
-        "shape": [13],
-        "schedule": {"kind": "discrete", "betas": "cosine", "steps": 1000}, "prediction": "epsilon",
-        "time": {"scale": 1000, "offset": -1},
-        "classes": 4, "null_class": "none",
+    return ns.adapters.weights(FILE, MLPDiffusion(13, 4, True, {"d_layers": [256, 256], "dropout": 0.0})), {
+        "shape": [13], "schedule": {"kind": "discrete", "betas": "cosine", "steps": 1000}, "prediction": "epsilon",
+        "classes": 4, "null_class": "none", "time": {"scale": 1000, "offset": -1},
     }

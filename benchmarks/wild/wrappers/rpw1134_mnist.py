@@ -12,8 +12,6 @@ FILE = "mnist_diffusion_model_conditioned.pth"
 
 def model():
     return ns.adapters.weights(FILE, MnistDiffusionUNet()), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
-        "prediction": "epsilon", "time": {"scale": 1000, "offset": -1},
-        "classes": 10, "null_class": 10,
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 1000},
+        "prediction": "epsilon", "classes": 10, "null_class": 10, "time": {"scale": 1000, "offset": -1},
     }

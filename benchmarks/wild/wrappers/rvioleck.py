@@ -9,7 +9,6 @@ FILE = "checkpoints/ddpm_fashion.pt"
 
 def model():
     return ns.adapters.weights(FILE, MyUNet(100)), {
-        "shape": [1, 28, 28],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 100},
-        "prediction": "epsilon", "time": {"integer": True, "column": True},  # "column": True where its shape is (B, 1)
+        "shape": [1, 28, 28], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 100},
+        "prediction": "epsilon", "time": {"integer": True, "column": True},
     }

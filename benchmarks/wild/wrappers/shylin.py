@@ -11,6 +11,6 @@ def model():
     return ns.adapters.weights(FILE, NoisePredictor()), {
         "shape": [1, 28, 28],
         "range": [0, 1],  # fill in: pixels as ToTensor makes them, unless changed after
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 300},
-        "prediction": "epsilon", "time": {"integer": True},  # "column": True where its shape is (B, 1)
+        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 300}, "prediction": "epsilon",
+        "time": {"integer": True},
     }

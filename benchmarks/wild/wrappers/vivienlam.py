@@ -9,7 +9,6 @@ FILE = "checkpoints/ddpm.pt"
 
 def model():
     return ns.adapters.weights(FILE, NoisePredictor(100)), {
-        "shape": [100],
-        "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 100},
+        "shape": [100], "schedule": {"kind": "discrete", "beta_start": 0.0001, "beta_end": 0.02, "steps": 100},
         "prediction": "epsilon", "time": {"scale": 100, "offset": -1},
     }

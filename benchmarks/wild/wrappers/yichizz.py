@@ -8,10 +8,7 @@ FILE = "model/ddpm_mnist_starter.pth"
 
 
 def model():
-    network = CNN(in_channels=1, expected_shape=(28, 28), n_hidden=(16, 32, 32, 16))
-    return ns.adapters.weights(FILE, network), {
-        "shape": [1, 28, 28],
-        "range": [-0.5, 0.5],
-        "schedule": ns.adapters.schedule(FILE),  # 1,001 steps, by its beta_t
+    return ns.adapters.weights(FILE, CNN(in_channels=1, expected_shape=(28, 28), n_hidden=(16, 32, 32, 16))), {
+        "shape": [1, 28, 28], "range": [-0.5, 0.5], "schedule": ns.adapters.schedule(FILE),  # 1,001 steps, by its beta_t
         "prediction": "epsilon", "time": {"scale": 1.001, "offset": -0.001},
     }

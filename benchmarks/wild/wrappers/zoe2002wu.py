@@ -9,7 +9,5 @@ FILE = "diffusion_model.pt"
 
 def model():
     return ns.adapters.weights(FILE, Pointmaze_MLP(input_dim=2)), {
-        "shape": [16, 2],
-        "schedule": {"kind": "linear"}, "prediction": "epsilon",
-        "time": {"zero": "data"},
+        "shape": [16, 2], "schedule": {"kind": "linear"}, "prediction": "epsilon", "time": {"zero": "data"},
     }
