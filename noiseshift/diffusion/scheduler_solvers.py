@@ -61,8 +61,8 @@ class Diffusers(Solver):
     def update(self) -> Scheduled:
         return schedulers.Following(self.scheduler, self.steps, self.options)
 
-    def finer(self, factor: int) -> Solver:
-        return Diffusers(self.scheduler, factor * self.steps, **self.options)
+    def with_steps(self, steps: int) -> Solver:
+        return Diffusers(self.scheduler, steps, **self.options)
 
     def bound(self, checkpoint: Sampled) -> Solver:
         own = None if checkpoint.sampler is None else checkpoint.sampler(self.steps)

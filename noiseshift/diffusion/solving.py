@@ -80,7 +80,11 @@ class Solver:
     def finer(self, factor: int) -> Solver | None:
         """A solver of the same final samples, for `factor` times the network calls; None where none is known. Raises ValueError
         where it cannot take so many steps."""
-        return replace(self, steps=factor * self.steps)
+        return self.with_steps(factor * self.steps)
+
+    def with_steps(self, steps: int) -> Solver:
+        """The same solver with another number of steps. Raises ValueError where it cannot take so many."""
+        return replace(self, steps=steps)
 
     def bound(self, checkpoint: Sampled) -> Solver:
         """The solver with what it takes from a checkpoint; itself where that is nothing."""

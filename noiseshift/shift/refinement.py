@@ -2,8 +2,8 @@
 
 With more steps the solver's part of a shift vanishes as steps^-p, p the solver's weak order; what stays is the network's. Three
 runs check the order where it is used: delta_N - delta_2N must be 2^p times delta_2N - delta_4N. The limit is then
-delta_4N + (delta_4N - delta_2N) / (2^p - 1), Richardson's. The runs share initial noise and Brownian path, so their
-differences are far more precise than each of them is.
+delta_4N + (delta_4N - delta_2N) / (2^p - 1), Richardson's. The runs share initial noise and, where they can, the Brownian path, so
+that their differences are far more precise than each of them is. Other factors than 1, 2, 4 follow likewise.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Parts:
         network: what stays.
         seen: what refinement by 4 takes away.
         left: what the run by 4 N steps still has.
-        gap: delta_N - delta_2N minus 2^p (delta_2N - delta_4N); 0 where the order is reached.
+        gap: delta_N - delta_2N minus 2^p (delta_2N - delta_4N); 0 where the order is reached. Likewise of other factors.
     """
 
     total: Array
@@ -69,12 +69,14 @@ class Refinement:
         order: weak order p of the solver.
         readings: (3, M, K) mean t of M samples' states at K times, under N, 2N and 4N steps.
         calibration: of the estimator, at the K times.
+        factors: steps of the three runs, in units of the solver's own.
     """
 
     estimator: str
     order: float
     readings: Array
     calibration: Calibration
+    factors: tuple[int, ...] = FACTORS
 
     def split(self, report: ShiftReport, level: float = 0.95) -> pd.DataFrame:
         """The solver's and the network's part of a run's shift.
@@ -112,11 +114,12 @@ class Refinement:
         """From means of readings: runs (3, …, K), the report's, the real data's, and the slope; NaN where it is 0."""
         slope = np.where(slope == 0, np.nan, slope)
         coarse, middle, fine = runs / slope
-        limit = (fine - middle) / (2**self.order - 1)
+        errors = [factor**-self.order for factor in self.factors]
+        limit = (fine - middle) * errors[2] / (errors[1] - errors[2])
         total = (sampled - real) / slope
         seen = coarse - fine
         solver = seen - limit
-        gap = (coarse - middle) - 2**self.order * (middle - fine)
+        gap = (coarse - middle) - (errors[0] - errors[1]) / (errors[1] - errors[2]) * (middle - fine)
         return Parts(total, solver, total - solver, seen, total - seen, gap)
 
     def _draws(self, report: ShiftReport) -> Parts:

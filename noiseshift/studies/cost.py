@@ -114,7 +114,7 @@ def parts(checkpoint: Checkpoint, protocol: Protocol, held_out: int | None) -> l
         Part("own samples", sum(own) * calls),
         Part("preflight", checks),
     ]
-    if protocol.controls and protocol.solver.order is not None:
+    if protocol.controls:
         found.append(Part("finer steps", min(REFINED, protocol.samples) * refined_calls(checkpoint, protocol)))
     fine = finer_solver(checkpoint, protocol) if held_out is not None else None
     content = content_rows(protocol) if fine else 0 if held_out is None else protocol.samples

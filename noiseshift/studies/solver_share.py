@@ -14,23 +14,22 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
 from noiseshift.diffusion.models import Guided, Model
-from noiseshift.diffusion.noise import SAMPLING, TARGET, generator, generators, torch_generator
-from noiseshift.diffusion.refining import refine, refined_noise
-from noiseshift.diffusion.samplers import Step, per_sample_noise
+from noiseshift.diffusion.noise import TARGET, generator, torch_generator
+from noiseshift.diffusion.samplers import Step
 from noiseshift.estimators.instrument import Array, Instrument, Instruments, calibrate, common_times
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
-from noiseshift.shift.refinement import FACTORS, Refinement
+from noiseshift.shift.refinement import Refinement
 from noiseshift.shift.report import ShiftReport
 from noiseshift.shift.shares import shares
 from noiseshift.studies.calls import counted
+from noiseshift.studies.finer_steps import Start, finer_steps
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import SLOPE_ROWS
-from noiseshift.studies.sampling import Progress, all_labels, guided, in_batches, labels, path, sampler_run
+from noiseshift.studies.sampling import Progress, all_labels, guided, in_batches, labels, sampler_run
 from noiseshift.targets import ExactModel, GaussianMixture
 from noiseshift.targets.fitting import best_fit
 
@@ -71,51 +70,34 @@ def shares_of(
 def _refinements(
     checkpoint: Checkpoint, protocol: Protocol, instruments: Instruments, progress: Progress
 ) -> dict[str, Refinement]:
-    """The run's first samples under N, 2N and 4N steps of one Brownian path; empty where the solver's order is not known (a
-    scheduler of diffusers, a custom update) or the model knows too few levels for finer steps."""
-    order = protocol.solver.order
-    grids = _grids(checkpoint, protocol)
-    if order is None or not grids:
+    """The run's first samples under more and more steps; empty where there are no finer steps."""
+    finer = finer_steps(checkpoint, protocol)
+    if finer is None:
         return {}
     runs = [
-        _readings(checkpoint, protocol, instruments, times, grids[-1], f"{factor} × the steps", progress)
-        for factor, times in zip(FACTORS, grids, strict=True)
+        _readings(checkpoint, protocol, instruments, start, f"{factor} × the steps", progress)
+        for factor, start in zip(finer.factors, finer.starts, strict=True)
     ]
     return {
-        name: Refinement(name, order, np.stack([run[name] for run in runs]), each.calibration)
+        name: Refinement(name, finer.order, np.stack([run[name] for run in runs]), each.calibration, finer.factors)
         for name, each in instruments.items()
     }
-
-
-def _grids(checkpoint: Checkpoint, protocol: Protocol) -> list[Tensor]:
-    """The solver's times with N, 2N and 4N steps; none where its order is not known or the model knows too few levels, or where a
-    cache samples, whose error does not go with the steps."""
-    if checkpoint.sampled is not None:
-        return []
-    times = protocol.solver.grid(checkpoint.model)
-    if protocol.solver.order is None or times is None:
-        return []
-    grids = [times if factor == 1 else refine(checkpoint.model, times, factor) for factor in FACTORS]
-    return [] if len(grids[-1]) <= FACTORS[-1] * (len(times) - 1) else grids
 
 
 def _readings(
     checkpoint: Checkpoint,
     protocol: Protocol,
     instruments: Instruments,
-    times: Tensor,
-    finest: Tensor,
+    start: Start,
     stage: str,
     progress: Progress,
 ) -> dict[str, Array]:
-    """(M, K) readings by instrument under these times, on the Brownian path of the finest ones."""
+    """(M, K) readings by instrument of one of the runs."""
     model = guided(checkpoint, protocol)
     every = all_labels(checkpoint, protocol)
 
     def make(indices: range) -> BatchReadings:
-        sources = generators(indices, seed=protocol.seed, stream=SAMPLING)
-        noise = per_sample_noise(sources) if times is finest else refined_noise(sources, times, finest)
-        run = path(model, checkpoint, protocol, indices, times, noise)
+        run = start(model, protocol, indices)
         return read_run(run, instruments, cond=every, start=indices.start, content=False).keeping(0)
 
     within = range(min(REFINED, protocol.samples))
@@ -127,18 +109,19 @@ def _readings(
 
 
 def refined_calls(checkpoint: Checkpoint, protocol: Protocol) -> int:
-    """NFE of one sample under N, 2N and 4N steps; 0 where its solver is not refined.
+    """NFE of one sample under N, 2N and 4N steps; 0 where its steps are not refined.
 
     Args:
         checkpoint: what is sampled.
         protocol: the run's.
     """
-    grids = _grids(checkpoint, protocol)
-    return sum(counted(checkpoint, protocol, functools.partial(_walk, checkpoint, times)) for times in grids)
+    finer = finer_steps(checkpoint, protocol)
+    starts = () if finer is None else finer.starts
+    return sum(counted(checkpoint, protocol, functools.partial(_one, start)) for start in starts)
 
 
-def _walk(checkpoint: Checkpoint, steps: Tensor, model: Model, protocol: Protocol) -> Iterator[Step]:
-    return path(model, checkpoint, protocol, range(1), steps, torch.zeros_like)
+def _one(start: Start, model: Model, protocol: Protocol) -> Iterator[Step]:
+    return start(model, protocol, range(1))
 
 
 def _exact_reports(
