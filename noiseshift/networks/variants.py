@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -99,6 +100,8 @@ def compiled(model: NetworkModel, backend: str = "inductor") -> NetworkModel:
 def quantised(model: NetworkModel) -> NetworkModel:
     """The model with its linear layers' weights in int8, by torchao; activations stay. Raises ValueError where torchao is not
     installed."""
+    # It warns of kernels for GPUs that it did not find.
+    logging.getLogger("torchao").setLevel(logging.ERROR)
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError:
