@@ -51,8 +51,9 @@ def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, An
     """A row, made in a process of its own."""
     name = f"{case.repository} {case.file}"
     row = {"checkpoint": name, "convention": case.convention}
-    if case.wrapper:
-        row["lines"] = lines_of(HERE / "wrappers" / f"{case.wrapper}.py")
+    wrapper = HERE / "wrappers" / f"{case.wrapper}.py"
+    if wrapper.exists():  # some that are refused have none
+        row["lines"] = lines_of(wrapper)
     if case.refused:
         return row | {"checks": f"refused: {case.refused}"}
     folder = checkouts / case.repository.replace("/", "+")

@@ -101,6 +101,7 @@ class Scheduled:
 
     Attributes:
         end: (alpha, sigma) where the run ends, in the scheduler's own scaling; sigma is 0 at clean data.
+        landed: (alpha, sigma) where each step lands by the rehearsal, one per timestep.
 
     Raises:
         ValueError: for fewer than one step, and in one line for a scheduler that cannot be followed.
@@ -233,7 +234,7 @@ class Scheduled:
         """Where the run ends; raises ValueError where the rehearsal shows that it cannot be followed."""
         self._require_labels()
         levels = self.levels()
-        reached = rehearse(self, 2**11)
+        self.landed = reached = rehearse(self, 2**11)
         if not hasattr(self.scheduler, "sigmas"):  # its own arithmetic is what `reached_levels` tells of
             return self._ends_at(reached[-1])
         order = self.internal()

@@ -7,6 +7,7 @@ their own steps from the same initial noise; one that draws noise draws it anew 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +50,9 @@ DRAWING_ANEW = {
 SAME_TIME = 1e-6
 SAME_LEVEL = 0.01
 """In log-SNR: of the states of two runs that are conditioned on the same time."""
+
+SAME_STEP = 0.05
+"""By how much of its length in log-SNR a step may miss."""
 
 SECOND_ORDER = {
     "FlowMatchHeunDiscreteScheduler",
@@ -141,8 +145,28 @@ def _finer(checkpoint: Checkpoint, solver: Solver, coarse: Scheduled, steps: int
         update = finer.update()
     except (NotImplementedError, ValueError):  # more steps than its table has
         return None
-    through = isinstance(update, Scheduled) and passes_through(coarse, update, checkpoint.model.schedule)
+    assert isinstance(update, Scheduled)
+    through = lands(update) and passes_through(coarse, update, checkpoint.model.schedule)
     return finer if through else None
+
+
+def lands(update: Scheduled) -> bool:
+    """Whether each step goes to the next state's level. DDIM's do not where its steps do not divide the table: it then makes a
+    shift that more steps do not take away.
+
+    Args:
+        update: a scheduler that was rehearsed.
+    """
+    before: float | None = None
+    landed = math.nan
+    for level, internal, end in zip(update.levels(), update.internal(), update.landed, strict=True):
+        here = log_snr(level)
+        if not internal:
+            if before is not None and not abs(landed - here) <= SAME_STEP * abs(here - before):
+                return False
+            before = here
+        landed = log_snr(end)
+    return True
 
 
 def _at_own_times(
