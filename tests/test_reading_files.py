@@ -21,9 +21,11 @@ from limits import limited
 from safetensors.torch import save_file
 
 from noiseshift import reading
+from noiseshift.checkpoints.diffusers.parts import _require_plausible
 from noiseshift.checkpoints.unpickling.reader import read_pickled
 from noiseshift.data.idx import load_files
-from noiseshift.reading import ReadingError
+from noiseshift.reading import ReadingError, boundary
+from noiseshift.writing.signatures import CHECKPOINT, signed_checkpoint
 
 SAID = ("thing", "make it again")
 READERS = {
@@ -380,6 +382,44 @@ def test_a_table_is_read_where_no_thread_can_be_started(tmp_path):
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
     assert len(said) == 6
     assert all(line == "read 50" or "takes more memory" in line for line in said), said
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="names of open files are not Windows'")
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a link", "another file", "nothing"])
+@pytest.mark.parametrize(
+    "reader",
+    [
+        lambda path: reading.read_safetensors(path, *SAID)[0]["a"].tolist() == [0, 1, 2],
+        signed_checkpoint,
+        lambda path: _require_plausible(path.parent) is None,
+    ],
+)
+def test_what_takes_the_place_of_safetensors_that_are_open_is_not_read(kind, reader, tmp_path, monkeypatch):
+    """The library opens a file by name that was looked at before."""
+    path = tmp_path / "x.safetensors"
+    save_file({"a": torch.arange(3.0)}, path, metadata={CHECKPOINT: "1"})
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    monkeypatch.setattr("noiseshift.reading.arrays.AT_ONCE", 0)
+    open_really = boundary.open_ordinary
+
+    def opened_and_replaced(name):
+        file = open_really(name)
+        if Path(name) == path:
+            path.unlink()
+            if kind == "a pipe":
+                os.mkfifo(path)
+            elif kind == "a folder":
+                path.mkdir()
+            elif kind == "a link":
+                path.symlink_to("/dev/zero")
+            elif kind == "another file":
+                save_file({"a": torch.zeros(3)}, path)
+        return file
+
+    for module in ("reading.boundary", "writing.signatures"):
+        monkeypatch.setattr(f"noiseshift.{module}.open_ordinary", opened_and_replaced)
+    with limited(20):
+        assert reader(path)
 
 
 def test_safetensors_are_the_same_however_large_they_are(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from noiseshift.reading.archives import check_zip
-from noiseshift.reading.boundary import MB, Name, ReadingError, named_in_text, opened, require_room, size_of
+from noiseshift.reading.boundary import MB, Name, ReadingError, named_while_open, opened, require_room, size_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,7 @@ def read_safetensors(
             # A file that is cut off while it is mapped into memory would end the process.
             content = file.read()
             return load(content), _words_of(content)
-        with named_in_text(path) as name, safe_open(name, "pt") as mapped:
+        with named_while_open(file, path) as name, safe_open(name, "pt") as mapped:
             return {name: mapped.get_tensor(name) for name in mapped.keys()}, dict(mapped.metadata() or {})
 
 

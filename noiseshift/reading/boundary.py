@@ -42,6 +42,23 @@ def named_in_text(path: Name) -> Iterator[str]:
         yield words
 
 
+@contextmanager
+def named_while_open(file: BinaryIO, path: Name) -> Iterator[str]:
+    """A name, in text, of an open file for libraries that open it once more: on Linux and macOS the file's own, whatever has taken
+    the name `path` since.
+
+    Args:
+        file: Open for reading; it stays so as long as the block.
+        path: The name that it was opened by.
+    """
+    own = f"/dev/fd/{file.fileno()}"
+    if os.path.exists(own):
+        yield own
+    else:
+        with named_in_text(path) as name:
+            yield name
+
+
 class ReadingError(ValueError):
     """A file that cannot be used; the message is one line, names the file and says what to do."""
 

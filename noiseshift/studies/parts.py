@@ -82,6 +82,9 @@ def read_mask(path: str | Path) -> Mask:
 PICTURE = ("mask", "give a picture, white inside")
 
 
+GROUPS = ("table of groups", "give a CSV file")
+
+
 def read_grouping(path: str | Path, column: str) -> Grouping:
     """A CSV file with a column `class` or `prompt`, of names or numbers, and the `column` of their groups. Raises ReadingError,
     or ValueError where a column is missing.
@@ -90,13 +93,16 @@ def read_grouping(path: str | Path, column: str) -> Grouping:
         path: of the CSV file, at most a megabyte.
         column: of the groups.
     """
-    text = read_text(path, "table of groups", "give a CSV file", most=MB)
-    rows = list(csv.DictReader(io.StringIO(text)))
+    with reading(path, *GROUPS):  # a field may be longer than csv reads
+        rows = list(csv.DictReader(io.StringIO(read_text(path, *GROUPS, most=MB))))
     heads = list(rows[0]) if rows else []
     key = next((name for name in LABELS if name in heads), None)
     if key is None or column not in heads:
         there = ", ".join(map(str, heads)) or "(none)"
         raise ValueError(f"{path} has the columns {there}: give one called class or prompt, and one called {column!r}")
+    for number, row in enumerate(rows, 1):
+        if row[key] is None or row[column] is None:
+            raise ValueError(f"{path}: row {number} has fewer fields than its head: give each a {key} and a {column}")
     return Grouping(column, {str(row[key]).strip(): str(row[column]).strip() for row in rows})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from noiseshift.reading import named_in_text, open_ordinary
+from noiseshift.reading import named_while_open, open_ordinary
 
 SIGNATURE = "noiseshift"
 CHECKPOINT, ESTIMATOR, CLASSIFIER, PROMPTS = (
@@ -104,5 +104,5 @@ def _start(path: Path, size: int) -> str:
 def _in_header(path: Path, word: str) -> bool:
     from safetensors import safe_open
 
-    with named_in_text(path) as name, safe_open(name, "np") as file:
-        return word in (file.metadata() or {})
+    with open_ordinary(path) as file, named_while_open(file, path) as name, safe_open(name, "np") as opened:
+        return word in (opened.metadata() or {})

@@ -151,6 +151,14 @@ def test_tables_and_masks_are_read(tmp_path):
     assert torch.equal(read_mask(tmp_path / "mask.png").inside, INSIDE)
 
 
+@pytest.mark.parametrize("rows", ["a," + "x" * 200_000, '"a' + "," * 200_000, "a", "a,cat\nb", "\0\0"], ids=range(5))
+def test_a_table_of_groups_that_is_none_is_refused_by_name(rows, tmp_path):
+    path = tmp_path / "groups.csv"
+    path.write_text(f"class,animal\n{rows}\n")
+    with pytest.raises(ValueError, match=r"groups\.csv.*give"):
+        read_grouping(path, "animal")
+
+
 @pytest.mark.parametrize(
     "words", [["--by", "size"], ["--by", "none.csv:KEY"], ["--mask", "none.png"], ["--mask", __file__]]
 )

@@ -100,10 +100,13 @@ def _require_plausible(path: Path) -> None:
 
     shapes = []
     with reading.reading(path, "network", "save the pipeline again", CheckpointError):
-        for file in path.glob("*.safetensors"):
-            reading.regular(file, "safetensors file", "save it again", CheckpointError)
-            with reading.named_in_text(file) as name, safe_open(name, "pt") as opened:
-                shapes += [opened.get_slice(key).get_shape() for key in opened.keys()]
+        for each in path.glob("*.safetensors"):
+            with (
+                reading.opened(each, "safetensors file", "save it again", CheckpointError) as file,
+                reading.named_while_open(file, each) as name,
+                safe_open(name, "pt") as weights,
+            ):
+                shapes += [weights.get_slice(key).get_shape() for key in weights.keys()]
     widest = max((n for shape in shapes for n in shape), default=0)
     config = config_of(path)
     for names, most in ((LAYERS, len(shapes)), (WIDTHS, widest)):
