@@ -191,7 +191,7 @@ def run(
     """
     if data is None:
         raise ValueError("approximate adds known errors to real states: give held-out data")
-    started = time.time()
+    started = time.perf_counter()
     checkpoint = checkpoint.to(plan.device, plan.precision)
     checks = checked(checkpoint, data, device=plan.device, strict=strict, progress=progress)
     held_out = split(data, checkpoint)
@@ -201,7 +201,7 @@ def run(
     for solver in plan.solvers:
         for kind, reports in _follow(checkpoint, models, plan, solver, held_out[0], progress).items():
             paths |= {(solver.name, kind, name): report for name, report in reports.items()}
-    about = _manifest(checkpoint, plan, time.time() - started)
+    about = _manifest(checkpoint, plan, time.perf_counter() - started)
     return Study({"preflight": checks.as_dict()} | about | {"data read as": data.about}, injected, paths)
 
 

@@ -86,7 +86,7 @@ def run(
     """
     if data is None:
         raise ValueError("a correction is judged by real data: give held-out ones")
-    started = time.time()
+    started = time.perf_counter()
     protocol = protocol.bound(checkpoint)
     require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
     warn_of_no_interval(protocol.samples, reference)
@@ -132,7 +132,7 @@ def run(
     about = (
         {"preflight": checks.as_dict()}
         | about
-        | {"data read as": data.about, "seconds": round(time.time() - started, 1)}
+        | {"data read as": data.about, "seconds": round(time.perf_counter() - started, 1)}
     )
     return Correction(about, outcomes, reference)
 

@@ -79,7 +79,7 @@ def run(
     """
     if protocol.samples < 2:
         raise ValueError("a shift needs at least 2 samples: ask for more")
-    started = time.time()
+    started = time.perf_counter()
     protocol = protocol.bound(checkpoint)
     require_room(checkpoint, protocol, shards, final_samples=protocol.samples if extractor else PICTURES)
     about = fingerprint(checkpoint, protocol, data, extractor)
@@ -103,10 +103,10 @@ def run(
         instruments = against_own(instruments)
         by_part = None if by_part is None else replace(by_part, baseline=OWN)
     resumed = shards is not None and shards.begun
-    sampling = time.time()
+    sampling = time.perf_counter()
     _forget_peak(protocol.device)
     measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
-    cost = {} if resumed else {"sampling seconds": round(time.time() - sampling, 2)}
+    cost = {} if resumed else {"sampling seconds": round(time.perf_counter() - sampling, 2)}
     reports = measured.reports
     final = measured.final
     groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
@@ -119,7 +119,7 @@ def run(
         | about
         | {"content": content_in_words(instruments, finer_solver(checkpoint, protocol))}
         | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
-        | _cost_and_versions(checkpoint, protocol, time.time() - started)
+        | _cost_and_versions(checkpoint, protocol, time.perf_counter() - started)
         | cost
         | ({} if resumed else _skipped(checkpoint))
         | _memory(checkpoint, protocol.device),
