@@ -136,7 +136,8 @@ def _is_at(file: int, lock: Path) -> bool:
 
 def _myself() -> dict[str, Any]:
     pid = os.getpid()
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    # The local time has no name where a time zone is set to a day or more from it.
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     words = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:500]
     return {"pid": pid, "host": socket.gethostname(), "started": _started(pid), "since": now, "command": words}
 

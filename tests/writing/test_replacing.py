@@ -1,5 +1,6 @@
 """New beside old, then in its place: at whatever point a process is killed, nothing is lost and the next one clears up."""
 
+import datetime
 import json
 import logging
 import multiprocessing
@@ -230,6 +231,18 @@ def test_a_place_is_held_by_one_process(tmp_path, holder):
         pass
     with claimed(tmp_path / "other", "measure"):  # only this one
         pass
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="time zones are the process's own but on Windows")
+@pytest.mark.parametrize("zone", ["XYZ-99:99", "ABC+24", ":nonsense", "Pacific/Kiritimati", ""])
+def test_a_place_is_held_in_any_time_zone(zone, tmp_path, monkeypatch):
+    with monkeypatch.context() as changed:
+        changed.setenv("TZ", zone)
+        time.tzset()
+        with claimed(tmp_path / "run", "measure"):
+            since = json.loads((tmp_path / ".run.lock").read_text())["since"]
+    time.tzset()
+    assert abs(datetime.datetime.fromisoformat(since).timestamp() - time.time()) < 60
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path, holder, caplog):
