@@ -25,6 +25,7 @@ from noiseshift.checkpoints.diffusers.parts import _require_plausible
 from noiseshift.checkpoints.unpickling.reader import read_pickled
 from noiseshift.data.idx import load_files
 from noiseshift.reading import ReadingError, boundary
+from noiseshift.reading.remedies import NO_FAULT_OF_THE_FILE, REMEDIES
 from noiseshift.writing.signatures import CHECKPOINT, signed_checkpoint
 
 SAID = ("thing", "make it again")
@@ -338,6 +339,14 @@ def test_what_a_library_says_is_kept_and_no_file_takes_the_blame_of_another(foun
         raise found
     assert str(caught.value).endswith(said.replace("{folder}", str(tmp_path)))
     assert caught.value.__cause__ is found
+
+
+@pytest.mark.parametrize("number", sorted(NO_FAULT_OF_THE_FILE))
+def test_what_is_no_fault_of_the_file_is_not_mended_by_making_it_again(number, tmp_path):
+    found = OSError(number, os.strerror(number), str(tmp_path / "weights.pt"))
+    with pytest.raises(ReadingError) as caught, reading.reading(tmp_path / "weights.pt", "model", "train it again"):
+        raise found
+    assert str(caught.value).endswith(f"weights.pt cannot be read ({os.strerror(number).lower()}): {REMEDIES[number]}")
 
 
 def test_a_missing_library_is_no_damage(tmp_path):

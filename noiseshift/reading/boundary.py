@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from noiseshift.reading.remedies import NO_FAULT_OF_THE_FILE, REMEDIES
+
 Name = str | os.PathLike[str]
 MB = 1 << 20
 SMALL = 64 * MB
@@ -105,6 +107,8 @@ def _unread(path: Name, what: str, remedy: str, found: OSError) -> str:
         return f"{path} was not read, since {as_text(found.filename)} was not ({reason}): see to that file first"
     if isinstance(found, FileNotFoundError):
         return f"no {what} at {found.filename or path}: {remedy}"
+    if found.errno in NO_FAULT_OF_THE_FILE:
+        remedy = REMEDIES[found.errno]
     return f"{path} cannot be read ({reason}): {remedy}" if reason else _damaged(path, what, remedy, found)
 
 
