@@ -337,20 +337,39 @@ def _unknown_levels(scheduler: Any, config: dict[str, Any]) -> str | None:
     table = "prediction_type" in config and hasattr(scheduler, "alphas_cumprod")
     known = hasattr(scheduler, "precondition_outputs") or hasattr(scheduler, "get_scalings_for_boundary_condition")
     if not table and not known and not _labels_are_sigmas(scheduler, config):
-        return _ANY
+        return _other_labels(scheduler, config) or _ANY
     labels = scheduler.timesteps.double()
     rising = len(labels) > 1 and float(labels[0]) < float(labels[-1])
     return "it runs from data to noise" if rising or "Inverse" in type(scheduler).__name__ else None
 
 
 def _labels_are_sigmas(scheduler: Any, config: dict[str, Any]) -> bool:
+    off = _label_distances(scheduler, config)
+    return off is not None and bool(off.max() < 1.5)
+
+
+def _label_distances(scheduler: Any, config: dict[str, Any]) -> Tensor | None:
+    """(K,) how far labels are from sigmas times the number of training steps; None of one that has no sigma a label."""
     sigmas = getattr(scheduler, "sigmas", None)
     total = config.get("num_train_timesteps")
     if not isinstance(sigmas, Tensor) or not total:
-        return False
+        return None
     labels = scheduler.timesteps.double().cpu()
     sigmas = sigmas[: len(labels)].double().cpu()
-    return len(sigmas) == len(labels) and bool((labels / total - sigmas).abs().max() < 1.5 / total)
+    return (labels - total * sigmas).abs() if len(sigmas) == len(labels) else None
+
+
+def _other_labels(scheduler: Any, config: dict[str, Any]) -> str | None:
+    """That a flow was given timesteps beside sigmas, which it then shifts alone (CogView4's loop)."""
+    off = _label_distances(scheduler, config)
+    if off is None or "shift" not in config:
+        return None
+    k = int(off.argmax())
+    label, sigma = float(scheduler.timesteps[k]), float(scheduler.sigmas[k])
+    return (
+        f"its network is told {label:g} where its states have sigma = {sigma:.3g}: it was given timesteps beside its sigmas (as "
+        "CogView4's pipeline does), and which level a timestep means is not known; give it sigmas alone"
+    )
 
 
 def _unknown_output(config: dict[str, Any], step: bool) -> str | None:

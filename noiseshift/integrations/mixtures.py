@@ -139,6 +139,28 @@ def conditional(mixture: Tensor, parts: Sequence[Tensor], known: int | None = No
     return None if part is None or not _rescaled(mixture, parts[part], total) else Found(part, _sign(total))
 
 
+def unknown(mixture: Tensor, parts: Sequence[Tensor]) -> str:
+    """Why `conditional` does not say which part had the condition, in words.
+
+    Args:
+        mixture: (rows, …) what the scheduler was handed.
+        parts: (rows, …) what the network answered, each.
+    """
+    if not parts:
+        return "the network gave no answer of the state's rows"
+    if any(part.shape != mixture.shape for part in parts):
+        return f"the network answers {tuple(parts[0].shape)} where the scheduler is handed {tuple(mixture.shape)}"
+    found = weights(mixture, parts)
+    if found is None:
+        return (
+            "what the scheduler was handed is no combination of the network's answers with one weight each (guidance that differs "
+            "by frame, channel or token, or a limit)"
+        )
+    return (
+        f"which of the network's {len(parts)} answers had the condition does not follow from their weights in this loop"
+    )
+
+
 def _same(part: Tensor, other: Tensor) -> bool:
     """Whether two answers are one but for rounding."""
     return part.shape == other.shape and bool((part - other).norm() <= ALIKE * other.norm())

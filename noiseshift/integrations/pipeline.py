@@ -26,7 +26,7 @@ from noiseshift.diffusion.schedules import Discrete, Linear, Schedule
 from noiseshift.estimators.instrument import Readers
 from noiseshift.integrations.called import NetworkCall, PerRow, how_called
 from noiseshift.integrations.called import tensor_of as _tensor
-from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order
+from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order, unknown
 from noiseshift.integrations.pairing import is_of, require_label, require_time
 from noiseshift.integrations.recorder import FinalSamples, Recorder, spread
 from noiseshift.integrations.replay import Replay, StateCall
@@ -210,9 +210,13 @@ class PipelineObserver(Recorder):
             found = conditional(
                 output[:rows, :channels], [part for *_, part in parts], order(loop_of(self.target), parts)
             )
-            if found is None or is_of(calls[parts[found.part][0]], parts[found.part][1], sample[:rows]) is False:
+            if found is None:
                 predicted = None
-                self._lose("what the network predicted of a state is not known from the guided mixture")
+                why = unknown(output[:rows, :channels], [part for *_, part in parts])
+                self._lose(f"what the network predicted of a state is not known: {why}")
+            elif is_of(calls[parts[found.part][0]], parts[found.part][1], sample[:rows]) is False:
+                predicted = None
+                self._lose("what the network predicted of a state is not known: it was called on another one")
             else:
                 call, part, said = parts[found.part]
                 predicted = found.factor * said.reshape(x.shape)

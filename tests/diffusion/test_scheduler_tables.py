@@ -2,10 +2,13 @@
 
 import importlib.util
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.diffusion.families import family_of
 from noiseshift.diffusion.scheduler_tables import configured, scheduler_class
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
@@ -80,3 +83,16 @@ def test_a_near_name_is_proposed():
 def test_a_scheduler_that_lacks_a_package_names_it():
     with pytest.raises(ValueError, match=r"DPMSolverSDEScheduler: .*torchsde"):
         scheduler_class("DPMSolverSDEScheduler")
+
+
+def test_timesteps_beside_sigmas_are_refused_with_the_reason():
+    """CogView4's pipeline gives both, and only the sigmas are shifted."""
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear")
+    labels = np.linspace(1000, 1, 5).round().astype(np.float32)
+    scheduler.set_timesteps(timesteps=labels, sigmas=labels / 1000, mu=0.7)
+    with pytest.raises(
+        ValueError, match=r"told \d+ where its states have sigma = 0\.\d+.*CogView4.*give it sigmas alone"
+    ):
+        family_of(scheduler)
+    scheduler.set_timesteps(sigmas=labels / 1000, mu=0.7)
+    assert family_of(scheduler)

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order, weights
+from noiseshift.integrations.mixtures import blocks, conditional, distinct_rows, loop_of, order, unknown, weights
 
 
 def parts(count, rows=3):
@@ -116,3 +116,17 @@ def test_parts_of_calls_are_split_by_rows_and_channels():
     found = blocks([torch.cat([C, U]), P], 3, 2)
     assert [(call, part.start) for call, part, _ in found] == [(0, 0), (0, 3), (1, 0)]
     torch.testing.assert_close(found[1][2], U[:, :2])
+
+
+def test_what_cannot_be_told_is_refused_with_its_reason():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, 3, 4, 8, 8, generator=generator)
+    by_channel = torch.linspace(1, 3, 4).reshape(1, 4, 1, 1)
+    mixture = second + by_channel * (first - second)
+    assert conditional(mixture, [first, second]) is None
+    assert "by frame, channel or token" in unknown(mixture, [first, second])
+    mean = (first + second) / 2
+    assert conditional(mean, [first, second]) is None
+    assert "does not follow from their weights" in unknown(mean, [first, second])
+    assert "(3, 4, 4, 8)" in unknown(mean, [first[:, :, :4]])
+    assert "no answer" in unknown(mean, [])
