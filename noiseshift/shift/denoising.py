@@ -8,6 +8,7 @@ trained on them does better at most levels, since images are not Gaussian.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.predictions import Prediction
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.estimators.instrument import Array
+from noiseshift.shift.contrast import products
 from noiseshift.shift.detail import fine_slope
 from noiseshift.targets.fitting import fitted_gaussian
 
@@ -81,28 +83,59 @@ def error_table(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = 
         cond: (N,) their classes, or None.
 
     Returns:
-        A row per level: t; `scale`, noise over signal in spreads of the data; `error` of the model, `linear` of the linear
-        denoiser; `worse`, whether the model's is the larger one, by more than two standard errors of the paired difference, or is
-        not finite; `slope` and `slope_error` as `detail.fine_slope` has them.
+        A row per level, as `Denoised.table` has them.
+    """
+    return denoised(model, fitted, x0, cond).table
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """How a model denoises real data.
+
+    Attributes:
+        table: a row per level: t; `scale`, noise over signal in spreads of the data; `error` of the model, `linear` of the linear
+            denoiser; `worse`, whether the model's is the larger one, by more than two standard errors of the paired difference,
+            or is not finite; `slope` and `slope_error` as `detail.fine_slope` has them.
+        errors: (N, T) the model's error by row and level.
+        slopes: (N, T, 2) by row and level, as `contrast.products` has them.
+    """
+
+    table: pd.DataFrame
+    errors: Array
+    slopes: Array
+
+
+def denoised(model: Model, fitted: Tensor, x0: Tensor, cond: Tensor | None = None) -> Denoised:
+    """Denoise rows at every level.
+
+    Args:
+        model: what is tested.
+        fitted: (M, …) rows that the linear denoiser is fitted to.
+        x0: (N, …) other rows, which both denoise.
+        cond: (N,) their classes, or None.
     """
     spread = float(fitted.flatten(1).double().std(0).square().mean().sqrt())
     times = torch.unique(model.snap(checked_times(model.schedule, spread)).double())
-    answers = [(_squared(said.eps - eps), fine_slope(x0, said.x0)) for eps, said in _answers(model, x0, times, cond)]
-    found = np.stack([errors for errors, _ in answers], 1)
-    slopes = np.array([slope for _, slope in answers])
+    answers = [
+        (_squared(said.eps - eps), fine_slope(x0, said.x0), products(x0, said.x0))
+        for eps, said in _answers(model, x0, times, cond)
+    ]
+    errors = np.stack([error for error, *_ in answers], 1)
+    fine = np.array([slope for _, slope, _ in answers])
     linear = noise_errors(fitted_gaussian(fitted).model(model.schedule), x0.cpu(), times)
     level = model.schedule(times)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "t": times.numpy(),
             "scale": (level.sigma / level.alpha / spread).numpy(),
-            "error": found.mean(0),
+            "error": errors.mean(0),
             "linear": linear.mean(0),
-            "worse": _worse(found, linear),
-            "slope": slopes[:, 0],
-            "slope_error": slopes[:, 1],
+            "worse": _worse(errors, linear),
+            "slope": fine[:, 0],
+            "slope_error": fine[:, 1],
         }
     )
+    return Denoised(table, errors, np.stack([pair for *_, pair in answers], 1))
 
 
 def _worse(found: Array, linear: Array) -> Array:

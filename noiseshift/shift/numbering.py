@@ -6,6 +6,8 @@ picture's own class tells: a network that learned it has less error under it tha
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,46 +31,65 @@ CLEAR, WRONG = 2.0, 3.5
 LEAST = 0.01
 """Share of the error that other numbers must take away: a network that hardly heeds its classes shows less."""
 
+FEWEST = 8
+"""Rows that are enough to try a network's classes on."""
+
+AGAIN = 64
+"""Rows of two classes that seem exchanged, on which that is tried again: a choice among all pairs proves nothing by itself."""
+
 NAME = "class order"
 
 
-def numbering(model: Model, x0: Tensor, cond: Tensor, classes: int) -> Check:
+def numbering(
+    model: Model, x0: Tensor, cond: Tensor, classes: int, *, more: tuple[Tensor, Tensor] | None = None
+) -> Check:
     """Compare the noise error under the data's classes with that under others.
 
     Args:
-        model: conditional; called `passes(classes)` times on each row.
+        model: conditional; called `numbering_calls` times.
         x0: (N, …) real data.
         cond: (N,) their classes.
         classes: how many the model has.
+        more: other rows and their classes, on which two classes that seem exchanged are tried; none are without.
 
     Returns:
         Passed where its own class lowers a row's error; failed where other numbers lower it; None where neither is certain.
     """
-    if classes < 2 or len(x0) < 8:
+    if classes < 2 or len(x0) < FEWEST:
         return Check(NAME, None, "not checked: there are too few classes or rows")
     tried = _Tried(model, x0, cond, classes)
+    exchanged = None if more is None or tried.every is None else _exchanged(tried, *more)
+    said = "the data's classes are not numbered as the network learned them: "
+    remedy = "; number them as in training, or name them in the card (class_names)"
     other = (cond + 1 + torch.arange(len(cond), device=cond.device) % (classes - 1)) % classes
     under_other = tried.under(other)
     if _certainty(under_other - tried.own) > CLEAR:
+        if exchanged is not None:
+            return Check(NAME, False, said + exchanged + remedy)
         less = 100 * (1 - tried.own.mean() / under_other.mean())
         return Check(NAME, True, f"a state's own class leaves {less:.0f} % less noise error than another class does")
-    found = _better(tried)
+    found = _better(tried) or exchanged
     if found is None:
         unknown = (
             "another class denoises a state as well as its own: whether they are numbered as in training is not known"
         )
         return Check(NAME, None, unknown)
-    said = f"the data's classes are not numbered as the network learned them: {found}"
-    return Check(NAME, False, f"{said}; number them as in training, or name them in the card (class_names)")
+    return Check(NAME, False, said + found + remedy)
 
 
-def passes(classes: int) -> int:
-    """How often `numbering` calls a network of so many classes on each row, whatever it finds.
+def numbering_calls(classes: int, rows: int, more: int) -> int:
+    """How often `numbering` calls a network of so many classes, whatever it finds.
 
     Args:
         classes: of the network.
+        rows: on which all classes are tried.
+        more: other rows, of which some are tried under two classes.
     """
-    return 0 if classes < 2 else classes if classes <= MOST else 2 + len(_usual(classes))
+    if classes < 2 or rows < FEWEST:
+        return 0
+    if classes > MOST:
+        return (2 + len(_usual(classes))) * rows
+    return classes * rows + 2 * min(AGAIN, more)
 
 
 def unjudged() -> Check:
@@ -121,6 +142,33 @@ def _better(tried: _Tried) -> str | None:
 def _is_better(gain: Array, own: Array) -> bool:
     """Whether what errors (N,) lose is certain, and not next to nothing."""
     return len(gain) > 1 and _certainty(gain) > WRONG and bool(gain.mean() > LEAST * own.mean())
+
+
+def _exchanged(tried: _Tried, x0: Tensor, cond: Tensor) -> str | None:
+    """Two classes that the network has the other way round, in words: those that seem so by the rows tried, if other rows say it
+    for certain."""
+    assert tried.every is not None
+    classes = tried.every.shape[1]
+    given = tried.cond.cpu().numpy()
+    # A class of no rows may be either's; of one row it hangs on chance, and is tried again like the others.
+    gains = {
+        (a, b): np.concatenate([(tried.every[given == k, k] - tried.every[given == k, j]) for k, j in ((a, b), (b, a))])
+        for a, b in itertools.combinations(range(classes), 2)
+    }
+    seeming = {pair: gain.sum() / math.sqrt(len(gain)) for pair, gain in gains.items() if len(gain) > 1}
+    if not seeming:
+        return None
+    pair = max(seeming, key=lambda pair: float(seeming[pair]))
+    rows = torch.isin(cond, torch.tensor(pair, device=cond.device)).nonzero().flatten()[:AGAIN]
+    if len(rows) < FEWEST:
+        return None
+    own = cond[rows]
+    errors, under_other = (
+        noise_errors(tried.model, x0[rows], tried.times, labels)[:, 0] for labels in (own, sum(pair) - own)
+    )
+    if not _is_better(errors - under_other, errors):
+        return None
+    return f"classes {pair[0]} and {pair[1]} are exchanged"
 
 
 def _usual(classes: int) -> Mapping[str, list[int]]:

@@ -23,13 +23,15 @@ from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.samplers import ddim, sample, time_grid
 from noiseshift.networks.model import NetworkModel
 from noiseshift.reading import as_text
+from noiseshift.shift.contrast import contrast
 from noiseshift.shift.controls import Check
-from noiseshift.shift.denoising import SCALES, error_table
+from noiseshift.shift.denoising import SCALES, denoised
 from noiseshift.shift.detail import detail
 from noiseshift.shift.likeness import Likeness, likeness
-from noiseshift.shift.numbering import numbering, passes, unjudged
+from noiseshift.shift.numbering import numbering, numbering_calls, unjudged
 from noiseshift.shift.recalling import better_call
 from noiseshift.shift.rereading import ReadAs, better_reading
+from noiseshift.shift.retiming import passes, retiming
 
 FITTED, EVALUATED, LIKE = 256, 32, 128
 """Rows of the data that fit the linear denoiser, that both denoise, and that samples are compared with."""
@@ -37,9 +39,13 @@ FITTED, EVALUATED, LIKE = 256, 32, 128
 SAMPLES, FEWEST, STEPS = 48, 16, 10
 """Samples that are drawn, the fewest that are compared, and DDIM's steps."""
 
-ENERGY, CHANCE = 0.03, 0.01
-"""Samples are of other data where their energy distance is larger than the first, and chance is below the second. Right models
-of the bundled data read -.01 … .003, the same pictures upside down .036."""
+ENERGY, POOR, CHANCE = 0.03, 0.1, 0.01
+"""Samples are of other data where their energy distance is larger than the first, and chance is below the last. Right models
+of the bundled data read -.01 … .003, the same pictures upside down .036. The second is of a network that is worse than the linear
+denoiser at a level: its samples are poor, .05 of its own data, and others are told from .13 on."""
+
+FILLED = 0.9
+"""Share of the range that all pictures together have."""
 
 HANDED = 3
 """Times at which it is looked what the network is handed."""
@@ -120,7 +126,8 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
 
     Returns:
         The checks: the data's shape, range and classes; noise errors against a linear denoiser (with the best-fitting other
-        reading where they are bad) and under other classes; samples against the data; what the network is handed for the time.
+        reading where they are bad), at other times and under other classes; the data's contrast and fine detail; samples against
+        the data; what the network is handed for the time.
     """
     if data is None:
         return _without_data(checkpoint, device)
@@ -136,11 +143,20 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     held_out = slice(0, min(EVALUATED, len(x0) // 2))
     fitted = x0[held_out.stop : held_out.stop + FITTED]
     classes = None if cond is None else cond[held_out]
-    errors = error_table(model, fitted, x0[held_out], classes)
+    found = denoised(model, fitted, x0[held_out], classes)
+    errors = found.table
     reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
     count = min(samples, SAMPLES, len(x0))
-    like, its_data = _its_data(model, x0[:LIKE], None if cond is None else cond[:LIKE], count)
-    order_of_classes = () if classes is None else (numbering(model, x0[held_out], classes, checkpoint.classes),)
+    like, its_data = _its_data(
+        model, x0[:LIKE], None if cond is None else cond[:LIKE], count, POOR if errors.worse.any() else ENERGY
+    )
+    rest = slice(held_out.stop, None)
+    order_of_classes = (
+        ()
+        if cond is None
+        else (numbering(model, x0[held_out], cond[held_out], checkpoint.classes, more=(x0[rest], cond[rest])),)
+    )
+    time = retiming(model, x0[held_out], torch.tensor(errors.t), found.errors, classes)
     if order_of_classes and errors.worse.any():
         # A network that was read wrongly fits any classes by chance: one thing at a time. The calls are made all the same, so
         # that what a run costs does not depend on what is found.
@@ -148,6 +164,13 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     checks = (
         *fit,
         _denoises(errors, reading),
+        Check(time.name, None, "not judged: the network does not denoise these data") if errors.worse.any() else time,
+        contrast(
+            errors.scale.to_numpy(),
+            found.slopes,
+            bool(errors.worse.any()),
+            filled=_fills(checkpoint, data),
+        ),
         detail(errors),
         *order_of_classes,
         its_data,
@@ -179,8 +202,9 @@ def preflight_calls(samples: int, rows: int, classes: int = 0) -> int:
         classes: of the checkpoint; 0 for an unconditional one.
     """
     drawn = min(samples, SAMPLES, rows)
-    errors = len(SCALES) + passes(classes)
-    return errors * min(EVALUATED, rows // 2) + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
+    held_out = min(EVALUATED, rows // 2)
+    errors = (len(SCALES) + passes()) * held_out + numbering_calls(classes, held_out, rows - held_out)
+    return errors + (STEPS * drawn if drawn >= FEWEST else 0) + HANDED * 2
 
 
 def _data_checks(checkpoint: Checkpoint, data: Images) -> list[Check]:
@@ -218,7 +242,17 @@ def _range_check(checkpoint: Checkpoint, data: Images) -> Check:
         return Check("range", False, f"{text}: pictures are floats in [{black:g}, {white:g}], scale these data to that")
     if not data.pixels.is_floating_point() and int(data.pixels.max()) <= 1:
         return Check("range", False, "bytes of 0 and 1 only: pictures are 0 … 255, multiply these by 255")
+    if not _fills(checkpoint, data):
+        more = "less than nine tenths of the range: right where training had it so, else they were scaled or dimmed"
+        return Check("range", None, f"{text}, {more}")
     return Check("range", True, text)
+
+
+def _fills(checkpoint: Checkpoint, data: Images) -> bool:
+    """Whether pictures have both black and white among them; true of states that are no pictures."""
+    low, high = (float(end) for end in torch.aminmax(data.floats))
+    black, white = checkpoint.card.range or (-1.0, 1.0)
+    return checkpoint.latent or len(checkpoint.shape) != 3 or high - low >= FILLED * (white - black)
 
 
 def _class_check(checkpoint: Checkpoint, data: Images) -> Check:
@@ -264,7 +298,10 @@ def _likeness(model: Model, data: Tensor, cond: Tensor | None, count: int) -> Li
     return likeness(last.x, data)
 
 
-def _its_data(model: Model, data: Tensor, cond: Tensor | None, count: int) -> tuple[Likeness | None, Check]:
+def _its_data(
+    model: Model, data: Tensor, cond: Tensor | None, count: int, least: float
+) -> tuple[Likeness | None, Check]:
+    """Samples against the data; they are of others from an energy distance of `least` on."""
     name = "its data"
     if count < FEWEST:
         return None, Check(name, None, f"samples were not compared with the data: fewer than {FEWEST}")
@@ -275,7 +312,7 @@ def _its_data(model: Model, data: Tensor, cond: Tensor | None, count: int) -> tu
     text = (
         f"energy distance {found.energy:.3f} of the samples to the data (p = {found.p:.3f}), spread {found.spread:.2f}"
     )
-    if not np.isfinite(found.energy) or (found.energy > ENERGY and found.p <= CHANCE):
+    if not np.isfinite(found.energy) or (found.energy > least and found.p <= CHANCE):
         return found, Check(
             name, False, f"the samples are not like these data: {text}; give the data that it was trained on"
         )

@@ -61,6 +61,27 @@ def test_exact_models_of_few_and_many_classes(classes):
     assert numbering(model, x0, (cond + 1) % classes, classes).passed is False
 
 
+@pytest.mark.parametrize("pair", [(0, 6), (2, 4), (3, 8), (5, 7), (1, 9)])
+def test_two_classes_exchanged_are_found_on_the_bundled_model(pair):
+    """Shirts and T-shirts, pullovers and coats are the pairs that are least apart."""
+    every = ns.data.reference()
+    order = torch.arange(10)
+    order[[*pair]] = order[[*reversed(pair)]]
+    labels = order[every.labels]
+    rest = every.floats[32:], labels[32:]
+    found = numbering(ns.load().model, every.floats[:32], labels[:32], 10, more=rest)
+    assert found.passed is False, found.sentence
+    assert f"classes {pair[0]} and {pair[1]} are exchanged" in found.sentence
+
+
+def test_exchanged_classes_need_other_rows():
+    model, x0, cond = drawn(10, 400)
+    order = torch.tensor([1, 0, *range(2, 10)])
+    assert numbering(model, x0[:64], order[cond[:64]], 10).passed
+    assert numbering(model, x0[:64], order[cond[:64]], 10, more=(x0[64:], order[cond[64:]])).passed is False
+    assert numbering(model, x0[:64], cond[:64], 10, more=(x0[64:], cond[64:])).passed
+
+
 @pytest.mark.parametrize("kind", ["heeds none", "heeds them hardly", "one suits all"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_network_that_knows_no_classes_is_not_blamed(kind, seed):

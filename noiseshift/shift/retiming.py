@@ -1,0 +1,254 @@
+"""Is the network told the level that its states have? It is told levels a little below and above, of the same states.
+
+A network that learned from these data by least squares has the least error at the level of its states. So where it is certain that
+a slightly other level leaves less error, the time of its card is off, by a percent of the table or more: too little for the
+error itself to show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noiseshift.calling import error_in_words
+from noiseshift.diffusion.models import READ, Model
+from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
+from noiseshift.diffusion.wrapping import CallableModel
+from noiseshift.estimators.instrument import Array
+from noiseshift.networks.model import NetworkModel
+from noiseshift.shift.controls import Check
+
+NAME = "conditioning"
+
+SCALES = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Noise over signal, in spreads of the data, at which other levels are tried."""
+
+ASIDE = 0.1
+"""How far they are in log-SNR, 5 % of sigma / alpha. The nearer of two levels has less error, so a network is caught whose best
+level is further than half of it."""
+
+CERTAIN = 3.5
+"""Standard errors by which the other level must leave less error."""
+
+FEWEST = 8
+
+OFFSETS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+FACTORS = (1.0, 1.02, 1.04, 1.08, 1.16)
+"""What t is moved and multiplied by, to name what fits better."""
+
+CLOSER = 6
+"""How often it is looked closer around the least."""
+
+
+def passes() -> int:
+    """How often `retiming` calls a network on each row, where it finds nothing."""
+    return 2 * len(SCALES)
+
+
+def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tensor | None = None) -> Check:
+    """Compare the noise error of a network that is told the level of its states with that under levels beside it.
+
+    Args:
+        model: as it was read; called `passes()` times on each row, and more where something is found.
+        x0: (N, …) real data.
+        times: (T,) levels.
+        errors: (N, T) the noise error there, of the noise that `noise_errors` gives each row.
+        cond: (N,) classes, or None.
+
+    Returns:
+        Failed where a level beside its own leaves less error for certain, with what fits best; None where it cannot be tried.
+    """
+    if not isinstance(model, NetworkModel | CallableModel):
+        return Check(NAME, None, f"not tried: {type(model).__name__} hands the time over by itself")
+    if len(x0) < FEWEST:
+        return Check(NAME, None, f"not tried: fewer than {FEWEST} rows")
+    tried = _Tried(model, x0, cond)
+    try:
+        gains = [gain for t, own in zip(times, errors.T, strict=True) if (gain := tried.gains(t, own)) is not None]
+    except Exception as error:  # anybody's network may refuse a time that it does not know
+        return Check(NAME, None, f"not tried: told another time, the network fails: {error_in_words(error)}")
+    if not gains:
+        return Check(NAME, None, "not tried: the network knows no levels beside these")
+    mean = np.mean(gains, 0)
+    certain = mean.mean(0) / (mean.std(0, ddof=1) / math.sqrt(len(mean))).clip(1e-12)
+    if not np.isfinite(certain).all():
+        return Check(NAME, None, "not judged: the network's errors are not finite")
+    side = int(certain.argmax())
+    least = -100 * float(mean.mean(0)[side])
+    if certain[side] <= CERTAIN:
+        return Check(
+            NAME, True, f"told 5 % more or less noise than its states have, it errs by {least:.1f} % more or worse"
+        )
+    lower = "less" if side == 0 else "more"
+    said = (
+        f"told {lower} noise than its states have, the network denoises these data better: {tried.better(times, side)}"
+    )
+    return Check(
+        NAME, False, f"{said}; correct time in its card, unless it was trained on other levels than it was told"
+    )
+
+
+class _Tried:
+    """The noise error of each row where the network is told another time than its state's."""
+
+    def __init__(self, model: NetworkModel | CallableModel, x0: Tensor, cond: Tensor | None):
+        self.model = model
+        self.x0 = x0
+        self.cond = cond
+        self.eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:]).to(x0)
+
+    def gains(self, t: Tensor, own: Array) -> Array | None:
+        """(N, 2) what is gained of the error `own` (N,) by being told less noise, and more; None where there are no such levels."""
+        below, above = self.beside(t)
+        if below is None or above is None:
+            return None
+        return np.stack([own - self.errors(t, below), own - self.errors(t, above)], 1) / own.mean()
+
+    def beside(self, t: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The times of less and of more noise that the network knows, None beyond its last ones."""
+        schedule = self.model.schedule
+        ends = [float(schedule.log_snr(torch.tensor(end, dtype=torch.float64))) for end in (1.0, 0.0)]
+        found: list[Tensor | None] = []
+        for step in (ASIDE, -ASIDE):
+            wanted = schedule.log_snr(t.double()) + step
+            if not ends[0] < float(wanted) < ends[1]:
+                found.append(None)
+                continue
+            told = self.model.snap(schedule.time_of_log_snr(wanted))
+            found.append(told if abs(float(told - t)) > 1e-9 else self._next(t, -1 if step > 0 else 1))
+        return found[0], found[1]
+
+    def _next(self, t: Tensor, way: int) -> Tensor | None:
+        """The next level of a table that has none between."""
+        levels = self.model.levels
+        if levels is None:
+            return None
+        place = int((levels.double() - t).abs().argmin()) + way
+        return levels[place].double() if 0 <= place < len(levels) else None
+
+    def errors(self, t: Tensor, told: Tensor) -> Array:
+        """(N,) mean squared error of the noise in states of level t, where the network is told another one."""
+        level = self.model.schedule(t).like(self.x0)
+        x = level.alpha * self.x0 + level.sigma * self.eps
+        time = self.model.time_input(told.reshape(1)).expand(len(x))
+        with torch.no_grad():
+            said = READ[self.model.predicts](self.model.sign * self.model.raw(x, time, self.cond), x, level)
+        return (said.eps - self.eps).double().square().flatten(1).mean(1).cpu().numpy()
+
+    def better(self, times: Tensor, side: int) -> str:
+        """What time fits best, in words: one that is moved, or one that is multiplied."""
+        way = 1 if side else -1
+        moved = self._best(times, _MOVED, [way * offset for offset in OFFSETS])
+        scaled = self._best(times, _SCALED, [factor**way for factor in FACTORS])
+        both = times[_inside(_MOVED.apply(times, moved.value)) & _inside(_SCALED.apply(times, scaled.value))]
+        errors = [
+            float(self._curve(both, change, [found.value])[1].mean())
+            for change, found in ((_MOVED, moved), (_SCALED, scaled))
+        ]
+        if errors[0] <= errors[1]:
+            return f"t {moved.value:+.4f} [{moved.low:+.4f}, {moved.high:+.4f}]{self._units(moved.value)}"
+        return f"{scaled.value:.3f} t [{scaled.low:.3f}, {scaled.high:.3f}]"
+
+    def _best(self, times: Tensor, change: _Change, tried: Sequence[float]) -> _Best:
+        """Of some changes of the times (T,), the one that leaves the least error, and how certain that is by the rows.
+
+        The least of those tried is approached by parabolas, each closer around the last one's least: errors are no parabola."""
+        values, rows = self._curve(times, change, tried)
+        middle, width = _vertex(values, rows.mean(1)), abs(float(values[-1] - values[0])) / 4
+        for _ in range(CLOSER):
+            near = [middle - width, middle, middle + width]
+            # At a time that cannot be moved so far, the least is not seen.
+            reached = times[torch.stack([_inside(change.apply(times, value)) for value in near]).all(0)]
+            if not len(reached):
+                break
+            values, rows = self._curve(reached, change, near)
+            before, middle = middle, _vertex(values, rows.mean(1))
+            if abs(middle - before) < 0.9 * width:  # else it lies further on
+                width = max(width / 4, change.step * self._entry())
+        count = rows.shape[1]
+        best = _vertex(values, rows.mean(1))
+        others = [_vertex(values, np.delete(rows, i, 1).mean(1)) for i in range(count)]
+        spread = 2 * math.sqrt((count - 1) * float(np.var(others)))
+        return _Best(best, best - spread, best + spread)
+
+    def _curve(self, times: Tensor, change: _Change, wanted: Sequence[float]) -> tuple[Array, Array]:
+        """(K,) the changes that the network's levels leave of those wanted, and (K, N) the error under each over that of now."""
+        told = [self.model.snap(change.apply(times, value).clamp(1e-4, 1 - 1e-4)) for value in wanted]
+        values = np.array([float(change.of(each, times).mean()) for each in told])
+        kept = [0, *(k for k in range(1, len(values)) if abs(values[k] - values[k - 1]) > 1e-9)]  # tables are coarse
+        every = [[self.errors(t, at) for t, at in zip(times, told[k], strict=True)] for k in kept]
+        return values[kept], (np.array(every) / self.now(times)[:, None]).mean(1)
+
+    def now(self, times: Tensor) -> Array:
+        """(T,) the error under the card's own times."""
+        return np.array([self.errors(t, t).mean() for t in times])
+
+    def _entry(self) -> float:
+        """The distance of two levels of the network's table; 0 of one that has none."""
+        levels = self.model.levels
+        return 0.0 if levels is None else float(levels.double().diff().median())
+
+    def _units(self, moved: float) -> str:
+        """What a moved time is in the network's own numbers; nothing where that differs by level."""
+        t = torch.tensor([0.25, 0.5], dtype=torch.float64)
+        change = self.model.time_input(t + moved) - self.model.time_input(t)
+        if not bool((change[0] - change[1]).abs() < 1e-6 * change.abs().max()):
+            return ""
+        return f", {float(change[0]):+.3g} in its own numbers"
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A way to change times.
+
+    Attributes:
+        apply: to times and a value.
+        of: the value, from changed times and those before.
+        step: of the value, over that of a time.
+    """
+
+    apply: Callable[[Tensor, float], Tensor]
+    of: Callable[[Tensor, Tensor], Tensor]
+    step: float
+
+
+_MOVED = _Change(lambda t, value: t + value, lambda told, t: told - t, 1.0)
+_SCALED = _Change(lambda t, value: t * value, lambda told, t: told / t, 10.0)
+
+
+@dataclass(frozen=True)
+class _Best:
+    """What fits best.
+
+    Attributes:
+        value: what is added to t, or what multiplies it.
+        low: from two standard errors below.
+        high: to as many above.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def _inside(times: Tensor) -> Tensor:
+    """(T,) whether these are times of noisy data."""
+    return (times > 1e-4) & (times < 1 - 1e-4)
+
+
+def _vertex(values: Array, errors: Array) -> float:
+    """Where the parabola through the least of `errors` and its neighbours is least, between these."""
+    if len(values) < 3:
+        return float(values[errors.argmin()])
+    middle = min(max(int(errors.argmin()), 1), len(values) - 2)
+    near = slice(middle - 1, middle + 2)
+    curve, slope, _ = np.polyfit(values[near] - values[middle], errors[near], 2)
+    low, high = sorted((values[near][0], values[near][-1]))
+    return (
+        float(np.clip(values[middle] - slope / (2 * curve), low, high)) if curve > 0 else float(values[errors.argmin()])
+    )
