@@ -1,4 +1,4 @@
-"""`noiseshift measure` to the end on a trained checkpoint of every format; prints the table of docs/reference/formats.md.
+"""`noiseshift measure` to the end on a trained checkpoint of every format; writes docs/data/formats-measured.csv.
 
     python benchmarks/formats/measure_formats.py --out runs/formats [--only StableDiffusion]   # an hour on a CPU core
         [--edm CLONE] [--edm2 CLONE] [--guided-diffusion CLONE]                         # NVlabs's and openai's sources
@@ -6,16 +6,21 @@
 In the environment of .ci/parity-files, with transformers, smalldiffusion, flow_matching and azula. Each checkpoint is
 a small network of the format's own library, trained for a few hundred steps on 16×16 Fashion-MNIST by that library's
 loss (diffusers': as its training scripts do) and saved by its code, so that a level, a time or a scale read wrongly would
-show as a shift. The networks are poor and the autoencoders untrained: the figures compare nothing. The last column names the checks
-before the measurement that failed: each is a false alarm.
+show as a shift. The networks are poor and the autoencoders untrained: the figures compare nothing. "failed checks" are those
+before the measurement: each is a false alarm. "said" are the checks that could not tell.
+
+A checkpoint and a row are kept in OUT when they are made, and a later run takes them from there; one format that fails does not
+stop the others. OUT/formats-measured.csv holds the rows so far.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import itertools
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +62,11 @@ FORMATS: dict[str, Callable[[Job], list[str]]] = {
     "flow_matching, module:function": flow_matching,
     "azula, module:function": azula,
 }  # fmt: skip
+COLUMNS = (
+    *("format", "noiseshift measure …", "ε error", "t", "δ", "δ low", "δ high", "slope", "resolved"),
+    *("failed checks", "said"),
+)
+SAMPLES = 64
 NEEDS = {"guided-diffusion": "guided_diffusion", "EDM .pkl": "edm", "EDM2 .pkl": "edm2"}
 
 
@@ -76,20 +86,50 @@ def error(words: list[str], real: ns.data.Images) -> float:
     return float((found - noise).square().mean())
 
 
-def row(name: str, words: list[str], out: Path, wrong: float) -> str:
-    """A line of the table: the readable step in the middle, and how many steps are resolved."""
+def row(name: str, words: list[str], out: Path, wrong: float) -> dict[str, str]:
+    """The table's line: the readable step in the middle, how many steps are resolved, and which checks did not pass."""
     measured = ns.Run.load(out)
-    checks = (
-        "none" if measured.preflight is None else ", ".join(c.name for c in measured.preflight.failures) or "passed"
-    )
+    checks = () if measured.preflight is None else measured.preflight.checks
+    checked = "none" if checks else "not checked"
     table = measured.reports["residual"].table().dropna(subset=["shift"])
-    shown = " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
-    if table.empty:
-        return f"| {name} | `{shown}` | {wrong:.3f} | not readable | | | {checks} |"
-    at = table.iloc[len(table) // 2]
-    shift = f"{at['shift']:+.3f} [{at['low']:+.3f}, {at['high']:+.3f}] at t = {at['t']:.2f}".replace("-", "−")
-    resolved = f"{int(table['resolved'].sum())} of {len(table)}"
-    return f"| {name} | `{shown}` | {wrong:.3f} | {shift} | {at['slope']:.2f} | {resolved} | {checks} |"
+    found = {
+        "format": name,
+        "noiseshift measure …": " ".join(Path(word).name if Path(word).is_absolute() else word for word in words),
+        "ε error": f"{wrong:.3f}",
+        "resolved": f"{int(table['resolved'].sum())} of {len(table)}",
+        "failed checks": ", ".join(check.name for check in checks if check.passed is False) or checked,
+        "said": ", ".join(check.name for check in checks if check.passed is None) or checked,
+    }
+    if not table.empty:
+        at = table.iloc[len(table) // 2]
+        found |= {"t": f"{at['t']:.2f}", "δ": f"{at['shift']:.3f}", "slope": f"{at['slope']:.2f}"}
+        found |= {"δ low": f"{at['low']:.3f}", "δ high": f"{at['high']:.3f}"}
+    return found
+
+
+def made(name: str, job: Job) -> dict[str, str]:
+    """A checkpoint of this format, trained, saved, read and measured; what an earlier run made of it is used."""
+    known = job.folder / "made.json"
+    held_out = pictures(ns.data.reference())
+    if not known.exists():
+        torch.manual_seed(0)
+        words = FORMATS[name](job)
+        known.write_text(json.dumps(words))
+    words = json.loads(known.read_text())
+    real = chosen(held_out) if "--embeddings" in words else held_out
+    path = write(job.folder / "real.npz", real)
+    shown = ["--data", path, "--estimator", "residual", "--samples", SAMPLES, "--out", "measured", "--no-progress"]
+    run(job.folder, "measure", *words, *shown)
+    with contextlib.chdir(job.folder):  # where a user's module and its weights lie
+        sys.path.insert(0, str(job.folder))
+        return row(name, words, job.folder / "measured", error(words, real))
+
+
+def write_csv(rows: list[dict[str, str]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
 
 
 def sources_option(name: str) -> Any:
@@ -98,37 +138,36 @@ def sources_option(name: str) -> Any:
 
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/formats"), show_default=True)
-@click.option("--only", help="Formats whose name holds this.")
+@click.option("--only", default="", help="Formats whose name holds this.")
 @click.option("--steps", default=600, show_default=True, help="Of training.")
-@click.option("--samples", default=64, show_default=True)
 @click.option("--data", default="/usr/share/datasets/fashion-mnist", show_default=True)
 @sources_option("edm")
 @sources_option("edm2")
 @sources_option("guided-diffusion")
-def main(out: Path, only: str | None, steps: int, samples: int, data: str, **sources: Path | None) -> None:
-    images, held_out = pictures(ns.data.load_idx(data, "train")), pictures(ns.data.reference())
-    print(
-        "| format | `noiseshift measure` … | ε error | δ, 95 % interval | slope | resolved | failed checks |\n"
-        "|---|---|---|---|---|---|---|"
-    )
-    for number, (name, make) in enumerate(FORMATS.items()):
-        if only and only not in name:
-            continue
+def main(out: Path, only: str, steps: int, data: str, **sources: Path | None) -> None:
+    images = pictures(ns.data.load_idx(data, "train"))
+    rows: list[dict[str, str]] = []
+    for number, name in enumerate(FORMATS):
         if name in NEEDS and sources[NEEDS[name]] is None:
             print(f"{name}: left out, give --{NEEDS[name].replace('_', '-')}", file=sys.stderr)
             continue
-        folder = (out / f"{number:02d}").resolve()
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        words = make(Job(folder, images, steps, {k: v for k, v in sources.items() if v}))
-        real = chosen(held_out) if "--embeddings" in words else held_out
-        path = write(folder / "real.npz", real)
-        shown = ["--data", path, "--estimator", "residual", "--samples", samples, "--out", "measured", "--no-progress"]
-        run(folder, "measure", *words, *shown)
-        (folder / "made.json").write_text(json.dumps({"format": name, "words": words, "steps": steps}))
-        with contextlib.chdir(folder):  # where a user's module and its weights lie
-            wrong = error(words, real)
-        print(row(name, words, folder / "measured", wrong), flush=True)
+        folder = (out / f"{number:02d}-{steps}").resolve()
+        kept = folder / "row.json"
+        if not kept.exists() and only in name:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                found = made(name, Job(folder, images, steps, {k: v for k, v in sources.items() if v}))
+            except (Exception, SystemExit) as fault:  # the other formats are made all the same
+                traceback.print_exc()
+                print(f"{name}: {fault}", file=sys.stderr, flush=True)
+                continue
+            kept.write_text(json.dumps(found))
+            print(f"{name}: {found}", flush=True)
+        if kept.exists():
+            rows.append(json.loads(kept.read_text()))
+            write_csv(rows, out / "formats-measured.csv")
+    failed = [found["format"] for found in rows if found["failed checks"] != "none"]
+    print(f"{len(rows)} of {len(FORMATS)} formats, false alarms on {len(failed)}: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
