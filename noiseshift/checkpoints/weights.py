@@ -37,6 +37,8 @@ COUNTERS = ("n_averaged", "initted", "step", "num_updates", "decay")
 """What averaging keeps beside the weights."""
 POSITIONAL = "shadow_params"
 """Averages by position, in the order of the trained parameters (torch_ema, flow_matching)."""
+KEPT_BY_OPTIMIZERS = re.compile(r"(ema|emas|slow|lookahead_slow|swa|averaged?)(_\w+)?|ax")
+"""The averaged parameter in an optimizer's state (Lookahead, SWA, ASGD's ax), beside the moments of its gradients (exp_avg)."""
 DEEPEST = 4
 AS_AVERAGED = ", averaged"
 """How a set is shown that is an average."""
@@ -118,6 +120,11 @@ def _refuse_doubt(found: Weights, sets: Sequence[Weights], content: Mapping[Any,
         raise CheckpointError(
             f"its averaged weights ({hidden}) are not named as a network's: save them as a state dict"
         )
+    if _trains_without_schedule(content):
+        raise CheckpointError(
+            "its schedule-free optimizer was in training mode, where the weights are no averages: call optimizer.eval() before "
+            "saving"
+        )
     others = [part for part in sets if part.state.keys() == found.state.keys() and not RAW.search(part.name)]
     if twin := next((part for part in others if not _equal(part.state, found.state)), None):
         raise CheckpointError(
@@ -132,7 +139,7 @@ def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
     for key, value in pairs:
         where = f"{name}/{key}".removeprefix("/")
         if isinstance(value, Tensor) and value.ndim > 1 and (averages(name) or _by_optimizer(where)):
-            yield where if _by_optimizer(where) else name
+            yield name if averages(name) or _by_optimizer(name) else where
             return
         if isinstance(value, Mapping | list | tuple) and depth < 2 * DEEPEST:
             yield from _unread(value, where, depth + 1)
@@ -140,8 +147,21 @@ def _unread(content: Any, name: str, depth: int = 0) -> Iterator[str]:
 
 def _by_optimizer(where: str) -> bool:
     """Whether an optimizer keeps the averaged parameter there, beside the moments of its gradients (exp_avg)."""
-    above, _, key = where.rpartition("/")
-    return bool(SKIPPED.search(above.partition("/")[0]) and re.match(r"emas?(_|$)", key))
+    outer, *inner = where.split("/")
+    return bool(SKIPPED.search(outer)) and any(KEPT_BY_OPTIMIZERS.fullmatch(key) for key in inner)
+
+
+def _trains_without_schedule(content: Any, depth: int = 0) -> bool:
+    """Whether an optimizer of schedulefree was saved as it trains: the weights are then between its average and its iterate."""
+    if isinstance(content, Mapping):
+        if content.get("train_mode") is True and "weight_sum" in content:
+            return True
+        content = content.values()
+    elif not isinstance(content, list | tuple):
+        return False
+    return depth < 2 * DEEPEST and any(
+        _trains_without_schedule(value, depth + 1) for value in content if not isinstance(value, Tensor)
+    )
 
 
 def _is_network(state: Mapping[str, Tensor]) -> bool:
@@ -199,6 +219,12 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
     if wanted is not None and wanted == state.keys():
         yield Weights(part.name, state, part.averaged)
         return
+    if wanted is not None and wanted < state.keys() and (found := _averages_beside(state, wanted)):
+        yield Weights(part.name, {key: state[key] for key in wanted}, part.averaged)
+        yield from _split(
+            Weights(f"{part.name}/{found}".removeprefix("/"), _below(state, found), averaged=True), wanted
+        )
+        return
     below: dict[str, dict[str, Tensor]] = {}
     rest: dict[str, dict[str, Tensor]] = {}
     for key, value in state.items():
@@ -217,6 +243,19 @@ def _split(part: Weights, wanted: frozenset[str] | None) -> Iterator[Weights]:
         averaged = (part.averaged and not RAW.search(first)) or averages(first)
         short = _undotted(inside, {key: raw for key, raw in below.items() if key != first}) if averaged else None
         yield from _split(Weights(name, short or inside, averaged), wanted)
+
+
+def _averages_beside(state: Mapping[str, Tensor], wanted: frozenset[str]) -> str | None:
+    """Under which name the averages of a network lie in one set with it: module.… and ema_model.module.…"""
+    for first in dict.fromkeys(key.partition(".")[0] for key in state.keys() - wanted):
+        if averages(first) and len({_bare(key) for key in _below(state, first)} & wanted) > len(wanted) / 2:
+            return first
+    return None
+
+
+def _below(state: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+    """What lies below a name, without it."""
+    return {key.removeprefix(f"{first}."): value for key, value in state.items() if key.startswith(f"{first}.")}
 
 
 def _beside(

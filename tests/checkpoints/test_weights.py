@@ -257,3 +257,41 @@ def test_a_network_of_convolutions_in_blocks_is_no_transformer(tmp_path):
     torch.save(state, tmp_path / "x.pt")
     with pytest.raises(ns.CheckpointError, match="of no network known here: give module:function"):
         ns.load(tmp_path / "x.pt")
+
+
+KEPT_BY_OPTIMIZERS = {
+    "Lookahead": {"slow_weights": rows(MEAN)},
+    "timm's Lookahead": {"state": {0: {"lookahead_slow_buff": MEAN["pos_embed"]}}},
+    "ASGD": {"state": {0: {"ax": MEAN["pos_embed"], "eta": torch.tensor(1.0)}}},
+    "SWA of contrib": {"state": {0: {"swa_buffer": MEAN["pos_embed"]}}},
+}
+
+
+@pytest.mark.parametrize("name", KEPT_BY_OPTIMIZERS)
+def test_averages_that_an_optimizer_keeps_are_not_passed_over(name):
+    with pytest.raises(ns.CheckpointError, match="its averaged weights \\(optimizer/"):
+        chosen({"model": RUNNING, "optimizer": KEPT_BY_OPTIMIZERS[name]})
+
+
+def test_moments_of_gradients_are_no_averages():
+    moments = {"exp_avg": MEAN["pos_embed"], "exp_avg_sq": MEAN["pos_embed"], "max_exp_avg_sq": MEAN["pos_embed"]}
+    same(chosen({"model": RUNNING, "optimizer": {"state": {0: moments}}}).state, RUNNING)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_schedule_free_optimizer_must_be_saved_in_evaluation(training):
+    groups = [{"train_mode": training, "weight_sum": 2.0, "lr": 1e-3}]
+    content = {"model": RUNNING, "optimizer": {"state": {0: {"z": MEAN["pos_embed"]}}, "param_groups": groups}}
+    if not training:
+        same(chosen(content).state, RUNNING)
+        return
+    with pytest.raises(ns.CheckpointError, match=r"optimizer\.eval\(\) before saving"):
+        chosen(content)
+
+
+def test_averages_in_one_set_with_a_network_that_is_at_hand():
+    content = {**under("module.", RUNNING), **under("ema_model.module.", MEAN)}
+    for names in (None, list(RUNNING)):
+        found = chosen(content, names)
+        same(found.state, MEAN)
+        assert found.averaged
