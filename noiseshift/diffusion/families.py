@@ -367,7 +367,7 @@ def _other_labels(scheduler: Any, config: dict[str, Any]) -> str | None:
     k = int(off.argmax())
     label, sigma = float(scheduler.timesteps[k]), float(scheduler.sigmas[k])
     return (
-        f"its network is told {label:g} where its states have sigma = {sigma:.3g}: it was given timesteps beside its sigmas (as "
+        f"its network is given {label:g} where its states have sigma = {sigma:.3g}: it was given timesteps beside its sigmas (as "
         "CogView4's pipeline does), and which level a timestep means is not known; give it sigmas alone"
     )
 

@@ -34,7 +34,7 @@ LEAST = 0.01
 FEWEST = 8
 """Rows that are enough to try a network's classes on."""
 
-AGAIN = 64
+SECOND = 64
 """Rows of two classes that seem exchanged, on which that is tried again: a choice among all pairs proves nothing by itself."""
 
 NAME = "class order"
@@ -89,7 +89,7 @@ def numbering_calls(classes: int, rows: int, more: int) -> int:
         return 0
     if classes > MOST:
         return (2 + len(_usual(classes))) * rows
-    return classes * rows + 2 * min(AGAIN, more)
+    return classes * rows + 2 * min(SECOND, more)
 
 
 def unjudged() -> Check:
@@ -159,7 +159,7 @@ def _exchanged(tried: _Tried, x0: Tensor, cond: Tensor) -> str | None:
     if not seeming:
         return None
     pair = max(seeming, key=lambda pair: float(seeming[pair]))
-    rows = torch.isin(cond, torch.tensor(pair, device=cond.device)).nonzero().flatten()[:AGAIN]
+    rows = torch.isin(cond, torch.tensor(pair, device=cond.device)).nonzero().flatten()[:SECOND]
     if len(rows) < FEWEST:
         return None
     own = cond[rows]

@@ -42,7 +42,7 @@ SAMPLES, FEWEST, STEPS = 48, 16, 10
 ENERGY, POOR, CHANCE = 0.03, 0.1, 0.01
 """Samples are of other data where their energy distance is larger than the first, and chance is below the last. Right models
 of the bundled data read -.01 … .003, the same pictures upside down .036. The second is of a network that is worse than the linear
-denoiser at a level: its samples are poor, .05 of its own data, and others are told from .13 on."""
+denoiser at a level: its samples are poor, .05 of its own data, others are seen from .13 on."""
 
 FILLED = 0.9
 """Share of the range that all pictures together have."""

@@ -1,4 +1,4 @@
-"""Is the network told the level that its states have? It is told levels a little below and above, of the same states.
+"""Is the network conditioned on the level that its states have? Levels a little below and above are tried, on the same states.
 
 A network that learned from these data by least squares has the least error at the level of its states. So where it is certain that
 a slightly other level leaves less error, the time of its card is off, by a percent of the table or more: too little for the
@@ -51,7 +51,7 @@ def passes() -> int:
 
 
 def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tensor | None = None) -> Check:
-    """Compare the noise error of a network that is told the level of its states with that under levels beside it.
+    """Compare the noise error of a network conditioned on the level of its states with that under levels beside it.
 
     Args:
         model: as it was read; called `passes()` times on each row, and more where something is found.
@@ -71,7 +71,7 @@ def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tenso
     try:
         gains = [gain for t, own in zip(times, errors.T, strict=True) if (gain := tried.gains(t, own)) is not None]
     except Exception as error:  # anybody's network may refuse a time that it does not know
-        return Check(NAME, None, f"not tried: told another time, the network fails: {error_in_words(error)}")
+        return Check(NAME, None, f"not tried: at another time the network fails: {error_in_words(error)}")
     if not gains:
         return Check(NAME, None, "not tried: the network knows no levels beside these")
     mean = np.mean(gains, 0)
@@ -82,19 +82,19 @@ def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tenso
     least = -100 * float(mean.mean(0)[side])
     if certain[side] <= CERTAIN:
         return Check(
-            NAME, True, f"told 5 % more or less noise than its states have, it errs by {least:.1f} % more or worse"
+            NAME,
+            True,
+            f"conditioned on a level beside that of its states, the network errs by at least {least:.1f} % more",
         )
     lower = "less" if side == 0 else "more"
-    said = (
-        f"told {lower} noise than its states have, the network denoises these data better: {tried.better(times, side)}"
-    )
+    said = f"conditioned on {lower} noise than its states have, the network denoises these data better: {tried.better(times, side)}"
     return Check(
-        NAME, False, f"{said}; correct time in its card, unless it was trained on other levels than it was told"
+        NAME, False, f"{said}; correct time in its card (data of less or more contrast than in training look so too)"
     )
 
 
 class _Tried:
-    """The noise error of each row where the network is told another time than its state's."""
+    """The noise error of each row where the network is conditioned on another time than its state's."""
 
     def __init__(self, model: NetworkModel | CallableModel, x0: Tensor, cond: Tensor | None):
         self.model = model
@@ -103,7 +103,7 @@ class _Tried:
         self.eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:]).to(x0)
 
     def gains(self, t: Tensor, own: Array) -> Array | None:
-        """(N, 2) what is gained of the error `own` (N,) by being told less noise, and more; None where there are no such levels."""
+        """(N, 2) what is gained of the error `own` (N,) by conditioning on less noise, and more; None without such levels."""
         below, above = self.beside(t)
         if below is None or above is None:
             return None
@@ -119,8 +119,8 @@ class _Tried:
             if not ends[0] < float(wanted) < ends[1]:
                 found.append(None)
                 continue
-            told = self.model.snap(schedule.time_of_log_snr(wanted))
-            found.append(told if abs(float(told - t)) > 1e-9 else self._next(t, -1 if step > 0 else 1))
+            given = self.model.snap(schedule.time_of_log_snr(wanted))
+            found.append(given if abs(float(given - t)) > 1e-9 else self._next(t, -1 if step > 0 else 1))
         return found[0], found[1]
 
     def _next(self, t: Tensor, way: int) -> Tensor | None:
@@ -131,11 +131,11 @@ class _Tried:
         place = int((levels.double() - t).abs().argmin()) + way
         return levels[place].double() if 0 <= place < len(levels) else None
 
-    def errors(self, t: Tensor, told: Tensor) -> Array:
-        """(N,) mean squared error of the noise in states of level t, where the network is told another one."""
+    def errors(self, t: Tensor, given: Tensor) -> Array:
+        """(N,) mean squared error of the noise in states of level t, where the network is conditioned on another one."""
         level = self.model.schedule(t).like(self.x0)
         x = level.alpha * self.x0 + level.sigma * self.eps
-        time = self.model.time_input(told.reshape(1)).expand(len(x))
+        time = self.model.time_input(given.reshape(1)).expand(len(x))
         with torch.no_grad():
             said = READ[self.model.predicts](self.model.sign * self.model.raw(x, time, self.cond), x, level)
         return (said.eps - self.eps).double().square().flatten(1).mean(1).cpu().numpy()
@@ -178,10 +178,10 @@ class _Tried:
 
     def _curve(self, times: Tensor, change: _Change, wanted: Sequence[float]) -> tuple[Array, Array]:
         """(K,) the changes that the network's levels leave of those wanted, and (K, N) the error under each over that of now."""
-        told = [self.model.snap(change.apply(times, value).clamp(1e-4, 1 - 1e-4)) for value in wanted]
-        values = np.array([float(change.of(each, times).mean()) for each in told])
+        given = [self.model.snap(change.apply(times, value).clamp(1e-4, 1 - 1e-4)) for value in wanted]
+        values = np.array([float(change.of(each, times).mean()) for each in given])
         kept = [0, *(k for k in range(1, len(values)) if abs(values[k] - values[k - 1]) > 1e-9)]  # tables are coarse
-        every = [[self.errors(t, at) for t, at in zip(times, told[k], strict=True)] for k in kept]
+        every = [[self.errors(t, at) for t, at in zip(times, given[k], strict=True)] for k in kept]
         return values[kept], (np.array(every) / self.now(times)[:, None]).mean(1)
 
     def now(self, times: Tensor) -> Array:
@@ -217,8 +217,8 @@ class _Change:
     step: float
 
 
-_MOVED = _Change(lambda t, value: t + value, lambda told, t: told - t, 1.0)
-_SCALED = _Change(lambda t, value: t * value, lambda told, t: told / t, 10.0)
+_MOVED = _Change(lambda t, value: t + value, lambda given, t: given - t, 1.0)
+_SCALED = _Change(lambda t, value: t * value, lambda given, t: given / t, 10.0)
 
 
 @dataclass(frozen=True)

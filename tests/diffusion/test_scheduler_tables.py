@@ -91,7 +91,7 @@ def test_timesteps_beside_sigmas_are_refused_with_the_reason():
     labels = np.linspace(1000, 1, 5).round().astype(np.float32)
     scheduler.set_timesteps(timesteps=labels, sigmas=labels / 1000, mu=0.7)
     with pytest.raises(
-        ValueError, match=r"told \d+ where its states have sigma = 0\.\d+.*CogView4.*give it sigmas alone"
+        ValueError, match=r"given \d+ where its states have sigma = 0\.\d+.*CogView4.*give it sigmas alone"
     ):
         family_of(scheduler)
     scheduler.set_timesteps(sigmas=labels / 1000, mu=0.7)

@@ -1,4 +1,4 @@
-"""A time that is off by half a percent of the table is found and named; networks that are told their level are not blamed."""
+"""A time that is off by half a percent of the table is found and named; networks that are given their level are not blamed."""
 
 import re
 
