@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-NOT_READABLE = "slope not within ½ … 2, or t + δ beyond the schedule's ends"
+NOT_READABLE = "slope not within ½ … 2 or not significant, or t + δ beyond the schedule's ends"
 """Why a shift is not read: see `Ratio.readable`."""
 
 

@@ -127,7 +127,8 @@ def null_control(
         A row per estimator and step, and the outcome.
     """
     frame = _tables(instruments, lambda name, each: real_report(name, each, data, cond=cond, seed=seed))
-    usable = frame[readable(frame.slope)]
+    known = frame.pop("slope_known")
+    usable = frame[known]
     if usable.empty:
         return frame, Check("null", None, UNREAD)
     # A reading of real states so far off that it is no level is the worst of false alarms.
@@ -159,7 +160,8 @@ def level_control(
     )
     frame["expected"] = _offset(frame.t.to_numpy())
     frame["covered"] = (frame.low <= frame.expected) & (frame.expected <= frame.high)
-    usable = frame[readable(frame.slope)]
+    known = frame.pop("slope_known")
+    usable = frame[known]
     if usable.empty:
         return frame, Check("level", None, UNREAD)
     covered, cells = int(usable.covered.sum()), len(usable)
@@ -179,8 +181,12 @@ def _kind(instruments: Instruments) -> str:
 
 
 def _tables(instruments: Instruments, report: Callable[[str, Instrument], ShiftReport]) -> pd.DataFrame:
-    """The reports' tables, one under another, with a column `estimator`."""
-    tables = [report(name, each).table().assign(estimator=name) for name, each in instruments.items()]
+    """The reports' tables, one under another, with columns `estimator` and `slope_known`: whether the estimator reads there."""
+    tables = []
+    for name, each in instruments.items():
+        found = report(name, each)
+        known = readable(each.calibration.slope) & found.ratio().slope_known()
+        tables.append(found.table().assign(estimator=name, slope_known=known))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -213,13 +213,17 @@ class Ratio:
         return divided(self.readings, self.slope)
 
     def readable(self, times: Array) -> Array:
-        """(K,) whether each is a shift at all: its slope lies within 0.5 … 2, and its interval holds a shift that leads to a
-        level. An estimator that extrapolates read δ = -1.36 at t = .91: there is no level -.45.
+        """(K,) whether each is a shift at all: its slope lies within 0.5 … 2 and is significant, and its interval holds a shift
+        that leads to a level. An estimator that extrapolates read δ = -1.36 at t = .91: there is no level -.45. One whose slope of
+        .65 was not significant read other means for samples than for real states, which is not to say another level.
 
         Args:
             times: (K,) conditioning times, from which the shifts lead.
         """
         found = readable(self.slope)
+        among = np.flatnonzero(found)
+        if len(among):
+            found[among] = self.at(among).slope_known()
         ends = times + self.value
         beyond = np.flatnonzero(found & ((ends < 0) | (ends > 1)))
         if len(beyond):  # else the intervals, which hold the values, need not be known
@@ -261,6 +265,14 @@ class Ratio:
     def _critical(self, level: float) -> Array:
         """(K,) quantiles of |T*| of the readings minus the shift times the slope, which are 0 on average."""
         return (self.error + self.slope_error.scaled(self.value)).critical(level)
+
+    def slope_known(self, level: float = 0.95) -> Array:
+        """(K,) whether each slope is significant, so that the shift's interval has ends."""
+        critical = self._critical(level)
+        few = np.isinf(critical)  # too few states to know: it is said of the readings, whatever the slope
+        with np.errstate(invalid="ignore"):
+            known: Array = few | (self.slope**2 > critical**2 * self.slope_error.variance)
+        return known
 
     def _fieller(self, critical: Array) -> tuple[Array, Array]:
         """Fieller's ends of the ratio: all r at which readings - r slope is within `critical` standard errors of 0.

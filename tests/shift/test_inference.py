@@ -53,6 +53,25 @@ def test_what_is_not_known_of_the_slope_counts_where_the_shift_is_large(rows):
     assert 0.925 < np.mean((low <= 3) & (high >= 3)) < 0.975
 
 
+def test_means_that_differ_are_no_shift_where_the_slope_is_not_significant():
+    """The reader is not known to see levels there, so no interval of a shift has ends and the run has no answer from it."""
+    rng = np.random.default_rng(0)
+    levels, scale = 4, 0.02
+    sampled, real = (scale * rng.normal(size=(64, levels)) for _ in range(2))
+    unknown = 0.7 + 9 * rng.normal(size=(12, levels))
+    unknown += 0.7 - unknown.mean(0)
+    found = report(sampled + 0.05, real, unknown)
+    assert not found.readable.any()
+    table = found.table()
+    assert table[["shift", "low", "high", "band_low", "band_high"]].isna().all(axis=None)
+    assert np.isnan(found.test().p)
+    assert not run_answer({"e": found}).significant
+    known = report(sampled + 0.05, real, 0.7 + 0.1 * rng.normal(size=(12, levels)))
+    assert known.readable.all()
+    assert np.isfinite(known.table()[["low", "high"]]).all(axis=None)
+    assert known.test().significant
+
+
 def test_a_slope_that_may_be_zero_leaves_no_interval():
     rng = np.random.default_rng(0)
     low, high = Ratio.of_mean(rng.normal(size=(50, 1)) + 9, 1 + 9 * rng.normal(size=(12, 1))).interval()
