@@ -32,7 +32,7 @@ def rows(folder: Path) -> pd.DataFrame:
         if case.refused or not path.exists():
             continue
         row = json.loads(path.read_text())
-        significant, p = re.fullmatch(r"RunAnswer\((.*), p = ([\d.e-]+), by .*\)", row["answer"]).groups()
+        significant, p = re.fullmatch(r"RunAnswer\((.*), p = ([\d.e-]+|nan), by .*\)", row["answer"]).groups()
         for level in row["table"]:
             # States that are nothing like noised data read beyond the ends of the schedule: that is no level.
             if level["t"] + level["high"] >= 0 and level["t"] + level["low"] <= 1:
@@ -84,6 +84,7 @@ def draw(table: pd.DataFrame) -> None:
             yticks=range(len(names)),
             yticklabels=short[::-1],
             xlabel="noise shift δ (logarithmic beyond ±0.01)",
+            ylim=(-0.8, len(names) - 0.2),
         )
         ax.tick_params(axis="y", labelsize=6.5)
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)

@@ -149,13 +149,16 @@ def backward(model: Any, x: Tensor, z: Any) -> Tensor:
     return x
 
 
-def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None) -> dict[str, Any]:
-    """The checks and the shift in the middle of those that can be read."""
+def protocol_of(case: Case, checkpoint: ns.Checkpoint, controls: bool = False) -> ns.Protocol:
+    """Of every case: 48 samples, up to four levels."""
     # A residual is one number of d squares: of few coordinates it says nothing, and the likelihood along t is asked instead.
     estimator = "residual" if math.prod(checkpoint.shape) >= 64 else "fokker-planck"
-    run = ns.run(
-        checkpoint, ns.Protocol(case.sampler, samples=48, points=4, estimators={estimator: None}, batch=48), data
-    )
+    return ns.Protocol(case.sampler, samples=48, points=4, estimators={estimator: None}, batch=48, controls=controls)
+
+
+def measured(case: Case, checkpoint: ns.Checkpoint, data: ns.data.Images | None) -> dict[str, Any]:
+    """The checks and the shift in the middle of those that can be read."""
+    run = ns.run(checkpoint, protocol_of(case, checkpoint), data)
     failed = "; ".join(f"{check.name}: {check.sentence}" for check in run.preflight.failures)
     rows = run.table().to_dict("records")
     readable = [row for row in rows if np.isfinite([row["shift"], row["low"], row["high"]]).all()]

@@ -10,8 +10,8 @@ A row is kept in OUT/rows when it is made, and a later run takes it from there: 
 
 Prints the table: lines of wrapper, and those that `info --write-wrapper` did not write; largest difference of states and
 predicted noise from their own code, and of samples from their own sampler's; the checks before a measurement; the shift in the
-middle; seconds. Writes OUT/table.json, OUT/table.csv, and OUT/samples.png, in which their own sampler's samples stand beside
-ours from the same noise.
+middle; seconds. Writes OUT/table.json, OUT/table.csv, and OUT/samples-1.png and so on, in which their own sampler's samples stand
+beside ours from the same noise.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def lines_of(wrapper: Path) -> int:
     return sum(bool(line) and not line.startswith(('"""', "#")) for line in lines)
 
 
-def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, Any]:
-    """A row, made in a process of its own."""
+def run_case(case: Any, checkouts: Path, mnist: Path, out: Path, script: str = "one.py") -> dict[str, Any]:
+    """A row, made by a script of this folder in a process of its own."""
     name = f"{case.repository} {case.file}"
     row = {"checkpoint": name, "convention": case.convention}
     wrapper = HERE / "wrappers" / f"{case.wrapper}.py"
@@ -58,7 +58,7 @@ def run_case(case: Any, checkouts: Path, mnist: Path, out: Path) -> dict[str, An
         return row | {"checks": f"refused: {case.refused}"}
     folder = checkouts / case.repository.replace("/", "+")
     paths = [HERE / "wrappers", *(folder / path for path in case.paths), HERE]
-    words = [sys.executable, str(HERE / "one.py"), case.wrapper, str(mnist.resolve()), str(out.resolve())]
+    words = [sys.executable, str(HERE / script), case.wrapper, str(mnist.resolve()), str(out.resolve())]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(path.resolve()) for path in paths)}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -105,12 +105,16 @@ def main() -> None:
     (given.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
     write_csv(rows, given.out / "table.csv")
     drawn = [case for case in wanted if (given.out / f"{case.wrapper}.npz").exists()]
-    if drawn:
-        draw(drawn, given.out)
+    for start in range(0, len(drawn), A_FIGURE):
+        draw(drawn[start : start + A_FIGURE], given.out, f"samples-{1 + start // A_FIGURE}.png")
 
 
-def draw(cases: list[Any], out: Path) -> None:
-    """Their own samplers' samples in the upper row of each pair, ours from the same noise in the lower."""
+A_FIGURE = 17
+"""Checkpoints in one figure, at most."""
+
+
+def draw(cases: list[Any], out: Path, name: str) -> None:
+    """Their own samplers' samples on the left, ours from the same noise on the right."""
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -127,7 +131,7 @@ def draw(cases: list[Any], out: Path) -> None:
                 points = held[side].reshape(-1, held[side].shape[-1])
                 place.scatter(points[:, 0], points[:, 1], s=1)
     figure.tight_layout()
-    figure.savefig(out / "samples.png", dpi=110)
+    figure.savefig(out / name, dpi=110)
 
 
 if __name__ == "__main__":
