@@ -21,6 +21,7 @@ from noiseshift.networks.level import (
     check_images,
     mixture_log_density,
 )
+from noiseshift.networks.shapes import shapes_only
 from noiseshift.reading import ReadingError, read_safetensors, read_words, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import ESTIMATOR, signed_estimator
@@ -106,7 +107,7 @@ class Network:
         about = read_words(words.get(ESTIMATOR), path, *kind_and_remedy)
         with reading(path, *kind_and_remedy):
             # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
-            with torch.device("meta"):
+            with shapes_only():
                 network = LevelNetwork(LevelConfig(**about["config"]))
             try:
                 network.load_state_dict({key: part.float() for key, part in state.items()}, assign=True)

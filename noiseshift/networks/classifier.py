@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from noiseshift.data import ASSETS
+from noiseshift.networks.shapes import shapes_only
 from noiseshift.reading import read_safetensors, read_words, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import CLASSIFIER, signed_classifier
@@ -104,7 +104,7 @@ def load_classifier(path: str | Path | None = None) -> Classifier:
     about = read_words(words.get(CLASSIFIER), path, *kind_and_remedy)
     with reading(path, *kind_and_remedy):
         # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
-        with torch.device("meta"):
+        with shapes_only():
             classifier = Classifier(ClassifierConfig(**about["config"]), card=about["card"])
         tensors = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         classifier.load_state_dict(tensors, assign=True)

@@ -9,6 +9,7 @@ import torch
 
 from noiseshift.data import Images
 from noiseshift.diffusion.memory import require_memory
+from noiseshift.networks.shapes import shapes_only
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 
 COPIES = 4
@@ -43,7 +44,7 @@ def require_room(config: TransformerConfig, images: Images, batch: int, device: 
 
 
 def _parameters(config: TransformerConfig) -> int:
-    with torch.device("meta"):
+    with shapes_only():
         return sum(each.numel() for each in Transformer(config).parameters())
 
 

@@ -18,6 +18,7 @@ from noiseshift.networks.edm2_unet import Edm2Config, Edm2Unet
 from noiseshift.networks.edm_precondition import Edm, ImprovedDdpm, Preconditioned, VarianceExploded, VariancePreserved
 from noiseshift.networks.edm_unet import DhariwalUnet, SongUnet, UnetConfig, configured
 from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.shapes import shapes_only
 
 ADM = {"model_channels": 192, "channel_mult": (1, 2, 3, 4), "num_blocks": 3, "attn_resolutions": (32, 16, 8)}
 NETWORKS: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
@@ -107,7 +108,7 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
     settings = inner.settings
     state = _single(inner.tensors())
     shape = _shape(record, inner, len(state))
-    with torch.device("meta"):
+    with shapes_only():
         network = NETWORKS[inner.class_name](settings)
     network.load_state_dict({k: v for k, v in state.items() if not k.startswith(TRAINING_ONLY)}, assign=True)
     wrapped = _preconditioned(record, network)

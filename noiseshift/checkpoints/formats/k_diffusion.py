@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.files import METADATA, state_of
 from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.shapes import shapes_only
 from noiseshift.reading import bounded
 
 LARGEST = 1 << 16
@@ -139,7 +139,7 @@ def _network(config: dict[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
         raise CheckpointError(f"its config claims depths of {str(depths)[:60]}, more than it has tensors: correct it")
     try:
         whole = theirs.load_config(config)
-        with torch.device("meta"):
+        with shapes_only():
             shapes = {key: value.shape for key, value in theirs.make_model(whole).state_dict().items()}
         if shapes != {key: value.shape for key, value in state.items()}:
             wrong = sorted(

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import Card, CheckpointError, said_of_the_card
 from noiseshift.diffusion.conventions import TimeInput, levels_of
 from noiseshift.diffusion.schedules import Schedule
 from noiseshift.networks.model import NetworkModel
+from noiseshift.networks.shapes import shapes_only
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def filled(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> nn.Mo
         RuntimeError: Names or shapes do not fit.
     """
     # Shapes only: the weights are the file's own tensors, whatever sizes it claims.
-    with torch.device("meta"):
+    with shapes_only():
         network = build()
     network.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     return network
