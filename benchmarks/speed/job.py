@@ -1,4 +1,5 @@
-"""The main job as a whole: `noiseshift measure` over its own sampling forwards, first and once more; its dry run; its memory."""
+"""The main job as a whole: `noiseshift measure` over its own sampling forwards, first and once more, and with none of the answers
+that ship with the package, as for a checkpoint of one's own; its dry run; its memory."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 from click.testing import CliRunner
@@ -15,6 +17,7 @@ from harness import Row, seconds, started
 from noiseshift.cli import main
 
 import noiseshift as ns
+from noiseshift.studies import shipped
 
 SAMPLES = 256
 
@@ -61,14 +64,17 @@ def _job(folder: Path) -> Iterator[Row]:
     bare.append(seconds(forwards))
     again = seconds(lambda: runner.invoke(main, [*words, str(folder / "b")]))
     bare.append(seconds(forwards))
+    with mock.patch.object(shipped, "FOLDER", folder):
+        runner.env["NOISESHIFT_CACHE"] = str(folder / "other")
+        own = seconds(lambda: runner.invoke(main, [*words, str(folder / "c")]))
+    bare.append(seconds(forwards))
     one = sum(bare) / len(bare)
     share = f"with {SAMPLES} samples"
     yield Row("noiseshift measure over its sampling's forwards, first", [first / one], 1.25, note=share)
     yield Row("noiseshift measure over its sampling's forwards, again", [again / one], 1.25, note=share)
+    yield Row("the same, nothing shipped, first", [own / one], 1.25, note="as for a checkpoint of one's own")
     stated = said["hours on this device"] * 3600
-    yield Row(
-        "first run over what its dry run said", [first / stated], 1.25, note="elapsed time is what a dry run states"
-    )
+    yield Row("that run over what its dry run said", [own / stated], 1.25, note="elapsed time is what a dry run states")
 
 
 MEMORY = """

@@ -1,4 +1,5 @@
-"""Calibrations and checks that were made before for the same checkpoint, data and levels: read from the cache folder."""
+"""Calibrations and checks that were made before for the same checkpoint, data and levels: read from the cache folder, or
+from those that ship with the package."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from noiseshift.estimators import Network, Residual
 from noiseshift.estimators.instrument import Calibration, Instrument, Readings
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.preflight import SAMPLES, Preflight
-from noiseshift.studies import kept
+from noiseshift.studies import kept, shipped
 from noiseshift.studies.protocol import Protocol, as_it_reads, describe_checkpoint
 
 KEPT = ("network", "residual")
@@ -37,7 +38,7 @@ def kept_or_made(
     name: str,
     made: Callable[[], Instrument],
 ) -> Instrument:
-    """The instrument `name` as the cache has it, or as `made` gives it, which is then kept.
+    """The instrument `name` as the cache or the package has it, or as `made` gives it, which is then kept.
 
     Args:
         checkpoint: whose network the estimator uses.
@@ -51,9 +52,15 @@ def kept_or_made(
         return made()
     about = _about(checkpoint, protocol, data) | {"estimator": name, "times": times.double().tolist()}
     about |= {"seed": protocol.seed, "rows": protocol.rows, "limit": protocol.estimators[name]}
+    limit = protocol.estimators[name]
     found = kept.load("calibration", about)
     if found is not None:
-        return _instrument(checkpoint, times, name, found, protocol.estimators[name])
+        return _instrument(checkpoint, times, name, found, limit)
+    ready = shipped.load("calibration", about)
+    if ready is not None:
+        instrument = _instrument(checkpoint, times, name, ready, limit)
+        if shipped.agrees(instrument, data, protocol.device, protocol.seed):
+            return instrument
     instrument = made()
     kept.save("calibration", about, _arrays(instrument))
     return instrument
@@ -62,7 +69,7 @@ def kept_or_made(
 def kept_or_checked(
     checkpoint: Checkpoint, data: Images | None, device: str, samples: int, made: Callable[[], Preflight]
 ) -> Preflight:
-    """The checks before a measurement as the cache has them, or as `made` makes them.
+    """The checks before a measurement as the cache or the package has them, or as `made` makes them.
 
     Args:
         checkpoint: what is checked.
@@ -74,7 +81,7 @@ def kept_or_checked(
     if data is None or not comparable(checkpoint) or kept.folder() is None:
         return made()
     about = {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}
-    found = kept.load("preflight", about)
+    found = kept.load("preflight", about) or shipped.load("preflight", about)
     if found is not None:
         return Preflight.from_dict(json.loads(str(found["found"])))
     checks = made()
@@ -116,6 +123,7 @@ def _instrument(
         estimator = Residual.of_fit(checkpoint.model, times, torch.from_numpy(arrays["fit"]))
     else:
         estimator = checkpoint.level_estimator()
+    arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
     real = Readings(arrays["t"], arrays["log_snr"], arrays["density"])
     calibration = Calibration(arrays["times"], arrays["grid"], real, arrays["slopes"], arrays["slopes_log_snr"])
     return Instrument(estimator, calibration, limit)

@@ -1,4 +1,4 @@
-"""Final samples of a finer run that were made before, for the content control: read from the cache folder."""
+"""Final samples of a finer run that were made before, for the content control: read from the cache folder or the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.diffusion.solvers import Solver
 from noiseshift.networks.model import NetworkModel
-from noiseshift.studies import kept
+from noiseshift.studies import kept, shipped
 from noiseshift.studies.kept_calibration import comparable
 from noiseshift.studies.protocol import Protocol, fingerprint
 
@@ -37,7 +37,8 @@ DECIDE = (
 def kept_or_sampled(
     checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, made: Callable[[], Tensor]
 ) -> Tensor:
-    """Final samples `indices` of the finer run as the cache has them, or as `made` makes them, which are then kept.
+    """Final samples `indices` of the finer run as the cache or the package has them, or as `made` makes them, which are
+    then kept.
 
     Args:
         checkpoint: what is sampled.
@@ -51,9 +52,9 @@ def kept_or_sampled(
     found = fingerprint(checkpoint, replace(protocol, solver=finer))
     about = {name: found[name] for name in DECIDE} | {
         "indices": [indices.start, indices.stop],
-        "rows": _rows(checkpoint),
+        "rows at once": _rows(checkpoint),
     }
-    arrays = kept.load("samples", about)
+    arrays = kept.load("samples", about) or shipped.load("samples", about)
     if arrays is not None:
         return torch.from_numpy(arrays["final"]).to(protocol.device)
     final = made()
