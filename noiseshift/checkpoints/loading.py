@@ -176,46 +176,82 @@ def load(
     """
     loras = [Lora.of(word) for word in ([lora] if isinstance(lora, str | Path | Lora) else lora)]
     coder = None if vae is None else Autoencoder.load(vae)
-    texted = prompts is not None or embeddings is not None
+    request = _Request(family, card, vae, coder, prompts, embeddings, size, loras, trust)
     if path is not None and is_reference(str(path)):
-        _refuse_texts(str(path), texted, loras)
-        _refuse_family(str(path), family, "a function")
-        made = call(str(path))
-        return _of_custom_code(str(path), made, hash_of(made, str(path)), _given(card), coder, size)
+        return _of_function(str(path), request)
     file = _resolve(path)
-    if file.is_dir():
-        _refuse_family(file.name, family, "a diffusers folder")
-        with reading(file.name, "diffusers folder", "save the pipeline again", CheckpointError):
-            folder = read_folder(file, vae=vae, prompts=prompts, embeddings=embeddings, size=size, loras=loras)
-        whose = "model_index.json beside it" if is_kept(file) else "model_index.json"
-        return _of_pipeline(file, _sha256_of_all(weights_of(file)), folder, loras, f"a diffusers folder, by {whose}")
+    return _of_folder(file, request) if file.is_dir() else _of_file(file, request)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What `load` was given beside the path; `coder` is the autoencoder that lies at `vae`."""
+
+    family: str | None
+    card: str | Path | Mapping[str, Any] | None
+    vae: str | Path | None
+    coder: Autoencoder | None
+    prompts: Sequence[str] | None
+    embeddings: str | Path | Conditions | None
+    size: int | tuple[int, int] | None
+    loras: Sequence[Lora]
+    trust: bool
+
+    @property
+    def of_pipelines(self) -> dict[str, Any]:
+        """What the readers of folders and of single files take."""
+        return {name: getattr(self, name) for name in ("vae", "prompts", "embeddings", "size", "loras")}
+
+    def refuse_texts(self, name: str) -> None:
+        """Raise CheckpointError where what is for text pipelines was given with another checkpoint."""
+        if self.prompts is not None or self.embeddings is not None:
+            raise CheckpointError(f"{name} is no diffusers folder: prompts and embeddings are for those")
+        if self.loras:
+            raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
+
+    def refuse_family(self, name: str, kind: str) -> None:
+        """Raise CheckpointError where a family is named for what is no state dict."""
+        if self.family is not None:
+            raise CheckpointError(f"{name} is {kind}, and --family says what a state dict is: leave it out")
+
+
+def _of_function(word: str, request: _Request) -> Checkpoint:
+    request.refuse_texts(word)
+    request.refuse_family(word, "a function")
+    made = call(word)
+    return _of_custom_code(word, made, hash_of(made, word), _given(request.card), request.coder, request.size)
+
+
+def _of_folder(place: Path, request: _Request) -> Checkpoint:
+    request.refuse_family(place.name, "a diffusers folder")
+    with reading(place.name, "diffusers folder", "save the pipeline again", CheckpointError):
+        folder = read_folder(place, **request.of_pipelines)
+    whose = "model_index.json beside it" if is_kept(place) else "model_index.json"
+    shown = f"a diffusers folder, by {whose}"
+    return _of_pipeline(place, _sha256_of_all(weights_of(place)), folder, request.loras, shown)
+
+
+def _of_file(file: Path, request: _Request) -> Checkpoint:
     try:
         # Whatever odd values in a file make of themselves, while it is followed, is one line.
         with reading(
             file.name, "checkpoint that can be followed", "give a plain state dict, and a card", CheckpointError
         ):
-            content = read_trusted(file) if trust else read_content(file)
+            content = read_trusted(file) if request.trust else read_content(file)
             if network := network_in(content):
-                return _of_custom_code(str(file), network, sha256(file), _given(card or _beside(file)), coder, size)
+                card = _given(request.card or _beside(file))
+                return _of_custom_code(str(file), network, sha256(file), card, request.coder, request.size)
             tensors = tensors_of(content)
             if tensors is not None:
-                folder = read_single_file(
-                    file,
-                    tensors,
-                    card=_given(card or _beside(file)),
-                    vae=vae,
-                    prompts=prompts,
-                    embeddings=embeddings,
-                    size=size,
-                    loras=loras,
-                )
+                card = _given(request.card or _beside(file))
+                folder = read_single_file(file, tensors, card=card, **request.of_pipelines)
                 shown = "a single file of Stable Diffusion, by model.diffusion_model.* among its keys"
-                return _of_pipeline(file, sha256(file), folder, loras, shown)
-            _refuse_texts(file.name, texted, loras)
+                return _of_pipeline(file, sha256(file), folder, request.loras, shown)
+            request.refuse_texts(file.name)
             form, shown = recognised(content)
-            convention = _card(file, family, card, form, content)
-            if size is not None:
-                convention = replace(convention, size=size)
+            convention = _card(file, request.family, request.card, form, content)
+            if request.size is not None:
+                convention = replace(convention, size=request.size)
             model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None
@@ -226,7 +262,7 @@ def load(
         raise kind(reason if reason.startswith(file.name) else f"{file.name}: {reason}") from None
     taken = _taken(content, file)
     convention = replace(convention, provenance={**convention.provenance, **taken})
-    found = _checkpoint(file, sha256(file), model, convention, coder)
+    found = _checkpoint(file, sha256(file), model, convention, request.coder)
     beside = () if taken.get("weights", "").endswith(AS_AVERAGED) else averages_beside(file)
     return replace(found, recognised=f"{form.name}, by {shown}", averages_beside=beside)
 
@@ -235,20 +271,6 @@ def _of_pipeline(file: Path, digest: str, folder: Folder, loras: Sequence[Lora],
     found = _checkpoint(file, digest, folder.model, folder.card, folder.autoencoder)
     name = "+".join([found.name, *(each.name for each in loras)])
     return replace(found, name=name, sampler=folder.sampler, recognised=shown)
-
-
-def _refuse_family(name: str, family: str | None, kind: str) -> None:
-    """Raise CheckpointError where a family is named for what is no state dict."""
-    if family is not None:
-        raise CheckpointError(f"{name} is {kind}, and --family says what a state dict is: leave it out")
-
-
-def _refuse_texts(name: str, texted: bool, loras: Sequence[Lora]) -> None:
-    """Raise CheckpointError where what is for text pipelines was given with another checkpoint."""
-    if texted:
-        raise CheckpointError(f"{name} is no diffusers folder: prompts and embeddings are for those")
-    if loras:
-        raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
 
 
 def _sha256_of_all(first: Path) -> str:

@@ -133,18 +133,18 @@ def guided_method(
     Returns:
         The method.
     """
+    times = intervals or {}
 
-    within: dict[str, dict[str, tuple[float, float]]] = {
-        kind: {"interval": interval} for kind, interval in (intervals or {}).items()
-    }
+    def within(kind: str) -> dict[str, tuple[float, float]]:
+        return {"interval": times[kind]} if kind in times else {}
 
     def make(context: MethodContext) -> Built:
         guidance = Guidance()
         model = context.model
         if cfg:
-            guidance = guidance + classifier_free(cfg, **within.get("cfg", {}))
+            guidance = guidance + classifier_free(cfg, **within("cfg"))
         if nag and space in (None, model.predicts):
-            guidance = guidance + noise_awareness(nag, **within.get("nag", {}))
+            guidance = guidance + noise_awareness(nag, **within("nag"))
         elif nag:
             assert space is not None
             model = BranchSpace(model, space, _level(context))
@@ -152,20 +152,18 @@ def guided_method(
         if classifier_nag:
             if context.log_prob is None:
                 raise ValueError("classifier-based NAG needs a level estimator: train one, or leave it out")
-            guidance = guidance + classifier_noise_awareness(
-                context.log_prob, classifier_nag, **within.get("classifier-nag", {})
-            )
+            push = classifier_noise_awareness(context.log_prob, classifier_nag, **within("classifier-nag"))
+            guidance = guidance + push
         if dog:
-            guidance = guidance + guidances.domain(_other(context), dog, **within.get("dog", {}))
+            guidance = guidance + guidances.domain(_other(context), dog, **within("dog"))
         if autoguidance:
-            guidance = guidance + guidances.autoguidance(
-                _other(context), autoguidance, **within.get("autoguidance", {})
-            )
+            away = guidances.autoguidance(_other(context), autoguidance, **within("autoguidance"))
+            guidance = guidance + away
         return Built(Guided(model, guidance))
 
     scales = {"cfg": cfg, "nag": nag, "classifier-nag": classifier_nag, "dog": dog, "autoguidance": autoguidance}
-    times = {kind: "@{:g}:{:g}".format(*interval) for kind, interval in (intervals or {}).items()}
-    kind = "+".join(k + times.get(k, "") for k, w in scales.items() if w) + (f"-{space}" if space else "")
+    words = {kind: "@{:g}:{:g}".format(*interval) for kind, interval in times.items()}
+    kind = "+".join(k + words.get(k, "") for k, w in scales.items() if w) + (f"-{space}" if space else "")
     return Method(name, make, kind, nag or classifier_nag or cfg or dog or autoguidance)
 
 

@@ -84,57 +84,65 @@ def run(
         ValueError: before anything is sampled, a method needs what the checkpoint lacks, or there are no more samples than
             features, unless `small`; there are no data, or a check fails under `strict`.
     """
-    if data is None:
-        raise ValueError("a correction is judged by real data: give held-out ones")
     started = time.perf_counter()
     protocol = protocol.bound(checkpoint)
-    require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
-    warn_of_no_interval(protocol.samples, reference)
-    require_room(checkpoint, protocol, None, final_samples=0)
-    if protocol.guidance is not None:
-        raise ValueError("correct takes its guidance from --nag, --cfg and --method")
+    _require(checkpoint, protocol, data, extractor, reference, small)
     chosen = [unguided(), *(m for m in map(method, methods) if m.name != "none")]
     about = _manifest(checkpoint, protocol, chosen, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     kept = [None if shards is None else shards[each.name] for each in chosen]
     pace = set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), kept[0])
-    held_out = split(data, checkpoint)
+    real = split(data, checkpoint)[0]
     checks = checked(
         checkpoint, data, device=protocol.device, samples=protocol.samples, strict=strict, progress=progress
     )
-    times = read_times(checkpoint.model, protocol)
-    instruments = _instruments(checkpoint, protocol, held_out[0], times, measured)
-    x0, _ = on_device(protocol.device, held_out[0][: protocol.rows])
-    context = _context(checkpoint, x0, times, protocol)
-    if against is not None:
-        context = replace(context, other=_alike(against, checkpoint).to(protocol.device, protocol.precision).model)
-    for each in chosen:
-        if each.kind != "closed-loop":
-            each.make(context)  # refuses now what would fail after hours
+    instruments, context = _prepared(checkpoint, protocol, chosen, real, measured, against)
     outcomes: list[Outcome] = []
     for each, batches in zip(chosen, kept, strict=True):
         if batches is not None:
             batches.rows = pace
         if outcomes:
             context = replace(context, pilot=next(iter(outcomes[0].reports.values())))
-        outcome = _one(
-            checkpoint,
-            protocol,
-            each,
-            context,
-            instruments,
-            extractor,
-            reference,
-            batches,
-            progress,
-        )
-        outcomes.append(outcome)
-    about = (
-        {"preflight": checks.as_dict()}
-        | about
-        | {"data read as": data.about, "seconds": round(time.perf_counter() - started, 1)}
-    )
-    return Correction(about, outcomes, reference)
+        outcomes.append(_one(checkpoint, protocol, each, context, instruments, extractor, reference, batches, progress))
+    spent = {"data read as": data.about, "seconds": round(time.perf_counter() - started, 1)}
+    return Correction({"preflight": checks.as_dict()} | about | spent, outcomes, reference)
+
+
+def _require(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images | None,
+    extractor: Extractor,
+    reference: Features | Moments,
+    small: bool,
+) -> None:
+    """Raise ValueError where a correction cannot be judged, or does not fit, before any work."""
+    if data is None:
+        raise ValueError("a correction is judged by real data: give held-out ones")
+    require_reference(checkpoint, extractor, reference, protocol.samples, small=small)
+    warn_of_no_interval(protocol.samples, reference)
+    require_room(checkpoint, protocol, None, final_samples=0)
+    if protocol.guidance is not None:
+        raise ValueError("correct takes its guidance from --nag, --cfg and --method")
+
+
+def _prepared(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    methods: Sequence[Method],
+    real: Images,
+    measured: int,
+    against: Checkpoint | None,
+) -> tuple[dict[str, Instrument], MethodContext]:
+    """What reads the samples, and what methods are made of: with it every method is made once, so that what would fail after
+    hours is refused now."""
+    times = read_times(checkpoint.model, protocol)
+    instruments = _instruments(checkpoint, protocol, real, times, measured)
+    context = _context(checkpoint, real, times, protocol, against)
+    for each in methods:
+        if each.kind != "closed-loop":
+            each.make(context)
+    return instruments, context
 
 
 def shards_of(folder: str | Path, about: Mapping[str, Any], methods: Sequence[Method]) -> dict[str, Shards]:
@@ -167,15 +175,19 @@ def _instruments(
     return {name: replace(each, limit=measured) for name, each in found.items()}
 
 
-def _context(checkpoint: Checkpoint, x0: Tensor, times: Tensor, protocol: Protocol) -> MethodContext:
+def _context(
+    checkpoint: Checkpoint, real: Images, times: Tensor, protocol: Protocol, against: Checkpoint | None
+) -> MethodContext:
+    """What methods are made of: the model, the level estimator where there is one, and the model to guide away from."""
+    other = None
+    if against is not None:
+        other = _alike(against, checkpoint).to(protocol.device, protocol.precision).model
     if checkpoint.estimator is None:
-        return MethodContext(checkpoint.model)
+        return MethodContext(checkpoint.model, other=other)
     network = checkpoint.level_estimator()
-    return MethodContext(
-        checkpoint.model,
-        network.log_prob,
-        EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2)),
-    )
+    x0, _ = on_device(protocol.device, real[: protocol.rows])
+    level = EstimatedLevel(network, calibrate(network, x0, times, seed=protocol.seed, slope_rows=2))
+    return MethodContext(checkpoint.model, network.log_prob, level, other=other)
 
 
 def _one(

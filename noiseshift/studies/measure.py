@@ -21,6 +21,7 @@ from noiseshift.checkpoints.diffusers.caching import Cached
 from noiseshift.data import Images
 from noiseshift.diffusion.models import Model
 from noiseshift.estimators.instrument import DATA, OWN, Instruments
+from noiseshift.estimators.parts import Parts
 from noiseshift.evaluation import Extractor, Features, extract
 from noiseshift.shift import controls as control
 from noiseshift.shift.parts import PartCalibration, PartReport, Watching
@@ -77,71 +78,82 @@ def run(
     Raises:
         ValueError: the data do not fit the checkpoint, an estimator is not available, or a check fails under `strict`.
     """
-    if protocol.samples < 2:
-        raise ValueError("a shift needs at least 2 samples: ask for more")
     started = time.perf_counter()
     protocol = protocol.bound(checkpoint)
-    require_room(checkpoint, protocol, shards, final_samples=protocol.samples if extractor else PICTURES)
+    _require(checkpoint, protocol, data, shards, extractor)
     about = fingerprint(checkpoint, protocol, data, extractor)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     model = guided(checkpoint, protocol)
     set_pace(checkpoint, protocol, protocol.samples * calls_a_sample(checkpoint, protocol), shards)
     times = read_times(model, protocol)
-    held_out = None if data is None else split(data, checkpoint)
     parts = parts_of(checkpoint.shape, by_band=protocol.bands, mask=protocol.mask, by=protocol.by)
-    groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), None)  # refused before the work
-    if data is None:
-        refuse_what_needs_data(protocol)
+    held_out = None if data is None else split(data, checkpoint)
     checks = checked(
         checkpoint, data, device=protocol.device, samples=protocol.samples, strict=strict, progress=progress
     )
-    if held_out is None:
-        held_out = own_samples(checkpoint, model, protocol, shards, progress)
-    warn_of_absent_classes(held_out[0], labels(checkpoint, range(protocol.samples)))
-    instruments, by_part = calibrated_with_parts(checkpoint, protocol, parts, held_out[0], times, progress)
-    if data is None:
-        instruments = against_own(instruments)
-        by_part = None if by_part is None else replace(by_part, baseline=OWN)
-    resumed = shards is not None and shards.begun
-    sampling = time.perf_counter()
-    _forget_peak(protocol.device)
+    held_out = held_out or own_samples(checkpoint, model, protocol, shards, progress)
+    instruments, by_part = _calibrated(checkpoint, protocol, parts, held_out[0], data is None, times, progress)
     measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
-    cost = {} if resumed else {"sampling seconds": round(time.perf_counter() - sampling, 2)}
     reports = measured.reports
-    final = measured.final
+    found = _controls(checkpoint, instruments, reports, held_out, protocol, progress) if protocol.controls else None
     groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
-    pictures = pictures_of(checkpoint.decode(final))
-    found = None
-    if protocol.controls:
-        found = _controls(checkpoint, instruments, reports, held_out, protocol, progress)
+    pictures = pictures_of(checkpoint.decode(measured.final))
+    said = _said(checkpoint, protocol, instruments, data, time.perf_counter() - started)
     return Run(
-        manifest={"preflight": checks.as_dict()}
-        | about
-        | {"content": content_in_words(instruments, finer_solver(checkpoint, protocol))}
-        | {"baseline": DATA if data is not None else OWN, "data read as": OWN if data is None else data.about}
-        | _cost_and_versions(checkpoint, protocol, time.perf_counter() - started)
-        | cost
-        | ({} if resumed else _skipped(checkpoint))
-        | _memory(checkpoint, protocol.device),
+        manifest={"preflight": checks.as_dict()} | about | said | measured.cost,
         reports=reports,
         controls=found,
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
         features=measured.features,
         parts=parts_table(reports, measured.parts, groups),
-        residual_noise=None if data is None else finished(checkpoint, protocol, final, held_out[0]),
+        residual_noise=None if data is None else finished(checkpoint, protocol, measured.final, held_out[0]),
     )
+
+
+def _require(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    data: Images | None,
+    shards: Shards | None,
+    extractor: Extractor | None,
+) -> None:
+    """Raise ValueError or MemoryError for what cannot be measured, before any work."""
+    if protocol.samples < 2:
+        raise ValueError("a shift needs at least 2 samples: ask for more")
+    require_room(checkpoint, protocol, shards, final_samples=protocol.samples if extractor else PICTURES)
+    groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), None)
+    if data is None:
+        refuse_what_needs_data(protocol)
+
+
+def _calibrated(
+    checkpoint: Checkpoint,
+    protocol: Protocol,
+    parts: Parts | None,
+    real: Images,
+    own: bool,
+    times: Tensor,
+    progress: Progress,
+) -> tuple[Instruments, PartCalibration | None]:
+    """The instruments, and what reads parts of the states; `own` says that the states they are calibrated on are no data."""
+    warn_of_absent_classes(real, labels(checkpoint, range(protocol.samples)))
+    instruments, by_part = calibrated_with_parts(checkpoint, protocol, parts, real, times, progress)
+    if not own:
+        return instruments, by_part
+    return against_own(instruments), None if by_part is None else replace(by_part, baseline=OWN)
 
 
 @dataclass(frozen=True)
 class _Measured:
     """What sampling and reading gave: reports, the first 64 final states, the features of all where there is an extractor, the
-    shift by parts where they are read."""
+    shift by parts where they are read, and what a manifest says of the cost."""
 
     reports: dict[str, ShiftReport]
     final: Tensor
     features: Features | None
     parts: PartReport | None
+    cost: dict[str, float]
 
 
 def _measure(
@@ -155,6 +167,9 @@ def _measure(
     progress: Progress,
 ) -> _Measured:
     """Sample and read all batches."""
+    resumed = shards is not None and shards.begun
+    started = time.perf_counter()
+    _forget_peak(protocol.device)
     every = all_labels(checkpoint, protocol)
     finer = finer_solver(checkpoint, protocol)
     content = content_in_words(instruments, finer) == OWN_SAMPLES
@@ -182,7 +197,9 @@ def _measure(
         reports = with_content(reports, checkpoint, instruments, protocol, finer, shards, progress)
     rows = [batch.parts for batch in batches if batch.parts is not None]
     parts = None if by_part is None else PartReport(batches[0].steps, np.concatenate(rows), by_part)
-    return _Measured(reports, torch.cat(first), Features.concatenate(features) if features else None, parts)
+    cost = {} if resumed else {"sampling seconds": round(time.perf_counter() - started, 2), **_skipped(checkpoint)}
+    cost |= _memory(checkpoint, protocol.device)
+    return _Measured(reports, torch.cat(first), Features.concatenate(features) if features else None, parts, cost)
 
 
 def _controls(
@@ -241,9 +258,14 @@ def _bytes(weights: Tensor) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
 
-def _cost_and_versions(checkpoint: Checkpoint, protocol: Protocol, seconds: float) -> dict[str, object]:
+def _said(
+    checkpoint: Checkpoint, protocol: Protocol, instruments: Instruments, data: Images | None, seconds: float
+) -> dict[str, object]:
     """What a manifest says beside the fingerprint."""
     return {
+        "content": content_in_words(instruments, finer_solver(checkpoint, protocol)),
+        "baseline": OWN if data is None else DATA,
+        "data read as": OWN if data is None else data.about,
         "nfe": calls_a_sample(checkpoint, protocol),
         "noise": "one Philox generator a sample index; classes balanced, sample i of class i mod classes",
         "versions": versions(),

@@ -105,17 +105,12 @@ def train_estimator(
     place = None if folder is None else Path(folder)
     with nullcontext() if place is None else jointly(claimed(place, "train-estimator", adding=True)):
         kept = None if place is None else kept_state(place, about, restart=restart)
-        first = 0
-        log = Log()
-        if place is not None and kept is not None:
-            with resumable(place):
-                first, log = _resume(kept, network, optimizer)
+        first, log = _begin(kept, place, network, optimizer)
         losses: list[float] = []
         rank = distributed.joined()[0]
         share = distributed.share(config.batch)
-        parallel = distributed.parallel(network)
         gradients = Gradients(network)
-        loss_of = partial(_loss, parallel, config)
+        loss_of = partial(_loss, distributed.parallel(network), config)
         for step in range(first, config.steps):
             loss = gradients(loss_of, _rows(images, schedule, config, step, device, share))
             losses.append(float(distributed.mean(loss)))
@@ -175,10 +170,16 @@ def _describe(images: Images, schedule: Schedule, config: EstimatorTraining) -> 
     }
 
 
-def _resume(state: Mapping[str, Any], network: LevelNetwork, optimizer: torch.optim.Optimizer) -> tuple[int, Log]:
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), state["log"]
+def _begin(
+    kept: Mapping[str, Any] | None, place: Path | None, network: LevelNetwork, optimizer: torch.optim.Optimizer
+) -> tuple[int, Log]:
+    """The first step and the log: of a training that the folder kept, which is put back into its parts, or of a new one."""
+    if kept is None or place is None:
+        return 0, Log()
+    with resumable(place):
+        network.load_state_dict(kept["network"])
+        optimizer.load_state_dict(kept["optimizer"])
+        return int(kept["step"]), kept["log"]
 
 
 def _keep(

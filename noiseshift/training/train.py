@@ -217,21 +217,13 @@ def train_in(
     network.to(device).train()
     optimizers = _optimizers(network, config)
     average = Average(network, config.ema)
-    first = 0
-    log = Log()
-    if kept is not None:
-        with resumable(folder):
-            first, log = _resume(kept, network, optimizers, average)
-    parallel = distributed.parallel(network)
+    first, log = _begin(kept, folder, network, optimizers, average)
+    loss_of = partial(_loss, distributed.parallel(network), config)
     gradients = Gradients(network)
     snapshots = {round(part * config.steps) for part in config.snapshots}
     losses: list[float] = []
     for step in range(first, config.steps):
-        # One generator per step: a resumed run draws what an uninterrupted one would have drawn.
-        source = torch_generator(generator(step, seed=config.seed, stream=TRAINING))
-        index = torch.randint(len(images), (config.batch,), generator=source)
-        rows = _rows(objective, images[index], config, network.config.classes, source, device, share)
-        loss = gradients(partial(_loss, parallel, config), rows)
+        loss = gradients(loss_of, _rows(objective, images, config, network.config.classes, step, device, share))
         losses.append(float(distributed.mean(loss)))
         if not math.isfinite(losses[-1]):
             raise ValueError(f"the loss is {losses[-1]} at step {step}: lower the learning rate")
@@ -254,16 +246,19 @@ def _rows(
     images: Images,
     config: TrainingConfig,
     null_class: int,
-    generator: torch.Generator,
+    step: int,
     device: str | torch.device,
     share: slice,
 ) -> list[Tensor]:
-    """A share of a batch's states, targets, time inputs, classes and whether they keep the noise condition."""
-    assert images.labels is not None
-    x, target, time = objective.batch(images.floats, generator)
-    known = torch.rand(len(x), generator=generator) >= config.noise_dropout
-    dropped = torch.rand(len(x), generator=generator) < config.class_dropout
-    labels = torch.where(dropped, null_class, images.labels)
+    """A share of a step's states, targets, time inputs, classes and whether they keep the noise condition."""
+    # One generator per step: a resumed run draws what an uninterrupted one would have drawn.
+    source = torch_generator(generator(step, seed=config.seed, stream=TRAINING))
+    batch = images[torch.randint(len(images), (config.batch,), generator=source)]
+    assert batch.labels is not None
+    x, target, time = objective.batch(batch.floats, source)
+    known = torch.rand(len(x), generator=source) >= config.noise_dropout
+    dropped = torch.rand(len(x), generator=source) < config.class_dropout
+    labels = torch.where(dropped, null_class, batch.labels)
     return [part[share].to(device) for part in (x, target, time, labels, known)]
 
 
@@ -326,14 +321,22 @@ def describe_training(
     }
 
 
-def _resume(
-    state: Mapping[str, Any], network: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: Average
+def _begin(
+    kept: Mapping[str, Any] | None,
+    folder: Path,
+    network: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: Average,
 ) -> tuple[int, Log]:
-    network.load_state_dict(state["network"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    average.take(state["ema"])
-    return int(state["step"]), state["log"]
+    """The first step and the log: of a training that the folder kept, which is put back into its parts, or of a new one."""
+    if kept is None:
+        return 0, Log()
+    with resumable(folder):
+        network.load_state_dict(kept["network"])
+        for optimizer, saved in zip(optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        average.take(kept["ema"])
+        return int(kept["step"]), kept["log"]
 
 
 def _save(
