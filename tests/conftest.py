@@ -18,6 +18,23 @@ if "NOISESHIFT_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["NOISESHIFT_CACHE"], ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def tiny_file(tmp_path_factory):
+    """An untrained network for the bundled images: for what is to run and need not be right, in a hundredth of the time."""
+    import torch
+
+    import noiseshift as ns
+    from noiseshift.checkpoints.saving import save
+    from noiseshift.networks.transformer import Transformer, TransformerConfig
+
+    folder = tmp_path_factory.mktemp("tiny")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = Transformer(TransformerConfig(28, 1, 14, 16, 1, 2, classes=10)).state_dict()
+    save(folder / "tiny", state, ns.Card.from_dict({"family": "sit", "heads": 2}))
+    return folder / "tiny.safetensors"
+
+
 @pytest.fixture
 def nothing_kept(monkeypatch):
     """As on a machine where noiseshift never ran."""

@@ -13,7 +13,6 @@ from noiseshift.cli.parse import parse_estimators, parse_guidance
 from safetensors.torch import load_file, save_file
 
 import noiseshift as ns
-from noiseshift.data import ASSETS
 
 SMALL = [
     "--samples",
@@ -142,11 +141,11 @@ def test_data_of_another_size_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_network_that_returns_nan_stops_the_run_and_leaves_nothing(tmp_path, data):
-    state = load_file(ASSETS / "fashion-sit.safetensors")
+def test_a_network_that_returns_nan_stops_the_run_and_leaves_nothing(tmp_path, data, tiny_file):
+    state = load_file(tiny_file)
     state["final_layer.linear.bias"] = torch.full_like(state["final_layer.linear.bias"], float("nan"))
     save_file(state, tmp_path / "broken.safetensors")
-    words = ["--card", ASSETS / "fashion-sit.yaml", "--data", data, "--out", tmp_path / "run"]
+    words = ["--card", tiny_file.with_suffix(".yaml"), "--data", data, "--out", tmp_path / "run"]
     result = run("measure", tmp_path / "broken.safetensors", *SMALL, "--estimator", "constant-pixel", *words)
     assert result.exit_code == 1
     assert "not finite" in result.stderr

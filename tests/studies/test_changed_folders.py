@@ -7,15 +7,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from click.testing import CliRunner
 from noiseshift.analysis.report import read_folder
 from noiseshift.cli import main
 
 import noiseshift as ns
-from noiseshift.checkpoints.saving import save
 from noiseshift.evaluation import Features
-from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.reading import ReadingError
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.compare import Comparison
@@ -35,14 +32,11 @@ def said(caplog):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, tiny_file):
     """A measurement and a comparison of it."""
     folder = tmp_path_factory.mktemp("whole")
-    torch.manual_seed(0)
-    network = Transformer(TransformerConfig(28, 1, 14, 16, 1, 2, classes=10))
-    save(folder / "tiny", network.state_dict(), ns.Card.from_dict({"family": "sit", "heads": 2}))
     protocol = ns.Protocol("euler:4", samples=16, points=2, estimators="constant-pixel", controls=True)
-    run = ns.run(ns.load(folder / "tiny.safetensors"), protocol, ns.data.reference()[:64])
+    run = ns.run(ns.load(tiny_file), protocol, ns.data.reference()[:64])
     run.save(folder / "run")
     ns.compare({"run": run}, "constant-pixel").save(folder / "compare", {"run": folder / "run"})
     return folder
@@ -104,15 +98,29 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_file_of_a_run_heads_whatever_is_made_of_it(name, whole, tmp_path, caplog):
+@pytest.fixture(params=CHANGES)
+def altered(request, whole, tmp_path):
+    """A run with one changed file, and its name."""
     shutil.copytree(whole, tmp_path / "here")
     run = tmp_path / "here" / "run"
-    CHANGES[name](run / name)
-    found = Run.load(run)
+    CHANGES[request.param](run / request.param)
+    return run, request.param
+
+
+def test_a_changed_file_of_a_run_is_said_where_the_run_is_read(altered, caplog):
+    run, name = altered
+    found = read_folder(run)
     assert found.changed == (name,)
     assert said(caplog) == [f"{run / name} {SENTENCE}"]
-    assert found.preflight.failures[0].name == "files"
+    first = found.preflight.failures[0]
+    assert first.name == "files"
+    assert f"{name} {CHANGED}" in first.sentence
+
+
+@pytest.mark.parametrize("altered", ["shift.parquet", "controls/level.parquet"], indirect=True)
+def test_a_changed_file_of_a_run_heads_whatever_is_made_of_it(altered, tmp_path):
+    """By the check that its reader gives it, whichever file that is of."""
+    run, name = altered
     out = tmp_path / "new.html"
     done = CliRunner().invoke(main, ["report", str(run), "--out", str(out)])
     assert done.exit_code == 0, done.output
@@ -204,8 +212,8 @@ def test_whatever_a_run_may_hold_beside_what_it_must_is_looked_for(whole):
     assert all(any(fnmatch.fnmatchcase(name, each) for each in OPTIONAL["measure"]) for name in more)
 
 
-def test_a_cell_of_a_grid_whose_run_was_changed_is_measured_again(whole, tmp_path, caplog):
-    checkpoint = ns.load(whole / "tiny.safetensors")
+def test_a_cell_of_a_grid_whose_run_was_changed_is_measured_again(tiny_file, tmp_path, caplog):
+    checkpoint = ns.load(tiny_file)
     protocol = ns.Protocol("euler:4", samples=16, points=2, estimators="constant-pixel")
     cells = [Cell("one", checkpoint, protocol, ns.data.reference()[:64])]
     table = run_grid(cells, tmp_path / "grid")["one"].table()
