@@ -1,7 +1,6 @@
 """Out of memory: fewer rows at a time, the same numbers, one line on the log."""
 
 import logging
-import os
 import resource
 import signal
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forking import said_by
 from torch import nn
 
 import noiseshift as ns
@@ -90,26 +90,20 @@ PARTS = {
 
 def said_without_memory(call, more):
     """What a process says that has `more` MB beyond what it holds, and calls until they are gone."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def work():
         signal.alarm(20)
         torch.set_num_threads(1)
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + (more << 20),) * 2)
-        said = b"nothing"
         try:
             for side in range(5, 1500, 37):
                 call(side)
         except BaseException as error:
-            said = f"{is_out_of_memory(error)}: {error}".encode()
-        os.write(write, said[:500])
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    return said
+            return f"{is_out_of_memory(error)}: {error}"
+        return "nothing"
+
+    return said_by(work)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits of memory are Linux's")

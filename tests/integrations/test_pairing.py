@@ -260,6 +260,9 @@ def test_times_in_the_units_of_networks_pass(time, label, count):
         (980, 981.0, 1000),
         (torch.tensor(980.9), 981.0, 1000),
         (torch.tensor(0.95), 981.0, 1000),
+        (torch.tensor(0.05), 981.0, 1000),  # counted down
+        (torch.tensor(970.0).half(), 981.0, 1000),
+        (torch.tensor(970.0).bfloat16(), 981.0, 1000),
         (torch.tensor(0.5), 1.09, None),
         (torch.tensor(7), 8.0, 10),
     ],
@@ -283,7 +286,7 @@ def test_a_timestep_that_half_precision_rounded_is_the_label():
     labels = [981.0, 961.0]
     for timestep in (981, torch.tensor(981.0).bfloat16(), torch.tensor([981.0, 981.0])):
         require_label(labels, 0, timestep)
-    for place, timestep in ((1, 981), (0, torch.tensor([981.0, 961.0])), (2, 961)):
+    for place, timestep in ((1, 981), (0, torch.tensor([981.0, 961.0])), (2, 961), (-1, 961)):
         with pytest.raises(ValueError, match="the scheduler was called for"):
             require_label(labels, place, timestep)
 

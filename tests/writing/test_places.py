@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from forking import said_by
 
 from noiseshift.writing import PlaceError, check_file, check_folder, whole_folder
 from noiseshift.writing.marks import MARK, adopt, own_version, read_mark, remove_run, strangers, write_mark
@@ -326,23 +327,14 @@ NOBODY = 65534
 def by_a_user(work, *arguments):
     """What `work` says in a process of a user who is not root."""
     own_version()  # the other user may not be let into the folder that noiseshift is installed in
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def as_nobody():
         if os.geteuid() == 0:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
-        try:
-            said = work(*arguments)
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(write, str(said).encode()[:4000])
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    return said
+        return work(*arguments)
+
+    return said_by(as_nobody)
 
 
 @pytest.fixture
