@@ -1,5 +1,6 @@
 """The code beside a checkpoint: which class its tensors are of, how it was trained, and the wrapper that this makes."""
 
+import dataclasses
 import json
 import sys
 import textwrap
@@ -14,6 +15,9 @@ from torch import nn
 import noiseshift as ns
 from noiseshift.checkpoints.inspection import contents_of
 from noiseshift.checkpoints.source import beside
+from noiseshift.checkpoints.source.settings import settings_in, with_settings
+from noiseshift.checkpoints.source.stochastic import Stochastic, in_settings
+from noiseshift.checkpoints.source.training import Training
 from noiseshift.checkpoints.wrapper import FILL, wrapper
 
 NETWORK = """
@@ -694,6 +698,58 @@ def test_settings_in_the_file_tell_more_than_the_code(here, settings, card):
     written("runs/toy.pt")
     found = ns.load("mine:model").card
     assert {name: getattr(found, name) for name in card} == card
+
+
+NOTHING = Training(betas=None, certain=True, epsilon=False, to_data=None, range=None, shape=None, null=None)
+TABLE = dataclasses.replace(
+    NOTHING, betas={"beta_start": 1e-4, "beta_end": 0.02, "steps": 500}, doubt="a straight path"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "taken"), [(9, False), (10, True), (10_000, True), (10_001, False), (100.0, False), (True, False)]
+)
+def test_a_number_of_steps_is_a_whole_one_of_ten_to_ten_thousand(number, taken):
+    found = with_settings(TABLE, settings_in({"timesteps": number}))
+    assert found == dataclasses.replace(TABLE, betas=TABLE.betas | ({"steps": number} if taken else {}))
+
+
+def test_betas_of_the_settings_come_with_their_steps_or_the_codes():
+    betas = {"beta_start": 1e-3, "beta_end": 0.03}
+    for more, steps in (({}, 500), ({"timesteps": 200}, 200)):
+        found = with_settings(TABLE, betas | more)
+        assert found.betas == betas | {"steps": steps}
+        assert not found.doubt
+    assert with_settings(NOTHING, betas).betas == betas
+    assert with_settings(NOTHING, {"timesteps": 200}) == NOTHING
+    cosine = dataclasses.replace(NOTHING, betas={"betas": "cosine"})
+    assert with_settings(cosine, {"timesteps": 200}) == cosine
+
+
+def test_settings_are_plain_values_of_five_levels():
+    nested = {"a": {"b": {"c": {"d": {"steps": 10, "e": {"eta": 1}}}}}}
+    assert settings_in(nested) == {"steps": 10}
+    others = {"flag": True, "rows": [1], 7: 8, "word": "x", "optimizer": {"lr": 1}, "param_groups": {"lr": 2}}
+    assert settings_in(others) == {"word": "x"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"beta_min": 0.1, "beta_max": 20.0}, {"beta_min": 0.1, "beta_max": 20.0}),
+        ({"sde.beta_min": 0.2, "beta_max": 1.0}, {"beta_min": 0.2, "beta_max": 1.0}),
+        ({"beta_min": 0.99, "beta_max": 99_999.0}, {"beta_min": 0.99, "beta_max": 99_999.0}),
+        ({"beta_min": 1.0, "beta_max": 20.0}, None),
+        ({"beta_min": 0.1, "beta_max": 0.99}, None),
+        ({"beta_min": 0.0, "beta_max": 20.0}, None),
+        ({"beta_min": 0.1, "beta_max": 1e5}, None),
+        ({"beta_max": 20.0}, None),
+        ({"beta_min": 0.1}, None),
+    ],
+)
+def test_betas_of_a_continuous_schedule_are_on_either_side_of_one(settings, words):
+    found = in_settings(settings)
+    assert found == (None if words is None else Stochastic({"kind": "variance-preserving", **words}))
 
 
 def test_of_another_version_of_the_code_the_nearest_class_is_named(here):
