@@ -70,6 +70,15 @@ MODULES = {
     "noiseshift/diffusion/schedulers.py": "tests/diffusion/test_schedulers.py",
     "noiseshift/diffusion/scheduler_steps.py": "tests/diffusion/test_scheduler_steps.py",
     "noiseshift/diffusion/scheduler_tables.py": "tests/diffusion/test_scheduler_tables.py",
+    "noiseshift/shift/denoising.py": "tests/shift/test_preflight.py tests/shift/test_detail.py",
+    "noiseshift/shift/detail.py": "tests/shift/test_detail.py",
+    "noiseshift/shift/likeness.py": "tests/shift/test_preflight.py",
+    "noiseshift/shift/numbering.py": "tests/shift/test_numbering.py",
+    "noiseshift/integrations/pairing.py": "tests/integrations/test_pairing.py",
+    "noiseshift/checkpoints/source/conditioning.py": "tests/checkpoints/test_source.py",
+    "noiseshift/checkpoints/source/settings.py": "tests/checkpoints/test_source.py",
+    "noiseshift/checkpoints/source/stochastic.py": "tests/checkpoints/test_source.py",
+    "noiseshift/estimators/slopes.py": "tests/estimators/test_fokker_planck.py tests/estimators/test_estimators.py",
     "noiseshift/estimators/instrument.py": "tests/estimators/test_estimators.py tests/shift/test_reading.py",
 }
 KINDS = r"BinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|Pow_Mul|FloorDiv_Mul|Mod_Mul|BitAnd_BitOr)|UnaryOperator|AddNot|Number"
