@@ -48,12 +48,14 @@ def contrast(scales: Array, slopes: Array, worse: bool, *, filled: bool = True) 
     Args:
         scales: (T,) noise over signal at each level, in spreads of the data.
         slopes: (N, T, 2) `products` of each row at each level.
-        worse: whether the network is worse than the linear denoiser at a level, and nothing can be said.
+        worse: whether the network is worse than the linear denoiser at a level, or these are no pictures: nothing can be said.
         filled: whether pictures have both black and white among them.
     """
     judged = (scales > LEVELS[0]) & (scales < LEVELS[1])
     if worse or not judged.any() or len(slopes) < 8:
-        return Check(NAME, None, "not judged: the network does not denoise these data, or there are too few rows")
+        return Check(
+            NAME, None, "not judged: these are no pictures, the network does not denoise them, or there are too few"
+        )
     common, power = slopes[:, judged, 0], slopes[:, judged, 1]
     slope = common.sum(0) / power.sum(0)
     rows = ((common - slope * power) / power.mean(0)).mean(1)
