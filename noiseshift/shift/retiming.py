@@ -42,8 +42,8 @@ FACTORS = (1.0, 1.02, 1.04, 1.08, 1.16)
 """What t is moved and multiplied by, to name what fits better."""
 
 HABIT, HABITUAL = 0.006, 0.04
-"""What networks prefer by themselves: of 20 strangers' that denoise, one with a right card is best at t + 0.003. Twice that is said, and fails
-nothing."""
+"""What networks prefer by themselves: of 20 strangers' that denoise, one with a right card is best at t + 0.003. Twice that
+is said, and fails nothing."""
 
 CLOSER = 6
 """How often it is looked closer around the least."""
