@@ -22,7 +22,7 @@ from noiseshift.cli import main
 
 from noiseshift.studies import shipped
 
-KINDS = ("calibration", "preflight", "samples")
+KINDS = ("calibration", "samples")
 
 
 @click.command()
@@ -58,25 +58,7 @@ def _read(path: Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
 def _difference(was: dict[str, np.ndarray] | None, now: dict[str, np.ndarray]) -> float:
     if was is None:
         return np.inf
-    pairs = [(_numbers(was[name]), _numbers(now[name])) for name in now]
-    return max(float(np.abs(one - two).max() / (np.std(two) + 1e-12)) for one, two in pairs)
-
-
-def _numbers(array: np.ndarray) -> np.ndarray:
-    """An array as it is; words in JSON as the numbers in them."""
-    if array.dtype.kind != "U":
-        return array
-    found: list[float] = []
-
-    def walk(thing: object) -> None:
-        if isinstance(thing, dict | list):
-            for part in thing.values() if isinstance(thing, dict) else thing:
-                walk(part)
-        elif isinstance(thing, int | float) and thing == thing:
-            found.append(float(thing))
-
-    walk(json.loads(str(array)))
-    return np.array(found)
+    return max(float(np.abs(was[name] - now[name]).max() / (np.std(now[name]) + 1e-12)) for name in now)
 
 
 if __name__ == "__main__":

@@ -159,14 +159,16 @@ def _exchanged(tried: _Tried, x0: Tensor, cond: Tensor) -> str | None:
     if not seeming:
         return None
     pair = max(seeming, key=lambda pair: float(seeming[pair]))
-    rows = torch.isin(cond, torch.tensor(pair, device=cond.device)).nonzero().flatten()[:SECOND]
-    if len(rows) < FEWEST:
-        return None
+    theirs = torch.isin(cond, torch.tensor(pair, device=cond.device))
+    # Others fill up what is wanting, so that what a run costs does not depend on what is found.
+    rows = torch.argsort(~theirs, stable=True)[:SECOND]
     own = cond[rows]
+    swapped = torch.where(theirs[rows], sum(pair) - own, own)
     errors, under_other = (
-        noise_errors(tried.model, x0[rows], tried.times, labels)[:, 0] for labels in (own, sum(pair) - own)
+        noise_errors(tried.model, x0[rows], tried.times, labels)[:, 0][theirs[rows].cpu().numpy()]
+        for labels in (own, swapped)
     )
-    if not _is_better(errors - under_other, errors):
+    if len(errors) < FEWEST or not _is_better(errors - under_other, errors):
         return None
     return f"classes {pair[0]} and {pair[1]} are exchanged"
 

@@ -45,8 +45,8 @@ of the bundled data read -.01 … .003, the same pictures upside down .036. The 
 denoiser at a level: its samples are poor, .05 of its own data, others are seen from .13 on."""
 
 DIVERGED = 3.0
-"""Spread of samples over that of the data, above which they say nothing of what the network was trained on. Those of other data
-have .5 … 2; strangers' networks that denoise well, from noise that is 157 times the data, have 120 … 2,500."""
+"""Spread of samples over that of the data, above which the network's own steps may be why: those of other data have .5 … 2,
+strangers' networks that denoise well, from noise that is 157 times the data, 120 … 2,500."""
 
 FILLED = 0.9
 """Share of the range that all pictures together have."""
@@ -160,7 +160,8 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
         if cond is None
         else (numbering(model, x0[held_out], cond[held_out], checkpoint.classes, more=(x0[rest], cond[rest])),)
     )
-    time = retiming(model, x0[held_out], torch.tensor(errors.t), found.errors, classes)
+    right = not errors.worse.any()
+    time = retiming(model, x0[held_out], torch.tensor(errors.t), found.errors, classes, denoises=right)
     if order_of_classes and errors.worse.any():
         # A network that was read wrongly fits any classes by chance: one thing at a time. The calls are made all the same, so
         # that what a run costs does not depend on what is found.
@@ -168,7 +169,7 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     checks = (
         *fit,
         _denoises(errors, reading),
-        Check(time.name, None, "not judged: the network does not denoise these data") if errors.worse.any() else time,
+        time,
         contrast(
             errors.scale.to_numpy(),
             found.slopes,
@@ -302,6 +303,14 @@ def _likeness(model: Model, data: Tensor, cond: Tensor | None, count: int) -> Li
     return likeness(last.x, data)
 
 
+def _remedy(found: Likeness) -> str:
+    data = "give the data that it was trained on"
+    if found.spread <= DIVERGED:
+        return data
+    why = f"they diverge in {STEPS} steps, as near pure noise an error of the network is multiplied by 1 / alpha"
+    return f"{why}: sample otherwise, or {data}"
+
+
 def _its_data(
     model: Model, data: Tensor, cond: Tensor | None, count: int, least: float
 ) -> tuple[Likeness | None, Check]:
@@ -316,15 +325,8 @@ def _its_data(
     text = (
         f"energy distance {found.energy:.3f} of the samples to the data (p = {found.p:.3f}), spread {found.spread:.2f}"
     )
-    if found.spread > DIVERGED:
-        why = (
-            f"the samples diverge in {STEPS} steps: near pure noise an error of the network is multiplied by 1 / alpha"
-        )
-        return found, Check(name, None, f"not judged: {why}; {text}")
     if not np.isfinite(found.energy) or (found.energy > least and found.p <= CHANCE):
-        return found, Check(
-            name, False, f"the samples are not like these data: {text}; give the data that it was trained on"
-        )
+        return found, Check(name, False, f"the samples are not like these data: {text}; {_remedy(found)}")
     return found, Check(name, True, text)
 
 

@@ -7,6 +7,7 @@ error itself to show.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,15 @@ import torch
 from torch import Tensor
 
 from noiseshift.calling import error_in_words
-from noiseshift.diffusion.models import READ, Model
+from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.wrapping import CallableModel
 from noiseshift.estimators.instrument import Array
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift.controls import Check
+from noiseshift.shift.denoising import SCALES
 
 NAME = "conditioning"
-
-SCALES = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""Noise over signal, in spreads of the data, at which other levels are tried."""
 
 ASIDE = 0.1
 """How far they are in log-SNR, 5 % of sigma / alpha. The nearer of two levels has less error, so a network is caught whose best
@@ -36,6 +35,8 @@ CERTAIN = 3.5
 """Standard errors by which the other level must leave less error."""
 
 FEWEST = 8
+NAMED = 16
+"""Rows on which it is looked what fits best: hundreds of times each."""
 
 OFFSETS = (0.0, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
 FACTORS = (1.0, 1.02, 1.04, 1.08, 1.16)
@@ -45,7 +46,7 @@ HABIT, HABITUAL = 0.006, 0.04
 """What networks prefer by themselves: of 20 strangers' that denoise, one with a right card is best at t + 0.003. Twice that
 is said, and fails nothing."""
 
-CLOSER = 6
+CLOSER = 5
 """How often it is looked closer around the least."""
 
 
@@ -54,7 +55,9 @@ def passes() -> int:
     return 2 * len(SCALES)
 
 
-def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tensor | None = None) -> Check:
+def retiming(
+    model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tensor | None = None, *, denoises: bool = True
+) -> Check:
     """Compare the noise error of a network conditioned on the level of its states with that under levels beside it.
 
     Args:
@@ -63,6 +66,8 @@ def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tenso
         times: (T,) levels.
         errors: (N, T) the noise error there, of the noise that `noise_errors` gives each row.
         cond: (N,) classes, or None.
+        denoises: whether the network denoises these data at all. Where not, nothing is judged; the calls are made all the same, so
+            that what a run costs does not depend on what is found.
 
     Returns:
         Failed where a level beside its own leaves less error for certain, with what fits best; None where that is no further than
@@ -77,6 +82,8 @@ def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tenso
         gains = [gain for t, own in zip(times, errors.T, strict=True) if (gain := tried.gains(t, own)) is not None]
     except Exception as error:  # anybody's network may refuse a time that it does not know
         return Check(NAME, None, f"not tried: at another time the network fails: {error_in_words(error)}")
+    if not denoises:
+        return Check(NAME, None, "not judged: the network does not denoise these data")
     if not gains:
         return Check(NAME, None, "not tried: the network knows no levels beside these")
     mean = np.mean(gains, 0)
@@ -92,7 +99,8 @@ def retiming(model: Model, x0: Tensor, times: Tensor, errors: Array, cond: Tenso
             f"conditioned on a level beside that of its states, the network errs by at least {least:.1f} % more",
         )
     lower = "less" if side == 0 else "more"
-    best = tried.better(times, side)
+    few = slice(NAMED)
+    best = _Tried(model, x0[few], None if cond is None else cond[few]).better(times, side)
     said = f"conditioned on {lower} noise than its states have, the network denoises these data better: {best.words}"
     if not best.beyond_habit:
         return Check(NAME, None, f"{said}; networks with a right card are seen to prefer as much by themselves")
@@ -141,10 +149,10 @@ class _Tried:
     def errors(self, t: Tensor, given: Tensor) -> Array:
         """(N,) mean squared error of the noise in states of level t, where the network is conditioned on another one."""
         level = self.model.schedule(t).like(self.x0)
-        x = level.alpha * self.x0 + level.sigma * self.eps
-        time = self.model.time_input(given.reshape(1)).expand(len(x))
+        other = copy.copy(self.model)
+        other.time_input = lambda _: self.model.time_input(given)  # type: ignore[method-assign]
         with torch.no_grad():
-            said = READ[self.model.predicts](self.model.sign * self.model.raw(x, time, self.cond), x, level)
+            said = other(level.alpha * self.x0 + level.sigma * self.eps, t, self.cond)
         return (said.eps - self.eps).double().square().flatten(1).mean(1).cpu().numpy()
 
     def better(self, times: Tensor, side: int) -> _Better:

@@ -1,5 +1,5 @@
-"""Calibrations and checks that were made before for the same checkpoint, data and levels: read from the cache folder, or
-from those that ship with the package."""
+"""Calibrations and checks that were made before for the same checkpoint, data and levels: read from the cache folder.
+Calibrations also from those that ship with the package; checks never do, since they are there to doubt what is read."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def kept_or_made(
 def kept_or_checked(
     checkpoint: Checkpoint, data: Images | None, device: str, samples: int, made: Callable[[], Preflight]
 ) -> Preflight:
-    """The checks before a measurement as the cache or the package has them, or as `made` makes them.
+    """The checks before a measurement as the cache has them, or as `made` makes them.
 
     Args:
         checkpoint: what is checked.
@@ -81,7 +81,7 @@ def kept_or_checked(
     if data is None or not comparable(checkpoint) or kept.folder() is None:
         return made()
     about = {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}
-    found = kept.load("preflight", about) or shipped.load("preflight", about)
+    found = kept.load("preflight", about)
     if found is not None:
         return Preflight.from_dict(json.loads(str(found["found"])))
     checks = made()

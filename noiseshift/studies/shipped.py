@@ -1,6 +1,6 @@
 """Answers that ship with the package: what `noiseshift measure` without arguments needs beside its own sampling.
 
-Calibrations, checks and the content control's final samples depend on nothing of a run but its checkpoint, images, levels, solver
+Calibrations and the content control's final samples depend on nothing of a run but its checkpoint, images, levels, solver
 and seed, so those of the bundled model's default run are made once, by `benchmarks/shipped.py`. A file is known by everything
 that is in the cache folder's key, but for our source and the libraries' versions: from one to the next they change numbers by
 rounding. Where a change of ours changes more, the tests of this module fail until the files are made again; and a shipped

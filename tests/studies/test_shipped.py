@@ -1,5 +1,4 @@
-"""What ships with the package is what the code would compute, and is used for nothing else. `tests/shift/test_preflight.py` has
-its checks."""
+"""What ships with the package is what the code would compute, and is used for nothing else."""
 
 import copy
 import dataclasses
