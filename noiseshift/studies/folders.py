@@ -160,7 +160,7 @@ class Run:
         left = read_table(folder / RESIDUAL_NOISE, *RUN) if (folder / RESIDUAL_NOISE).exists() else None
         parts = read_table(folder / BY_PART, *RUN) if (folder / BY_PART).exists() else None
         manifest = read_manifest(folder)
-        _check_counts(folder, manifest.get("samples"), reports, features)
+        _check_counts(folder, manifest, reports, features)
         different = tuple(changed(folder))
         more = tuple(added(folder))
         return cls(manifest, reports, controls, pictures, labels, features, left, parts, different, more)
@@ -174,12 +174,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check_counts(folder: Path, samples: Any, reports: Mapping[str, ShiftReport], features: Features | None) -> None:
+def _check_counts(
+    folder: Path, manifest: Mapping[str, Any], reports: Mapping[str, ShiftReport], features: Features | None
+) -> None:
     """Refuse a folder whose files speak of different numbers of samples: one of them is of another run, or was cut."""
-    found = {len(report.sampled.t) for report in reports.values()} | ({len(features.values)} if features else set())
-    if found != {samples}:
-        counts = " and ".join(map(str, sorted(found)))
-        raise ReadingError(f"{folder} holds {counts} samples, its run.json says {samples}: measure it again")
+    samples, read = manifest.get("samples"), manifest.get("estimators")
+    limits = read if isinstance(read, dict) else {}
+    counts = [(len(report.sampled.t), limits.get(name)) for name, report in reports.items()]
+    counts += [(len(features.values), None)] if features else []
+    for count, limit in counts:
+        said = min(samples, limit) if isinstance(limit, int) and isinstance(samples, int) else samples
+        if count != said:
+            raise ReadingError(f"{folder} holds {count} samples, its run.json says {said}: measure it again")
 
 
 def run_name(fingerprint: Mapping[str, Any], study: str = "") -> str:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 
-import numpy as np
 import pytest
 import torch
 import yaml

@@ -169,6 +169,16 @@ def test_a_run_cut_by_hand_is_no_longer_a_run(tmp_path):
         Run.load(tmp_path / "run")
 
 
+def test_a_run_whose_costly_estimators_read_fewer_samples_comes_back(tmp_path, tiny_file):
+    limits = {"constant-pixel": None, "residual": 5, "fokker-planck": 32}
+    protocol = Protocol("em:3", samples=8, estimators=limits, points=1, calibration_rows=10)
+    found = ns.run(ns.load(tiny_file), protocol, ns.data.reference()[:40])
+    found.save(tmp_path / "run")
+    back = Run.load(tmp_path / "run")
+    assert [len(report.sampled) for report in back.reports.values()] == [8, 5, 8]
+    pd.testing.assert_frame_equal(back.table(), found.table(), check_dtype=False)
+
+
 def test_tables_for_a_paper():
     found = family([0.02, 0.005, 0.0052])
     tex = compare_tables.latex_table(found)
