@@ -185,7 +185,7 @@ def _curves(
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
         line = LINES.get(name, "-")
         mark = MARKERS.get(name, "o")
-        ax.plot(table.t, value, line, color=colour, label=in_figure(name))
+        ax.plot(table.t, value, linestyle=line, color=colour, label=in_figure(name))
         low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)
         ax.scatter(

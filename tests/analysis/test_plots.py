@@ -14,6 +14,7 @@ from noiseshift.analysis import plots, tables
 import noiseshift as ns
 from noiseshift.shift.controls import Check, Controls
 from noiseshift.shift.shares import shares
+from noiseshift.studies.protocol import ESTIMATORS
 
 
 def report(shift=0.02, name="network", seed=0):
@@ -57,6 +58,14 @@ def test_the_curve_is_the_table():
     curve = next(line for line in ax.get_lines() if line.get_label() == "network")
     np.testing.assert_allclose(curve.get_ydata(), one.table()["shift"])
     assert ax.get_xlim() == (1, 0)  # sampling runs from noise to data
+
+
+def test_every_estimator_has_a_curve_of_its_own():
+    names = ESTIMATORS
+    ax = plots.plot_shift({name: report(0.02, name) for name in names})
+    curves = [line for line in ax.lines if line.get_label() in names]
+    assert [line.get_label() for line in curves] == list(names)
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in curves}) == len(names)
 
 
 def test_unresolved_points_are_hollow():
