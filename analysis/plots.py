@@ -165,6 +165,13 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     return written
 
 
+def _look(name: str, index: int) -> tuple[str, Any, str]:
+    """The colour, dashes and mark of an estimator; of another curve, such as a solver's, those of its place among the curves."""
+    if name not in COLOURS:
+        name = list(COLOURS)[index % len(COLOURS)]
+    return COLOURS[name], LINES[name], MARKERS[name]
+
+
 def _curves(
     reports: Reports, columns: tuple[str, str, str], label: str, ax: Axes | None, *, floor: bool = True
 ) -> Axes:
@@ -174,7 +181,7 @@ def _curves(
     ax.axhline(0, color="black", linewidth=0.8)
     for index, (name, report) in enumerate(_named(reports).items()):
         table = report.table()
-        colour = COLOURS.get(name, "black")
+        colour, line, mark = _look(name, index)
         if columns[0] not in table:
             continue
         if floor and index == 0:
@@ -183,8 +190,6 @@ def _curves(
             )
         value, low, high = (table[column] for column in columns)
         ax.fill_between(table.t, low, high, color=colour, alpha=0.18, linewidth=0)
-        line = LINES.get(name, "-")
-        mark = MARKERS.get(name, "o")
         ax.plot(table.t, value, linestyle=line, color=colour, label=in_figure(name))
         low_end, high_end = min(low_end, float(value.min())), max(high_end, float(value.max()))
         resolved = table.resolved if floor else (low > 0) | (high < 0)
