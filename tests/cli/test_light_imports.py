@@ -2,6 +2,7 @@
 
 import gc
 
+import torch  # noqa: F401 -- imported before, as the name says
 from noiseshift.cli.light_imports import without_garbage
 
 
