@@ -263,7 +263,7 @@ def test_figures_have_the_width_of_the_column():
         style("nature")
 
 
-def test_compare_from_the_shell(real_runs, tiny_file, tmp_path):
+def test_compare_from_the_shell(real_runs, tmp_path):
     folder = real_runs[0]
     words = ["compare", str(folder / "few"), str(folder / "more"), "--out", str(tmp_path / "a"), "--json", "--small"]
     result = CliRunner().invoke(main, words)
@@ -273,13 +273,11 @@ def test_compare_from_the_shell(real_runs, tiny_file, tmp_path):
     written = {path.name for path in (tmp_path / "a").iterdir()}
     assert written >= {"report.html", "comparison.json", "table.csv", "table.tex", "table.md", "pairs.csv", "figures"}
     grid = tmp_path / "grid.yaml"
-    grid.write_text(
-        f"checkpoint: {tiny_file}\nsampler: ['euler:3', 'euler:4']\nguidance: nag=0.5\nsamples: 8\nestimator: constant-pixel\n"
-    )
+    grid.write_text("sampler: ['euler:3', 'euler:4']\nguidance: nag=0.5\nsamples: 8\nestimator: constant-pixel\n")
     result = CliRunner().invoke(main, ["compare", "--config", str(grid), "--out", str(tmp_path / "b"), "--no-progress"])
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "b").glob("*/run.json"))) == 2  # a lone value is a list of one
-    assert (tmp_path / "b" / "tiny-euler-3-nag-0.5").is_dir()
+    assert (tmp_path / "b" / "fashion-sit-euler-3-nag-0.5").is_dir()
     few = ["compare", str(folder / "few"), "--out", str(tmp_path / "c")]
     assert CliRunner().invoke(main, [*few, "--small"]).exit_code == 0  # one run has no pairs, and is its own best
     for bad, says in (

@@ -102,7 +102,7 @@ def _require_plausible(path: Path) -> None:
     with reading.reading(path, "network", "save the pipeline again", CheckpointError):
         for each in path.glob("*.safetensors"):
             with (
-                reading.opened(each, "safetensors file", "save it again", CheckpointError) as file,
+                reading.opened(each, "network", "save the pipeline again", CheckpointError) as file,
                 reading.named_while_open(file, each) as name,
                 safe_open(name, "pt") as weights,
             ):
