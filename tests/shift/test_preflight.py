@@ -12,7 +12,7 @@ from noiseshift.data import ASSETS, Images
 from noiseshift.networks.model import NetworkModel
 from noiseshift.shift import rereading
 from noiseshift.shift.likeness import likeness
-from noiseshift.shift.preflight import handed, preflight
+from noiseshift.shift.preflight import ENERGY, _its_data, handed, preflight
 from noiseshift.shift.rereading import better_reading
 from noiseshift.studies.checking import checked
 
@@ -212,3 +212,13 @@ def test_likeness_is_calibrated_under_one_distribution():
     assert 0.0 < float((p <= 0.05).float().mean()) < 0.13
     assert abs(sum(each.mean for each in found) / 100) < 0.02
     assert abs(sum(each.energy for each in found) / 100) < 0.02
+
+
+@pytest.mark.parametrize(("factor", "diverge"), [(30.0, True), (0.0, False)])
+def test_samples_that_diverge_fail_and_the_line_says_so(factor, diverge):
+    model = ns.wrap(lambda x, t, cond: factor * x, ns.Linear(), predicts="x0")
+    data = 0.5 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    _, check = _its_data(model, data, None, 32, ENERGY)
+    assert check.passed is False
+    assert ("diverge" in check.sentence) is diverge
+    assert "give the data that it was trained on" in check.sentence
