@@ -3,15 +3,67 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import real_images_for
-from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
+from noiseshift.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Source,
+    checkpoint_options,
+    data_options,
+    device_options,
+    strict_option,
+    taking,
+)
+from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
+    from noiseshift.data import Images
+    from noiseshift.studies.approximate import Plan, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DeviceOptions, DataOptions):
+    """What `approx` was given."""
+
+    source: Source
+    samplers: tuple[Any, ...]
+    times: tuple[float, ...]
+    ratios: tuple[float, ...]
+    rows: int
+    samples: int
+    substeps: int
+    estimators: dict[str, int | None] | None
+    strict: bool
+    dry_run: bool
+    out: str | None
+    as_json: bool
+
+    def plan(self, loaded: Checkpoint, held_out: Images) -> Plan:
+        """What decides the numbers."""
+        from noiseshift.studies.approximate import Plan
+        from noiseshift.studies.readers import available
+
+        return Plan(
+            self.samplers,
+            times=self.times,
+            ratios=self.ratios,
+            rows=self.rows,
+            samples=self.samples,
+            substeps=self.substeps,
+            estimators=tuple(self.estimators or available(loaded, held_out, ("network", "residual"))),
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 @click.command()
@@ -48,26 +100,8 @@ from noiseshift.cli.terminal import command_line, progress_bar
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-def command(
-    source: Source,
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    samplers: tuple[Any, ...],
-    times: tuple[float, ...],
-    ratios: tuple[float, ...],
-    rows: int,
-    samples: int,
-    substeps: int,
-    estimators: dict[str, int | None] | None,
-    data: str | None,
-    limits: Any,
-    strict: bool,
-    dry_run: bool,
-    out: str | None,
-    as_json: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Test the paper's first-order approximation, delta = (sqrt(sigma² + sigma_e²) - sigma) / dsigma, on CHECKPOINT.
 
     Known errors are injected into real states and the shift they make is measured, beside first order and the exact
@@ -78,50 +112,43 @@ def command(
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
-    places.folder(out, "approx")
-    from noiseshift.analysis.after import spared
-    from noiseshift.analysis.approximate import print_study, save_figures
-    from noiseshift.analysis.report import page
+    places.folder(options.out, "approx")
+    from noiseshift.analysis.approximate import save_figures
 
-    from noiseshift.studies.approximate import Plan, plan_fingerprint, run
+    from noiseshift.studies.approximate import plan_fingerprint, run
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.readers import available
-    from noiseshift.writing import claimed, whole_folder, write_text
+    from noiseshift.writing import claimed
 
-    loaded = source.load()
-    held_out = real_images_for(loaded, data, limits, "known errors are added to real states")
-    plan = Plan(
-        samplers,
-        times=times,
-        ratios=ratios,
-        rows=rows,
-        samples=samples,
-        substeps=substeps,
-        estimators=tuple(estimators or available(loaded, held_out, ("network", "residual"))),
-        seed=seed,
-        device=device,
-        precision=precision,
-    )
-    if dry_run:
+    loaded = options.source.load()
+    held_out = real_images_for(loaded, options.data, options.limits, "known errors are added to real states")
+    plan = options.plan(loaded, held_out)
+    if options.dry_run:
         from noiseshift.studies.cost_of_studies import approximation_cost
 
-        # Three of the injections an estimator; of every run, by either model, one an estimator and its spectrum.
-        figures = 3 * len(plan.estimators) + 2 * len(plan.solvers) * (len(plan.estimators) + 1)
-        print_cost(approximation_cost(loaded, plan, len(held_out)), as_json, figures=figures)
+        cost = approximation_cost(loaded, plan, len(held_out))
+        print_cost(cost, options.as_json, figures=_figures(plan))
         return
-    folder = Path(out or f"runs/{run_name(plan_fingerprint(loaded, plan, held_out), 'approx')}")
-    places.folder(folder, "approx")
+    name = run_name(plan_fingerprint(loaded, plan, held_out), "approx")
+    folder = places.run_folder(options.out, "approx", name)
     with claimed(folder, "approx"):
-        with progress_bar(progress) as update:
-            study = run(loaded, plan, held_out, strict=strict, progress=update)
+        with progress_bar(options.progress) as update:
+            study = run(loaded, plan, held_out, strict=options.strict, progress=update)
         study.manifest["command"] = command_line()
-        with whole_folder(folder, "approx") as fresh:
-            study.write(fresh)
-            drawn = save_figures(study, fresh / "figures")
-            with spared("report.html"):
-                write_text(fresh / "report.html", page({str(folder): fresh}))
+        figures = save_with_page(study, folder, "approx", save_figures)
+    _say(study, folder, len(figures), options.as_json)
+
+
+def _figures(plan: Plan) -> int:
+    """About how many are drawn: three of the injections an estimator; of every run, by either model, one an estimator and
+    its spectrum."""
+    return 3 * len(plan.estimators) + 2 * len(plan.solvers) * (len(plan.estimators) + 1)
+
+
+def _say(study: Study, folder: Path, figures: int, as_json: bool) -> None:
+    from noiseshift.analysis.approximate import print_study
+
     if as_json:
         streams.answered(json.dumps(study.summary(), default=str), folder)
     else:
         print_study(study)
-        streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {len(drawn)} figures)")
+        streams.written(folder, f"/ (report.html, run.json, summary.json, 3 tables, {figures} figures)")

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_costs
 from noiseshift.cli.inputs import images_for, reference_for
-from noiseshift.cli.options import data_options, device_options, pipeline_options, strict_option
+from noiseshift.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    data_options,
+    device_options,
+    pipeline_options,
+    strict_option,
+    taking,
+)
 from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.diffusion.words import SOLVERS
@@ -22,8 +30,76 @@ from noiseshift.studies.words import VARIANTS
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
+    from noiseshift.evaluation import Features, Moments
     from noiseshift.studies.compare import Comparison
     from noiseshift.studies.folders import Run
+    from noiseshift.studies.grid import Cell
+    from noiseshift.studies.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DeviceOptions, DataOptions):
+    """What `compare` was given."""
+
+    runs: tuple[str, ...]
+    checkpoints: tuple[str, ...]
+    samplers: tuple[Any, ...]
+    guidances: tuple[tuple[str, Any], ...]
+    variants: tuple[Any, ...]
+    family: str | None
+    pipeline: dict[str, Any]
+    samples: int
+    estimators: dict[str, int | None] | None
+    points: int
+    batch: int
+    strict: bool
+    controls: bool
+    extractor: str | None
+    trust: bool
+    weights: str | None
+    reference: str | None
+    small: bool
+    by: str | None
+    paper: str | None
+    dry_run: bool
+    out: Path
+    as_json: bool
+
+    def of_a_grid(self) -> bool:
+        """Whether something was given that finished runs do not take."""
+        return bool(self.checkpoints or self.samplers or self.guidances or self.variants or self.pipeline)
+
+    def paths(self) -> tuple[str, ...]:
+        """Those of the grid's checkpoints; none for finished runs."""
+        return () if self.runs else self.checkpoints or ("fashion-sit",)
+
+    def load(self, path: str, **more: Any) -> Checkpoint:
+        """One of the checkpoints, with what all of them were given."""
+        from noiseshift.checkpoints import load
+
+        return load(path, family=self._family_of(path), trust=self.trust, **more, **self.pipeline)
+
+    def _family_of(self, path: str) -> str | None:
+        """The family that was named, but beside other checkpoints not for a function or a folder, which have none."""
+        from noiseshift.checkpoints.custom_code import is_reference
+
+        without = len(self.paths()) > 1 and (is_reference(path) or Path(path).is_dir())
+        return None if without else self.family
+
+    def protocol(self) -> Protocol:
+        """What decides the numbers, with the first sampler for every other."""
+        from noiseshift.studies.protocol import Protocol
+
+        return Protocol(
+            self.samplers[0],
+            samples=self.samples,
+            points=self.points,
+            batch=self.batch,
+            controls=self.controls,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 @click.command()
@@ -74,37 +150,8 @@ if TYPE_CHECKING:
     help="Folder of the comparison, and of the runs of a grid; runs that are there are read, others are added.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Tables as JSON on stdout.")
-def command(
-    runs: tuple[str, ...],
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    checkpoints: tuple[str, ...],
-    samplers: tuple[Any, ...],
-    guidances: tuple[tuple[str, Any], ...],
-    variants: tuple[Any, ...],
-    family: str | None,
-    pipeline: dict[str, Any],
-    samples: int,
-    estimators: dict[str, int | None] | None,
-    points: int,
-    batch: int,
-    data: str | None,
-    limits: Any,
-    strict: bool,
-    controls: bool,
-    extractor: str | None,
-    trust: bool,
-    weights: str | None,
-    reference: str | None,
-    small: bool,
-    by: str | None,
-    paper: str | None,
-    dry_run: bool,
-    out: Path,
-    as_json: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Compare RUNS that `measure` wrote, or measure a grid of checkpoints × samplers × guidance and compare that.
 
     Every run of a grid has its own folder under --out; what is there is not made again. All share their seeds, so
@@ -119,78 +166,54 @@ def command(
     noiseshift compare --checkpoint flux/ --prompts words.txt --data real/ --sampler own:28 --variant fp32 --variant cache=pab
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
-    places.folder(out, "compare", adding=True)
+    places.folder(options.out, "compare", adding=True)
     from noiseshift import distributed
-    from noiseshift.checkpoints import load
-    from noiseshift.evaluation import load_reference, warn_of_no_interval
-    from noiseshift.reading import as_text
     from noiseshift.studies.compare import compare
     from noiseshift.studies.cost_of_studies import comparison_cost
-    from noiseshift.studies.grid import grid, run_grid, varied
-    from noiseshift.studies.protocol import Protocol
-    from noiseshift.studies.room import require_reference
+    from noiseshift.studies.grid import run_grid
 
-    _require_runs_or_a_grid(runs, samplers, bool(checkpoints or samplers or guidances or variants or pipeline), dry_run)
-    if extractor and extractor != "fashion":
-        reference_for([], reference, extractor)
-    features_by = parse.parse_extractor(extractor, weights, device, trust=trust) if extractor else None
-    named = () if runs else checkpoints or ("fashion-sit",)
-    loaded = [load(path, family=_family_of(path, family, named), trust=trust, **pipeline) for path in named]
-    real = (
-        load_reference(reference_for(loaded, reference, extractor), features_by, limits=limits)
-        if extractor and features_by
-        else None
-    )
-    if runs:
-        found = _finished(runs)
+    _require_runs_or_a_grid(options)
+    features_by = _extractor(options)
+    loaded = [options.load(path) for path in options.paths()]
+    real = None if features_by is None else _reference(options, loaded, features_by)
+    if options.runs:
+        found = _finished(options.runs)
     else:
-        like = Protocol(
-            samplers[0],
-            samples=samples,
-            points=points,
-            batch=batch,
-            controls=controls,
-            seed=seed,
-            device=device,
-            precision=precision,
-        )
-        held_out = images_for(loaded, data, limits)
-        cells = grid(loaded, samplers, dict(guidances or [("none", None)]), held_out, like, estimators=estimators)
-        if variants:
-            with_lora = _loader(loaded, named, family, {"trust": trust, **pipeline})
-            cells = [varied(cell, each, with_lora) for cell in cells for each in variants]
+        cells = _cells(options, loaded)
         if features_by is not None and real is not None:
-            warn_of_no_interval(samples, real)
-            for cell in cells:
-                require_reference(cell.checkpoint, features_by, real, samples, small=small)
-        if dry_run:
-            print_costs(comparison_cost(cells, features_by), as_json, figures=6)
+            _require_samples(cells, features_by, real, options)
+        if options.dry_run:
+            print_costs(comparison_cost(cells, features_by), options.as_json, figures=6)
             return
-        with progress_bar(progress) as update:
-            found = run_grid(cells, out, extractor=features_by, strict=strict, progress=update)
+        with progress_bar(options.progress) as update:
+            found = run_grid(cells, options.out, extractor=features_by, strict=options.strict, progress=update)
     if distributed.joined()[0]:
         return  # the first process writes
-    kept = {run.features.extractor for run in found.values() if run.features is not None}
-    if kept == {"fashion"} and real is None:
-        real = load_reference(reference_for([], reference, "fashion"), parse.parse_extractor("fashion", None))
-    comparison = replace(
-        compare(found, by or _common(found), real if kept else None, small=small), command=command_line()
-    )
-    where = {as_text(Path(path).name): os.path.relpath(path, out) for path in runs} or {name: name for name in found}
-    figures = _save(comparison, out, where, paper)
-    _say(comparison, found, out, len(figures), as_json)
+    compared = compare(found, options.by or _common(found), _compared_with(found, real), small=options.small)
+    comparison = replace(compared, command=command_line())
+    figures = _save(comparison, options.out, _places_of(found, options), options.paper)
+    _say(comparison, found, options.out, len(figures), options.as_json)
 
 
-def _require_runs_or_a_grid(runs: tuple[str, ...], samplers: tuple[Any, ...], of_grid: bool, dry_run: bool) -> None:
+def _require_runs_or_a_grid(options: Options) -> None:
     """Raise UsageError for both, for neither, and for a dry run of finished runs."""
-    if runs and of_grid:
+    if options.runs and options.of_a_grid():
         raise click.UsageError(
             "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
         )
-    if not runs and not samplers:
+    if not options.runs and not options.samplers:
         raise click.UsageError("name at least one --sampler, or finished runs")
-    if runs and dry_run:
+    if options.runs and options.dry_run:
         raise click.UsageError("finished runs cost nothing more: --dry-run is for a grid")
+
+
+def _extractor(options: Options) -> Any:
+    """What computes the features that distances are taken of; None where no --extractor is named."""
+    if not options.extractor:
+        return None
+    if options.extractor != "fashion":
+        reference_for([], options.reference, options.extractor)
+    return parse.parse_extractor(options.extractor, options.weights, options.device, trust=options.trust)
 
 
 def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
@@ -204,27 +227,65 @@ def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
     return found
 
 
-def _loader(
-    loaded: Sequence[Checkpoint], paths: tuple[str, ...], family: str | None, given: Mapping[str, Any]
-) -> Callable[[Checkpoint, str], Checkpoint]:
-    """What loads one of the `loaded` anew, from its path and as it was `given`, with a LoRA merged into it."""
-    from noiseshift.checkpoints import load
+def _cells(options: Options, loaded: Sequence[Checkpoint]) -> list[Cell]:
+    """The grid: every checkpoint with every sampler, guidance and variant."""
+    from noiseshift.studies.grid import grid, varied
 
-    path_of = dict(zip(map(id, loaded), paths, strict=True))
+    held_out = images_for(loaded, options.data, options.limits)
+    guidances = dict(options.guidances or [("none", None)])
+    cells = grid(loaded, options.samplers, guidances, held_out, options.protocol(), estimators=options.estimators)
+    if not options.variants:
+        return cells
+    with_lora = _loader(options, loaded)
+    return [varied(cell, each, with_lora) for cell in cells for each in options.variants]
+
+
+def _loader(options: Options, loaded: Sequence[Checkpoint]) -> Callable[[Checkpoint, str], Checkpoint]:
+    """What loads one of the `loaded` anew, from its path and as it was given, with a LoRA merged into it."""
+    path_of = dict(zip(map(id, loaded), options.paths(), strict=True))
 
     def with_lora(checkpoint: Checkpoint, lora: str) -> Checkpoint:
-        path = path_of[id(checkpoint)]
-        return load(path, family=_family_of(path, family, paths), lora=[lora], **given)
+        return options.load(path_of[id(checkpoint)], lora=[lora])
 
     return with_lora
 
 
-def _family_of(path: str, family: str | None, paths: Sequence[str]) -> str | None:
-    """The family that was named, but beside other checkpoints not for a function or a folder, which have none."""
-    from noiseshift.checkpoints.custom_code import is_reference
+def _require_samples(cells: Sequence[Cell], features_by: Any, real: Features | Moments, options: Options) -> None:
+    """Raise ValueError where a cell would not have the samples that its distances need."""
+    from noiseshift.evaluation import warn_of_no_interval
+    from noiseshift.studies.room import require_reference
 
-    without = len(paths) > 1 and (is_reference(path) or Path(path).is_dir())
-    return None if without else family
+    warn_of_no_interval(options.samples, real)
+    for cell in cells:
+        require_reference(cell.checkpoint, features_by, real, options.samples, small=options.small)
+
+
+def _reference(options: Options, loaded: Sequence[Checkpoint], features_by: Any) -> Features | Moments:
+    """What distances are taken to."""
+    from noiseshift.evaluation import load_reference
+
+    return load_reference(
+        reference_for(loaded, options.reference, options.extractor), features_by, limits=options.limits
+    )
+
+
+def _compared_with(found: Mapping[str, Run], real: Features | Moments | None) -> Features | Moments | None:
+    """What the runs' features are compared with: finished runs kept those of the bundled classifier without saying to
+    what; None where no run has any."""
+    from noiseshift.evaluation import load_reference
+
+    kept = {run.features.extractor for run in found.values() if run.features is not None}
+    if kept == {"fashion"} and real is None:
+        return load_reference(reference_for([], None, "fashion"), parse.parse_extractor("fashion", None))
+    return real if kept else None
+
+
+def _places_of(found: Mapping[str, Run], options: Options) -> dict[str, str]:
+    """Where each run's folder lies, as seen from the comparison's."""
+    from noiseshift.reading import as_text
+
+    there = {as_text(Path(path).name): os.path.relpath(path, options.out) for path in options.runs}
+    return there or {name: name for name in found}
 
 
 def _say(comparison: Comparison, found: dict[str, Run], out: Path, figures: int, as_json: bool) -> None:

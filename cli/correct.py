@@ -3,21 +3,79 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import extractor_for, read_images, real_images_for, reference_for
-from noiseshift.cli.options import Source, checkpoint_options, data_options, device_options, strict_option
+from noiseshift.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Source,
+    checkpoint_options,
+    data_options,
+    device_options,
+    strict_option,
+    taking,
+)
+from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.correction.words import WORDS as METHODS
 from noiseshift.diffusion.words import SOLVERS
 
 if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
+    from noiseshift.data import Images
     from noiseshift.studies.outcomes import Correction
+    from noiseshift.studies.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DeviceOptions, DataOptions):
+    """What `correct` was given."""
+
+    source: Source
+    sampler: Any
+    samples: int
+    measured: int
+    nag: tuple[float, ...]
+    cfg: tuple[float, ...] | None
+    methods: tuple[Any, ...]
+    against: str | None
+    estimators: dict[str, int | None] | None
+    strict: bool
+    extractor: str | None
+    weights: str | None
+    reference: str | None
+    small: bool
+    batch: int
+    exact: bool
+    dry_run: bool
+    out: str | None
+    as_json: bool
+
+    def trust(self) -> bool:
+        """Whether code in files may run."""
+        return bool(self.source.given.get("trust"))
+
+    def protocol(self, loaded: Checkpoint, held_out: Images) -> Protocol:
+        """What decides the numbers, beside the methods."""
+        from noiseshift.studies.protocol import Protocol
+        from noiseshift.studies.readers import available
+
+        return Protocol(
+            self.sampler,
+            samples=self.samples,
+            estimators=self.estimators or available(loaded, held_out, ("network", "constant-pixel")),
+            batch=self.batch,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        ).bound(loaded)
 
 
 @click.command()
@@ -56,33 +114,8 @@ if TYPE_CHECKING:
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-def command(
-    source: Source,
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    sampler: Any,
-    samples: int,
-    measured: int,
-    nag: tuple[float, ...],
-    cfg: tuple[float, ...] | None,
-    methods: tuple[Any, ...],
-    against: str | None,
-    estimators: dict[str, int | None] | None,
-    data: str | None,
-    limits: Any,
-    strict: bool,
-    extractor: str | None,
-    weights: str | None,
-    reference: str | None,
-    small: bool,
-    batch: int,
-    exact: bool,
-    dry_run: bool,
-    out: str | None,
-    as_json: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Does noise awareness guidance remove CHECKPOINT's noise shift, at which scale and cost, and what does FID do?
 
     Every method draws the same samples from the same seeds; differences are paired. Scale 0 = unguided. Level projection
@@ -95,42 +128,45 @@ def command(
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
-    places.folder(out, "correct")
-    from noiseshift.correction.methods import unguided
-    from noiseshift.studies.correct import fingerprint, run, shards_of
+    places.folder(options.out, "correct")
+    chosen = [*parse.guided_methods(options.nag, options.cfg or ()), *options.methods]
+    if options.exact:
+        _exact(options, chosen)
+    else:
+        _correct(options, chosen)
 
-    chosen = [*parse.guided_methods(nag, cfg or ()), *methods]
-    if exact:
-        _exact(sampler, chosen, data, limits, seed, progress, as_json, out, dry_run)
-        return
+
+def _correct(options: Options, chosen: list[Any]) -> None:
+    """The methods on a checkpoint."""
+    from noiseshift.analysis.correct import save_figures
+
     from noiseshift import distributed
     from noiseshift.checkpoints import load
+    from noiseshift.correction.methods import unguided
     from noiseshift.evaluation import load_reference
+    from noiseshift.studies.correct import fingerprint, run, shards_of
     from noiseshift.studies.cost_of_studies import correction_cost
-    from noiseshift.studies.protocol import Protocol
-    from noiseshift.studies.readers import available
+    from noiseshift.studies.folders import run_name
     from noiseshift.writing import claimed, jointly
 
-    loaded = source.load()
-    held_out = real_images_for(loaded, data, limits, "a correction is judged by real data")
-    extractor = extractor_for(held_out, extractor)
-    compared_with = reference_for([loaded], reference, extractor)
-    features_by = parse.parse_extractor(extractor, weights, device, trust=bool(source.given.get("trust")))
-    real = load_reference(compared_with, features_by, limits=limits)
-    estimators = estimators or available(loaded, held_out, ("network", "constant-pixel"))
-    protocol = Protocol(
-        sampler, samples=samples, estimators=estimators, batch=batch, seed=seed, device=device, precision=precision
-    ).bound(loaded)
-    if dry_run:
-        print_cost(correction_cost(loaded, protocol, chosen, len(held_out), measured, features_by), as_json, figures=4)
+    loaded = options.source.load()
+    held_out = real_images_for(loaded, options.data, options.limits, "a correction is judged by real data")
+    extractor = extractor_for(held_out, options.extractor)
+    compared_with = reference_for([loaded], options.reference, extractor)
+    features_by = parse.parse_extractor(extractor, options.weights, options.device, trust=options.trust())
+    real = load_reference(compared_with, features_by, limits=options.limits)
+    protocol = options.protocol(loaded, held_out)
+    if options.dry_run:
+        cost = correction_cost(loaded, protocol, chosen, len(held_out), options.measured, features_by)
+        print_cost(cost, options.as_json, figures=4)
         return
-    other = None if against is None else load(against, trust=bool(source.given.get("trust")))
-    about = fingerprint(loaded, protocol, held_out, features_by, measured, other)
+    other = None if options.against is None else load(options.against, trust=options.trust())
+    about = fingerprint(loaded, protocol, held_out, features_by, options.measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
-    folder = _folder(out, about | {"methods": described})
+    folder = places.run_folder(options.out, "correct", run_name(about | {"methods": described}, "correct"))
     with jointly(claimed(folder, "correct")):
         shards = shards_of(folder, about, chosen)
-        with progress_bar(progress) as update:
+        with progress_bar(options.progress) as update:
             found = run(
                 loaded,
                 protocol,
@@ -138,20 +174,20 @@ def command(
                 held_out,
                 features_by,
                 real,
-                measured=measured,
+                measured=options.measured,
                 against=other,
-                small=small,
-                strict=strict,
+                small=options.small,
+                strict=options.strict,
                 shards=shards,
                 progress=update,
             )
         if distributed.joined()[0]:
             return  # the first process writes
         found.manifest["command"] = command_line()
-        figures = _save(found, folder)
+        figures = save_with_page(found, folder, "correct", save_figures)
         for each in shards.values():
             each.clear()
-    _say(found, folder, len(figures), as_json)
+    _say(found, folder, len(figures), options.as_json)
 
 
 def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
@@ -166,46 +202,11 @@ def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
         streams.written(folder, f"/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")
 
 
-def _save(found: Correction, folder: Path) -> list[Path]:
-    """The correction's folder with its figures and its page; returns the figures."""
-    from noiseshift.analysis.after import spared
-    from noiseshift.analysis.correct import save_figures
-    from noiseshift.analysis.report import page
-
-    from noiseshift.writing import whole_folder, write_text
-
-    with whole_folder(folder, "correct") as fresh:
-        found.write(fresh)
-        figures = save_figures(found, fresh / "figures")
-        with spared("report.html"):
-            write_text(fresh / "report.html", page({str(folder): fresh}))
-    return figures
-
-
-def _folder(out: str | None, about: dict[str, Any]) -> Path:
-    """--out, or a folder by what decides the numbers."""
-    from noiseshift.studies.folders import run_name
-
-    folder = Path(out or f"runs/{run_name(about, 'correct')}")
-    places.folder(folder, "correct")
-    return folder
-
-
-def _exact(
-    sampler: Any,
-    methods: list[Any],
-    data: str | None,
-    limits: Any,
-    seed: int,
-    progress: bool,
-    as_json: bool,
-    out: str | None,
-    dry_run: bool,
-) -> None:
+def _exact(options: Options, chosen: list[Any]) -> None:
     """The methods on exact models, printed. Raises UsageError for --out and --dry-run."""
-    if out is not None:
+    if options.out is not None:
         raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
-    if dry_run:
+    if options.dry_run:
         raise click.UsageError("--exact asks no network, so there is nothing to count: leave --dry-run out")
     import pandas as pd
 
@@ -213,15 +214,16 @@ def _exact(
     from noiseshift.studies.correct_exact import correct_exact, fields, mixture, power_law
     from noiseshift.studies.correct_exact import images as image_case
 
-    pictures = read_images(None if data == "bundled" else data, limits)[:500].floats
+    pictures = read_images(None if options.data == "bundled" else options.data, options.limits)[:500].floats
     cases = (power_law(), fields(), mixture(), image_case(pictures))
-    with progress_bar(progress) as update:
+    methods = [unguided(), *chosen]
+    with progress_bar(options.progress) as update:
         tables = [
-            correct_exact(case, sampler, [unguided(), *methods], paths=256, seed=seed, progress=update)
+            correct_exact(case, options.sampler, methods, paths=256, seed=options.seed, progress=update)
             for case in cases
         ]
     frame = pd.concat(tables, ignore_index=True)
-    if as_json:
+    if options.as_json:
         click.echo(frame.to_json(orient="records"))
     else:
         click.echo(frame.to_string(index=False, float_format=lambda v: f"{v:+.4f}" if abs(v) < 0.1 else f"{v:.3f}"))

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import BUNDLED_DATA, real_images_for
-from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, training_options
+from noiseshift.cli.options import (
+    DataOptions,
+    Source,
+    TrainingOptions,
+    checkpoint_options,
+    device_options,
+    range_option,
+    taking,
+    training_options,
+)
+from noiseshift.cli.saving import save_network
 from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
-    from noiseshift.checkpoints import Card
+    from noiseshift.checkpoints import Card, Checkpoint
+    from noiseshift.data import Images
+    from noiseshift.training.finetune import Finetuned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainingOptions, DataOptions):
+    """What `finetune` was given."""
+
+    source: Source
+    part: Literal["all", "null"]
+    steps: int
+    dry_run: bool
+    rate: float | None
 
 
 @click.command()
@@ -38,25 +60,8 @@ if TYPE_CHECKING:
 )
 @training_dry_run_option
 @click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
-def command(
-    source: Source,
-    out: Path,
-    restart: bool,
-    batch: int,
-    noise_dropout: float,
-    class_dropout: float,
-    ema: float,
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    data: str | None,
-    limits: Any,
-    part: Literal["all", "null"],
-    steps: int,
-    dry_run: bool,
-    rate: float | None,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Enable noise awareness guidance on CHECKPOINT, which never saw noise dropout, by a short training.
 
     A tenth of the images is held out; the loss on them is reported before and after. `--part null` trains the null
@@ -66,62 +71,50 @@ def command(
     noiseshift finetune model.pt --family sit --data train/ --out runs/aware
     noiseshift correct runs/aware/model.safetensors --data heldout/ --nag 0.5,1
     """
-    places.training(out, "finetune", restart=restart)
+    places.training(options.out, "finetune", restart=options.restart)
     from noiseshift.analysis.after import spared
-    from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints.saving import save_trained
-    from noiseshift.data import for_checkpoint
-    from noiseshift.studies.draw import preview
     from noiseshift.training.finetune import finetune
-    from noiseshift.training.train import TrainingConfig
     from noiseshift.writing import claimed, jointly
 
-    loaded = source.load()
-    found_images = real_images_for(loaded, data, limits, "a training takes real data", "train")
-    read = for_checkpoint(found_images, loaded.classes, loaded.card.class_names)
-    images = loaded.encode(read)
+    loaded = options.source.load()
+    images = _images(options, loaded)
     tenth = max(1, len(images) // 10)
-    config = TrainingConfig(
-        steps,
-        batch,
-        rate or (2e-4 if part == "all" else 1e-2),
-        ema=ema,
-        noise_dropout=noise_dropout,
-        class_dropout=class_dropout,
-        precision=precision,
-        seed=seed,
-    )
-    if dry_run:
-        print_trial(partial(finetune, loaded, images[tenth:], images[:tenth], config, part=part, device=device), steps)
+    config = options.config(options.steps, options.rate or (2e-4 if options.part == "all" else 1e-2))
+    begin = partial(finetune, loaded, images[tenth:], images[:tenth], config, part=options.part, device=options.device)
+    if options.dry_run:
+        print_trial(begin, options.steps)
         return
-    with jointly(claimed(out, "finetune", adding=True)):
-        with progress_bar(progress) as update:
-            found = finetune(
-                loaded,
-                images[tenth:],
-                images[:tenth],
-                config,
-                out,
-                part=part,
-                device=device,
-                restart=restart,
-                report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, steps),
+    with jointly(claimed(options.out, "finetune", adding=True)):
+        with progress_bar(options.progress) as update:
+            found = begin(
+                options.out,
+                restart=options.restart,
+                report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, options.steps),
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save_trained(out / "model.safetensors", found.state, _card(loaded.card, data))
-        with spared("a picture of the training"):
-            save_pictures(*preview(path), out)
+        path = save_network(options.out, found.state, _card(loaded.card, options.data))
     with spared("what the loss became"):
-        click.echo(
-            f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after"
-        )
-        click.echo(
-            f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
-        )
+        _say(found)
     streams.written(path, " and its card, loss.png, samples.png")
+
+
+def _images(options: Options, loaded: Checkpoint) -> Images:
+    """The training images, as the checkpoint's states and classes."""
+    from noiseshift.data import for_checkpoint
+
+    found = real_images_for(loaded, options.data, options.limits, "a training takes real data", "train")
+    return loaded.encode(for_checkpoint(found, loaded.classes, loaded.card.class_names))
+
+
+def _say(found: Finetuned) -> None:
+    """What the loss was on the held-out images, and what it became."""
+    click.echo(f"noise-conditional:   loss {found.conditional_before:.4f} before, {found.conditional_after:.4f} after")
+    click.echo(
+        f"noise-unconditional: loss {found.unconditional_before:.4f} before, {found.unconditional_after:.4f} after"
+    )
 
 
 def _card(card: Card, data: str | None) -> Card:

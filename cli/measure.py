@@ -3,15 +3,77 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.cli import parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import images_for
-from noiseshift.cli.options import Source, checkpoint_options, data_options, run_options, strict_option
+from noiseshift.cli.options import (
+    DataOptions,
+    RunOptions,
+    Source,
+    checkpoint_options,
+    data_options,
+    run_options,
+    strict_option,
+    taking,
+)
+from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
+
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
+    from noiseshift.data import Images
+    from noiseshift.studies.folders import Run
+    from noiseshift.studies.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions, DataOptions):
+    """What `measure` was given."""
+
+    source: Source
+    samples: int
+    estimators: dict[str, int | None] | None
+    points: int
+    calibration: int | None
+    controls: bool
+    bands: bool
+    by: Any
+    mask: Any
+    strict: bool
+    dry_run: bool
+    out: str | None
+    as_json: bool
+
+    def protocol(self, loaded: Checkpoint, held_out: Images | None) -> Protocol:
+        """What decides the numbers."""
+        from noiseshift.studies.protocol import Protocol
+        from noiseshift.studies.readers import available
+
+        return Protocol(
+            solver=self.sampler,
+            samples=self.samples,
+            estimators=self.estimators or available(loaded, held_out),
+            guidance=self.guidance,
+            points=self.points,
+            calibration_rows=self.calibration,
+            controls=self.controls,
+            bands=self.bands,
+            by=self.by,
+            mask=self.mask,
+            batch=self.batch,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        ).bound(loaded)
+
+    def figures(self) -> int:
+        """About how many are drawn."""
+        return 6 + self.controls + self.bands + (self.by is not None) + (self.mask is not None)
 
 
 @click.command()
@@ -46,30 +108,8 @@ from noiseshift.cli.terminal import command_line, progress_bar
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-def command(
-    source: Source,
-    sampler: Any,
-    guidance: Any,
-    seed: int,
-    batch: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    samples: int,
-    estimators: dict[str, int | None] | None,
-    points: int,
-    data: str | None,
-    limits: Any,
-    calibration: int | None,
-    controls: bool,
-    bands: bool,
-    by: Any,
-    mask: Any,
-    strict: bool,
-    dry_run: bool,
-    out: str | None,
-    as_json: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from the conditioning level.
 
     Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than the conditioning level. One test over
@@ -84,61 +124,43 @@ def command(
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
-    places.folder(out, "measure")
-    from noiseshift.analysis.after import spared
+    places.folder(options.out, "measure")
     from noiseshift.analysis.plots import save_figures
-    from noiseshift.analysis.report import page
-    from noiseshift.analysis.tables import print_run
 
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
     from noiseshift.studies.folders import run_name
     from noiseshift.studies.measure import run
-    from noiseshift.studies.protocol import Protocol, fingerprint
-    from noiseshift.studies.readers import available
+    from noiseshift.studies.protocol import fingerprint
     from noiseshift.studies.shards import Shards
-    from noiseshift.writing import claimed, jointly, whole_folder, write_text
+    from noiseshift.writing import claimed, jointly
 
-    loaded = source.load()
-    held_out = images_for([loaded], data, limits)
-    protocol = Protocol(
-        solver=sampler,
-        samples=samples,
-        estimators=estimators or available(loaded, held_out),
-        guidance=guidance,
-        points=points,
-        calibration_rows=calibration,
-        controls=controls,
-        bands=bands,
-        by=by,
-        mask=mask,
-        batch=batch,
-        seed=seed,
-        device=device,
-        precision=precision,
-    ).bound(loaded)
-    if dry_run:
-        figures = 6 + controls + bands + (by is not None) + (mask is not None)
-        print_cost(estimate(loaded, protocol, None if held_out is None else len(held_out)), as_json, figures=figures)
+    loaded = options.source.load()
+    held_out = images_for([loaded], options.data, options.limits)
+    protocol = options.protocol(loaded, held_out)
+    if options.dry_run:
+        cost = estimate(loaded, protocol, None if held_out is None else len(held_out))
+        print_cost(cost, options.as_json, figures=options.figures())
         return
     about = fingerprint(loaded, protocol, held_out)
-    folder = Path(out or f"runs/{run_name(about)}")
-    places.folder(folder, "measure")
+    folder = places.run_folder(options.out, "measure", run_name(about))
     with jointly(claimed(folder, "measure")):
         shards = Shards(folder, about)
-        with progress_bar(progress) as update:
-            found = run(loaded, protocol, held_out, shards=shards, strict=strict, progress=update)
+        with progress_bar(options.progress) as update:
+            found = run(loaded, protocol, held_out, shards=shards, strict=options.strict, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
         found.manifest["command"] = command_line()
-        with whole_folder(folder, "measure") as fresh:
-            found.write(fresh)
-            figures = save_figures(found, fresh / "figures")
-            with spared("report.html"):
-                write_text(fresh / "report.html", page({str(folder): found}))
+        figures = save_with_page(found, folder, "measure", save_figures)
         shards.clear()
+    _say(found, folder, len(figures), options.as_json)
+
+
+def _say(found: Run, folder: Path, figures: int, as_json: bool) -> None:
+    from noiseshift.analysis.tables import print_run
+
     if as_json:
         streams.answered(json.dumps(found.summary(), default=str), folder)
     else:
         print_run(found)
-        streams.written(folder, f"/ (report.html, run.json, shift.parquet, summary.json, {len(figures)} figures)")
+        streams.written(folder, f"/ (report.html, run.json, shift.parquet, summary.json, {figures} figures)")

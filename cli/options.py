@@ -1,4 +1,7 @@
-"""Options that several commands share."""
+"""Options that several commands share: for each group a decorator that adds them, and the fields that they fill.
+
+A command's own `Options` inherits the fields of its groups, and `taking(Options)` hands it all as one object.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from noiseshift.cli import parse, places, ranges
@@ -15,6 +18,22 @@ from noiseshift.diffusion.words import SOLVERS
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
+    from noiseshift.training.train import TrainingConfig
+
+Options = TypeVar("Options")
+
+
+def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+    """Everything that a command was given, as one object of this class, which has a field for each."""
+
+    def taken(function: Callable[[Options], None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            function(options(**given))
+
+        return command
+
+    return taken
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,25 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """What `device_options` adds."""
+
+    seed: int
+    device: str
+    precision: Literal["fp32", "bf16"]
+    progress: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DeviceOptions):
+    """What `run_options` adds."""
+
+    sampler: Any
+    guidance: Any
+    batch: int
+
+
 def run_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--sampler, --guidance, --batch, and those of `device_options`."""
     for wrap in (
@@ -156,6 +194,14 @@ def range_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Where the images are, and what black and white are in them."""
+
+    data: str | None
+    limits: Any
+
+
 def data_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--data, --range and --no-cache."""
     help_ = (
@@ -184,6 +230,33 @@ strict_option = click.option(
 )
 
 restart_option = click.option("--restart", is_flag=True, help="Start anew; a training that is there is moved aside.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(DeviceOptions):
+    """What `training_options` and `device_options` add."""
+
+    out: Path
+    restart: bool
+    batch: int
+    noise_dropout: float
+    class_dropout: float
+    ema: float
+
+    def config(self, steps: int, rate: float) -> TrainingConfig:
+        """How such a training goes, over so many steps, at this rate of its plateau."""
+        from noiseshift.training.train import TrainingConfig
+
+        return TrainingConfig(
+            steps,
+            self.batch,
+            rate,
+            ema=self.ema,
+            noise_dropout=self.noise_dropout,
+            class_dropout=self.class_dropout,
+            precision=self.precision,
+            seed=self.seed,
+        )
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -27,6 +27,13 @@ def folder(out: str | Path | None, kind: str, *, adding: bool = False) -> None:
         raise click.UsageError(f"--out {error}") from None
 
 
+def run_folder(out: str | None, kind: str, name: str) -> Path:
+    """--out, or a folder of this name below runs/, either of which the command `kind` may write."""
+    chosen = Path(out or f"runs/{name}")
+    folder(chosen, kind)
+    return chosen
+
+
 def training(out: Path, kind: str, *, restart: bool) -> None:
     """Refuse a folder that the training `kind` may not write, or whose model another program made."""
     from noiseshift.writing.signatures import signed_checkpoint

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 from noiseshift.cli import places, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
-from noiseshift.cli.options import Source, checkpoint_options, run_options
+from noiseshift.cli.options import RunOptions, Source, checkpoint_options, run_options, taking
 from noiseshift.cli.terminal import progress_bar
 
+if TYPE_CHECKING:
+    from noiseshift.checkpoints import Checkpoint
+    from noiseshift.studies.protocol import Protocol
+
 SUFFIXES = (".png", ".npz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(RunOptions):
+    """What `sample` was given."""
+
+    source: Source
+    samples: int
+    out: Path | None
+    overwrite: bool
+    dry_run: bool
+
+    def protocol(self) -> Protocol:
+        """What decides the samples."""
+        from noiseshift.studies.protocol import Protocol
+
+        return Protocol(
+            self.sampler,
+            samples=self.samples,
+            guidance=self.guidance,
+            batch=self.batch,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+        )
 
 
 @click.command()
@@ -25,20 +55,8 @@ SUFFIXES = (".png", ".npz")
 )
 @places.OVERWRITE
 @dry_run_option
-def command(
-    source: Source,
-    sampler: Any,
-    guidance: Any,
-    seed: int,
-    batch: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    samples: int,
-    out: Path | None,
-    overwrite: bool,
-    dry_run: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Draw samples from CHECKPOINT (the bundled model by default) into a picture, or an .npz as ADM's evaluator reads it.
 
     Sample i depends on the seed and on i alone, and is of class i mod classes.
@@ -49,37 +67,39 @@ def command(
     """
     from noiseshift.writing.signatures import signed_samples
 
-    places.file(out, signed_samples, overwrite=overwrite, suffixes=SUFFIXES)
+    places.file(options.out, signed_samples, overwrite=options.overwrite, suffixes=SUFFIXES)
     from noiseshift.analysis.samples import save_samples
 
     from noiseshift import distributed
     from noiseshift.studies.draw import draw
     from noiseshift.studies.folders import run_name
-    from noiseshift.studies.protocol import Protocol, fingerprint
+    from noiseshift.studies.protocol import fingerprint
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed_file, jointly
 
-    loaded = source.load()
-    protocol = Protocol(
-        sampler, samples=samples, guidance=guidance, batch=batch, seed=seed, device=device, precision=precision
-    )
-    if dry_run:
+    loaded = options.source.load()
+    protocol = options.protocol()
+    if options.dry_run:
         from noiseshift.studies.cost_of_studies import sampling_cost
 
         print_cost(sampling_cost(loaded, protocol))
         return
     about = fingerprint(loaded, protocol)
-    are_pictures = loaded.autoencoder is not None or (len(loaded.shape) == 3 and loaded.shape[0] in (1, 3))
-    if out is not None and out.suffix == ".png" and not are_pictures:
+    out = options.out or Path(run_name(about) + (".png" if _are_pictures(loaded) else ".npz"))
+    if out.suffix == ".png" and not _are_pictures(loaded):
         raise click.UsageError(f"samples of shape {loaded.shape} are no pictures: give --out FILE.npz")
-    out = out or Path(run_name(about) + (".png" if are_pictures else ".npz"))
-    places.file(out, signed_samples, overwrite=overwrite, suffixes=SUFFIXES)
-    with jointly(claimed_file(out, signed_samples, overwrite=overwrite)):
+    places.file(out, signed_samples, overwrite=options.overwrite, suffixes=SUFFIXES)
+    with jointly(claimed_file(out, signed_samples, overwrite=options.overwrite)):
         shards = Shards(out, about)
-        with progress_bar(progress) as update:
+        with progress_bar(options.progress) as update:
             pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
-        save_samples(pictures, labels, out, overwrite=overwrite)
+        save_samples(pictures, labels, out, overwrite=options.overwrite)
         shards.clear()
     streams.written(out, f" ({len(pictures)} samples)")
+
+
+def _are_pictures(loaded: Checkpoint) -> bool:
+    """Whether samples can be a picture of them all."""
+    return loaded.autoencoder is not None or (len(loaded.shape) == 3 and loaded.shape[0] in (1, 3))

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import read_images
-from noiseshift.cli.options import device_options, range_option, training_options
+from noiseshift.cli.options import (
+    DataOptions,
+    TrainingOptions,
+    device_options,
+    range_option,
+    taking,
+    training_options,
+)
+from noiseshift.cli.saving import save_network
 from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
     from noiseshift.checkpoints import Card
+    from noiseshift.data import Images
+    from noiseshift.networks.transformer import TransformerConfig
     from noiseshift.training.train import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(TrainingOptions, DataOptions):
+    """What `train` was given."""
+
+    family: str
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    steps: int
+    dry_run: bool
+    rate: float
+
+    def shape(self, images: Images) -> TransformerConfig:
+        """Of the network that these images train. Raises ValueError where there is none."""
+        from noiseshift.networks.transformer import TransformerConfig
+
+        channels, height, side = images.pixels.shape[1:]
+        if images.labels is None or height != side or side % self.patch or self.width % self.heads:
+            raise ValueError(
+                "training needs labelled square pictures, a side that --patch divides and heads that divide width"
+            )
+        return TransformerConfig(
+            side,
+            channels,
+            self.patch,
+            self.width,
+            self.depth,
+            self.heads,
+            int(images.labels.max()) + 1,
+            channels,
+            class_dropout=self.class_dropout > 0,
+            noise_dropout=self.noise_dropout > 0,
+        )
 
 
 @click.command()
@@ -31,28 +77,8 @@ if TYPE_CHECKING:
 @click.option("--steps", type=ranges.STEPS, default=10_000, show_default=True)
 @training_dry_run_option
 @click.option("--rate", type=ranges.RATE, default=2e-3, show_default=True, help="Learning rate of the plateau.")
-def command(
-    data: str | None,
-    out: Path,
-    limits: Any,
-    batch: int,
-    restart: bool,
-    noise_dropout: float,
-    class_dropout: float,
-    ema: float,
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    family: str,
-    width: int,
-    depth: int,
-    heads: int,
-    patch: int,
-    steps: int,
-    dry_run: bool,
-    rate: float,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Train on DATA: a folder of pictures (class = sub-folder), an .npz or MNIST-style files; the 2,000 bundled images
     when left out. Interrupted trainings go on where they stopped.
 
@@ -60,64 +86,37 @@ def command(
     noiseshift train pictures/ --out runs/mine --steps 20000 --device cuda --precision bf16
     noiseshift measure runs/mine/model.safetensors --data heldout/ --estimator residual
     """
-    places.training(out, "train", restart=restart)
+    places.training(options.out, "train", restart=options.restart)
     import torch
-    from noiseshift.analysis.after import spared
-    from noiseshift.analysis.training import save_pictures
 
     from noiseshift import distributed
-    from noiseshift.checkpoints.saving import save_trained
-    from noiseshift.networks.transformer import Transformer, TransformerConfig
-    from noiseshift.studies.draw import preview
+    from noiseshift.networks.transformer import Transformer
     from noiseshift.training.room import require_room
-    from noiseshift.training.train import TrainingConfig, train
+    from noiseshift.training.train import train
     from noiseshift.writing import claimed, jointly
 
-    images = read_images(data, limits, "train")
-    channels, height, side = images.pixels.shape[1:]
-    if images.labels is None or height != side or side % patch or width % heads:
-        raise ValueError(
-            "training needs labelled square pictures, a side that --patch divides and heads that divide width"
-        )
-    classes = int(images.labels.max()) + 1
-    # Without class dropout no row of the class embedding is the null class, which only the card can say.
-    card = _card(family, heads, None if class_dropout else classes)
-    dropped = {"class_dropout": class_dropout > 0, "noise_dropout": noise_dropout > 0}
-    shape = TransformerConfig(side, channels, patch, width, depth, heads, classes, channels, **dropped)
-    require_room(shape, images, batch, device)
-    torch.manual_seed(seed)
+    images = read_images(options.data, options.limits, "train")
+    shape = options.shape(images)
+    card = _card(options, shape.classes)
+    require_room(shape, images, options.batch, options.device)
+    torch.manual_seed(options.seed)
     network = Transformer(shape)
-    config = TrainingConfig(
-        steps,
-        batch,
-        rate,
-        ema=ema,
-        noise_dropout=noise_dropout,
-        class_dropout=class_dropout,
-        precision=precision,
-        seed=seed,
-    )
     objective = _objective(card)
-    if dry_run:
-        print_trial(partial(train, network, objective, images, config, device=device), steps)
+    config = options.config(options.steps, options.rate)
+    begin = partial(train, network, objective, images, config, device=options.device)
+    if options.dry_run:
+        print_trial(begin, options.steps)
         return
-    with jointly(claimed(out, "train", adding=True)):
-        with progress_bar(progress) as update:
-            state = train(
-                network,
-                objective,
-                images,
-                config,
-                out,
-                device=device,
-                restart=restart,
-                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
+    with jointly(claimed(options.out, "train", adding=True)):
+        with progress_bar(options.progress) as update:
+            state = begin(
+                options.out,
+                restart=options.restart,
+                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, options.steps),
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save_trained(out / "model.safetensors", state, card)
-        with spared("a picture of the training"):
-            save_pictures(*preview(path), out)
+        path = save_network(options.out, state, card)
     streams.written(path, " and its card, loss.png, samples.png")
 
 
@@ -130,9 +129,12 @@ def _objective(card: Card) -> Objective:
     return Objective(schedule, "velocity" if card.family == "sit" else "epsilon", time_input(card.time, schedule))
 
 
-def _card(family: str, heads: int, classes: int | None) -> Card:
+def _card(options: Options, classes: int) -> Card:
+    """How the network will be read. Without class dropout no row of the class embedding is the null class, which only the
+    card can say."""
     from noiseshift.checkpoints import Card
 
-    offset = 0.0 if family == "sit" else -1.0
+    offset = 0.0 if options.family == "sit" else -1.0
     time = {"zero": "data", "scale": 1000.0, "offset": offset}
-    return Card.from_dict({"family": family, "time": time, "heads": heads, "classes": classes})
+    known = None if options.class_dropout else classes
+    return Card.from_dict({"family": options.family, "time": time, "heads": options.heads, "classes": known})

@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import click
 from noiseshift.analysis.names import plain
 from noiseshift.cli import places, ranges, streams
 from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import read_images
-from noiseshift.cli.options import Source, checkpoint_options, device_options, range_option, restart_option
+from noiseshift.cli.options import (
+    DataOptions,
+    DeviceOptions,
+    Source,
+    checkpoint_options,
+    device_options,
+    range_option,
+    restart_option,
+    taking,
+)
 from noiseshift.cli.terminal import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(DeviceOptions, DataOptions):
+    """What `train-estimator` was given."""
+
+    source: Source
+    out: Path | None
+    overwrite: bool
+    steps: int
+    batch: int
+    dry_run: bool
+    restart: bool
 
 
 @click.command()
@@ -29,21 +50,8 @@ from noiseshift.cli.terminal import progress_bar
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
 @training_dry_run_option
 @restart_option
-def command(
-    source: Source,
-    seed: int,
-    device: str,
-    precision: Literal["fp32", "bf16"],
-    progress: bool,
-    data: str,
-    limits: Any,
-    out: Path | None,
-    overwrite: bool,
-    steps: int,
-    batch: int,
-    dry_run: bool,
-    restart: bool,
-) -> None:
+@taking(Options)
+def command(options: Options) -> None:
     """Train the network estimator of p(t | x) on real images, for CHECKPOINT's schedule.
 
     The file lies beside the checkpoint; name it in the card (`estimator: FILE`) and `measure` uses it.
@@ -53,33 +61,36 @@ def command(
     """
     from noiseshift.writing.signatures import signed_estimator
 
-    places.file(out, signed_estimator, overwrite=overwrite)
+    places.file(options.out, signed_estimator, overwrite=options.overwrite)
     from noiseshift import distributed
     from noiseshift.training.level_estimator import EstimatorTraining, train_estimator
     from noiseshift.writing import claimed_file, jointly
 
-    loaded = source.load()
-    config = replace(EstimatorTraining(), steps=steps, batch=batch, precision=precision, seed=seed)
-    path = out or Path(f"{loaded.name}-estimator.safetensors")
-    places.file(path, signed_estimator, overwrite=overwrite)
-    if dry_run:
-        images = loaded.encode(read_images(data, limits, "train"))
-        train = partial(train_estimator, images, loaded.model.schedule, config, device=device)
-        print_trial(lambda folder, *, report: train(folder=folder, report=report), steps)
+    loaded = options.source.load()
+    config = replace(
+        EstimatorTraining(), steps=options.steps, batch=options.batch, precision=options.precision, seed=options.seed
+    )
+    path = options.out or Path(f"{loaded.name}-estimator.safetensors")
+    places.file(path, signed_estimator, overwrite=options.overwrite)
+
+    if options.dry_run:
+        images = loaded.encode(read_images(options.data, options.limits, "train"))
+        train = partial(train_estimator, images, loaded.model.schedule, config, device=options.device)
+        print_trial(lambda folder, *, report: train(folder=folder, report=report), options.steps)
         return
     folder = path.parent / f".{path.name}.training"
-    with jointly(claimed_file(path, signed_estimator, overwrite=overwrite)):
-        with progress_bar(progress) as update:
+    with jointly(claimed_file(path, signed_estimator, overwrite=options.overwrite)):
+        with progress_bar(options.progress) as update:
             network = train_estimator(
-                loaded.encode(read_images(data, limits, "train")),
+                loaded.encode(read_images(options.data, options.limits, "train")),
                 loaded.model.schedule,
                 config,
                 folder=folder,
-                device=device,
-                restart=restart,
-                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, steps),
+                device=options.device,
+                restart=options.restart,
+                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, options.steps),
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        network.save(path, overwrite=overwrite)
+        network.save(path, overwrite=options.overwrite)
     streams.written(path, f"; put it beside the checkpoint and add to its card: estimator: {plain(path.name)}")

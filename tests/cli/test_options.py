@@ -1,12 +1,17 @@
 """A few random combinations of options, as `benchmarks/robustness/options.py` runs thousands."""
 
+import dataclasses
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from noiseshift.cli import COMMANDS, main
+from noiseshift.cli.options import GIVEN, PIPELINE
 
 import noiseshift as ns
 
@@ -53,3 +58,20 @@ def test_a_page_that_fails_leaves_the_run_whole(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert (tmp_path / "run" / "run.json").exists()
     assert "warning: report.html was left out (RuntimeError: no page); the numbers are saved" in result.stderr
+
+
+GATHERED = {"source": {"checkpoint", *GIVEN}, "pipeline": set(PIPELINE)}
+"""Fields that hold what several options say."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_takes_has_a_field_for_each_option(name):
+    """A command of many options takes them as one object, which a missing field would only fail when it is run."""
+    command = main.get_command(click.Context(main), name)
+    taken = inspect.getmodule(inspect.unwrap(command.callback)).__dict__.get("Options")
+    if taken is None:
+        return  # few options, an argument each
+    fields = set()
+    for field in dataclasses.fields(taken):
+        fields |= GATHERED.get(field.name, {field.name})
+    assert fields == {param.name for param in command.params if param.expose_value}
