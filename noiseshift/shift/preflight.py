@@ -139,33 +139,20 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     fit = _data_checks(checkpoint, data)
     if any(check.passed is False for check in fit):
         return Preflight(tuple(fit), _NO_ERRORS)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(len(data)))
-    rows = data[order]
-    cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
-    x0 = rows.floats.to(device)
+    rows = _Rows.of(checkpoint, data, device)
     model = checkpoint.model
-    held_out = slice(0, min(EVALUATED, len(x0) // 2))
-    fitted = x0[held_out.stop : held_out.stop + FITTED]
-    classes = None if cond is None else cond[held_out]
-    found = denoised(model, fitted, x0[held_out], classes)
+    half = min(EVALUATED, len(rows) // 2)
+    held_out, rest = rows[:half], rows[half:]
+    fitted = rest[:FITTED].x0
+    found = denoised(model, fitted, held_out.x0, held_out.cond)
     errors = found.table
-    reading = better_reading(model, fitted, x0[held_out], classes) if errors.worse.any() else None
-    count = min(samples, SAMPLES, len(x0))
-    like, its_data = _its_data(
-        model, x0[:LIKE], None if cond is None else cond[:LIKE], count, POOR if errors.worse.any() else ENERGY
-    )
-    rest = slice(held_out.stop, None)
-    order_of_classes = (
-        ()
-        if cond is None
-        else (numbering(model, x0[held_out], cond[held_out], checkpoint.classes, more=(x0[rest], cond[rest])),)
-    )
     right = not errors.worse.any()
-    time = retiming(model, x0[held_out], torch.tensor(errors.t), found.errors, classes, denoises=right)
-    if order_of_classes and errors.worse.any():
-        # A network that was read wrongly fits any classes by chance: one thing at a time. The calls are made all the same, so
-        # that what a run costs does not depend on what is found.
-        order_of_classes = (unjudged(),)
+    reading = None if right else better_reading(model, fitted, held_out.x0, held_out.cond)
+    alike = rows[:LIKE]
+    drawn = min(samples, SAMPLES, len(rows))
+    like, its_data = _its_data(model, alike.x0, alike.cond, drawn, ENERGY if right else POOR)
+    numbered = _numbered(checkpoint, held_out, rest, denoises=right)
+    time = retiming(model, held_out.x0, torch.tensor(errors.t), found.errors, held_out.cond, denoises=right)
     checks = (
         *fit,
         _denoises(errors, reading),
@@ -173,15 +160,49 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
         contrast(
             errors.scale.to_numpy(),
             found.slopes,
-            bool(errors.worse.any()) or len(checkpoint.shape) != 3,
+            not right or len(checkpoint.shape) != 3,
             filled=_fills(checkpoint, data),
         ),
         detail(errors),
-        *order_of_classes,
+        *numbered,
         its_data,
-        handed(model, x0[:2], None if cond is None else cond[:2]),
+        handed(model, rows[:2].x0, rows[:2].cond),
     )
     return Preflight(checks, errors, like, reading)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Real states with their classes, which are None for a model without."""
+
+    x0: Tensor
+    cond: Tensor | None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, data: Images, device: str) -> _Rows:
+        """The data, in an order of their own: files lie class by class."""
+        rows = data[torch.from_numpy(np.random.default_rng(0).permutation(len(data)))]
+        cond = None if rows.labels is None or not checkpoint.classes else rows.labels.to(device)
+        return cls(rows.floats.to(device), cond)
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def __getitem__(self, part: slice) -> _Rows:
+        return _Rows(self.x0[part], None if self.cond is None else self.cond[part])
+
+
+def _numbered(checkpoint: Checkpoint, held_out: _Rows, rest: _Rows, *, denoises: bool) -> tuple[Check, ...]:
+    """Whether the classes are numbered as the checkpoint learned them; no check of one that takes none.
+
+    A network that was read wrongly fits any classes by chance: one thing at a time. The calls are made all the same, so that
+    what a run costs does not depend on what is found.
+    """
+    if held_out.cond is None or rest.cond is None:
+        return ()
+    more = (rest.x0, rest.cond)
+    found = numbering(checkpoint.model, held_out.x0, held_out.cond, checkpoint.classes, more=more)
+    return (found if denoises else unjudged(),)
 
 
 def _without_data(checkpoint: Checkpoint, device: str) -> Preflight:
