@@ -127,6 +127,8 @@ def usage(error: click.ClickException) -> int:
         return error.exit_code
     context = getattr(error, "ctx", None)
     words = shortened(error.format_message(), 600).rstrip(".")
+    if words.endswith("is not readable"):  # in click's own words, which name no remedy
+        words += f": {REMEDIES[errno.EACCES]}"
     help_page = f" (see {context.command_path} --help)" if context is not None else ""
     click.echo(f"error: {words[:1].lower()}{words[1:]}{help_page}", err=True)
     return error.exit_code

@@ -14,13 +14,13 @@ from noiseshift.checkpoints.foreign import refuse_other_files
 from noiseshift.checkpoints.unpickling.pickles import names_in
 from noiseshift.checkpoints.unpickling.reader import REMEDY, read_pickled
 from noiseshift.checkpoints.weights import chosen
-from noiseshift.reading import open_ordinary, read_safetensors, reading
+from noiseshift.reading import opened, read_safetensors, reading
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, hexadecimal."""
+    """The file's SHA-256, hexadecimal. Raises CheckpointError when it cannot be read."""
     digest = hashlib.sha256()
-    with open_ordinary(path) as file:
+    with opened(path, "checkpoint", "fetch it again", CheckpointError) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

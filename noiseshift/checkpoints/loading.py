@@ -29,7 +29,7 @@ from noiseshift.data import ASSETS, Images
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.samplers import Scheduled
 from noiseshift.networks.model import NetworkModel
-from noiseshift.reading import as_text, reading
+from noiseshift.reading import as_text, reading, unchanged
 
 if TYPE_CHECKING:
     from noiseshift.estimators.network import Network
@@ -180,7 +180,11 @@ def load(
     if path is not None and is_reference(str(path)):
         return _of_function(str(path), request)
     file = _resolve(path)
-    return _of_folder(file, request) if file.is_dir() else _of_file(file, request)
+    if file.is_dir():
+        with unchanged([*file.glob("*.safetensors"), *file.glob("*/*.safetensors")], CheckpointError):
+            return _of_folder(file, request)
+    with unchanged([file], CheckpointError):
+        return _of_file(file, request)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from noiseshift.reading.boundary import (
     MissingFile,
     ReadingError,
     as_text,
+    folder_while_open,
     named_in_text,
     named_while_open,
     open_ordinary,
@@ -21,6 +22,7 @@ from noiseshift.reading.boundary import (
     size_of,
 )
 from noiseshift.reading.text import bounded, read_csv, read_json, read_text, read_words, read_yaml
+from noiseshift.reading.unchanged import unchanged
 
 __all__ = [
     "MB",
@@ -30,6 +32,7 @@ __all__ = [
     "bounded",
     "check_zip",
     "fill",
+    "folder_while_open",
     "gunzip",
     "named_in_text",
     "named_while_open",
@@ -49,4 +52,5 @@ __all__ = [
     "regular",
     "require_room",
     "size_of",
+    "unchanged",
 ]

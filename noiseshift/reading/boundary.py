@@ -7,7 +7,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -177,6 +177,29 @@ def open_ordinary(path: Name) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, f"it is {kind}, no file", os.fspath(path))
     return file
+
+
+@contextmanager
+def folder_while_open(path: Name, what: str, remedy: str, error: type[ReadingError] = ReadingError) -> Iterator[str]:
+    """A folder, its name in text, with the files of `path` for libraries that open them by name: each is opened here, seen to be an
+    ordinary file, and stays so as long as the block, whatever takes its name. Folders, and links to nothing, are left out.
+
+    Args:
+        path: The folder.
+        what: What it should be, as in `reading`.
+        remedy: What to do, as in `reading`.
+        error: What to raise when it cannot be read, or something in it is a pipe or a device.
+    """
+    with ExitStack() as held:
+        place = held.enter_context(tempfile.TemporaryDirectory())
+        with reading(path, what, remedy, error):
+            found = [each for each in sorted(Path(path).iterdir()) if each.exists() and not each.is_dir()]
+        for each in found:
+            with reading(each, what, remedy, error):
+                file = held.enter_context(open_ordinary(each))
+            name = held.enter_context(named_while_open(file, each))
+            os.symlink(os.path.abspath(name), os.path.join(place, each.name))
+        yield place
 
 
 def size_of(file: BinaryIO) -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from noiseshift.writing.places import PlaceError
+from noiseshift.writing.whole import named_where_full
 
 # Not on Windows: there the file's words decide.
 fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
@@ -154,7 +155,8 @@ def _read(file: int) -> dict[str, Any]:
 def _write_or_remove(file: int, lock: Path) -> None:
     """Say in the lock who holds it. Where there is no room for that, as on a full disk, no empty one is left."""
     try:
-        _write(file, _myself())
+        with named_where_full(lock):
+            _write(file, _myself())
     except OSError:
         with suppress(OSError):
             lock.unlink()

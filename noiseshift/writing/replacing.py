@@ -16,7 +16,7 @@ from noiseshift.writing.digests import digests
 from noiseshift.writing.locks import BusyError, locked
 from noiseshift.writing.marks import MARK, Mark, contents, read_mark, remove_run, write_mark
 from noiseshift.writing.places import PlaceError, check_file, check_folder
-from noiseshift.writing.whole import remove_temporaries, temporary, whole_file
+from noiseshift.writing.whole import named_where_full, remove_temporaries, temporary, whole_file
 
 _NOTHING = Mark("", frozenset())
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?:(?:new|old)-[0-9a-f]{8}(?:\.[A-Za-z0-9]+)?|lock)")
@@ -134,8 +134,9 @@ def whole_folder(folder: str | Path, kind: str) -> Iterator[Path]:
         fresh.mkdir()  # not tempfile's, which only its owner could read
         kept = False
         try:
-            yield fresh
-            write_mark(fresh, kind, digests=digests(fresh, contents(fresh)))
+            with named_where_full(place):
+                yield fresh
+                write_mark(fresh, kind, digests=digests(fresh, contents(fresh)))
             try:
                 check_folder(place, kind)  # it may have changed while the run went on
                 _swap(fresh, place)
@@ -167,7 +168,8 @@ def merged_folder(folder: str | Path, kind: str, last: str) -> Iterator[Path]:
         fresh = temporary(place)
         fresh.mkdir()
         try:
-            yield fresh
+            with named_where_full(place):
+                yield fresh
             names = contents(fresh)
             old = (read_mark(place) or _NOTHING).files
             write_mark(place, kind, names | old)

@@ -5,6 +5,7 @@ A temporary name is `.NAME.new-` and eight hexadecimal digits. It ends as NAME d
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -53,13 +54,29 @@ def remove_temporaries(place: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Errors of a disk that is written to: the system says them of no file."""
+
+
+@contextmanager
+def named_where_full(place: Path) -> Iterator[None]:
+    """Around what writes to `place`: an error of its disk gets the name of the place, where it has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:
+            error.filename = os.fspath(place)
+        raise
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A file to write to, of the same suffix; it takes the name `path` once all is written, or is removed on an error."""
     path = Path(path)
     fresh = temporary(path)
     try:
-        yield fresh
+        with named_where_full(path):
+            yield fresh
         _like_new(fresh)
         os.replace(fresh, path)
     finally:

@@ -1,6 +1,7 @@
 """Latent and text-conditioned folders: every one built and saved by diffusers, loaded here, evaluated and sampled like there."""
 
 import json
+import os
 import runpy
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from click.testing import CliRunner
+from limits import limited
 from noiseshift.cli import main
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -466,3 +468,62 @@ def test_a_configuration_that_is_not_that_of_the_weights_is_refused(part, edit, 
     config.write_text(json.dumps(json.loads(config.read_text()) | edit))
     with pytest.raises(ns.CheckpointError, match=f"{part}: its weights"):
         ns.load(copy)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="names of open files are not Windows'")
+@pytest.mark.parametrize("kind", ["a pipe", "another file"])
+def test_what_takes_the_place_of_a_folder_s_files_is_not_read(kind, saved, tmp_path, monkeypatch):
+    """diffusers and transformers open by name what was looked at before: networks, text encoders, tokenizers, and autoencoders."""
+    import transformers
+
+    folder = shutil.copytree(saved("stable_diffusion")[1], tmp_path / "pipe")
+    replaced = []
+
+    def replacing(whole, part):
+        load = whole.from_pretrained
+
+        def from_pretrained(name, **options):
+            real = folder / part
+            real.rename(folder / "real")
+            real.mkdir()
+            for each in (folder / "real").iterdir():
+                os.mkfifo(real / each.name) if kind == "a pipe" else (real / each.name).write_text("{}")
+            found = load(name, **options)
+            shutil.rmtree(real)
+            (folder / "real").rename(real)
+            replaced.append(part)
+            return found
+
+        monkeypatch.setattr(whole, "from_pretrained", from_pretrained)
+
+    replacing(diffusers.UNet2DConditionModel, "unet")
+    replacing(diffusers.AutoencoderKL, "vae")
+    replacing(transformers.CLIPTextModel, "text_encoder")
+    replacing(transformers.CLIPTokenizer, "tokenizer")
+    with limited(60):
+        found = ns.load(folder, prompts=PROMPTS, size=2 * tiny.SIDE)
+    assert {"unet", "text_encoder", "tokenizer", "vae"} <= set(replaced)
+    wanted = ns.load(saved("stable_diffusion")[1], prompts=PROMPTS, size=2 * tiny.SIDE)
+    x, t = noise(found), torch.tensor(0.5, dtype=torch.float64)
+    assert torch.equal(found.model(x, t, CLASSES).eps, wanted.model(x, t, CLASSES).eps)
+    assert torch.equal(found.decode(x), wanted.decode(x))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_in_a_network_s_folder_is_refused_by_name(saved, tmp_path):
+    folder = shutil.copytree(saved("ldm")[1], tmp_path / "pipe")
+    os.mkfifo(folder / "unet" / "more.json")
+    with limited(20), pytest.raises(ns.checkpoints.CheckpointError, match=r"more\.json.*it is a pipe, no file"):
+        ns.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file"])
+def test_what_is_written_to_while_it_is_loaded_is_refused(kind, saved, official, monkeypatch):
+    """A training saves over it: its hash would be of other weights than its answers."""
+    place = official if kind == "a file" else saved("ldm")[1]
+    weights = place if kind == "a file" else place / "unet" / "diffusion_pytorch_model.safetensors"
+    assert ns.load(place).hash
+    hashed = ns.checkpoints.loading.sha256
+    monkeypatch.setattr(ns.checkpoints.loading, "sha256", lambda path: [hashed(path), weights.touch()][0])
+    with pytest.raises(ns.checkpoints.CheckpointError, match="was changed while it was read: try again when nothing"):
+        ns.load(place)

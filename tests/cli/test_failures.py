@@ -130,6 +130,21 @@ def test_every_end_is_one_line_and_its_exit_code(broken, error, code):
     assert "\x1b" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [["report", "RUN"], ["compare", "RUN"], ["measure", "--data", "RUN"], ["evaluate", "RUN"]]
+)
+def test_what_may_not_be_read_is_said_with_the_remedy(words, tmp_path, monkeypatch):
+    """click asks for itself, and says it in words of its own."""
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "closed" not in str(path) and allowed(path, mode))
+    (tmp_path / "closed").mkdir()
+    done = CliRunner().invoke(main, [word.replace("RUN", str(tmp_path / "closed")) for word in words])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "closed" in done.stderr
+    assert failures.REMEDIES[errno.EACCES] in done.stderr
+
+
 def test_a_traceback_comes_when_it_is_asked_for(broken, monkeypatch):
     monkeypatch.setenv("NOISESHIFT_DEBUG", "1")
     result = broken(KeyError("x"))

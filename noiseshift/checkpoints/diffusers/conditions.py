@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import require_all
-from noiseshift.reading import named_in_text, read_arrays, read_safetensors, reading
+from noiseshift.reading import folder_while_open, read_arrays, read_safetensors, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import PROMPTS, signed_prompts
 
@@ -208,11 +208,13 @@ def _text_part(path: Path, entry: Sequence[Any]) -> Any:
     missing: Collection[str] = ()
     options = {"use_safetensors": True, "output_loading_info": True} if name in ENCODERS else {}
     try:
-        with named_in_text(path) as folder:
+        with folder_while_open(path, name, "save the pipeline again", CheckpointError) as folder:
             part = getattr(transformers, name).from_pretrained(folder, local_files_only=True, **options)
         if name in ENCODERS:
             part, info = part
             missing = info["missing_keys"]
+    except CheckpointError:
+        raise
     except Exception as error:  # transformers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {name}: {reason}") from None

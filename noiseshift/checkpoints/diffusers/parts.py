@@ -52,10 +52,12 @@ def load_part(path: Path, kind: str) -> Any:
     weights = weights_in(path)
     _require_plausible(path)
     try:
-        with reading.named_in_text(path) as name:
+        with reading.folder_while_open(path, "network", "save the pipeline again", CheckpointError) as name:
             made, info = getattr(diffusers, kind).from_pretrained(
                 name, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights), output_loading_info=True
             )
+    except CheckpointError:
+        raise
     except Exception as error:  # diffusers raises many kinds for damaged folders
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise CheckpointError(f"{path} does not load as a {kind}: {reason}") from None
