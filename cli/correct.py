@@ -147,6 +147,7 @@ def _correct(options: Options, chosen: list[Any]) -> None:
     from noiseshift.studies.correct import fingerprint, run, shards_of
     from noiseshift.studies.cost_of_studies import correction_cost
     from noiseshift.studies.folders import run_name
+    from noiseshift.studies.kept_parts import kept_of_correction
     from noiseshift.writing import claimed, jointly
 
     loaded = options.source.load()
@@ -158,6 +159,7 @@ def _correct(options: Options, chosen: list[Any]) -> None:
     protocol = options.protocol(loaded, held_out)
     if options.dry_run:
         cost = correction_cost(loaded, protocol, chosen, len(held_out), options.measured, features_by)
+        cost = cost.without(kept_of_correction(loaded, protocol, held_out))
         print_cost(cost, options.as_json, figures=4)
         return
     other = None if options.against is None else load(options.against, trust=options.trust())

@@ -40,8 +40,10 @@ def print_cost(cost: Cost, as_json: bool = False, *, figures: int = 0) -> None:
     }
     if as_json:
         parts = [{"part": p.name, "calls": p.calls, "weight": p.weight} for p in cost.parts]
-        click.echo(json.dumps({"parts": parts, **total}))
+        click.echo(json.dumps({"parts": parts, "kept": cost.kept, **total}))
         return
+    for name in cost.kept:
+        click.echo(f"{name:32s} {'made before':>14s}")
     for part in cost.parts:
         click.echo(f"{part.name:32s} {part.calls:>14,} calls  {part.calls * part.weight * cost.flop:9.2e} FLOP")
     _print_total(total)

@@ -130,6 +130,7 @@ def command(options: Options) -> None:
     from noiseshift import distributed
     from noiseshift.studies.cost import estimate
     from noiseshift.studies.folders import run_name
+    from noiseshift.studies.kept_parts import kept_parts
     from noiseshift.studies.measure import run
     from noiseshift.studies.protocol import fingerprint
     from noiseshift.studies.shards import Shards
@@ -140,6 +141,7 @@ def command(options: Options) -> None:
     protocol = options.protocol(loaded, held_out)
     if options.dry_run:
         cost = estimate(loaded, protocol, None if held_out is None else len(held_out))
+        cost = cost.without(kept_parts(loaded, protocol, held_out))
         print_cost(cost, options.as_json, figures=options.figures())
         return
     about = fingerprint(loaded, protocol, held_out)

@@ -9,7 +9,7 @@ call's FLOP are counted by torch on one state, its seconds timed on a few. A mul
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,15 +60,22 @@ class Cost:
         parts: of the run.
         flop: of one call.
         seconds: of one call on the protocol's device, in batches as timed.
+        kept: names of parts that are left out, since they were made before.
     """
 
     parts: tuple[Part, ...]
     flop: float
     seconds: float
+    kept: tuple[str, ...] = ()
 
     @property
     def total_flop(self) -> float:
         return sum(part.calls * part.weight for part in self.parts) * self.flop
+
+    def without(self, names: Collection[str]) -> Cost:
+        """The cost where the parts of these names were made before."""
+        left = tuple(part for part in self.parts if part.name not in names)
+        return replace(self, parts=left, kept=tuple(part.name for part in self.parts if part.name in names))
 
     def hours(self, devices: int = 1) -> float:
         """Hours on `devices` like the one that was timed, which share the batches."""

@@ -48,10 +48,9 @@ def kept_or_made(
         name: of the estimator.
         made: calibrates it.
     """
-    if name not in KEPT or not comparable(checkpoint) or kept.folder() is None:
+    about = _about_calibration(checkpoint, protocol, data, times, name)
+    if about is None:
         return made()
-    about = _about(checkpoint, protocol, data) | {"estimator": name, "times": times.double().tolist()}
-    about |= {"seed": protocol.seed, "rows": protocol.rows, "limit": protocol.estimators[name]}
     limit = protocol.estimators[name]
     found = kept.load("calibration", about)
     if found is not None:
@@ -66,6 +65,22 @@ def kept_or_made(
     return instrument
 
 
+def is_calibrated(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str) -> bool:
+    """Whether `kept_or_made`, which has the arguments, will find the instrument.
+
+    Args:
+        checkpoint: whose network the estimator uses.
+        protocol: says on how many images it is calibrated, and with which noise.
+        data: the real images, all that are for it.
+        times: (K,) the conditioning times that are read.
+        name: of the estimator.
+    """
+    about = _about_calibration(checkpoint, protocol, data, times, name)
+    if about is None:
+        return False
+    return kept.load("calibration", about) is not None or shipped.load("calibration", about) is not None
+
+
 def kept_or_checked(
     checkpoint: Checkpoint, data: Images | None, device: str, samples: int, made: Callable[[], Preflight]
 ) -> Preflight:
@@ -78,9 +93,9 @@ def kept_or_checked(
         samples: how many are drawn.
         made: makes the checks.
     """
-    if data is None or not comparable(checkpoint) or kept.folder() is None:
+    about = _about_checks(checkpoint, data, device, samples)
+    if about is None:
         return made()
-    about = {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}
     found = kept.load("preflight", about)
     if found is not None:
         return Preflight.from_dict(json.loads(str(found["found"])))
@@ -89,8 +104,35 @@ def kept_or_checked(
     return checks
 
 
-def _about(checkpoint: Checkpoint, protocol: Protocol, data: Images) -> dict[str, Any]:
-    return _described(checkpoint, data) | {"device": torch.device(protocol.device).type}
+def is_checked(checkpoint: Checkpoint, data: Images | None, device: str, samples: int) -> bool:
+    """Whether `kept_or_checked`, which has the arguments, will find the checks.
+
+    Args:
+        checkpoint: what is checked.
+        data: real images, or None.
+        device: where the network computes.
+        samples: how many are drawn.
+    """
+    about = _about_checks(checkpoint, data, device, samples)
+    return about is not None and kept.load("preflight", about) is not None
+
+
+def _about_calibration(
+    checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str
+) -> dict[str, Any] | None:
+    """Everything that decides a calibration; None where none is kept."""
+    if name not in KEPT or not comparable(checkpoint) or kept.folder() is None:
+        return None
+    about = _described(checkpoint, data) | {"device": torch.device(protocol.device).type}
+    about |= {"estimator": name, "times": times.double().tolist()}
+    return about | {"seed": protocol.seed, "rows": protocol.rows, "limit": protocol.estimators[name]}
+
+
+def _about_checks(checkpoint: Checkpoint, data: Images | None, device: str, samples: int) -> dict[str, Any] | None:
+    """Everything that decides the checks; None where none are kept."""
+    if data is None or not comparable(checkpoint) or kept.folder() is None:
+        return None
+    return {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}
 
 
 def _described(checkpoint: Checkpoint, data: Images) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,13 +48,9 @@ def kept_or_sampled(
         indices: which samples; they go through the network together, which decides their rounding.
         made: samples them: (len(indices), …).
     """
-    if not _kept(checkpoint, len(indices)):
+    about = _about(checkpoint, protocol, finer, indices, _rows_at_once(checkpoint))
+    if about is None:
         return made()
-    found = fingerprint(checkpoint, replace(protocol, solver=finer))
-    about = {name: found[name] for name in DECIDE} | {
-        "indices": [indices.start, indices.stop],
-        "rows at once": _rows(checkpoint),
-    }
     arrays = kept.load("samples", about) or shipped.load("samples", about)
     if arrays is not None:
         return torch.from_numpy(arrays["final"]).to(protocol.device)
@@ -61,6 +58,31 @@ def kept_or_sampled(
     if final.dtype == torch.float32:
         kept.save("samples", about, {"final": final.cpu().numpy()})
     return final
+
+
+def are_sampled(checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, rows: int | None) -> bool:
+    """Whether `kept_or_sampled`, which has the arguments, will find the samples.
+
+    Args:
+        checkpoint: what is sampled.
+        protocol: with its guidance and seed.
+        finer: the solver of more steps.
+        indices: which samples.
+        rows: how many will go through the network at once; None: all that it is given.
+    """
+    about = _about(checkpoint, protocol, finer, indices, rows)
+    return about is not None and (kept.load("samples", about) or shipped.load("samples", about)) is not None
+
+
+def _about(
+    checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, rows: int | None
+) -> dict[str, Any] | None:
+    """Everything that decides the samples; None where none are kept."""
+    if not _kept(checkpoint, len(indices)):
+        return None
+    found = fingerprint(checkpoint, replace(protocol, solver=finer))
+    decide = {name: found[name] for name in DECIDE}
+    return decide | {"indices": [indices.start, indices.stop], "rows at once": rows}
 
 
 def _kept(checkpoint: Checkpoint, count: int) -> bool:
@@ -71,7 +93,5 @@ def _kept(checkpoint: Checkpoint, count: int) -> bool:
     return known and 4 * count * int(np.prod(checkpoint.shape)) <= LARGEST
 
 
-def _rows(checkpoint: Checkpoint) -> int | None:
-    """How many rows go through the network at once."""
-    assert isinstance(checkpoint.model, NetworkModel)
-    return checkpoint.model.halving.rows
+def _rows_at_once(checkpoint: Checkpoint) -> int | None:
+    return checkpoint.model.halving.rows if isinstance(checkpoint.model, NetworkModel) else None

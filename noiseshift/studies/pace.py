@@ -56,14 +56,33 @@ def set_pace(checkpoint: Checkpoint, protocol: Protocol, calls: int, shards: Sha
 
 def _rows(checkpoint: Checkpoint, model: NetworkModel, protocol: Protocol, budget: int) -> int:
     """As it was found before for such a network on such a device, or found now; anew where more can be tried than then."""
-    about = {"network": _architecture(model), "shape": list(checkpoint.shape), "device": _device(protocol.device)}
-    about |= {"precision": protocol.precision, "threads": torch.get_num_threads()}
+    about = _about(checkpoint, model, protocol)
     found = kept.load("rows", about)
     if found is not None and int(found["rows"]) in SIZES and int(found["budget"]) >= min(budget, 2 * sum(SIZES)):
         return int(found["rows"])
     rows = fastest(_trial(checkpoint, protocol), budget)
     kept.save("rows", about, {"rows": np.array(rows), "budget": np.array(budget)})
     return rows
+
+
+def known_pace(checkpoint: Checkpoint, protocol: Protocol, calls: int) -> int | None:
+    """The rows that an earlier run found; None where none did, or where `set_pace`, which has the arguments, sets none.
+
+    Args:
+        checkpoint: on its device.
+        protocol: names the device and the precision.
+        calls: about how many rows the run asks for.
+    """
+    if not isinstance(checkpoint.model, NetworkModel) or calls < WORTH:
+        return None
+    found = kept.load("rows", _about(checkpoint, checkpoint.model, protocol))
+    return None if found is None else int(found["rows"])
+
+
+def _about(checkpoint: Checkpoint, model: NetworkModel, protocol: Protocol) -> dict[str, object]:
+    """What decides how many rows at once are fastest."""
+    about = {"network": _architecture(model), "shape": list(checkpoint.shape), "device": _device(protocol.device)}
+    return about | {"precision": protocol.precision, "threads": torch.get_num_threads()}
 
 
 def fastest(seconds: Callable[[int], float], budget: int = 2 * sum(SIZES)) -> int:

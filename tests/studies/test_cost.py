@@ -1,5 +1,6 @@
 """What a run is said to cost is what it asks for."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -16,10 +17,11 @@ from noiseshift.evaluation import StateFeatures, extract
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer, TransformerConfig
 from noiseshift.studies.approximate import Plan
-from noiseshift.studies.cost import estimate, parts
+from noiseshift.studies.cost import Cost, estimate, parts
 from noiseshift.studies.cost_of_studies import approximation_cost, comparison_cost, correction_cost, sampling_cost
 from noiseshift.studies.draw import draw
 from noiseshift.studies.grid import Cell, run_grid
+from noiseshift.studies.kept_parts import kept_of_correction, kept_parts
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import available
 from noiseshift.training.trial import trial
@@ -178,6 +180,51 @@ def test_a_corrections_calls_are_those_of_the_run(method, solver, monkeypatch):
         assert stated >= spent > 0.8 * stated
     else:
         assert stated == spent
+
+
+@pytest.mark.parametrize("solver", ["euler:3", "ddim:4", "diffusers/EulerDiscreteScheduler:3"])
+def test_what_earlier_runs_left_is_not_counted(solver, tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path))
+    checkpoint, data = tiny()
+    protocol = Protocol(ns.solver(solver), samples=6, estimators={"residual": None}, points=2, batch=4)
+    whole = Cost(tuple(parts(checkpoint, protocol, len(data))), 1.0, 1.0)
+    for round_, made in enumerate([set(), {"preflight", "content control", "residual: calibrating"}]):
+        stated = whole.without(kept_parts(checkpoint, protocol, data))
+        assert set(stated.kept) == made, round_
+        spent = evaluated(monkeypatch, checkpoint, protocol, data)
+        monkeypatch.undo()
+        monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path))
+        assert network_calls(stated) == spent
+    other = replace(protocol, seed=1)
+    assert kept_parts(checkpoint, other, data) == {"preflight"}
+    assert "residual: calibrating" not in kept_parts(checkpoint, replace(protocol, bands=True), data)
+
+
+def test_what_an_earlier_correction_left_is_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path))
+    checkpoint, data = tiny()
+    protocol = Protocol("em:4", samples=10, estimators={"residual": None}, points=2, batch=4)
+    extractor = StateFeatures()
+    reference = extract(data.floats, extractor)
+    for _ in range(2):
+        cost = correction_cost(checkpoint, protocol, METHODS[:1], len(data), measured=5)
+        stated = network_calls(cost.without(kept_of_correction(checkpoint, protocol, data)))
+        spent = counted_calls(
+            monkeypatch,
+            checkpoint,
+            lambda: ns.correct(checkpoint, protocol, METHODS[:1], data, extractor, reference, measured=5, small=True),
+        )
+        assert stated == spent
+
+
+def test_what_ships_with_the_package_is_said_to_be_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path))
+    result = CliRunner().invoke(main, ["measure", "--dry-run", "--out", str(tmp_path / "run")])
+    assert "residual: calibrating               made before" in result.output
+    result = CliRunner().invoke(main, ["measure", "--dry-run", "--seed", "7", "--out", str(tmp_path / "run"), "--json"])
+    found = json.loads(result.stdout)
+    assert found["kept"] == []
+    assert "residual: calibrating" in [part["part"] for part in found["parts"]]
 
 
 @pytest.mark.parametrize("solver", ["euler:4", "heun:3", "em:3"])
