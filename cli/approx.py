@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli import options, parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import real_images_for
-from noiseshift.cli.options import (
-    DataOptions,
-    DeviceOptions,
-    Source,
-    checkpoint_options,
-    data_options,
-    device_options,
-    strict_option,
-    taking,
-)
 from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
 
@@ -31,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DeviceOptions, DataOptions):
+class Given(options.DeviceOptions, options.DataOptions):
     """What `approx` was given."""
 
-    source: Source
+    source: options.Source
     samplers: tuple[Any, ...]
     times: tuple[float, ...]
     ratios: tuple[float, ...]
@@ -67,8 +57,8 @@ class Options(DeviceOptions, DataOptions):
 
 
 @click.command()
-@checkpoint_options
-@device_options
+@options.checkpoint_options
+@options.device_options
 @click.option(
     "--sampler",
     "samplers",
@@ -95,13 +85,13 @@ class Options(DeviceOptions, DataOptions):
     type=parse.ESTIMATOR,
     help="By default network and residual, or those that are available.",
 )
-@data_options
-@strict_option
+@options.data_options
+@options.strict_option
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Test the paper's first-order approximation, delta = (sqrt(sigma² + sigma_e²) - sigma) / dsigma, on CHECKPOINT.
 
     Known errors are injected into real states and the shift they make is measured, beside first order and the exact
@@ -112,30 +102,30 @@ def command(options: Options) -> None:
     noiseshift approx fashion-ddpm --sampler ddim:20
     noiseshift approx model.pt --family sit --data heldout.npz --estimator residual --sampler heun:10
     """
-    places.folder(options.out, "approx")
+    places.folder(given.out, "approx")
     from noiseshift.analysis.approximate import save_figures
 
     from noiseshift.studies.approximate import plan_fingerprint, run
     from noiseshift.studies.folders import run_name
     from noiseshift.writing import claimed
 
-    loaded = options.source.load()
-    held_out = real_images_for(loaded, options.data, options.limits, "known errors are added to real states")
-    plan = options.plan(loaded, held_out)
-    if options.dry_run:
+    loaded = given.source.load()
+    held_out = real_images_for(loaded, given.data, given.limits, "known errors are added to real states")
+    plan = given.plan(loaded, held_out)
+    if given.dry_run:
         from noiseshift.studies.cost_of_studies import approximation_cost
 
         cost = approximation_cost(loaded, plan, len(held_out))
-        print_cost(cost, options.as_json, figures=_figures(plan))
+        print_cost(cost, given.as_json, figures=_figures(plan))
         return
     name = run_name(plan_fingerprint(loaded, plan, held_out), "approx")
-    folder = places.run_folder(options.out, "approx", name)
+    folder = places.run_folder(given.out, "approx", name)
     with claimed(folder, "approx"):
-        with progress_bar(options.progress) as update:
-            study = run(loaded, plan, held_out, strict=options.strict, progress=update)
+        with progress_bar(given.progress) as update:
+            study = run(loaded, plan, held_out, strict=given.strict, progress=update)
         study.manifest["command"] = command_line()
         figures = save_with_page(study, folder, "approx", save_figures)
-    _say(study, folder, len(figures), options.as_json)
+    _say(study, folder, len(figures), given.as_json)
 
 
 def _figures(plan: Plan) -> int:

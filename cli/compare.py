@@ -11,18 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from noiseshift.analysis.names import plain
-from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli import options, parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_costs
 from noiseshift.cli.inputs import images_for, reference_for
-from noiseshift.cli.options import (
-    DataOptions,
-    DeviceOptions,
-    data_options,
-    device_options,
-    pipeline_options,
-    strict_option,
-    taking,
-)
 from noiseshift.cli.terminal import command_line, progress_bar
 
 from noiseshift.diffusion.words import SOLVERS
@@ -38,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DeviceOptions, DataOptions):
+class Given(options.DeviceOptions, options.DataOptions):
     """What `compare` was given."""
 
     runs: tuple[str, ...]
@@ -104,7 +95,7 @@ class Options(DeviceOptions, DataOptions):
 
 @click.command()
 @click.argument("runs", nargs=-1, type=click.Path())
-@device_options
+@options.device_options
 @click.option("--checkpoint", "checkpoints", multiple=True, help="Repeat for several; the bundled model by default.")
 @click.option("--sampler", "samplers", type=parse.SOLVER, multiple=True, help=f"Repeat for several: {SOLVERS}.")
 @click.option(
@@ -122,13 +113,13 @@ class Options(DeviceOptions, DataOptions):
     help=f"Repeat for several changes of the checkpoint, the first of which is compared with the others: {VARIANTS}.",
 )
 @click.option("--family", help="sit, dit or repa, for checkpoints that do not say so.")
-@pipeline_options
+@options.pipeline_options
 @click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option("--estimator", "estimators", type=parse.ESTIMATOR, help="As in measure.")
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
 @click.option("--batch", type=ranges.BATCH, default=128, show_default=True)
-@data_options
-@strict_option
+@options.data_options
+@options.strict_option
 @click.option("--controls", is_flag=True, help="Also run the controls of every run.")
 @click.option("--extractor", help=f"Also take distances: {parse.EXTRACTORS}.")
 @click.option(
@@ -150,8 +141,8 @@ class Options(DeviceOptions, DataOptions):
     help="Folder of the comparison, and of the runs of a grid; runs that are there are read, others are added.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Tables as JSON on stdout.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Compare RUNS that `measure` wrote, or measure a grid of checkpoints × samplers × guidance and compare that.
 
     Every run of a grid has its own folder under --out; what is there is not made again. All share their seeds, so
@@ -166,54 +157,54 @@ def command(options: Options) -> None:
     noiseshift compare --checkpoint flux/ --prompts words.txt --data real/ --sampler own:28 --variant fp32 --variant cache=pab
     noiseshift compare runs/euler runs/em --by constant-pixel
     """
-    places.folder(options.out, "compare", adding=True)
+    places.folder(given.out, "compare", adding=True)
     from noiseshift import distributed
     from noiseshift.studies.compare import compare
     from noiseshift.studies.cost_of_studies import comparison_cost
     from noiseshift.studies.grid import run_grid
 
-    _require_runs_or_a_grid(options)
-    features_by = _extractor(options)
-    loaded = [options.load(path) for path in options.paths()]
-    real = None if features_by is None else _reference(options, loaded, features_by)
-    if options.runs:
-        found = _finished(options.runs)
+    _require_runs_or_a_grid(given)
+    features_by = _extractor(given)
+    loaded = [given.load(path) for path in given.paths()]
+    real = None if features_by is None else _reference(given, loaded, features_by)
+    if given.runs:
+        found = _finished(given.runs)
     else:
-        cells = _cells(options, loaded)
+        cells = _cells(given, loaded)
         if features_by is not None and real is not None:
-            _require_samples(cells, features_by, real, options)
-        if options.dry_run:
-            print_costs(comparison_cost(cells, features_by), options.as_json, figures=6)
+            _require_samples(cells, features_by, real, given)
+        if given.dry_run:
+            print_costs(comparison_cost(cells, features_by), given.as_json, figures=6)
             return
-        with progress_bar(options.progress) as update:
-            found = run_grid(cells, options.out, extractor=features_by, strict=options.strict, progress=update)
+        with progress_bar(given.progress) as update:
+            found = run_grid(cells, given.out, extractor=features_by, strict=given.strict, progress=update)
     if distributed.joined()[0]:
         return  # the first process writes
-    compared = compare(found, options.by or _common(found), _compared_with(found, real), small=options.small)
+    compared = compare(found, given.by or _common(found), _compared_with(found, real), small=given.small)
     comparison = replace(compared, command=command_line())
-    figures = _save(comparison, options.out, _places_of(found, options), options.paper)
-    _say(comparison, found, options.out, len(figures), options.as_json)
+    figures = _save(comparison, given.out, _places_of(found, given), given.paper)
+    _say(comparison, found, given.out, len(figures), given.as_json)
 
 
-def _require_runs_or_a_grid(options: Options) -> None:
+def _require_runs_or_a_grid(given: Given) -> None:
     """Raise UsageError for both, for neither, and for a dry run of finished runs."""
-    if options.runs and options.of_a_grid():
+    if given.runs and given.of_a_grid():
         raise click.UsageError(
             "give finished RUNS or a grid of --checkpoint, --sampler, --guidance and --variant, not both"
         )
-    if not options.runs and not options.samplers:
+    if not given.runs and not given.samplers:
         raise click.UsageError("name at least one --sampler, or finished runs")
-    if options.runs and options.dry_run:
+    if given.runs and given.dry_run:
         raise click.UsageError("finished runs cost nothing more: --dry-run is for a grid")
 
 
-def _extractor(options: Options) -> Any:
+def _extractor(given: Given) -> Any:
     """What computes the features that distances are taken of; None where no --extractor is named."""
-    if not options.extractor:
+    if not given.extractor:
         return None
-    if options.extractor != "fashion":
-        reference_for([], options.reference, options.extractor)
-    return parse.parse_extractor(options.extractor, options.weights, options.device, trust=options.trust)
+    if given.extractor != "fashion":
+        reference_for([], given.reference, given.extractor)
+    return parse.parse_extractor(given.extractor, given.weights, given.device, trust=given.trust)
 
 
 def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
@@ -227,46 +218,44 @@ def _finished(runs: tuple[str, ...]) -> dict[str, Run]:
     return found
 
 
-def _cells(options: Options, loaded: Sequence[Checkpoint]) -> list[Cell]:
+def _cells(given: Given, loaded: Sequence[Checkpoint]) -> list[Cell]:
     """The grid: every checkpoint with every sampler, guidance and variant."""
     from noiseshift.studies.grid import grid, varied
 
-    held_out = images_for(loaded, options.data, options.limits)
-    guidances = dict(options.guidances or [("none", None)])
-    cells = grid(loaded, options.samplers, guidances, held_out, options.protocol(), estimators=options.estimators)
-    if not options.variants:
+    held_out = images_for(loaded, given.data, given.limits)
+    guidances = dict(given.guidances or [("none", None)])
+    cells = grid(loaded, given.samplers, guidances, held_out, given.protocol(), estimators=given.estimators)
+    if not given.variants:
         return cells
-    with_lora = _loader(options, loaded)
-    return [varied(cell, each, with_lora) for cell in cells for each in options.variants]
+    with_lora = _loader(given, loaded)
+    return [varied(cell, each, with_lora) for cell in cells for each in given.variants]
 
 
-def _loader(options: Options, loaded: Sequence[Checkpoint]) -> Callable[[Checkpoint, str], Checkpoint]:
+def _loader(given: Given, loaded: Sequence[Checkpoint]) -> Callable[[Checkpoint, str], Checkpoint]:
     """What loads one of the `loaded` anew, from its path and as it was given, with a LoRA merged into it."""
-    path_of = dict(zip(map(id, loaded), options.paths(), strict=True))
+    path_of = dict(zip(map(id, loaded), given.paths(), strict=True))
 
     def with_lora(checkpoint: Checkpoint, lora: str) -> Checkpoint:
-        return options.load(path_of[id(checkpoint)], lora=[lora])
+        return given.load(path_of[id(checkpoint)], lora=[lora])
 
     return with_lora
 
 
-def _require_samples(cells: Sequence[Cell], features_by: Any, real: Features | Moments, options: Options) -> None:
+def _require_samples(cells: Sequence[Cell], features_by: Any, real: Features | Moments, given: Given) -> None:
     """Raise ValueError where a cell would not have the samples that its distances need."""
     from noiseshift.evaluation import warn_of_no_interval
     from noiseshift.studies.room import require_reference
 
-    warn_of_no_interval(options.samples, real)
+    warn_of_no_interval(given.samples, real)
     for cell in cells:
-        require_reference(cell.checkpoint, features_by, real, options.samples, small=options.small)
+        require_reference(cell.checkpoint, features_by, real, given.samples, small=given.small)
 
 
-def _reference(options: Options, loaded: Sequence[Checkpoint], features_by: Any) -> Features | Moments:
+def _reference(given: Given, loaded: Sequence[Checkpoint], features_by: Any) -> Features | Moments:
     """What distances are taken to."""
     from noiseshift.evaluation import load_reference
 
-    return load_reference(
-        reference_for(loaded, options.reference, options.extractor), features_by, limits=options.limits
-    )
+    return load_reference(reference_for(loaded, given.reference, given.extractor), features_by, limits=given.limits)
 
 
 def _compared_with(found: Mapping[str, Run], real: Features | Moments | None) -> Features | Moments | None:
@@ -280,11 +269,11 @@ def _compared_with(found: Mapping[str, Run], real: Features | Moments | None) ->
     return real if kept else None
 
 
-def _places_of(found: Mapping[str, Run], options: Options) -> dict[str, str]:
+def _places_of(found: Mapping[str, Run], given: Given) -> dict[str, str]:
     """Where each run's folder lies, as seen from the comparison's."""
     from noiseshift.reading import as_text
 
-    there = {as_text(Path(path).name): os.path.relpath(path, options.out) for path in options.runs}
+    there = {as_text(Path(path).name): os.path.relpath(path, given.out) for path in given.runs}
     return there or {name: name for name in found}
 
 

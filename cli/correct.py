@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli import options, parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import extractor_for, read_images, real_images_for, reference_for
-from noiseshift.cli.options import (
-    DataOptions,
-    DeviceOptions,
-    Source,
-    checkpoint_options,
-    data_options,
-    device_options,
-    strict_option,
-    taking,
-)
 from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
 
@@ -35,10 +25,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DeviceOptions, DataOptions):
+class Given(options.DeviceOptions, options.DataOptions):
     """What `correct` was given."""
 
-    source: Source
+    source: options.Source
     sampler: Any
     samples: int
     measured: int
@@ -79,8 +69,8 @@ class Options(DeviceOptions, DataOptions):
 
 
 @click.command()
-@checkpoint_options
-@device_options
+@options.checkpoint_options
+@options.device_options
 @click.option("--sampler", type=parse.SOLVER, default="em:20", show_default=True, help=SOLVERS)
 @click.option("--samples", type=ranges.SAMPLES, default=512, show_default=True, help="5,000 and more for a paper.")
 @click.option("--measured", type=ranges.SAMPLES, default=256, show_default=True, help="Samples that are read.")
@@ -100,8 +90,8 @@ class Options(DeviceOptions, DataOptions):
     type=parse.ESTIMATOR,
     help="By default network and constant-pixel, or those that are available.",
 )
-@data_options
-@strict_option
+@options.data_options
+@options.strict_option
 @click.option(
     "--extractor",
     help=f"{parse.EXTRACTORS}; by default fashion, and effnet-lite0 for pictures in colour (extra effnet).",
@@ -114,8 +104,8 @@ class Options(DeviceOptions, DataOptions):
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Does noise awareness guidance remove CHECKPOINT's noise shift, at which scale and cost, and what does FID do?
 
     Every method draws the same samples from the same seeds; differences are paired. Scale 0 = unguided. Level projection
@@ -128,15 +118,15 @@ def command(options: Options) -> None:
     noiseshift correct tuned.safetensors --against pretrained.safetensors --cfg 1 --method dog=1 --method dog=1,nag=0.5
     noiseshift correct --exact --sampler em:20 --method projection
     """
-    places.folder(options.out, "correct")
-    chosen = [*parse.guided_methods(options.nag, options.cfg or ()), *options.methods]
-    if options.exact:
-        _exact(options, chosen)
+    places.folder(given.out, "correct")
+    chosen = [*parse.guided_methods(given.nag, given.cfg or ()), *given.methods]
+    if given.exact:
+        _exact(given, chosen)
     else:
-        _correct(options, chosen)
+        _correct(given, chosen)
 
 
-def _correct(options: Options, chosen: list[Any]) -> None:
+def _correct(given: Given, chosen: list[Any]) -> None:
     """The methods on a checkpoint."""
     from noiseshift.analysis.correct import save_figures
 
@@ -150,25 +140,25 @@ def _correct(options: Options, chosen: list[Any]) -> None:
     from noiseshift.studies.kept_parts import kept_of_correction
     from noiseshift.writing import claimed, jointly
 
-    loaded = options.source.load()
-    held_out = real_images_for(loaded, options.data, options.limits, "a correction is judged by real data")
-    extractor = extractor_for(held_out, options.extractor)
-    compared_with = reference_for([loaded], options.reference, extractor)
-    features_by = parse.parse_extractor(extractor, options.weights, options.device, trust=options.trust())
-    real = load_reference(compared_with, features_by, limits=options.limits)
-    protocol = options.protocol(loaded, held_out)
-    if options.dry_run:
-        cost = correction_cost(loaded, protocol, chosen, len(held_out), options.measured, features_by)
+    loaded = given.source.load()
+    held_out = real_images_for(loaded, given.data, given.limits, "a correction is judged by real data")
+    extractor = extractor_for(held_out, given.extractor)
+    compared_with = reference_for([loaded], given.reference, extractor)
+    features_by = parse.parse_extractor(extractor, given.weights, given.device, trust=given.trust())
+    real = load_reference(compared_with, features_by, limits=given.limits)
+    protocol = given.protocol(loaded, held_out)
+    if given.dry_run:
+        cost = correction_cost(loaded, protocol, chosen, len(held_out), given.measured, features_by)
         cost = cost.without(kept_of_correction(loaded, protocol, held_out))
-        print_cost(cost, options.as_json, figures=4)
+        print_cost(cost, given.as_json, figures=4)
         return
-    other = None if options.against is None else load(options.against, trust=options.trust())
-    about = fingerprint(loaded, protocol, held_out, features_by, options.measured, other)
+    other = None if given.against is None else load(given.against, trust=given.trust())
+    about = fingerprint(loaded, protocol, held_out, features_by, given.measured, other)
     described = {method.name: method.describe() for method in (unguided(), *chosen)}
-    folder = places.run_folder(options.out, "correct", run_name(about | {"methods": described}, "correct"))
+    folder = places.run_folder(given.out, "correct", run_name(about | {"methods": described}, "correct"))
     with jointly(claimed(folder, "correct")):
         shards = shards_of(folder, about, chosen)
-        with progress_bar(options.progress) as update:
+        with progress_bar(given.progress) as update:
             found = run(
                 loaded,
                 protocol,
@@ -176,10 +166,10 @@ def _correct(options: Options, chosen: list[Any]) -> None:
                 held_out,
                 features_by,
                 real,
-                measured=options.measured,
+                measured=given.measured,
                 against=other,
-                small=options.small,
-                strict=options.strict,
+                small=given.small,
+                strict=given.strict,
                 shards=shards,
                 progress=update,
             )
@@ -189,7 +179,7 @@ def _correct(options: Options, chosen: list[Any]) -> None:
         figures = save_with_page(found, folder, "correct", save_figures)
         for each in shards.values():
             each.clear()
-    _say(found, folder, len(figures), options.as_json)
+    _say(found, folder, len(figures), given.as_json)
 
 
 def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
@@ -204,11 +194,11 @@ def _say(found: Correction, folder: Path, figures: int, as_json: bool) -> None:
         streams.written(folder, f"/ (report.html, run.json, methods.csv, shift-*.csv, {figures} figures)")
 
 
-def _exact(options: Options, chosen: list[Any]) -> None:
+def _exact(given: Given, chosen: list[Any]) -> None:
     """The methods on exact models, printed. Raises UsageError for --out and --dry-run."""
-    if options.out is not None:
+    if given.out is not None:
         raise click.UsageError("--exact prints its table and takes no --out: write --json > FILE")
-    if options.dry_run:
+    if given.dry_run:
         raise click.UsageError("--exact asks no network, so there is nothing to count: leave --dry-run out")
     import pandas as pd
 
@@ -216,16 +206,15 @@ def _exact(options: Options, chosen: list[Any]) -> None:
     from noiseshift.studies.correct_exact import correct_exact, fields, mixture, power_law
     from noiseshift.studies.correct_exact import images as image_case
 
-    pictures = read_images(None if options.data == "bundled" else options.data, options.limits)[:500].floats
+    pictures = read_images(None if given.data == "bundled" else given.data, given.limits)[:500].floats
     cases = (power_law(), fields(), mixture(), image_case(pictures))
     methods = [unguided(), *chosen]
-    with progress_bar(options.progress) as update:
+    with progress_bar(given.progress) as update:
         tables = [
-            correct_exact(case, options.sampler, methods, paths=256, seed=options.seed, progress=update)
-            for case in cases
+            correct_exact(case, given.sampler, methods, paths=256, seed=given.seed, progress=update) for case in cases
         ]
     frame = pd.concat(tables, ignore_index=True)
-    if options.as_json:
+    if given.as_json:
         click.echo(frame.to_json(orient="records"))
     else:
         click.echo(frame.to_string(index=False, float_format=lambda v: f"{v:+.4f}" if abs(v) < 0.1 else f"{v:.3f}"))

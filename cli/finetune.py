@@ -7,19 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import click
-from noiseshift.cli import places, ranges, streams
+from noiseshift.cli import options, places, ranges, streams
 from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import BUNDLED_DATA, real_images_for
-from noiseshift.cli.options import (
-    DataOptions,
-    Source,
-    TrainingOptions,
-    checkpoint_options,
-    device_options,
-    range_option,
-    taking,
-    training_options,
-)
 from noiseshift.cli.saving import save_network
 from noiseshift.cli.terminal import progress_bar
 
@@ -30,10 +20,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TrainingOptions, DataOptions):
+class Given(options.TrainingOptions, options.DataOptions):
     """What `finetune` was given."""
 
-    source: Source
+    source: options.Source
     part: Literal["all", "null"]
     steps: int
     dry_run: bool
@@ -41,15 +31,15 @@ class Options(TrainingOptions, DataOptions):
 
 
 @click.command()
-@checkpoint_options
-@training_options
-@device_options
+@options.checkpoint_options
+@options.training_options
+@options.device_options
 @click.option(
     "--data",
     type=click.Path(),
     help="Labelled training images; `bundled`: the 2,000 Fashion-MNIST ones, the default of the bundled checkpoints.",
 )
-@range_option
+@options.range_option
 @click.option("--part", type=click.Choice(["all", "null"]), default="all", show_default=True, help="What is trained.")
 @click.option(
     "--steps",
@@ -60,8 +50,8 @@ class Options(TrainingOptions, DataOptions):
 )
 @training_dry_run_option
 @click.option("--rate", type=ranges.RATE, help="Learning rate; 2e-4 for all, 1e-2 for the null embedding, by default.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Enable noise awareness guidance on CHECKPOINT, which never saw noise dropout, by a short training.
 
     A tenth of the images is held out; the loss on them is reported before and after. `--part null` trains the null
@@ -71,41 +61,41 @@ def command(options: Options) -> None:
     noiseshift finetune model.pt --family sit --data train/ --out runs/aware
     noiseshift correct runs/aware/model.safetensors --data heldout/ --nag 0.5,1
     """
-    places.training(options.out, "finetune", restart=options.restart)
+    places.training(given.out, "finetune", restart=given.restart)
     from noiseshift.analysis.after import spared
 
     from noiseshift import distributed
     from noiseshift.training.finetune import finetune
     from noiseshift.writing import claimed, jointly
 
-    loaded = options.source.load()
-    images = _images(options, loaded)
+    loaded = given.source.load()
+    images = _images(given, loaded)
     tenth = max(1, len(images) // 10)
-    config = options.config(options.steps, options.rate or (2e-4 if options.part == "all" else 1e-2))
-    begin = partial(finetune, loaded, images[tenth:], images[:tenth], config, part=options.part, device=options.device)
-    if options.dry_run:
-        print_trial(begin, options.steps)
+    config = given.config(given.steps, given.rate or (2e-4 if given.part == "all" else 1e-2))
+    begin = partial(finetune, loaded, images[tenth:], images[:tenth], config, part=given.part, device=given.device)
+    if given.dry_run:
+        print_trial(begin, given.steps)
         return
-    with jointly(claimed(options.out, "finetune", adding=True)):
-        with progress_bar(options.progress) as update:
+    with jointly(claimed(given.out, "finetune", adding=True)):
+        with progress_bar(given.progress) as update:
             found = begin(
-                options.out,
-                restart=options.restart,
-                report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, options.steps),
+                given.out,
+                restart=given.restart,
+                report=lambda step, loss: update(f"fine-tuning, loss {loss:.3f}", step + 1, given.steps),
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save_network(options.out, found.state, _card(loaded.card, options.data))
+        path = save_network(given.out, found.state, _card(loaded.card, given.data))
     with spared("what the loss became"):
         _say(found)
     streams.written(path, " and its card, loss.png, samples.png")
 
 
-def _images(options: Options, loaded: Checkpoint) -> Images:
+def _images(given: Given, loaded: Checkpoint) -> Images:
     """The training images, as the checkpoint's states and classes."""
     from noiseshift.data import for_checkpoint
 
-    found = real_images_for(loaded, options.data, options.limits, "a training takes real data", "train")
+    found = real_images_for(loaded, given.data, given.limits, "a training takes real data", "train")
     return loaded.encode(for_checkpoint(found, loaded.classes, loaded.card.class_names))
 
 

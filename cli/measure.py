@@ -8,19 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from noiseshift.cli import parse, places, ranges, streams
+from noiseshift.cli import options, parse, places, ranges, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
 from noiseshift.cli.inputs import images_for
-from noiseshift.cli.options import (
-    DataOptions,
-    RunOptions,
-    Source,
-    checkpoint_options,
-    data_options,
-    run_options,
-    strict_option,
-    taking,
-)
 from noiseshift.cli.saving import save_with_page
 from noiseshift.cli.terminal import command_line, progress_bar
 
@@ -32,10 +22,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RunOptions, DataOptions):
+class Given(options.RunOptions, options.DataOptions):
     """What `measure` was given."""
 
-    source: Source
+    source: options.Source
     samples: int
     estimators: dict[str, int | None] | None
     points: int
@@ -77,8 +67,8 @@ class Options(RunOptions, DataOptions):
 
 
 @click.command()
-@checkpoint_options
-@run_options
+@options.checkpoint_options
+@options.run_options
 @click.option("--samples", type=ranges.SAMPLES, default=256, show_default=True)
 @click.option(
     "--estimator",
@@ -88,7 +78,7 @@ class Options(RunOptions, DataOptions):
     "N samples. By default those of the first three that are available.",
 )
 @click.option("--points", type=ranges.POINTS, default=8, show_default=True, help="How many steps are read.")
-@data_options
+@options.data_options
 @click.option(
     "--calibration",
     type=ranges.CALIBRATION,
@@ -104,12 +94,12 @@ class Options(RunOptions, DataOptions):
     help="Also read delta by class, prompt, frame (of videos) or FILE.csv:COLUMN, a table with a column class or prompt.",
 )
 @click.option("--mask", type=parse.MASK, help="Also read delta in and outside of a region: a picture, white inside.")
-@strict_option
+@options.strict_option
 @dry_run_option
 @click.option("--out", type=click.Path(), help=places.FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Summary as JSON on stdout instead of tables.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Measure the noise shift of CHECKPOINT: how far the noise in its sampling states is from the conditioning level.
 
     Without an argument it reads the bundled Fashion-MNIST model. Delta > 0 means noisier than the conditioning level. One test over
@@ -124,7 +114,7 @@ def command(options: Options) -> None:
     noiseshift measure --sampler diffusers/DPMSolverMultistepScheduler:20 --json
     noiseshift measure SiT-XL-2-256x256.pt --family sit --sampler euler:250 --samples 50000 --dry-run
     """
-    places.folder(options.out, "measure")
+    places.folder(given.out, "measure")
     from noiseshift.analysis.plots import save_figures
 
     from noiseshift import distributed
@@ -136,26 +126,26 @@ def command(options: Options) -> None:
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed, jointly
 
-    loaded = options.source.load()
-    held_out = images_for([loaded], options.data, options.limits)
-    protocol = options.protocol(loaded, held_out)
-    if options.dry_run:
+    loaded = given.source.load()
+    held_out = images_for([loaded], given.data, given.limits)
+    protocol = given.protocol(loaded, held_out)
+    if given.dry_run:
         cost = estimate(loaded, protocol, None if held_out is None else len(held_out))
         cost = cost.without(kept_parts(loaded, protocol, held_out))
-        print_cost(cost, options.as_json, figures=options.figures())
+        print_cost(cost, given.as_json, figures=given.figures())
         return
     about = fingerprint(loaded, protocol, held_out)
-    folder = places.run_folder(options.out, "measure", run_name(about))
+    folder = places.run_folder(given.out, "measure", run_name(about))
     with jointly(claimed(folder, "measure")):
         shards = Shards(folder, about)
-        with progress_bar(options.progress) as update:
-            found = run(loaded, protocol, held_out, shards=shards, strict=options.strict, progress=update)
+        with progress_bar(given.progress) as update:
+            found = run(loaded, protocol, held_out, shards=shards, strict=given.strict, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
         found.manifest["command"] = command_line()
         figures = save_with_page(found, folder, "measure", save_figures)
         shards.clear()
-    _say(found, folder, len(figures), options.as_json)
+    _say(found, folder, len(figures), given.as_json)
 
 
 def _say(found: Run, folder: Path, figures: int, as_json: bool) -> None:

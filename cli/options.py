@@ -1,6 +1,6 @@
 """Options that several commands share: for each group a decorator that adds them, and the fields that they fill.
 
-A command's own `Options` inherits the fields of its groups, and `taking(Options)` hands it all as one object.
+What a command was given, its own class `Given`, inherits the fields of its groups, and `taking(Given)` hands it all as one object.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from noiseshift.checkpoints import Checkpoint
     from noiseshift.training.train import TrainingConfig
 
-Options = TypeVar("Options")
+Given = TypeVar("Given")
 
 
-def taking(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
+def taking(kind: type[Given]) -> Callable[[Callable[[Given], None]], Callable[..., None]]:
     """Everything that a command was given, as one object of this class, which has a field for each."""
 
-    def taken(function: Callable[[Options], None]) -> Callable[..., None]:
+    def taken(function: Callable[[Given], None]) -> Callable[..., None]:
         @functools.wraps(function)
         def command(**given: Any) -> None:
-            function(options(**given))
+            function(kind(**given))
 
         return command
 
@@ -81,7 +81,7 @@ def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-GIVEN = ("family", "card", "vae", "prompts", "embeddings", "size", "lora", "trust")
+LOADED_WITH = ("family", "card", "vae", "prompts", "embeddings", "size", "lora", "trust")
 
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,7 +90,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def gathered(checkpoint: str | None, **options: Any) -> Any:
-        given = {name: options.pop(name) for name in GIVEN}
+        given = {name: options.pop(name) for name in LOADED_WITH}
         return function(
             source=Source(checkpoint, {name: value for name, value in given.items() if value not in (None, ())}),
             **options,

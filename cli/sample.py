@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from noiseshift.cli import places, streams
+from noiseshift.cli import options, places, streams
 from noiseshift.cli.costs import dry_run_option, print_cost
-from noiseshift.cli.options import RunOptions, Source, checkpoint_options, run_options, taking
 from noiseshift.cli.terminal import progress_bar
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ SUFFIXES = (".png", ".npz")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RunOptions):
+class Given(options.RunOptions):
     """What `sample` was given."""
 
-    source: Source
+    source: options.Source
     samples: int
     out: Path | None
     overwrite: bool
@@ -45,8 +44,8 @@ class Options(RunOptions):
 
 
 @click.command()
-@checkpoint_options
-@run_options
+@options.checkpoint_options
+@options.run_options
 @click.option("--samples", type=click.IntRange(1, 10_000_000), default=64, show_default=True)
 @click.option(
     "--out",
@@ -55,8 +54,8 @@ class Options(RunOptions):
 )
 @places.OVERWRITE
 @dry_run_option
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Draw samples from CHECKPOINT (the bundled model by default) into a picture, or an .npz as ADM's evaluator reads it.
 
     Sample i depends on the seed and on i alone, and is of class i mod classes.
@@ -67,7 +66,7 @@ def command(options: Options) -> None:
     """
     from noiseshift.writing.signatures import signed_samples
 
-    places.file(options.out, signed_samples, overwrite=options.overwrite, suffixes=SUFFIXES)
+    places.file(given.out, signed_samples, overwrite=given.overwrite, suffixes=SUFFIXES)
     from noiseshift.analysis.samples import save_samples
 
     from noiseshift import distributed
@@ -77,25 +76,25 @@ def command(options: Options) -> None:
     from noiseshift.studies.shards import Shards
     from noiseshift.writing import claimed_file, jointly
 
-    loaded = options.source.load()
-    protocol = options.protocol()
-    if options.dry_run:
+    loaded = given.source.load()
+    protocol = given.protocol()
+    if given.dry_run:
         from noiseshift.studies.cost_of_studies import sampling_cost
 
         print_cost(sampling_cost(loaded, protocol))
         return
     about = fingerprint(loaded, protocol)
-    out = options.out or Path(run_name(about) + (".png" if _are_pictures(loaded) else ".npz"))
+    out = given.out or Path(run_name(about) + (".png" if _are_pictures(loaded) else ".npz"))
     if out.suffix == ".png" and not _are_pictures(loaded):
         raise click.UsageError(f"samples of shape {loaded.shape} are no pictures: give --out FILE.npz")
-    places.file(out, signed_samples, overwrite=options.overwrite, suffixes=SUFFIXES)
-    with jointly(claimed_file(out, signed_samples, overwrite=options.overwrite)):
+    places.file(out, signed_samples, overwrite=given.overwrite, suffixes=SUFFIXES)
+    with jointly(claimed_file(out, signed_samples, overwrite=given.overwrite)):
         shards = Shards(out, about)
-        with progress_bar(options.progress) as update:
+        with progress_bar(given.progress) as update:
             pictures, labels = draw(loaded, protocol, shards=shards, progress=update)
         if distributed.joined()[0]:
             return  # the first process writes
-        save_samples(pictures, labels, out, overwrite=options.overwrite)
+        save_samples(pictures, labels, out, overwrite=given.overwrite)
         shards.clear()
     streams.written(out, f" ({len(pictures)} samples)")
 

@@ -7,17 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
-from noiseshift.cli import places, ranges, streams
+from noiseshift.cli import options, places, ranges, streams
 from noiseshift.cli.costs import print_trial, training_dry_run_option
 from noiseshift.cli.inputs import read_images
-from noiseshift.cli.options import (
-    DataOptions,
-    TrainingOptions,
-    device_options,
-    range_option,
-    taking,
-    training_options,
-)
 from noiseshift.cli.saving import save_network
 from noiseshift.cli.terminal import progress_bar
 
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TrainingOptions, DataOptions):
+class Given(options.TrainingOptions, options.DataOptions):
     """What `train` was given."""
 
     family: str
@@ -66,9 +58,9 @@ class Options(TrainingOptions, DataOptions):
 
 @click.command()
 @click.argument("data", required=False)
-@training_options
-@range_option
-@device_options
+@options.training_options
+@options.range_option
+@options.device_options
 @click.option("--family", type=click.Choice(["sit", "dit"]), default="sit", show_default=True, help="Flow or DDPM.")
 @click.option("--width", type=click.IntRange(16, 16_384), default=128, show_default=True)
 @click.option("--depth", type=click.IntRange(1, 1_000), default=6, show_default=True)
@@ -77,8 +69,8 @@ class Options(TrainingOptions, DataOptions):
 @click.option("--steps", type=ranges.STEPS, default=10_000, show_default=True)
 @training_dry_run_option
 @click.option("--rate", type=ranges.RATE, default=2e-3, show_default=True, help="Learning rate of the plateau.")
-@taking(Options)
-def command(options: Options) -> None:
+@options.taking(Given)
+def command(given: Given) -> None:
     """Train on DATA: a folder of pictures (class = sub-folder), an .npz or MNIST-style files; the 2,000 bundled images
     when left out. Interrupted trainings go on where they stopped.
 
@@ -86,7 +78,7 @@ def command(options: Options) -> None:
     noiseshift train pictures/ --out runs/mine --steps 20000 --device cuda --precision bf16
     noiseshift measure runs/mine/model.safetensors --data heldout/ --estimator residual
     """
-    places.training(options.out, "train", restart=options.restart)
+    places.training(given.out, "train", restart=given.restart)
     import torch
 
     from noiseshift import distributed
@@ -95,28 +87,28 @@ def command(options: Options) -> None:
     from noiseshift.training.train import train
     from noiseshift.writing import claimed, jointly
 
-    images = read_images(options.data, options.limits, "train")
-    shape = options.shape(images)
-    card = _card(options, shape.classes)
-    require_room(shape, images, options.batch, options.device)
-    torch.manual_seed(options.seed)
+    images = read_images(given.data, given.limits, "train")
+    shape = given.shape(images)
+    card = _card(given, shape.classes)
+    require_room(shape, images, given.batch, given.device)
+    torch.manual_seed(given.seed)
     network = Transformer(shape)
     objective = _objective(card)
-    config = options.config(options.steps, options.rate)
-    begin = partial(train, network, objective, images, config, device=options.device)
-    if options.dry_run:
-        print_trial(begin, options.steps)
+    config = given.config(given.steps, given.rate)
+    begin = partial(train, network, objective, images, config, device=given.device)
+    if given.dry_run:
+        print_trial(begin, given.steps)
         return
-    with jointly(claimed(options.out, "train", adding=True)):
-        with progress_bar(options.progress) as update:
+    with jointly(claimed(given.out, "train", adding=True)):
+        with progress_bar(given.progress) as update:
             state = begin(
-                options.out,
-                restart=options.restart,
-                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, options.steps),
+                given.out,
+                restart=given.restart,
+                report=lambda step, loss: update(f"training, loss {loss:.3f}", step + 1, given.steps),
             )
         if distributed.joined()[0]:
             return  # the first process writes
-        path = save_network(options.out, state, card)
+        path = save_network(given.out, state, card)
     streams.written(path, " and its card, loss.png, samples.png")
 
 
@@ -129,12 +121,12 @@ def _objective(card: Card) -> Objective:
     return Objective(schedule, "velocity" if card.family == "sit" else "epsilon", time_input(card.time, schedule))
 
 
-def _card(options: Options, classes: int) -> Card:
+def _card(given: Given, classes: int) -> Card:
     """How the network will be read. Without class dropout no row of the class embedding is the null class, which only the
     card can say."""
     from noiseshift.checkpoints import Card
 
-    offset = 0.0 if options.family == "sit" else -1.0
+    offset = 0.0 if given.family == "sit" else -1.0
     time = {"zero": "data", "scale": 1000.0, "offset": offset}
-    known = None if options.class_dropout else classes
-    return Card.from_dict({"family": options.family, "time": time, "heads": options.heads, "classes": known})
+    known = None if given.class_dropout else classes
+    return Card.from_dict({"family": given.family, "time": time, "heads": given.heads, "classes": known})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from noiseshift.cli import COMMANDS, main
-from noiseshift.cli.options import GIVEN, PIPELINE
+from noiseshift.cli.options import LOADED_WITH, PIPELINE
 
 import noiseshift as ns
 
@@ -60,7 +60,7 @@ def test_a_page_that_fails_leaves_the_run_whole(tmp_path, monkeypatch):
     assert "warning: report.html was left out (RuntimeError: no page); the numbers are saved" in result.stderr
 
 
-GATHERED = {"source": {"checkpoint", *GIVEN}, "pipeline": set(PIPELINE)}
+GATHERED = {"source": {"checkpoint", *LOADED_WITH}, "pipeline": set(PIPELINE)}
 """Fields that hold what several options say."""
 
 
@@ -68,7 +68,7 @@ GATHERED = {"source": {"checkpoint", *GIVEN}, "pipeline": set(PIPELINE)}
 def test_what_a_command_takes_has_a_field_for_each_option(name):
     """A command of many options takes them as one object, which a missing field would only fail when it is run."""
     command = main.get_command(click.Context(main), name)
-    taken = inspect.getmodule(inspect.unwrap(command.callback)).__dict__.get("Options")
+    taken = inspect.getmodule(inspect.unwrap(command.callback)).__dict__.get("Given")
     if taken is None:
         return  # few options, an argument each
     fields = set()
