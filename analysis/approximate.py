@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
-from noiseshift.analysis.drawing import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_each, shades_of, style
+from noiseshift.analysis.drawing import ON_DARK, ON_LIGHT, UNREAD, Figure, axes, save_all, shades_of
 from noiseshift.analysis.names import plain
 from noiseshift.analysis.terminal import numbers_table, print_heading, screen, signed
 
 from noiseshift.approximation import ApproximationReport, PathReport
 from noiseshift.studies.approximate import Study
-from noiseshift.writing import adopt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -171,13 +170,7 @@ def figures(injected: pd.DataFrame, paths: pd.DataFrame, spectra: Mapping[str, n
 
 def save_figures(study: Study, folder: str | Path) -> list[Path]:
     """Every figure of a study as PNG and PDF; returns the files. In a study's own folder they become part of it."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures(study.injection_table(), study.path_table(), study.spectra())
-    with style():
-        written = save_each(drawn, folder)
-    adopt(folder.parent, written)
-    return written
+    return save_all(figures(study.injection_table(), study.path_table(), study.spectra()), folder)
 
 
 @spared("the table on the terminal")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from noiseshift.analysis.after import spared
 from noiseshift.analysis.checks import kept, print_failures
-from noiseshift.analysis.drawing import Figure, axes, save_each, say_unread, style
+from noiseshift.analysis.drawing import Figure, axes, save_all, say_unread
 from noiseshift.analysis.names import in_figure, plain
 from noiseshift.analysis.samples import ends_of, plot_samples, plot_states
 from noiseshift.analysis.terminal import names_table, print_heading, screen
@@ -134,15 +134,13 @@ def figures(table: pd.DataFrame, shifts: pd.DataFrame, *, distance: str, estimat
         )
 
 
-def save_figures(found: Correction, folder: Path) -> list[Path]:
-    """Every figure of a correction as PNG and PDF, into a folder that is made; returns them."""
-    folder.mkdir()
+def save_figures(found: Correction, folder: str | Path) -> list[Path]:
+    """Every figure of a correction as PNG and PDF; returns the files. In a correction's own folder they become part of it."""
     distance = found.outcomes[0].quality.metric.iloc[0]
     name = next(iter(found.outcomes[0].reports))
     drawn = figures(found.table(), found.shifts(name), distance=distance, estimator=name)
     samples = ("samples", lambda: plot_grids(found)[0, 0], "")
-    with style():
-        return save_each([*drawn, samples], folder)
+    return save_all([*drawn, samples], folder)
 
 
 @spared("the table on the terminal")

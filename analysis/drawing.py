@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from noiseshift.analysis.after import spared
 
-from noiseshift.writing import check_file, replaced_file
+from noiseshift.writing import adopt, check_file, replaced_file
 from noiseshift.writing.signatures import SIGNATURE, signed_figure
 
 if TYPE_CHECKING:
@@ -51,6 +51,17 @@ def signs(ax: Axes, values: np.ndarray, marked: np.ndarray, limit: float) -> Non
             color=ON_DARK if abs(value) > 0.6 * limit else ON_LIGHT,
             gid="on-cell",
         )
+
+
+def save_all(figures: Iterable[Figure], folder: str | Path) -> list[Path]:
+    """A run's figures as PNG and PDF, in a folder that is made where there is none; returns the files. In a run's own
+    folder they become part of it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with style():
+        written = save_each(figures, folder)
+    adopt(folder.parent, written)
+    return written
 
 
 def save_each(figures: Iterable[Figure], folder: Path) -> list[Path]:

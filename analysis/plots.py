@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from noiseshift.analysis.drawing import axes, save_each, style
+from noiseshift.analysis.drawing import axes, save_all
 from noiseshift.analysis.names import in_figure
 
 from noiseshift.estimators.instrument import DATA
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.folders import Run
-from noiseshift.writing import adopt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -144,8 +143,6 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     from noiseshift.analysis import parts
     from noiseshift.analysis.samples import plot_states
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(run.reports.values()))
     figures: dict[str, Callable[[], Any]] = {
         "shift": lambda: plot_shift(run.reports),
@@ -159,10 +156,7 @@ def save_figures(run: Run, folder: str | Path) -> list[Path]:
     if run.controls is not None and not run.controls.shares.empty:
         figures["solver"] = lambda: plot_solver(run)
     figures |= {name: draw for name, draw, _ in parts.figures(run)}
-    with style():
-        written = save_each([(name, draw, "") for name, draw in figures.items()], folder)
-    adopt(folder.parent, written)
-    return written
+    return save_all([(name, draw, "") for name, draw in figures.items()], folder)
 
 
 def _look(name: str, index: int) -> tuple[str, Any, str]:

@@ -17,7 +17,7 @@ from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError, HoldsCo
 from noiseshift.checkpoints.custom_code import as_model, call, hash_of, is_reference, network_in, read_trusted
 from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 from noiseshift.checkpoints.diffusers.conditions import Conditions
-from noiseshift.checkpoints.diffusers.folder import Folder, read_folder, read_single_file
+from noiseshift.checkpoints.diffusers.folder import Folder, Wanted, read_folder, read_single_file
 from noiseshift.checkpoints.diffusers.lora import Lora
 from noiseshift.checkpoints.diffusers.recognising import is_folder, is_kept, weights_of
 from noiseshift.checkpoints.diffusers.single_file import tensors_of
@@ -176,7 +176,7 @@ def load(
     """
     loras = [Lora.of(word) for word in ([lora] if isinstance(lora, str | Path | Lora) else lora)]
     coder = None if vae is None else Autoencoder.load(vae)
-    request = _Request(family, card, vae, coder, prompts, embeddings, size, loras, trust)
+    request = _Request(family, card, coder, trust, Wanted(vae, prompts, embeddings, size, loras))
     if path is not None and is_reference(str(path)):
         return _of_function(str(path), request)
     file = _resolve(path)
@@ -189,28 +189,19 @@ def load(
 
 @dataclass(frozen=True)
 class _Request:
-    """What `load` was given beside the path; `coder` is the autoencoder that lies at `vae`."""
+    """What `load` was given beside the path; `coder` is the autoencoder that lies at `wanted.vae`."""
 
     family: str | None
     card: str | Path | Mapping[str, Any] | None
-    vae: str | Path | None
     coder: Autoencoder | None
-    prompts: Sequence[str] | None
-    embeddings: str | Path | Conditions | None
-    size: int | tuple[int, int] | None
-    loras: Sequence[Lora]
     trust: bool
-
-    @property
-    def of_pipelines(self) -> dict[str, Any]:
-        """What the readers of folders and of single files take."""
-        return {name: getattr(self, name) for name in ("vae", "prompts", "embeddings", "size", "loras")}
+    wanted: Wanted
 
     def refuse_texts(self, name: str) -> None:
         """Raise CheckpointError where what is for text pipelines was given with another checkpoint."""
-        if self.prompts is not None or self.embeddings is not None:
+        if self.wanted.prompts is not None or self.wanted.embeddings is not None:
             raise CheckpointError(f"{name} is no diffusers folder: prompts and embeddings are for those")
-        if self.loras:
+        if self.wanted.loras:
             raise CheckpointError("LoRA files are for diffusers folders: give the folder that this one was trained on")
 
     def refuse_family(self, name: str, kind: str) -> None:
@@ -223,16 +214,16 @@ def _of_function(word: str, request: _Request) -> Checkpoint:
     request.refuse_texts(word)
     request.refuse_family(word, "a function")
     made = call(word)
-    return _of_custom_code(word, made, hash_of(made, word), _given(request.card), request.coder, request.size)
+    return _of_custom_code(word, made, hash_of(made, word), _given(request.card), request.coder, request.wanted.size)
 
 
 def _of_folder(place: Path, request: _Request) -> Checkpoint:
     request.refuse_family(place.name, "a diffusers folder")
     with reading(place.name, "diffusers folder", "save the pipeline again", CheckpointError):
-        folder = read_folder(place, **request.of_pipelines)
+        folder = read_folder(place, request.wanted)
     whose = "model_index.json beside it" if is_kept(place) else "model_index.json"
     shown = f"a diffusers folder, by {whose}"
-    return _of_pipeline(place, _sha256_of_all(weights_of(place)), folder, request.loras, shown)
+    return _of_pipeline(place, _sha256_of_all(weights_of(place)), folder, request.wanted.loras, shown)
 
 
 def _of_file(file: Path, request: _Request) -> Checkpoint:
@@ -244,18 +235,18 @@ def _of_file(file: Path, request: _Request) -> Checkpoint:
             content = read_trusted(file) if request.trust else read_content(file)
             if network := network_in(content):
                 card = _given(request.card or _beside(file))
-                return _of_custom_code(str(file), network, sha256(file), card, request.coder, request.size)
+                return _of_custom_code(str(file), network, sha256(file), card, request.coder, request.wanted.size)
             tensors = tensors_of(content)
             if tensors is not None:
                 card = _given(request.card or _beside(file))
-                folder = read_single_file(file, tensors, card=card, **request.of_pipelines)
+                folder = read_single_file(file, tensors, request.wanted, card=card)
                 shown = "a single file of Stable Diffusion, by model.diffusion_model.* among its keys"
-                return _of_pipeline(file, sha256(file), folder, request.loras, shown)
+                return _of_pipeline(file, sha256(file), folder, request.wanted.loras, shown)
             request.refuse_texts(file.name)
             form, shown = recognised(content)
             convention = _card(file, request.family, request.card, form, content)
-            if request.size is not None:
-                convention = replace(convention, size=request.size)
+            if request.wanted.size is not None:
+                convention = replace(convention, size=request.wanted.size)
             model = form.build(content, convention)
     except HoldsCode as error:
         raise HoldsCode(f"{error}, or --trust it if you made it") from None

@@ -240,9 +240,6 @@ class Discrete(Schedule):
             beta_start: beta of the first step.
             beta_end: beta of the last.
             steps: how many.
-
-        Returns:
-            The schedule.
         """
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         return cls((1 - betas).cumprod(0))
@@ -252,12 +249,9 @@ class Discrete(Schedule):
         """The table whose betas are squares of evenly spaced numbers, which diffusers calls scaled_linear.
 
         Args:
-            beta_start: beta of the first step.
-            beta_end: beta of the last.
+            beta_start: as for `from_betas`, 0.00085 for Stable Diffusion.
+            beta_end: likewise, and 0.012.
             steps: how many.
-
-        Returns:
-            The schedule.
         """
         betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
         return cls((1 - betas).cumprod(0))

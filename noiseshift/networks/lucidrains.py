@@ -99,8 +99,8 @@ class UnetConfig:
         return asdict(self)
 
 
-class RMSNorm(nn.Module):
-    """Over channels, by their root mean square.
+class ChannelNorm(nn.Module):
+    """A norm over channels, with a gain each.
 
     Args:
         channels: Of the input.
@@ -110,22 +110,17 @@ class RMSNorm(nn.Module):
     def __init__(self, channels: int, axes: int):
         super().__init__()
         self.g = nn.Parameter(torch.ones(1, channels, *[1] * axes))
+
+
+class RMSNorm(ChannelNorm):
+    """By their root mean square."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=1) * self.g * x.shape[1] ** 0.5
 
 
-class CentredNorm(nn.Module):
-    """Over channels, by their mean and variance.
-
-    Args:
-        channels: Of the input.
-        axes: Spatial axes of it.
-    """
-
-    def __init__(self, channels: int, axes: int):
-        super().__init__()
-        self.g = nn.Parameter(torch.ones(1, channels, *[1] * axes))
+class CentredNorm(ChannelNorm):
+    """By their mean and variance."""
 
     def forward(self, x: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x, dim=1, unbiased=False, keepdim=True)

@@ -63,21 +63,8 @@ class BatchReadings:
 @overload
 def measure(
     steps: Iterable[Step],
-    instrument: Instrument,
-    calibration: None = ...,
-    *,
-    cond: Tensor | None = ...,
-    content: bool = ...,
-    seed: int = ...,
-    name: str = ...,
-) -> ShiftReport: ...
-
-
-@overload
-def measure(
-    steps: Iterable[Step],
-    instrument: Estimator,
-    calibration: Instrument | Calibration,
+    instrument: Instrument | Estimator,
+    calibration: Instrument | Calibration | None = ...,
     *,
     cond: Tensor | None = ...,
     content: bool = ...,

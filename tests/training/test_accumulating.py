@@ -71,16 +71,7 @@ def test_only_torchs_own_words_say_that_memory_is_full():
 
 def test_what_cannot_fit_is_refused_before_the_first_step():
     images = ns.data.reference()[:4]
-    shape = {
-        "size": 28,
-        "channels": 1,
-        "patch": 7,
-        "width": 32,
-        "depth": 1,
-        "heads": 2,
-        "classes": 10,
-        "out_channels": 1,
-    }
+    shape = {"patch": 7, "width": 32, "depth": 1, "heads": 2}
     require_room(TransformerConfig(**shape), images, 4, "cpu")
     with pytest.raises(ValueError, match=r"parameters takes at least .* --width"):
         require_room(TransformerConfig(**shape | {"width": 16384, "depth": 900}), images, 4, "cpu")

@@ -29,16 +29,7 @@ def time(t):
 
 def network(seed=0, **settings):
     torch.manual_seed(seed)
-    shape = {
-        "size": 28,
-        "channels": 1,
-        "patch": 7,
-        "width": 32,
-        "depth": 1,
-        "heads": 2,
-        "classes": 10,
-        "out_channels": 1,
-    }
+    shape = {"patch": 7, "width": 32, "depth": 1, "heads": 2}
     return Transformer(TransformerConfig(**(shape | settings), class_dropout=True, noise_dropout=True))
 
 

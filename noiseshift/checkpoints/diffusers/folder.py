@@ -71,66 +71,59 @@ class Folder:
     sampler: Callable[[int], Scheduled]
 
 
-def read_folder(
-    path: Path,
-    *,
-    vae: str | Path | None = None,
-    prompts: Sequence[str] | None = None,
-    embeddings: str | Path | Conditions | None = None,
-    size: int | tuple[int, int] | None = None,
-    loras: Sequence[Lora] = (),
-) -> Folder:
-    """The model in a folder and the card that its configuration makes.
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a pipeline beside what lies in it.
 
-    Args:
-        path: Of a pipeline, or of a state that its training kept beside one.
+    Attributes:
         vae: An autoencoder's folder, in place of its own.
         prompts: Texts that its own encoders encode; class i is then prompt i.
         embeddings: In place of prompts, a file of them or `Conditions`.
         size: Pixels per side, or (height, width); None for what the configuration says.
         loras: Merged into the network, in order.
+    """
+
+    vae: str | Path | None = None
+    prompts: Sequence[str] | None = None
+    embeddings: str | Path | Conditions | None = None
+    size: int | tuple[int, int] | None = None
+    loras: Sequence[Lora] = ()
+
+
+def read_folder(path: Path, wanted: Wanted) -> Folder:
+    """The model in a folder and the card that its configuration makes.
+
+    Args:
+        path: Of a pipeline, or of a state that its training kept beside one.
+        wanted: Beside it.
 
     Raises:
         CheckpointError: Another kind of pipeline, a missing or damaged part, weights that are no safetensors, or an option that
             does not fit.
     """
     found = recognise(path)
-    coder = _autoencoder(found, vae)
+    coder = _autoencoder(found, wanted.vae)
     network = load_part(found.part, found.network)
     more = int(network.config["in_channels"]) - int(network.config.get("out_channels") or 1 << 16)
     refuse_more_inputs(path, more)
-    added = merge(network, found.pipeline, loras, prompts=prompts is not None)
-    conditions = _conditions(found, network, prompts, embeddings)
-    return _assembled(found, network, coder, read_scheduler(found), conditions, size, added)
+    added = merge(network, found.pipeline, wanted.loras, prompts=wanted.prompts is not None)
+    conditions = _conditions(found, network, wanted.prompts, wanted.embeddings)
+    return _assembled(found, network, coder, read_scheduler(found), conditions, wanted.size, added)
 
 
-def read_single_file(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    card: Card | None = None,
-    vae: str | Path | None = None,
-    prompts: Sequence[str] | None = None,
-    embeddings: str | Path | Conditions | None = None,
-    size: int | tuple[int, int] | None = None,
-    loras: Sequence[Lora] = (),
-) -> Folder:
+def read_single_file(path: Path, tensors: Mapping[str, Tensor], wanted: Wanted, *, card: Card | None = None) -> Folder:
     """The model in a single file of Stable Diffusion's layout.
 
     Args:
         path: The file, which is not read again.
         tensors: What it holds, as `single_file.tensors_of` gives it.
+        wanted: Beside it; prompts are refused, as a single file holds no tokenizer.
         card: Says what it predicts, and how attention is split, where the tensors do not show it.
-        vae: An autoencoder's folder, in place of the one in the file.
-        prompts: Always refused: a single file holds no tokenizer.
-        embeddings: A file of encoded prompts, or `Conditions`.
-        size: Pixels per side, or (height, width).
-        loras: Merged into the network, in order.
 
     Raises:
         CheckpointError: A file that takes more than a text, or lacks a part, or an option that does not fit.
     """
-    if prompts is not None:
+    if wanted.prompts is not None:
         raise CheckpointError(
             "a single file holds no tokenizer: encode the prompts with its text encoder in diffusers and give --embeddings"
         )
@@ -139,12 +132,12 @@ def read_single_file(
     pipeline = pipeline_of(tensors)
     prediction = prediction_of(tensors, card)
     network = network_of(tensors, card)
-    coder = Autoencoder.load(vae) if vae is not None else autoencoder_of(tensors, pipeline)
+    coder = Autoencoder.load(wanted.vae) if wanted.vae is not None else autoencoder_of(tensors, pipeline)
     found = Found(path, {}, pipeline, "UNet2DConditionModel", path / "unet")
-    added = merge(network, pipeline, loras, prompts=False)
-    conditions = _conditions(found, network, None, embeddings)
+    added = merge(network, pipeline, wanted.loras, prompts=False)
+    conditions = _conditions(found, network, None, wanted.embeddings)
     scheduler = scheduler_of(tensors, pipeline, prediction)
-    return _assembled(found, network, coder, scheduler, conditions, size, added)
+    return _assembled(found, network, coder, scheduler, conditions, wanted.size, added)
 
 
 def _assembled(

@@ -90,27 +90,14 @@ class Allowance:
         self.odd_keys = 0
 
     def act(self, times: int = 1) -> None:
-        """Take instructions: a megabyte of them, which packs to a kilobyte, would fill any memory.
-
-        Args:
-            times: How many.
-
-        Raises:
-            UnpicklingError: There are too many.
-        """
+        """Take so many instructions: a megabyte of them, which packs to a kilobyte, would fill any memory. Raises
+        UnpicklingError where there are too many."""
         self.instructions -= times
         if self.instructions < 0:
             raise pickle.UnpicklingError(f"it has more than {VALUES:,} values")
 
     def make(self, size: int) -> None:
-        """Take bytes that are made, not read.
-
-        Args:
-            size: How many.
-
-        Raises:
-            UnpicklingError: There are too many.
-        """
+        """Take so many bytes that are made, not read. Raises UnpicklingError likewise."""
         self.room -= size
         if self.room < 0:
             raise pickle.UnpicklingError("it would fill the memory")
