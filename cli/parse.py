@@ -81,15 +81,13 @@ def parse_variant(text: str) -> Any:
 
 def parse_by(text: str) -> Any:
     """`class`, `prompt`, `frame`, or FILE.csv:COLUMN → what `Protocol.by` takes. Raises ValueError naming the remedy."""
-    from noiseshift.studies.parts import FRAME, LABELS, Grouping, read_grouping
+    from noiseshift.studies.parts import FRAME, LABELS, Grouping, no_grouping, read_grouping
 
     if text in (*LABELS, FRAME):
         return text
     path, _, column = text.rpartition(":")
     if not path:
-        raise ValueError(
-            f"there is no grouping by {text!r}: choose class, prompt, frame, or a table as FILE.csv:COLUMN"
-        )
+        raise ValueError(no_grouping(text))
     found: Grouping = read_grouping(path, column)
     return found
 

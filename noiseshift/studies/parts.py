@@ -85,6 +85,14 @@ PICTURE = ("mask", "give a picture, white inside")
 GROUPS = ("table of groups", "give a CSV file")
 
 
+def no_grouping(by: str) -> str:
+    """Why nothing is grouped by this word, and what to do."""
+    if by == "size":
+        remedy = "measure a run of each (--size), and give them to noiseshift compare"
+        return f"there is no grouping by 'size', since all samples of a run have one: {remedy}"
+    return f"there is no grouping by {by!r}: choose class, prompt, frame, or a table as FILE.csv:COLUMN"
+
+
 def read_grouping(path: str | Path, column: str) -> Grouping:
     """A CSV file with a column `class` or `prompt`, of names or numbers, and the `column` of their groups. Raises ReadingError,
     or ValueError where a column is missing.
@@ -109,7 +117,7 @@ def read_grouping(path: str | Path, column: str) -> Grouping:
 def require_grouping(by: By | None) -> None:
     """Raise ValueError for a word that is no grouping."""
     if isinstance(by, str) and by not in (*LABELS, FRAME):
-        raise ValueError(f"there is no grouping by {by!r}: choose class, prompt, frame, or a table as FILE.csv:COLUMN")
+        raise ValueError(no_grouping(by))
 
 
 def describe(bands: bool, mask: Mask | None, by: By | None) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_without_data_it_is_said_what_parts_are_against():
         ({"bands": True, "estimators": {"constant-pixel": None}}, (1, 8, 8), "add residual"),
         ({"mask": Mask(INSIDE)}, (1, 6, 6), "the mask is 8 × 8, the states are 6 × 6"),
         ({"by": "frame"}, (1, 8, 8), "no frames"),
-        ({"by": "size"}, (1, 8, 8), "no grouping by 'size'"),
+        ({"by": "size"}, (1, 8, 8), "no grouping by 'size'.*measure a run of each"),
         ({"by": "class", "samples": 12}, (1, 8, 8), "ask for more --samples"),
         ({"by": Grouping("animal", {"a": "cat"})}, (1, 8, 8), "says nothing of 'b'"),
     ],
