@@ -39,7 +39,8 @@ def images_for(
     """The images that these checkpoints are measured on, None for `none`; the bundled ones are the default only of
     checkpoints whose card says that they are theirs.
 
-    Raises UsageError where --data is left out for another checkpoint; ValueError or FileNotFoundError as `read_images`.
+    Raises UsageError where --data is left out for another checkpoint; ValueError or FileNotFoundError as `read_images`, and
+    where the checkpoints cannot be measured on them.
     """
     if source == "none":
         from noiseshift.estimators.instrument import OWN
@@ -50,7 +51,16 @@ def images_for(
         _require_bundled(
             checkpoints, ", --data bundled (the Fashion-MNIST images) or --data none (its own final samples)"
         )
-    return read_images(None if source == "bundled" else source, limits, part)
+    return _fitting(read_images(None if source == "bundled" else source, limits, part), checkpoints, part)
+
+
+def _fitting(found: Images, checkpoints: Sequence[Checkpoint], part: str) -> Images:
+    """The images, where these checkpoints can be measured on them; a training asks for other things, and says so itself."""
+    from noiseshift.studies.readers import require_fitting
+
+    for each in checkpoints if part == "held-out" else ():
+        require_fitting(found, each)
+    return found
 
 
 def real_images_for(
@@ -65,7 +75,7 @@ def real_images_for(
         raise click.UsageError(f"--data none is for measure and compare: {why}, give --data FOLDER or --data bundled")
     if source is None:
         _require_bundled([checkpoint], " or --data bundled (the Fashion-MNIST images)")
-    return read_images(None if source == "bundled" else source, limits, part)
+    return _fitting(read_images(None if source == "bundled" else source, limits, part), [checkpoint], part)
 
 
 def _require_bundled(checkpoints: Sequence[Checkpoint], others: str) -> None:

@@ -5,6 +5,7 @@ signals, pictures whose range was given) are kept as floats, in the scale that a
 assumed is said in `Images.about`; what cannot be known is refused.
 """
 
+from noiseshift.data.fit import misfit
 from noiseshift.data.images import Images, to_float, to_uint8
 from noiseshift.data.labels import for_checkpoint
 from noiseshift.data.ranges import Range
@@ -18,6 +19,7 @@ __all__ = [
     "for_checkpoint",
     "load_idx",
     "load_images",
+    "misfit",
     "reference",
     "to_float",
     "to_uint8",

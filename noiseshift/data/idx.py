@@ -13,12 +13,15 @@ from noiseshift.data.trees import Part
 from noiseshift.reading import gunzip, opened, reading, require_room, size_of
 
 KINDS = ("images-idx3", "labels-idx1")
+IMAGES = "*images?idx3-ubyte*"
 
 
 def find_idx(path: Path) -> dict[str, Path]:
-    """The image files of a set by their split ("train", "t10k", …), in `path`, or where torchvision puts them under it."""
+    """The image files of a set by their split ("train", "t10k", …), in `path`, or where torchvision puts them under it; each may
+    lie in a folder of its own name, as some archives unpack."""
     for folder in (path, path / "raw", *sorted(path.glob("*/raw"))):
-        found = {_split(file.name): file for file in sorted(folder.glob("*images?idx3-ubyte*"), reverse=True)}
+        named = sorted((*folder.glob(IMAGES), *folder.glob(f"*idx3-ubyte*/{IMAGES}")), reverse=True)
+        found = {_split(file.name): file for file in named if file.is_file()}
         if found:
             return found
     return {}
@@ -61,9 +64,10 @@ def load_files(path: Path, remark: str = "") -> Images:
         FileNotFoundError: One of the files is missing.
         ValueError: A file is damaged, or the numbers of images and labels differ.
     """
-    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    beside = path.with_name(_labels_of(path.name))
     other = beside.with_suffix("") if beside.suffix == ".gz" else beside.with_name(f"{beside.name}.gz")
-    labels = next((each for each in (beside, other) if each.exists()), None)
+    inside = path.parent.with_name(_labels_of(path.parent.name)) / beside.name  # each in a folder of its name
+    labels = next((each for each in (beside, other, inside) if each.is_file()), None)
     pixels = _read(path)
     if pixels.ndim != 3 or not pixels.size:
         raise ValueError(f"{path} holds no pictures (shape {pixels.shape}): get it again")
@@ -74,6 +78,10 @@ def load_files(path: Path, remark: str = "") -> Images:
         split = _split(path.name)
         raise ValueError(f"{path.parent} has {len(pixels)} {split} images but {len(found)} labels: get both again")
     return Images(torch.from_numpy(pixels[:, None].copy()), as_labels(found, len(pixels), str(labels))[0], about=remark)
+
+
+def _labels_of(name: str) -> str:
+    return name.replace("images", "labels").replace("idx3", "idx1")
 
 
 def load_idx(folder: str | Path, split: str) -> Images:
@@ -102,7 +110,9 @@ def _content(path: Path, what: str, remedy: str) -> bytes:
 def _read(path: Path) -> np.ndarray:
     """The idx format: two zero bytes, 8 for uint8, the number of axes; each axis's length, big-endian; the values."""
     what, remedy = "whole idx file of bytes", "get it again"
-    raw = gunzip(path, what, remedy) if path.suffix == ".gz" else _content(path, what, remedy)
+    raw = _content(path, what, remedy)
+    if raw.startswith(b"\x1f\x8b"):  # by its bytes: a browser may have unpacked what is called .gz
+        raw = gunzip(path, what, remedy)
     with reading(path, what, remedy):
         if len(raw) < 4 or raw[:3] != b"\0\0\x08":
             raise ValueError("its first bytes are wrong")

@@ -31,6 +31,7 @@ ENDINGS = {
     **dict.fromkeys((".pt", ".pth", ".ckpt"), f"a PyTorch file, {CODE}"),
     **dict.fromkeys((".pkl", ".pickle"), f"a pickle, {CODE}"),
     **dict.fromkeys((".tar", ".tgz"), f"a tar archive: {UNPACK}"),
+    **dict.fromkeys((".bin", ".dat", ".raw"), f"raw bytes whose meaning is not known: {WRITE}"),
     **dict.fromkeys((".csv", ".tsv", ".json", ".jsonl", ".xlsx"), TABLE),
     **dict.fromkeys((".mat",), f"a MATLAB file: {WRITE}"),
     **dict.fromkeys((".tfrecord", ".tfrecords"), f"a TFRecord file: {WRITE}"),
@@ -40,19 +41,44 @@ ENDINGS = {
 }
 """How files' names end, and what they are. An LMDB and some tar files have no start of their own."""
 
+START = 263
+"""Bytes of a file's beginning that are looked at."""
+
 
 def other_kind(path: Path, start: bytes) -> str | None:
     """What a file is, and what to do with it, where it is of a kind that is not read; None for arrays and unknown files.
 
     Args:
         path: The file; its name is looked at.
-        start: Its first bytes, 16 are enough.
+        start: Its first `START` bytes.
     """
     ending = path.suffix.lower()
     if ending in (".npz", ".npy"):
         return None
+    if "idx1" in path.name:
+        return "labels without their pictures: give the folder, or the images file beside it"
+    if start[257:262] == b"ustar":
+        return f"a tar archive: {UNPACK}"
     found = next((what for head, what in STARTS if start.startswith(head)), None)
     return found or ENDINGS.get(ending)
+
+
+def remedy_in_words(name: str, start: bytes) -> str | None:
+    """What to do with a set that holds no pictures but files of another kind; None where this file says nothing.
+
+    Args:
+        name: One of its files.
+        start: Its first `START` bytes.
+    """
+    ending = PurePosixPath(name).suffix.lower()
+    if "idx3-ubyte" in name or "idx1-ubyte" in name:
+        return f"{name} is of an idx set: unpack it, and give the folder in which its files are"
+    if ending in (".zip", ".npz"):
+        return f"give {name} itself"
+    if ending == ".npy":
+        return "put its arrays together with numpy.stack, in one file"
+    kind = other_kind(Path(name), start)
+    return None if kind is None else f"{name} is {kind}"
 
 
 def in_words(names: Iterable[str]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,8 @@ Array = np.ndarray
 
 
 def natural(word: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts 2 before 10, and a before B."""
-    parts = re.split(r"([0-9]+)", word.casefold())
+    """Sorts 2 before 10, and else as training code sorts folders, by their letters' codes: B before a."""
+    parts = re.split(r"([0-9]+)", word)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part], word
 
 
@@ -97,9 +98,10 @@ def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> I
         return _named(images, classes, names)
     least, most = int(images.labels.min()), int(images.labels.max())
     if least < 0 or most >= classes:
-        counted = "; they seem to be counted from 1" if (least, most) == (1, classes) else ""
+        counted = "they seem to be counted from 1, subtract 1" if (least, most) == (1, classes) else ""
         raise ValueError(
-            f"--data has labels from {least} to {most}, the checkpoint classes or prompts from 0 to {classes - 1}{counted}"
+            f"--data has labels from {least} to {most}, the checkpoint classes or prompts from 0 to {classes - 1}: "
+            + (counted or "number them as it was trained on them")
         )
     return images
 
@@ -107,10 +109,9 @@ def for_checkpoint(images: Images, classes: int, names: Sequence[str] = ()) -> I
 def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
     """Class folders of the set → the checkpoint's classes."""
     assert images.labels is not None
-    known = {name.casefold(): place for place, name in enumerate(names)}
-    if known and all(name.casefold() in known for name in images.names):
-        order = torch.tensor([known[name.casefold()] for name in images.names])
-        return replace(images, labels=order[images.labels])
+    for spelt in (_composed, _folded):
+        if (order := _places_of(images.names, names, spelt)) is not None:
+            return replace(images, labels=torch.tensor(order)[images.labels])
     if signed := next((name for name in images.names if re.fullmatch(r"[+-][0-9.]+", name)), None):
         raise ValueError(
             f"the class folder {signed} is no class: call the folders by whole numbers from 0, or by words"
@@ -118,8 +119,14 @@ def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
     numbers = [int(name) if name.isdecimal() else None for name in images.names]
     counted = numbers == list(range(len(numbers)))
     wordnet = len(images.names) == classes and all(re.fullmatch(r"n[0-9]{8}", name) for name in images.names)
-    if known and not counted and not wordnet:
-        other = next(name for name in images.names if name.casefold() not in known)
+    if names and not counted and not wordnet:
+        known = {_folded(name) for name in names}
+        other = next((name for name in images.names if _folded(name) not in known), None)
+        if other is None:
+            raise ValueError(
+                "class folders or the card's classes differ by capitals only, so that which is which is not known: call the "
+                "folders exactly as the card's class_names"
+            )
         raise ValueError(
             f"the class folder {other} is none of the card's classes ({', '.join(names[:3])}, …): call the folders by those "
             "names, or give an .npz with labels"
@@ -130,6 +137,22 @@ def _named(images: Images, classes: int, names: Sequence[str]) -> Images:
             "prompts: which is which is not known; give a folder per class, or an .npz with labels"
         )
     return images
+
+
+def _composed(name: str) -> str:
+    """Accents as one letter: some file systems write them as two."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _places_of(folders: Sequence[str], names: Sequence[str], spelt: Callable[[str], str]) -> list[int] | None:
+    """The place of each folder among the card's classes; None unless each is one of them, and no two are the same."""
+    known = {spelt(name): place for place, name in enumerate(names)}
+    found = [known[spelt(name)] for name in folders if spelt(name) in known]
+    return found if len(known) == len(names) > 0 and len(folders) == len(set(found)) else None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ class Picture:
 
 def read_picture(opened: BinaryIO) -> Picture:
     """Decode a picture. Raises ValueError, in one line, for anything that is none, is damaged or is huge."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -46,6 +46,8 @@ def read_picture(opened: BinaryIO) -> Picture:
                 return _decoded(picture)
     except _Refused:
         raise
+    except UnidentifiedImageError:  # its message names an object of ours
+        raise ValueError("is not a readable picture (of no known kind): repair or remove it") from None
     except Exception as error:  # a decoder may fail in any way on a stranger's bytes
         raise ValueError(f"is not a readable picture ({_line(error)}): repair or remove it") from None
 

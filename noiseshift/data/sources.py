@@ -16,10 +16,10 @@ from torch import Tensor
 from noiseshift.data.arrays import REMEDY, WHAT, channels_in_words, load_arrays
 from noiseshift.data.idx import find_idx, load_files, load_idx, load_part
 from noiseshift.data.images import Images
-from noiseshift.data.kinds import other_kind
+from noiseshift.data.kinds import START, other_kind
 from noiseshift.data.labels import labels_in_words
 from noiseshift.data.pictures import Picture, read_picture
-from noiseshift.data.ranges import Range, dark, refuse_dim, to_bytes, unsaid
+from noiseshift.data.ranges import DIM, Range, dark, refuse_dim, to_bytes, unsaid
 from noiseshift.data.trees import File, Part, Tree, arrange, folder_tree, zip_tree
 from noiseshift.reading import check_zip, open_ordinary, opened, reading, regular, require_room, size_of
 
@@ -65,12 +65,23 @@ def _load(path: Path, limits: Range, part: Part) -> Images:
         if path.suffix.lower() == ".zip":
             return _load_zip(path, limits, part)
         with opened(path, WHAT, REMEDY) as file:
-            what = other_kind(path, file.read(16))
+            start = file.read(START)
+        what = other_kind(path, start)
         if what is not None:
             raise ValueError(f"{path} is {what}")
+        if start.startswith(b"PK") and not _holds_arrays(path):
+            return _load_zip(path, limits, part)
         return load_arrays(path, limits, part)
     idx = find_idx(path)
     return load_part(idx, part) if idx else _load_tree(folder_tree(path), limits, part)
+
+
+def _holds_arrays(path: Path) -> bool:
+    """Whether a zip, whatever its name ends in, is an .npz."""
+    if path.suffix.lower() == ".npz":
+        return True
+    with opened(path, WHAT, REMEDY) as file, zipfile.ZipFile(file) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def _load_zip(path: Path, limits: Range, part: Part) -> Images:
@@ -149,6 +160,12 @@ def _require_known_range(root: str, pictures: Sequence[Picture]) -> None:
     unknown = [picture.values for picture in pictures if picture.white is None]
     if unknown:
         raise unsaid(np.array([min(v.min() for v in unknown), max(v.max() for v in unknown)]), root)
+    short = [picture.values.max() for picture in pictures if picture.white == 255 and "from 16 bit" in picture.remarks]
+    if short and 0 < max(short) < 255 * DIM and len(short) == len(pictures):
+        raise ValueError(
+            f"the largest value in {root} is about {257 * int(max(short))}, where white would be 65535, and of 16-bit colours "
+            "only the upper half is read: write them with 8 bit"
+        )
     deep = [picture.values for picture in pictures if picture.white == 65535]
     if deep:
         refuse_dim(float(min(v.min() for v in deep)), float(max(v.max() for v in deep)), 65535, root)

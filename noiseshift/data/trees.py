@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from noiseshift.data.kinds import in_words
+from noiseshift.data.kinds import START, WRITE, in_words, remedy_in_words
 from noiseshift.data.labels import natural
 from noiseshift.data.pictures import SUFFIXES
 from noiseshift.reading import open_ordinary
@@ -153,9 +153,7 @@ def arrange(tree: Tree, part: Part) -> Layout:
     """
     pictures = sorted((f for f in tree.files if _is_picture(f)), key=lambda file: _order(file.place))
     if not pictures:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        others = in_words(file.place[-1] for file in tree.files)
-        raise ValueError(f"no pictures ({kinds}) under {tree.root}" + (f": it holds {others}" if others else ""))
+        raise ValueError(_none_in(tree))
     listed = next((file for file in tree.files if file.place == ("dataset.json",)), None)
     remarks = _left_out(len(tree.files) - len(pictures) - (listed is not None))
     if listed is not None:
@@ -182,6 +180,27 @@ def arrange(tree: Tree, part: Part) -> Layout:
         remarks = (*remarks, "pictures of deeper folders with their class")
     labels = {name: label for label, name in enumerate(tops)}
     return Layout(pictures, [labels[file.place[len(root)]] for file in pictures], tuple(tops), remarks)
+
+
+def _none_in(tree: Tree) -> str:
+    """The error for a set without pictures: what it holds, and what to do."""
+    kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+    none = f"no pictures ({kinds}) under {tree.root}"
+    if not tree.files:
+        return f"{none}: it is empty, give another folder"
+    one_of_each = {
+        PurePosixPath(file.place[-1]).suffix: file for file in sorted(tree.files, key=lambda file: file.place)
+    }
+    remedies = (remedy for file in one_of_each.values() if (remedy := remedy_in_words(file.place[-1], _start(file))))
+    return f"{none}: it holds {in_words(file.place[-1] for file in tree.files)}; {next(remedies, WRITE)}"
+
+
+def _start(file: File) -> bytes:
+    try:
+        with file.open() as opened:
+            return opened.read(START)
+    except Exception:  # damaged or not to be read: its name must do
+        return b""
 
 
 def _is_picture(file: File) -> bool:

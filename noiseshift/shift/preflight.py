@@ -17,7 +17,7 @@ from torch import Tensor
 
 from noiseshift.calling import error_in_words
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.data import Images
+from noiseshift.data import Images, misfit
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import PREFLIGHT, generators, normal
 from noiseshift.diffusion.samplers import ddim, sample, time_grid
@@ -247,9 +247,9 @@ def _weights_check(checkpoint: Checkpoint) -> list[Check]:
 
 
 def _shape_check(checkpoint: Checkpoint, data: Images) -> Check:
-    has, takes = tuple(data.pixels.shape[1:]), tuple(checkpoint.shape)
-    if has != takes:
-        return Check("shape", False, f"the data are {has}, the checkpoint works on {takes}: give data of its own size")
+    has = tuple(data.pixels.shape[1:])
+    if wrong := misfit(has, checkpoint.shape):
+        return Check("shape", False, wrong)
     if len(data) < 16:
         return Check("shape", False, f"{len(data)} rows are too few to check anything: give at least 16, better 1,000")
     return Check("shape", True, f"{len(data):,} rows of {has}")

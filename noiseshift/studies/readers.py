@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
-from noiseshift.data import Images, for_checkpoint
+from noiseshift.data import Images, for_checkpoint, misfit
 from noiseshift.diffusion.models import Model
 from noiseshift.diffusion.noise import FITTING, generator, torch_generator
 from noiseshift.diffusion.samplers import Scheduled
@@ -129,6 +129,31 @@ def on_device(device: str, data: Images) -> tuple[Tensor, Tensor | None]:
     return data.floats.to(device), None if data.labels is None else data.labels.to(device)
 
 
+def require_fitting(data: Images, checkpoint: Checkpoint) -> None:
+    """Raise ValueError where images cannot be measured on, before any work: what `split` raises, but for the size of pictures
+    that go through an autoencoder, which says it itself.
+
+    Args:
+        data: real images.
+        checkpoint: says the shape of states and the classes.
+    """
+    found = for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names)
+    if checkpoint.autoencoder is None:
+        found = checkpoint.encode(found)
+        _require_shape(found, checkpoint)
+    _require_enough(found)
+
+
+def _require_shape(data: Images, checkpoint: Checkpoint) -> None:
+    if wrong := misfit(data.pixels.shape[1:], checkpoint.shape):
+        raise ValueError(wrong.replace("give data", "give --data"))
+
+
+def _require_enough(data: Images) -> None:
+    if len(data) < 8:
+        raise ValueError(f"{len(data)} held-out states are too few to calibrate on: give at least 8, better 1,000")
+
+
 def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
     """Two halves with the same mix of classes, each with its classes in turn: one calibrates, the other tests. Pictures
     for a latent checkpoint come out encoded; labels that the checkpoint does not take are left out.
@@ -141,13 +166,8 @@ def split(data: Images, checkpoint: Checkpoint) -> tuple[Images, Images]:
         ValueError: images of another size or number of channels, or fewer than 8.
     """
     data = checkpoint.encode(for_checkpoint(data, checkpoint.classes, checkpoint.card.class_names))
-    if tuple(data.pixels.shape[1:]) != tuple(checkpoint.shape):
-        raise ValueError(
-            f"the data are {tuple(data.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
-            "give --data of its own size and channels"
-        )
-    if len(data) < 8:
-        raise ValueError(f"{len(data)} held-out states are too few to calibrate on: give at least 8, better 1,000")
+    _require_shape(data, checkpoint)
+    _require_enough(data)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     classes = torch.zeros_like(order) if data.labels is None else data.labels[order]
     # The rank of each row within its class; even ones to one half, odd ones to the other.

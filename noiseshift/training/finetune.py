@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint, CheckpointError
-from noiseshift.data import Images, to_float
+from noiseshift.data import Images, misfit, to_float
 from noiseshift.diffusion.noise import HELD_OUT, generator, torch_generator
 from noiseshift.networks.model import NetworkModel
 from noiseshift.networks.transformer import Transformer
@@ -80,11 +80,8 @@ def finetune(
         CheckpointError: for another network or prediction.
         ValueError: the images do not fit, the folder holds something else, or another process trains there.
     """
-    if tuple(images.pixels.shape[1:]) != tuple(checkpoint.shape):
-        raise ValueError(
-            f"the images are {tuple(images.pixels.shape[1:])}, the checkpoint works on {tuple(checkpoint.shape)}: "
-            "give images of its own size"
-        )
+    if wrong := misfit(images.pixels.shape[1:], checkpoint.shape):
+        raise ValueError(wrong)
     model = _trainable(checkpoint)
     network = _with_null(model)
     objective = _objective(model)

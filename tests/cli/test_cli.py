@@ -141,6 +141,23 @@ def test_data_of_another_size_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["measure", "compare", "correct", "approx"])
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (np.zeros((20, 32, 32), np.uint8), np.zeros(20), "of its own size"),
+        (np.zeros((20, 28, 28, 3), np.uint8), np.zeros(20), "make its pictures grey"),
+        (np.zeros((20, 28, 28), np.uint8), np.arange(20), "number them as it was trained on them"),
+        (np.zeros((7, 28, 28), np.uint8), np.zeros(7), "give at least 8"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(tmp_path, command, images, labels, said):
+    np.savez(tmp_path / "set.npz", images=images, labels=labels.astype(np.int64))
+    result = run(command, "--sampler", "euler:4", "--data", tmp_path / "set.npz", "--dry-run")
+    assert result.exit_code == 1
+    assert said in result.stderr.splitlines()[-1]
+
+
 def test_a_network_that_returns_nan_stops_the_run_and_leaves_nothing(tmp_path, data, tiny_file):
     state = load_file(tiny_file)
     state["final_layer.linear.bias"] = torch.full_like(state["final_layer.linear.bias"], float("nan"))

@@ -94,6 +94,8 @@ def folders(*names):
         (("1", "2", "3"), 3, (), [0, 1, 2]),
         (("0", "1"), 10, (), [0, 1]),
         (("n01440764", "n01443537"), 2, ("tench", "goldfish"), [0, 1]),
+        (("cafe\u0301", "bar"), 2, ("bar", "caf\u00e9"), [1, 0]),  # an accent of its own, as some file systems write it
+        (("a", "A"), 2, ("A", "a"), [1, 0]),
     ],
 )
 def test_class_folders_are_matched_with_the_checkpoint(names, classes, card, expected):
@@ -109,6 +111,8 @@ def test_class_folders_are_matched_with_the_checkpoint(names, classes, card, exp
         (("207", "360"), 1000, (), "is not known"),
         (("1", "2"), 10, (), "is not known"),
         (("a", "b", "c"), 2, (), "3 class folders"),
+        (("Cat", "cat"), 2, ("cat", "dog"), "differ by capitals only"),
+        (("CAT", "dog"), 3, ("cat", "Cat", "dog"), "differ by capitals only"),
     ],
 )
 def test_class_folders_that_could_be_any_classes_are_refused(names, classes, card, message):

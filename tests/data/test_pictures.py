@@ -221,6 +221,13 @@ def test_16_bit_and_8_bit_of_one_picture_are_one_picture(tmp_path):
     assert "from 16 bit (1 of them)" in images.about
 
 
+def test_16_bit_colours_of_fewer_bits_are_refused_as_grey_ones_are(tmp_path):
+    rows = (COLOUR.astype(np.uint16) * 16).astype(">u2")
+    (tmp_path / "a.png").write_bytes(png(16, 2, [row.tobytes() for row in rows]))
+    with pytest.raises(ValueError, match=r"largest value in .* where white would be 65535.*write them with 8 bit"):
+        load_images(tmp_path)
+
+
 def cut(kind):
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, kind)
@@ -248,6 +255,7 @@ def test_damaged_and_hostile_files_are_one_line(name, tmp_path):
     with pytest.raises(ValueError, match=f"{name} is not a readable picture") as caught:
         load_images(tmp_path)
     assert "\n" not in str(caught.value)
+    assert "<" not in str(caught.value)  # no object of ours in it
 
 
 def test_every_damaged_file_is_counted(tmp_path):

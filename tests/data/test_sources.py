@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -42,6 +43,30 @@ def test_idx_files_are_read_by_their_header(tmp_path, pixels, ending):
     assert np.array_equal(images.pixels[:, 0].numpy(), pixels)
     assert images.labels.tolist() == labels.tolist()
     assert images.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("around", ["", "set"])
+def test_idx_files_may_lie_in_folders_of_their_own_names(tmp_path, pixels, around):
+    for kind, array in (("images-idx3", pixels), ("labels-idx1", np.arange(6, dtype=np.uint8))):
+        folder = tmp_path / around / f"t10k-{kind}-ubyte"
+        folder.mkdir(parents=True)
+        write_idx(folder / folder.name, array)
+    if around:  # the same files also beside the folders, as one archive has them
+        write_idx(tmp_path / around / "t10k-images.idx3-ubyte", pixels)
+        write_idx(tmp_path / around / "t10k-labels.idx1-ubyte", np.arange(6, dtype=np.uint8))
+    images = load_images(tmp_path / around)
+    assert np.array_equal(images.pixels[:, 0].numpy(), pixels)
+    assert images.labels.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_are_unpacked_by_their_bytes_not_by_their_names(tmp_path, pixels, packed):
+    for kind, array in (("images-idx3", pixels), ("labels-idx1", np.arange(6, dtype=np.uint8))):
+        write_idx(tmp_path / (f"made.{kind}.gz" if packed else f"made.{kind}"), array)
+        (tmp_path / f"t10k-{kind}-ubyte{'' if packed else '.gz'}").write_bytes(
+            next(tmp_path.glob(f"made.{kind}*")).read_bytes()
+        )
+    assert np.array_equal(load_images(tmp_path).pixels[:, 0].numpy(), pixels)
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1], lambda raw: b"PK" + raw[2:], lambda raw: raw[:3]])
@@ -85,6 +110,9 @@ OTHER_FILES = {
     "mnist_test.csv": (b"label,pixel0\n", "is a table: write its pictures"),
     "data.mdb": (b"\0" * 4096, "is an LMDB database: write its pictures"),
     "one.png": (b"\x89PNG", "is one picture: give its folder"),
+    "test_batch.bin": (bytes(3073), "is raw bytes whose meaning is not known: write its pictures"),
+    "shard": (b"a.png".ljust(257, b"\0") + b"ustar\0" + bytes(600), "is a tar archive: unpack it"),
+    "t10k-labels-idx1-ubyte.gz": (gzip.compress(b"x"), "is labels without their pictures: give the folder"),
 }
 
 
@@ -96,8 +124,38 @@ def test_other_kinds_of_files_are_named_with_a_remedy(tmp_path, name):
         load_images(tmp_path / name)
     assert "\n" not in str(caught.value)
     if name != "one.png":
-        with pytest.raises(ValueError, match=r"no pictures .*: it holds 1 "):
+        with pytest.raises(ValueError, match=r"no pictures .*: it holds 1 .*; .*(write its pictures|unpack it)"):
             load_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "remedy"),
+    [
+        (["1.npy", "2.npy"], "numpy.stack"),
+        (["train.zip"], "give train.zip itself"),
+        (["readme.md", "train.npz"], "give train.npz itself"),
+        (["t10k-labels-idx1-ubyte"], "is of an idx set: unpack it"),
+        (["notes", "list.txt"], "write its pictures with numpy.savez"),
+        ([], "it is empty, give another folder"),
+    ],
+)
+def test_a_folder_without_pictures_says_what_to_do_with_what_it_holds(tmp_path, names, remedy):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"no pictures .*{remedy}") as caught:
+        load_images(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_zip_of_pictures_is_one_whatever_its_name_ends_in(tmp_path, pixels):
+    with zipfile.ZipFile(tmp_path / "set.download", "w") as archive:
+        for row, values in enumerate(pixels):
+            with archive.open(f"{row}.png", "w") as file:
+                Image.fromarray(values).save(file, "PNG")
+    assert np.array_equal(load_images(tmp_path / "set.download").pixels[:, 0].numpy(), pixels)
+    np.savez(tmp_path / "arrays.npz", images=pixels)
+    (tmp_path / "arrays.npz").rename(tmp_path / "arrays.download")
+    assert np.array_equal(load_images(tmp_path / "arrays.download").pixels[:, 0].numpy(), pixels)
 
 
 def test_a_folder_of_pictures_takes_its_classes_from_its_folders(tmp_path, pixels):

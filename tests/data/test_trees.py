@@ -46,6 +46,16 @@ def test_numbered_classes_come_in_natural_order(tmp_path, read):
     assert "by number" in images.about
 
 
+def test_classes_called_by_words_come_as_training_code_sorts_them(tmp_path, read):
+    names = ["Zebra", "ant", "Bee", "école", "eel"]
+    for shade, name in enumerate(sorted(names)):
+        picture(tmp_path / "set" / name / "a.png", shade)
+    images = read()
+    assert images.names == tuple(sorted(names))
+    assert images.labels.tolist() == shades(images)
+    assert "by number" not in images.about
+
+
 def test_pictures_of_a_class_come_in_natural_order(tmp_path, read):
     for number in (10, 9, 100):
         picture(tmp_path / "set" / f"img{number}.png", number)
