@@ -18,11 +18,12 @@ NUMBERS = {
 }
 
 
-def gaussians(classes):
-    """An exact model of one Gaussian a class, whose means lie apart."""
+def gaussians(classes, means=None):
+    """An exact model of one Gaussian a class, whose means (classes, 4) lie apart."""
     target = ns.targets.Gaussian(torch.zeros(4, dtype=torch.float64), torch.full((4,), 0.1, dtype=torch.float64))
     exact = target.model(ns.Linear())
-    means = 2 * torch.randn(classes, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if means is None:
+        means = 2 * torch.randn(classes, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def denoise(x, t, cond):
         mean = means[cond]
@@ -80,6 +81,21 @@ def test_exchanged_classes_need_other_rows():
     assert numbering(model, x0[:64], order[cond[:64]], 10).passed
     assert numbering(model, x0[:64], order[cond[:64]], 10, more=(x0[64:], order[cond[64:]])).passed is False
     assert numbering(model, x0[:64], cond[:64], 10, more=(x0[64:], cond[64:])).passed
+
+
+def test_exchanged_classes_are_found_where_no_other_class_tells_anything():
+    """Of ten classes eight are one: hardly a row's own class is better than another, and too few rows say that two are wrong."""
+    apart = torch.zeros(10, 4, dtype=torch.float64)
+    apart[0], apart[1] = 0.3, -0.3
+    model, means, target = gaussians(10, apart)
+    cond = torch.arange(420) % 10
+    x0 = target.sample(420, torch.Generator().manual_seed(1)) + means[cond]
+    given = torch.tensor([1, 0, *range(2, 10)])[cond]
+    alone = numbering(model, x0[:20], given[:20], 10)
+    assert alone.passed is None, alone.sentence
+    found = numbering(model, x0[:20], given[:20], 10, more=(x0[20:], given[20:]))
+    assert found.passed is False
+    assert "classes 0 and 1 are exchanged" in found.sentence
 
 
 @pytest.mark.parametrize("kind", ["heeds none", "heeds them hardly", "one suits all"])
