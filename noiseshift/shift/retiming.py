@@ -116,6 +116,7 @@ class _Tried:
         self.x0 = x0
         self.cond = cond
         self.eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:]).to(x0)
+        self._now: dict[float, float] = {}
 
     def gains(self, t: Tensor, own: Array) -> Array | None:
         """(N, 2) what is gained of the error `own` (N,) by conditioning on less noise, and more; None without such levels."""
@@ -203,7 +204,10 @@ class _Tried:
 
     def now(self, times: Tensor) -> Array:
         """(T,) the error under the card's own times."""
-        return np.array([self.errors(t, t).mean() for t in times])
+        for t in times:
+            if float(t) not in self._now:
+                self._now[float(t)] = float(self.errors(t, t).mean())
+        return np.array([self._now[float(t)] for t in times])
 
     def _entry(self) -> float:
         """The distance of two levels of the network's table; 0 of one that has none."""

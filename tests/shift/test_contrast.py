@@ -45,6 +45,42 @@ def test_a_second_sign_makes_less_enough():
     assert contrast(scales, slopes, True).passed is None
 
 
+def said(middle, error, rows=8, scale=1.6, filled=True):
+    """Of slopes whose mean is `middle` and whose standard error is `error`, at one level; at a lower one they are far off."""
+    off = np.array([1.0, -1.0] * (rows // 2) + [0.0] * (rows % 2))
+    slopes = np.ones((rows, 2, 2))
+    slopes[:, 0, 0] = middle + off * error * np.sqrt(rows) / off.std(ddof=1)
+    slopes[:, 1, 0] = 20
+    return contrast(np.array([scale, 0.2]), slopes, False, filled=filled)
+
+
+def test_the_sentence_has_two_standard_errors():
+    assert "0.950 ± 0.008 (1 is right)" in said(0.95, 0.004).sentence
+
+
+@pytest.mark.parametrize(
+    ("middle", "errors", "passes"),
+    [(0.91, 4.1, False), (0.91, 3.9, True), (0.93, 9, True), (1.07, 9, True), (1.09, 4.1, False), (1.09, 3.9, True)],
+)
+def test_another_contrast_is_certain_and_beyond_a_bound(middle, errors, passes):
+    found = said(middle, abs(middle - 1) / errors)
+    assert found.passed is passes
+    assert ("than the network learned" in found.sentence) is not passes
+
+
+@pytest.mark.parametrize(("middle", "errors", "passes"), [(0.97, 2.6, False), (0.97, 2.4, True), (1.03, 3.9, True)])
+def test_dim_pictures_need_less_certainty_of_less_contrast(middle, errors, passes):
+    assert said(middle, abs(middle - 1) / errors, filled=False).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("rows", "scale", "passed"),
+    [(8, 1.6, True), (7, 1.6, None), (8, 0.69, None), (8, 0.71, True), (8, 3.4, True), (8, 3.6, None)],
+)
+def test_rows_and_levels_that_are_judged(rows, scale, passed):
+    assert said(1.0, 0.01, rows=rows, scale=scale).passed is passed
+
+
 @pytest.mark.parametrize(("name", "about"), [("fashion-sit", 0.0), ("fashion-ddpm", 127.5)])
 def test_preflight_finds_eight_tenths_of_the_contrast(name, about):
     images = DATA[:512]

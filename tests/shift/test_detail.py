@@ -65,6 +65,34 @@ def test_a_network_that_leaves_noise_in_its_own_pictures_does_not_fail():
     assert "leaves noise" in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("slopes", "errors", "blurred"),
+    [
+        ([0.41, 0.45], [0.029, 0.2], True),
+        ([0.41, 0.45], [0.031, 0.2], False),
+        ([0.45, 0.41], [0.2, 0.029], True),
+        ([0.41, 0.51], [0.001, 0.001], False),
+        ([0.51, 0.41], [0.001, 0.001], False),
+    ],
+)
+def test_less_detail_is_seen_at_both_levels_and_certain_at_one(slopes, errors, blurred):
+    """Below a half at both, by three standard errors at one. A level that is not judged says nothing."""
+    frame = pd.DataFrame({"scale": [*SCALES, 1.6], "t": [0.08, 0.16, 0.4], "slope": [*slopes, 0.0], "worse": False})
+    frame["slope_error"] = [*errors, 0.0]
+    found = detail(frame)
+    assert found.passed is (None if blurred else True)
+    assert "slope of the finest detail over the network's " in found.sentence
+    assert "0.00" not in found.sentence
+
+
+def test_detail_is_not_looked_at_where_a_level_is_missing_or_no_picture():
+    frame = pd.DataFrame({"scale": SCALES, "t": [0.08, 0.16], "slope": 0.2, "slope_error": 0.01, "worse": False})
+    for part in (frame[:1], frame[1:], frame.assign(slope=[0.2, float("nan")]), frame.assign(worse=[False, True])):
+        assert detail(part).sentence.startswith("not looked at")
+    assert detail(frame.assign(scale=[0.23, 0.35])).sentence.startswith("the network puts")  # as times are snapped
+    assert detail(frame.assign(scale=[0.25, 0.4])).sentence.startswith("not looked at")
+
+
 def test_the_exact_denoiser_has_slope_1_and_one_of_more_detail_less():
     variances = torch.full((64,), 0.25, dtype=torch.float64)
     target = ns.targets.Gaussian(torch.zeros(64, dtype=torch.float64), variances)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import noiseshift as ns
-from noiseshift.shift.numbering import NAME, numbering
+from noiseshift.shift.numbering import FEWEST, NAME, _Tried, numbering, numbering_calls
 from noiseshift.shift.preflight import preflight
 
 DATA = ns.data.reference()[:48]
@@ -111,6 +111,30 @@ def test_a_network_that_knows_no_classes_is_not_blamed(kind, seed):
     }[kind]
     network = ns.wrap(lambda x, t, c: model(x, t, 0 * c).x0 + added[c], ns.Linear(), predicts="x0")
     assert numbering(network, x0, torch.arange(64) % 10, 10).passed is not False
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 16, 17])
+@pytest.mark.parametrize(("rows", "more"), [(FEWEST - 1, 64), (FEWEST, 64), (32, 8), (32, 100)])
+def test_calls_are_those_that_are_foretold(classes, rows, more):
+    model, x0, cond = drawn(classes, rows + more)
+    calls = []
+
+    def counted(x, t, label):
+        calls.append(len(x))
+        return model(x, t, label).x0
+
+    network = ns.wrap(counted, ns.Linear(), predicts="x0")
+    found = numbering(network, x0[:rows], cond[:rows], classes, more=(x0[rows:], cond[rows:]))
+    assert sum(calls) == numbering_calls(classes, rows, more)
+    assert ("not checked" in found.sentence) is (classes < 2 or rows < FEWEST)
+
+
+def test_classes_are_tried_at_a_noise_by_the_spread_over_rows():
+    """Rows that are each one number, of either sign: over them the spread is 1, within them 0."""
+    x0 = torch.tensor([1.0, -1.0]).repeat(50)[:, None].expand(100, 4)
+    tried = _Tried(ns.wrap(lambda x, t, cond: x, ns.Linear(), predicts="x0"), x0, torch.arange(100) % 2, 2)
+    level = ns.Linear()(tried.times[0])
+    assert float(level.sigma / level.alpha) == pytest.approx(1.6, rel=0.02)
 
 
 def test_preflight_says_it():

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,7 +11,7 @@ import noiseshift as ns
 from noiseshift.data import ASSETS
 from noiseshift.shift.denoising import denoised
 from noiseshift.shift.preflight import preflight
-from noiseshift.shift.retiming import NAME, retiming
+from noiseshift.shift.retiming import _MOVED, NAME, OFFSETS, _Tried, _vertex, retiming
 
 DIM = 256
 SCHEDULE = ns.Linear()
@@ -49,6 +50,7 @@ def test_a_time_that_is_off_is_named_with_its_interval(entries):
         float, re.search(r"\[([-+.\d]+), ([-+.\d]+)\], ([-+.\d]+) in its own", found.sentence).groups()
     )
     assert low - 1e-3 <= -entries / 1000 <= high + 1e-3
+    assert f"conditioned on {'less' if entries > 0 else 'more'} noise than its states have" in found.sentence
     assert units == pytest.approx(-entries, abs=2)
 
 
@@ -71,6 +73,59 @@ def test_the_smallest_that_is_seen_and_what_is_not():
     assert "by themselves" in said.sentence
     assert checked(network(lambda n: (n + 1) / 1000)).passed
     assert checked(network(lambda n: n / 1010)).passed
+
+
+def test_numbers_of_its_own_are_named_only_where_they_differ_alike_at_all_levels():
+    model = exact().model(SCHEDULE)
+    times = {"conditioning": "log_sigma"}
+    found = checked(
+        ns.wrap(
+            lambda x, n, cond: model(x, n.exp() / (1 + n.exp()) + 0.02, cond).x0, SCHEDULE, predicts="x0", time=times
+        )
+    )
+    assert found.passed is False
+    assert "in its own" not in found.sentence
+
+
+@pytest.mark.parametrize(("errors_above", "passes"), [(1.02, False), (0.98, True)])
+def test_what_is_certain_is_a_mean_over_its_standard_error(errors_above, passes):
+    """A level whose error is so many standard errors below that of the card's own, over eight rows, the fewest that are judged."""
+    model = network(lambda n: n / 1000)
+    x0 = exact().sample(8, torch.Generator().manual_seed(0)).float()
+    t = torch.tensor([0.5], dtype=torch.float64)
+    tried = _Tried(model, x0, None)
+    below = tried.errors(t[0], tried.beside(t[0])[0])
+    gain = np.array([1.0, -1.0] * 4)
+    gain = errors_above * 3.5 * gain.std(ddof=1) / np.sqrt(8) + gain
+    found = retiming(model, x0, t, (below + 1e-3 * gain)[:, None])
+    assert (found.passed is True) is passes, found.sentence
+
+
+def test_beside_a_level_of_a_coarse_table_lie_its_neighbours():
+    """Ten levels: none is so near that a tenth in log-SNR leads to another one."""
+    model = ns.wrap(lambda x, t, cond: x, SCHEDULE, predicts="x0", levels=torch.arange(1.0, 10.0).double() / 10)
+    tried = _Tried(model, torch.zeros(8, 4), None)
+    assert [float(each) for each in tried.beside(torch.tensor(0.5, dtype=torch.float64))] == pytest.approx([0.4, 0.6])
+    assert tried.beside(torch.tensor(0.1, dtype=torch.float64))[0] is None
+    assert tried.beside(torch.tensor(0.9, dtype=torch.float64))[1] is None
+
+
+def test_changes_that_lead_to_one_level_are_tried_once():
+    model = network(lambda n: ((n.double() + 1) / 100).clamp(1e-4, 1 - 1e-4), integer=True)
+    tried = _Tried(model, exact().sample(8, torch.Generator().manual_seed(0)).float(), None)
+    moved, errors = tried._curve(torch.tensor([0.3, 0.6], dtype=torch.float64), _MOVED, OFFSETS)
+    assert moved == pytest.approx([0, 0.01, 0.02, 0.04, 0.08])
+    assert errors.shape == (5, 8)
+
+
+def test_the_least_of_a_parabola():
+    """Between three points exactly, never beyond them; of fewer, or where it has no least, the least of the points."""
+    at = np.array([0.0, 1.0, 3.0])
+    assert _vertex(at, (at - 1.25) ** 2) == pytest.approx(1.25)
+    assert _vertex(at, (at + 5) ** 2) == 0
+    assert _vertex(at, (at - 9) ** 2) == 3
+    assert _vertex(at, -((at - 1) ** 2)) == 3
+    assert _vertex(at[:2], np.array([2.0, 1.0])) == 1
 
 
 def test_a_network_that_refuses_other_times_is_not_tried():
