@@ -1,12 +1,16 @@
-"""The checks before a study's first number, and what `strict` makes of one that fails."""
+"""The checks before a study's first number, that of its samples, and what `strict` makes of one that fails."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+
+from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.shift.preflight import SAMPLES, Preflight, preflight
+from noiseshift.shift.controls import Check
+from noiseshift.shift.preflight import DIVERGED, SAMPLES, Preflight, preflight
 from noiseshift.studies.kept_calibration import kept_or_checked
 from noiseshift.studies.sampling import Progress
 
@@ -34,7 +38,36 @@ def checked(
     made = functools.partial(preflight, checkpoint, data, device=device, samples=samples)
     found = kept_or_checked(checkpoint, data, device, samples, made)
     progress("preflight", 1, 1)
+    _refuse_failures(found, strict)
+    return found
+
+
+def with_samples(checks: Preflight, final: Tensor, data: Images | None, *, strict: bool = False) -> Preflight:
+    """The checks with one more, where the samples of the run itself diverge: their states are none that data lead to. Raises
+    ValueError for it, under `strict`.
+
+    Args:
+        checks: those before the first number.
+        final: (N, …) final states of the run.
+        data: real images, as states, or None.
+        strict: whether a failed check stops the study.
+    """
+    if data is None or len(final) < 2:
+        return checks
+    ours, theirs = (float(rows.double().var(0).sum()) for rows in (final, data.floats))
+    if ours <= DIVERGED * theirs:
+        return checks
+    sentence = (
+        f"this run's samples diverge: their spread is {ours / theirs:,.3g} times the data's, so that what is read are states that "
+        "no data lead to; sample otherwise: in more steps, or with predicted data kept within a range, as diffusers' schedulers do "
+        "under clip_sample=true"
+    )
+    found = replace(checks, checks=(*checks.checks, Check("samples", False, sentence)))
+    _refuse_failures(found, strict)
+    return found
+
+
+def _refuse_failures(found: Preflight, strict: bool) -> None:
     if strict and not found.passed:
         failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)
         raise ValueError(f"{failed} (leave --strict out to go on all the same)")
-    return found

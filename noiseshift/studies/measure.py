@@ -28,7 +28,7 @@ from noiseshift.shift.parts import PartCalibration, PartReport, Watching
 from noiseshift.shift.reading import BatchReadings, assemble, read_run
 from noiseshift.shift.report import ShiftReport
 from noiseshift.studies.calls import calls_a_sample
-from noiseshift.studies.checking import checked
+from noiseshift.studies.checking import checked, with_samples
 from noiseshift.studies.content import OWN_SAMPLES, content_in_words, finer_solver, with_content
 from noiseshift.studies.final_noise import finished
 from noiseshift.studies.folders import Run, pictures_of, versions
@@ -94,19 +94,19 @@ def run(
     held_out = held_out or own_samples(checkpoint, model, protocol, shards, progress)
     instruments, by_part = _calibrated(checkpoint, protocol, parts, held_out[0], data is None, times, progress)
     measured = _measure(model, checkpoint, instruments, by_part, protocol, extractor, shards, progress)
-    reports = measured.reports
-    found = _controls(checkpoint, instruments, reports, held_out, protocol, progress) if protocol.controls else None
+    checks = with_samples(checks, measured.final, None if data is None else held_out[0], strict=strict)
+    found = _controls(checkpoint, instruments, measured.reports, held_out, protocol, progress)
     groups = groups_of(checkpoint, protocol.by, labels(checkpoint, range(protocol.samples)), held_out[0])
     pictures = pictures_of(checkpoint.decode(measured.final))
-    said = _said(checkpoint, protocol, instruments, data, time.perf_counter() - started)
+    said = _said(checkpoint, protocol, instruments, data, time.perf_counter() - started) | measured.cost
     return Run(
-        manifest={"preflight": checks.as_dict()} | about | said | measured.cost,
-        reports=reports,
+        manifest={"preflight": checks.as_dict()} | about | said,
+        reports=measured.reports,
         controls=found,
         pictures=pictures,
         labels=labels(checkpoint, range(len(pictures))),
         features=measured.features,
-        parts=parts_table(reports, measured.parts, groups),
+        parts=parts_table(measured.reports, measured.parts, groups),
         residual_noise=None if data is None else finished(checkpoint, protocol, measured.final, held_out[0]),
     )
 
@@ -209,7 +209,10 @@ def _controls(
     held_out: tuple[Images, Images],
     protocol: Protocol,
     progress: Progress,
-) -> control.Controls:
+) -> control.Controls | None:
+    """The controls, where the protocol has them."""
+    if not protocol.controls:
+        return None
     rows = held_out[1][: min(protocol.rows, CONTROL_ROWS)]
     progress("controls", 0, 3)
     x0, cond = on_device(protocol.device, rows)

@@ -222,3 +222,29 @@ def test_samples_that_diverge_fail_and_the_line_says_so(factor, diverge):
     assert check.passed is False
     assert ("diverge" in check.sentence) is diverge
     assert "give the data that it was trained on" in check.sentence
+
+
+def right_but_near_pure_noise(error):
+    """The exact denoiser of pixels that are normal, with so much relative error of its noise above t = 0.95."""
+
+    def noise(x, t, cond=None):
+        alpha, sigma, *_ = schedule(t.double()).like(x)
+        x0 = alpha * x * 0.25 / (alpha.square() * 0.25 + sigma.square())
+        off = torch.where(t.reshape(-1, 1, 1, 1) > 0.95, error, 0.0)
+        return (1 + off) * (x - alpha * x0) / sigma
+
+    schedule = ns.Cosine()
+    return ns.wrap(noise, schedule, predicts="epsilon", levels=torch.linspace(0.005, 0.995, 199))
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.0, ""), (-0.1, "without, they diverge in 10 steps (spread ")])
+def test_a_network_that_is_right_passes_where_its_steps_diverge(error, said):
+    """An error of a tenth of the noise is, near pure noise, one of ten times the data."""
+    data = 0.5 * torch.randn(256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = right_but_near_pure_noise(error)
+    _, check = _its_data(model, data, None, 48, ENERGY)
+    assert check.passed is True, check.sentence
+    assert said in check.sentence
+    assert ("without" in check.sentence) is bool(said)
+    _, check = _its_data(model, 2 * data + 1, None, 48, ENERGY)
+    assert check.passed is False

@@ -1,6 +1,7 @@
 """The checks before the first number, in every command: the first line of terminal, run.json and page; --strict ends there."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -107,3 +108,32 @@ def test_a_network_that_cannot_be_called_fails_its_check():
     made.model.network = Broken()
     check = preflight(made, None).failures[0]
     assert (check.name, "no kernel for this device" in check.sentence) == ("time", True)
+
+
+def diverging():
+    """The exact denoiser of normal pixels, whose noise is a tenth near pure noise, where alpha is 0.006."""
+    schedule = ns.Discrete.from_betas()
+
+    def noise(x, t, cond=None):
+        alpha, sigma, *_ = schedule(t.double()).like(x)
+        x0 = alpha * x * 0.25 / (alpha.square() * 0.25 + sigma.square())
+        off = torch.where(t.reshape(-1, 1, 1, 1) > 0.95, -0.9, 0.0)
+        return (1 + off) * (x - alpha * x0) / sigma
+
+    model = ns.wrap(noise, schedule, predicts="epsilon")
+    return Checkpoint("mine", model, Card("callable"), "0" * 64, (1, 8, 8), 0, None, lambda x: x)
+
+
+def test_a_run_whose_samples_diverge_says_so_first_and_the_remedy_is_one(capsys):
+    """Its checks pass: the network denoises, and its samples are like the data where predicted data are kept within a range."""
+    draw = torch.Generator().manual_seed(0)
+    data = ns.data.Images((0.5 * torch.randn(256, 1, 8, 8, generator=draw)).clamp(-1, 1))
+    protocol = ns.Protocol("ddim:10", samples=32, estimators={"residual": None}, points=2)
+    run = ns.run(diverging(), protocol, data)
+    assert [check.name for check in run.preflight.failures] == ["samples"]
+    print_run(run)
+    assert capsys.readouterr().out.startswith("FAIL  preflight, samples: this run's samples diverge")
+    with pytest.raises(ValueError, match="clip_sample=true"):
+        ns.run(diverging(), protocol, data, strict=True)
+    kept = replace(protocol, solver=ns.solver("diffusers/DDIMScheduler:10,clip_sample=true"))
+    assert ns.run(diverging(), kept, data, strict=True).preflight.passed
