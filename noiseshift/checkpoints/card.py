@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-from noiseshift.diffusion.conventions import Calling, TimeInput, signature_of
+from noiseshift.diffusion.conventions import Calling, LabelInput, TimeInput, signature_of
 from noiseshift.reading import ReadingError, read_yaml
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Card:
         signature: how a callable takes its arguments; see `diffusion.conventions.Calling`.
         output: what it returns; see there.
         null_class: what it takes for no class; see there. 0 says that its classes start at 1: class k is k + 1 to it.
+        label: what it takes for the class, where not numbers (B,).
         latents: center and spread, a number per channel each, where states are (z - center) / spread of an autoencoder's
             latents z in another way than its configuration says; and range, what it takes black and white for where not
             -1 and 1.
@@ -76,6 +77,7 @@ class Card:
     signature: tuple[str, ...] = ()
     output: str | int | None = None
     null_class: int | str | None = None
+    label: LabelInput | None = None
     latents: Mapping[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Card:
             raise CheckpointError(f"card: range must be what black and white are, such as [0, 1], got {self.range!r}")
         if self.latents and self.range:
             raise CheckpointError("card: range is for pixels; that of latents stands in latents")
-        own = [name for name in ("signature", "output", "null_class") if getattr(self, name) not in (None, ())]
+        own = [name for name in ("signature", "output", "null_class", "label") if getattr(self, name) not in (None, ())]
         if own and self.family != "callable":
             raise CheckpointError(
                 f"card: {own[0]} is for a network of your own code (family: callable), not {self.family}"
@@ -136,7 +138,8 @@ class Card:
     @property
     def calling(self) -> Calling:
         """How its network is called."""
-        return Calling(self.signature, self.output, self.null_class)
+        label = self.label and self.label.of_classes(self.classes or 0, self.null_class)
+        return Calling(self.signature, self.output, self.null_class, label)
 
     def _check_calling(self) -> None:
         with said_of_the_card():
@@ -147,8 +150,10 @@ class Card:
                 f"card: classes are 0 … {self.classes - 1}, so null_class must be another than {null}; 0 where classes start at 1 "
                 "in the network"
             )
-        if null is not None and not self.classes:
-            raise CheckpointError("card: null_class is for a network of classes: say how many with classes")
+        if not self.classes and (
+            named := next((n for n in ("null_class", "label") if getattr(self, n) is not None), None)
+        ):
+            raise CheckpointError(f"card: {named} is for a network of classes: say how many with classes")
         if self.signature and ("label" in self.signature) != bool(self.classes):
             raise CheckpointError(
                 "card: signature names a label where there are classes, and only there: correct one of both"
@@ -210,6 +215,10 @@ class Card:
         if isinstance(given["signature"], str | list | tuple) and given["signature"]:
             with said_of_the_card():
                 given["signature"] = signature_of(given["signature"])
+        if isinstance(given["label"], Mapping):
+            with said_of_the_card():
+                given["label"] = LabelInput.of(given["label"])
+        _check("label", given["label"], LabelInput | None, "a mapping such as {one_hot: true}")
         for name in ("range", "size"):
             if isinstance(given[name], list):
                 given[name] = tuple(given[name])

@@ -180,6 +180,83 @@ def _is_column(shape: Any) -> bool:
     return len(words) == 2
 
 
+@dataclass(frozen=True)
+class LabelInput:
+    """What a network takes for the class: numbers (B,), unless something else is said.
+
+    Attributes:
+        column: whether it takes shape (B, 1) instead of (B,).
+        one_hot: the width of rows (B, width) of zeros and a one, in the dtype of the states; None for numbers, and True for as many
+            as there are classes, the null class among them where it is a number.
+
+    Raises:
+        ReadingError: a value of the wrong kind, or both.
+    """
+
+    column: bool = False
+    one_hot: int | bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.column, bool):
+            raise ReadingError(f"label.column must be true or false, got {self.column!r}")
+        wide = isinstance(self.one_hot, int) and not isinstance(self.one_hot, bool) and 2 <= self.one_hot <= LONGEST
+        if not wide and self.one_hot not in (None, True):
+            raise ReadingError(f"label.one_hot must be the width of a row, or true, got {self.one_hot!r}")
+        if self.column and self.one_hot:
+            raise ReadingError("label is a column or one-hot, not both: correct one")
+
+    @classmethod
+    def of(cls, words: Mapping[str, Any] | LabelInput | None) -> LabelInput | None:
+        """From a card's words; `shape: [B, 1]` stands for `column`.
+
+        Args:
+            words: the fields of `LabelInput`, as a card has them; one that is made already, or None, is handed back.
+        """
+        if words is None or isinstance(words, LabelInput):
+            return words
+        given = dict(words)
+        if "shape" in given:
+            given.setdefault("column", _is_column(given.pop("shape")))
+        try:
+            return cls(**given)
+        except TypeError:
+            raise ReadingError("label takes column (true for shape [B, 1]) or one_hot (the width of a row)") from None
+
+    def of_classes(self, classes: int, null: int | str | None) -> LabelInput:
+        """The same with its width, where that is as many as there are classes.
+
+        Args:
+            classes: how many, without the null class.
+            null: the null class, as `Calling` has it.
+        """
+        if self.one_hot is not True:
+            return self
+        return replace(self, one_hot=classes + (isinstance(null, int) and not 0 < null < classes))
+
+    def shaped(self, label: Tensor, x: Tensor) -> Tensor:
+        """The classes as the network takes them.
+
+        Args:
+            label: (B,) class numbers.
+            x: (B, …) states, whose dtype rows take.
+        """
+        if self.column:
+            return label[:, None]
+        if not self.one_hot:
+            return label
+        import torch
+
+        if self.one_hot is True:
+            raise ReadingError("label.one_hot: how wide is a row? give a number in place of true")
+        outside = label[(label < 0) | (label >= self.one_hot)]
+        if len(outside):
+            raise ReadingError(
+                f"label.one_hot: a row of {self.one_hot} has no place for class {int(outside[0])}: correct it, classes or "
+                "null_class"
+            )
+        return torch.nn.functional.one_hot(label.long(), self.one_hot).to(x.dtype)
+
+
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "x": ("x", "x_t", "xt"),
     "t": ("t", "time", "sigma", "timestep", "timesteps"),
@@ -196,6 +273,7 @@ class Calling:
         signature: its arguments in their order, of "x", "t" and "label"; empty where nobody said, see `completed`.
         output: None for a tensor; "first" or a place for a tuple; a name for a field of a dataclass or mapping.
         null_class: the label that asks for the unconditional prediction, "none" for None, None where there is no such.
+        label: what it takes for a class; None for numbers (B,).
 
     Raises:
         ReadingError: a value of the wrong kind.
@@ -204,6 +282,7 @@ class Calling:
     signature: tuple[str, ...] = ()
     output: str | int | None = None
     null_class: int | str | None = None
+    label: LabelInput | None = None
 
     def __post_init__(self) -> None:
         if self.signature and (len(set(self.signature)) < len(self.signature) or not {"x", "t"} <= set(self.signature)):
@@ -221,7 +300,8 @@ class Calling:
 
     def __call__(self, function: Callable[..., Any], x: Tensor, time: Tensor, label: Tensor | None) -> Any:
         """What the function answers."""
-        given = {"x": x, "t": time, "label": label}
+        named = label if label is None or self.label is None else self.label.shaped(label, x)
+        given = {"x": x, "t": time, "label": named}
         return self._part(called(function, *(given[name] for name in self.signature)))
 
     def _part(self, answer: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noiseshift.calling import called
-from noiseshift.diffusion.conventions import Calling, TimeInput, levels_of, signature_of, takes
+from noiseshift.diffusion.conventions import Calling, LabelInput, TimeInput, levels_of, signature_of, takes
 from noiseshift.diffusion.memory import Halving, joined
 from noiseshift.diffusion.models import Model, as_time, checked, nearest, require, require_states
 from noiseshift.diffusion.predictions import (
@@ -130,10 +130,9 @@ def wrap(
     null_class: int | str | None = None,
     signature: str | Sequence[str] = (),
     output: str | int | None = None,
+    label: LabelInput | Mapping[str, Any] | None = None,
 ) -> Model:
-    """Make a model of any callable.
-
-    A card's words say what a network takes otherwise.
+    """Make a model of any callable; a card's words say what a network takes otherwise.
 
     Args:
         fn: called as fn(x, t, cond), or fn(x, t), with states x (B, …), times t (B,) in [0, 1], t = 0 data, and classes (B,)
@@ -150,6 +149,8 @@ def wrap(
         null_class: the class that stands for the unconditional branch; "none" for None.
         signature: the arguments in their order: "(t, x)", "(x, label, t)".
         output: "first" of a tuple, a place in it, or a field's name.
+        label: what the network takes for the class in place of numbers (B,): {"column": True} for (B, 1), {"one_hot": 10} for
+            rows of ten.
 
     Returns:
         A model, for samplers, guidance and estimators.
@@ -160,7 +161,7 @@ def wrap(
     if predicts not in READ:
         raise ValueError(f"predicts must be one of {', '.join(READ)}, got {predicts!r}")
     convention = TimeInput.of(time or {}, len(schedule.times) if isinstance(schedule, Discrete) else None)
-    calling = Calling(signature_of(signature) if signature else (), output, null_class)
+    calling = Calling(signature_of(signature) if signature else (), output, null_class, LabelInput.of(label))
     if range is not None and not (len(range) == 2 and float(range[0]) < float(range[1])):
         raise ValueError(f"range must be what black and white are, such as (0, 1), got {range!r}")
     known = levels_of(schedule, convention) if levels is None and convention.integer else levels

@@ -30,7 +30,7 @@ from noiseshift.shift.denoising import SCALES, denoised
 from noiseshift.shift.detail import detail
 from noiseshift.shift.likeness import Likeness, likeness
 from noiseshift.shift.numbering import numbering, numbering_calls, unjudged
-from noiseshift.shift.recalling import better_call
+from noiseshift.shift.recalling import better_call, remedied
 from noiseshift.shift.rereading import ReadAs, better_reading
 from noiseshift.shift.retiming import passes, retiming
 
@@ -145,7 +145,8 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
     half = min(EVALUATED, len(rows) // 2)
     held_out, rest = rows[:half], rows[half:]
     fitted = rest[:FITTED].x0
-    found = denoised(model, fitted, held_out.x0, held_out.cond)
+    with remedied(model, rows[:2].x0, model.snap(torch.tensor(0.5)), rows[:2].cond, checkpoint.classes):
+        found = denoised(model, fitted, held_out.x0, held_out.cond)
     errors = found.table
     right = not errors.worse.any()
     reading = None if right else better_reading(model, fitted, held_out.x0, held_out.cond)
@@ -168,7 +169,7 @@ def preflight(checkpoint: Checkpoint, data: Images | None, *, device: str = "cpu
         detail(errors),
         *numbered,
         its_data,
-        handed(model, rows[:2].x0, rows[:2].cond),
+        handed(model, rows[:2].x0, rows[:2].cond, checkpoint.classes),
     )
     return Preflight(checks, errors, like, reading)
 
@@ -212,7 +213,11 @@ def _without_data(checkpoint: Checkpoint, device: str) -> Preflight:
     x = normal(generators(range(2), seed=0, stream=PREFLIGHT), checkpoint.shape).to(device)
     cond = torch.zeros(2, dtype=torch.int64, device=device) if checkpoint.classes else None
     skipped = "no data were given: range, classes, denoising and samples were not checked"
-    checks = (*_weights_check(checkpoint), Check("data", None, skipped), handed(checkpoint.model, x, cond))
+    checks = (
+        *_weights_check(checkpoint),
+        Check("data", None, skipped),
+        handed(checkpoint.model, x, cond, checkpoint.classes),
+    )
     return Preflight(checks, _NO_ERRORS)
 
 
@@ -370,16 +375,34 @@ def _drawn_freely(found: Likeness) -> str:
     return f"they diverge in {STEPS} steps (spread {found.spread:,.0f}), {why}"
 
 
-def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
+def _cannot_be_called(model: Model, x: Tensor, t: Tensor, cond: Tensor | None, classes: int, error: Exception) -> Check:
+    way = better_call(model, x, t, cond, classes)
+    text = f"the network cannot be called on states {tuple(x.shape[1:])}: {error_in_words(error)}"
+    return Check("time", False, f"{text}; {way}" if way else text)
+
+
+def _called_once(model: Model, x: Tensor, cond: Tensor | None, classes: int) -> Check:
+    """Of a model that is no network of ours: whether it can be called."""
+    t = model.snap(torch.tensor(0.5, dtype=torch.float64))
+    try:
+        with torch.no_grad():
+            model(x, t, cond)
+    except Exception as error:  # anybody's code fails in its own way
+        return _cannot_be_called(model, x, t, cond, classes, error)
+    return Check("time", None, f"{type(model).__name__} hands the time over by itself: not checked")
+
+
+def handed(model: Model, x: Tensor, cond: Tensor | None, classes: int = 0) -> Check:
     """What the network is handed for the time, against what is meant.
 
     Args:
         model: its network is called three times.
         x: (B, …) any states.
         cond: (B,) classes, or None.
+        classes: how many the checkpoint has.
     """
     if not isinstance(model, NetworkModel):
-        return Check("time", None, f"{type(model).__name__} hands the time over by itself: not checked")
+        return _called_once(model, x, cond, classes)
     times = torch.unique(model.snap(torch.linspace(0.123456, 0.789123, HANDED, dtype=torch.float64)))
     seen: list[Tensor] = []
     hook = model.network.register_forward_pre_hook(lambda network, args: seen.append(args[1].detach().flatten()[0]))
@@ -388,10 +411,7 @@ def handed(model: Model, x: Tensor, cond: Tensor | None) -> Check:
             for t in times:
                 model(x, t, cond)
     except Exception as error:  # anybody's network fails in its own way
-        way = better_call(model, x, times[0], cond)
-        remedy = f"; with {way} in its card it can" if way else ""
-        failed = f"the network cannot be called on states {tuple(x.shape[1:])}: {error_in_words(error)}{remedy}"
-        return Check("time", False, failed)
+        return _cannot_be_called(model, x, times[0], cond, classes, error)
     finally:
         hook.remove()
     meant = torch.stack([model.time_input(t.reshape(1)).flatten()[0] for t in times]).double()

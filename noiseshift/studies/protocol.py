@@ -188,6 +188,10 @@ def _data(data: Images) -> dict[str, Any]:
 def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """The file, the model that was made of it, the card as it was completed, and what else answers or decodes."""
     card = asdict(checkpoint.card)
+    if (
+        card["label"] is None
+    ):  # a word that came later counts where it is said: what earlier runs made keeps its identity
+        del card["label"]
     coder = checkpoint.autoencoder
     estimator = checkpoint.estimator
     stated = {name: value for name, value in card.items() if name not in FOR_PEOPLE and value not in (None, {})}

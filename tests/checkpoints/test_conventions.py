@@ -236,6 +236,114 @@ def test_rows_without_a_class_keep_their_place(load):
     torch.testing.assert_close(found, X0 + torch.tensor([300.0, 0.0, 100.0]).view(-1, 1, 1, 1))
 
 
+LABELS = [
+    ({"column": True}, None, [[3], [9], [0]]),
+    ({"shape": "(B, 1)"}, None, [[3], [9], [0]]),
+    ({"one_hot": True}, None, torch.eye(10)[[3, 9, 0]].tolist()),
+    ({"one_hot": 12}, None, torch.eye(12)[[3, 9, 0]].tolist()),
+    ({"one_hot": True}, 10, torch.eye(11)[[3, 9, 0]].tolist()),
+    ({"one_hot": True}, 0, torch.eye(11)[[4, 10, 1]].tolist()),
+    ({"one_hot": True}, "none", torch.eye(10)[[3, 9, 0]].tolist()),
+    ({"column": True}, 0, [[4], [10], [1]]),
+]
+
+
+@pytest.mark.parametrize(("label", "null", "expected"), LABELS)
+def test_a_class_arrives_as_the_network_takes_it(load, label, null, expected):
+    words = {"schedule": {"kind": "linear"}, "prediction": "epsilon", "classes": 10, "null_class": null}
+    checkpoint = load(Asked(lambda x: torch.zeros_like(x)), **words, label=label)
+    net, y = checkpoint.model.network.fn, torch.tensor([3, 9, 0])
+    checkpoint.model(X0, torch.tensor(0.5), y)
+    given = net.calls[-1][2]
+    assert given.tolist() == expected
+    assert given.dtype == (torch.float32 if "one_hot" in label else torch.int64)
+    if null is not None:
+        net.calls.clear()
+        checkpoint.model.predict(X0, torch.tensor(0.5), y, (ns.models.UNCONDITIONAL,))
+        unconditional = net.calls[-1][2]
+        assert unconditional is None if null == "none" else unconditional.tolist() == [net_label(null, label)] * 3
+
+
+def net_label(null, label):
+    """The null class as a network of ten more takes it."""
+    return [null] if "column" in label else torch.eye(11)[null].tolist()
+
+
+def test_wrap_hands_a_class_over_likewise():
+    net, y = Asked(lambda x: torch.zeros_like(x)), torch.tensor([3, 9, 0])
+    ns.wrap(net, ns.Linear(), label={"one_hot": 10})(X0, torch.tensor(0.5), y)
+    assert net.calls[-1][2].tolist() == torch.eye(10)[[3, 9, 0]].tolist()
+    ns.wrap(net, ns.Linear(), label={"shape": ["B", 1]})(X0, torch.tensor(0.5), y)
+    assert net.calls[-1][2].tolist() == [[3], [9], [0]]
+    ns.wrap(net, ns.Linear(), label={"one_hot": 10}, null_class="none")(X0, torch.tensor(0.5), None)
+    assert net.calls[-1][2] is None
+    with pytest.raises(ValueError, match="a row of 9 has no place for class 9: correct it"):
+        ns.wrap(net, ns.Linear(), label={"one_hot": 9})(X0, torch.tensor(0.5), y)
+    with pytest.raises(ValueError, match="how wide is a row"):
+        ns.wrap(net, ns.Linear(), label={"one_hot": True})(X0, torch.tensor(0.5), y)
+
+
+class OneHot(nn.Module):
+    """Takes classes as rows of zeros and a one."""
+
+    def __init__(self, width=10):
+        super().__init__()
+        self.lin = nn.Linear(width, 1)
+
+    def forward(self, x, t, y):
+        return x + self.lin(y).view(-1, 1, 1, 1)
+
+
+class Column(nn.Module):
+    """Takes classes (B, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(11, 1)
+
+    def forward(self, x, t, y):
+        _, one = y.shape
+        assert one == 1
+        return x + self.table(y).view(-1, 1, 1, 1)
+
+
+FAILING = [
+    (OneHot(), None, "label: {one_hot: true}"),
+    (OneHot(11), 10, "label: {one_hot: true}"),
+    (Column(), None, "label: {column: true}"),
+    (Column(), 10, "label: {column: true}"),
+]
+
+
+@pytest.mark.parametrize(("network", "null", "words"), FAILING)
+@pytest.mark.parametrize("with_data", [False, True])
+def test_a_network_that_fails_names_the_word_for_its_classes(load, network, null, words, with_data):
+    card = {"schedule": {"kind": "linear"}, "classes": 10, "null_class": null}
+    checkpoint = load(network, **card)
+    real = ns.data.Images(torch.rand(40, *SHAPE) * 2 - 1, torch.arange(40) % 10)
+    if with_data:
+        with pytest.raises(ValueError, match=f"; with {words} in its card it can"):
+            ns.preflight(checkpoint, real)
+    else:
+        assert f"with {words} in its card it can" in ns.preflight(checkpoint, None).failures[0].sentence
+    right = load(network, **card, label={"column": True} if "column" in words else {"one_hot": True})
+    assert not ns.preflight(right, None).failures
+    assert ns.preflight(right, real).checks
+
+
+def test_a_wrapped_network_that_fails_names_the_argument(load):
+    checkpoint = load(ns.wrap(OneHot(), ns.Linear()), classes=10)
+    assert "with label: {one_hot: 10} in ns.wrap it can" in ns.preflight(checkpoint, None).failures[0].sentence
+
+    def turned(t, x):
+        (rows,) = t.shape
+        return x[:rows]
+
+    real = ns.data.Images(torch.rand(40, *SHAPE) * 2 - 1)
+    with pytest.raises(ValueError, match=r"with signature: \(t, x\) in ns.wrap it can"):
+        ns.preflight(load(ns.wrap(turned, ns.Linear())), real)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 32), (16, 8), (3, 5, 8, 8)], ids=["vector", "signal", "tokens", "video"])
 def test_states_of_any_shape(load, shape):
     """2-D toys, 1-D signals, token sequences and video, from the file's convention to a shift."""
@@ -292,6 +400,11 @@ def test_wrap_calls_a_function_of_two_as_one_of_two():
         ({"signature": "(x, t, mask)"}, "made of x, t and label"),
         ({"signature": "(x, t, label)"}, "there are classes"),
         ({"null_class": 10}, "say how many with classes"),
+        ({"label": {"column": True}}, "say how many with classes"),
+        ({"label": {"column": True, "one_hot": 10}, "classes": 10}, "not both"),
+        ({"label": {"one_hot": 0}, "classes": 10}, "width of a row"),
+        ({"label": {"wide": 10}, "classes": 10}, "label takes column"),
+        ({"label": "one-hot", "classes": 10}, "label must be a mapping such as"),
         ({"null_class": 3, "classes": 10}, "null_class must be another than 3"),
         ({"null_class": 1.5, "classes": 10}, "must be a class number"),
         ({"range": [1, 0]}, "range must be"),
