@@ -69,6 +69,7 @@ def command(
 
     from noiseshift.checkpoints import CheckpointError
     from noiseshift.checkpoints.foreign import NoDenoiser
+    from noiseshift.studies.checking import refuse_failures
 
     try:
         loaded = source.load()
@@ -104,8 +105,7 @@ def command(
     else:
         print_failures(screen(), checks)
         _print(found)
-    if strict and not checks.passed:
-        click.get_current_context().exit(1)
+    refuse_failures(checks, strict)
 
 
 def _print(found: dict[str, Any]) -> None:

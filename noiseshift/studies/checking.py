@@ -38,7 +38,7 @@ def checked(
     made = functools.partial(preflight, checkpoint, data, device=device, samples=samples)
     found = kept_or_checked(checkpoint, data, device, samples, made)
     progress("preflight", 1, 1)
-    _refuse_failures(found, strict)
+    refuse_failures(found, strict)
     return found
 
 
@@ -63,11 +63,17 @@ def with_samples(checks: Preflight, final: Tensor, data: Images | None, *, stric
         "under clip_sample=true"
     )
     found = replace(checks, checks=(*checks.checks, Check("samples", False, sentence)))
-    _refuse_failures(found, strict)
+    refuse_failures(found, strict)
     return found
 
 
-def _refuse_failures(found: Preflight, strict: bool) -> None:
+def refuse_failures(found: Preflight, strict: bool) -> None:
+    """Raise ValueError for checks that failed, under `strict`.
+
+    Args:
+        found: the checks.
+        strict: whether a failed check stops a study.
+    """
     if strict and not found.passed:
         failed = "; ".join(f"{check.name}: {check.sentence}" for check in found.failures)
         raise ValueError(f"{failed} (leave --strict out to go on all the same)")

@@ -77,13 +77,22 @@ def wide(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [("measure",), ("approx",), ("correct", "--small"), ("compare", "--sampler", "euler:4"), ("info",)]
+    "words",
+    [
+        ("measure",),
+        ("approx",),
+        ("correct", "--small"),
+        ("compare", "--sampler", "euler:4"),
+        ("info",),
+        ("info", "--json"),
+    ],
 )
 def test_strict_is_exit_code_1_in_every_command(words, wide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, [*words, "--data", str(wide), "--strict"])
     assert result.exit_code == 1
     assert "scale these data" in " ".join(result.output.split())
+    assert [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("*.json"))
 
 
