@@ -485,6 +485,62 @@ def test_a_schedulers_end_is_rescaled_to_the_models_schedule():
         assert float(noise / starting().square().mean().sqrt()) == pytest.approx(float(level.sigma), rel=0.05)
 
 
+@pytest.mark.parametrize("sigma", [0.3, 0.9])
+def test_an_end_with_noise_is_the_last_sigma_itself(sigma):
+    """Not what the rehearsal makes of it, which rounds."""
+    scheduler = diffusers.EDMEulerScheduler(final_sigmas_type="sigma_min", sigma_min=sigma)
+    assert ns.from_diffusers(scheduler, 9).end == (1.0, float(torch.tensor(sigma)))
+    flow = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="sigma_min"
+    )
+    update = ns.from_diffusers(flow, 9)
+    last = float(update.scheduler.sigmas[-1])
+    assert last > 0
+    assert update.end == pytest.approx((1 - last, last), rel=1e-12)
+
+
+class Halting(diffusers.EulerDiscreteScheduler):
+    """From the third step on it goes half as far as its sigmas say."""
+
+    def step(self, model_output, timestep, sample, **given):
+        found, *more = super().step(model_output, timestep, sample, **given)
+        return (found if self.step_index < 3 else (found + sample) / 2, *more)
+
+
+def test_a_scheduler_that_lands_elsewhere_than_it_says_is_refused():
+    with pytest.raises(
+        ValueError, match=r"Halting is no scheduler that can be followed: step 2 lands at a log-SNR of "
+    ):
+        ns.from_diffusers(Halting(), 8)
+
+
+class Broken(diffusers.DDPMScheduler):
+    """Its states are not numbers."""
+
+    def step(self, model_output, timestep, sample, **given):
+        return (sample * float("nan"),)
+
+
+def test_a_state_that_is_no_number_names_the_table_only_where_that_is_why():
+    with pytest.raises(ValueError, match=r"Broken .*: a state is not finite$"):
+        ns.from_diffusers(Broken(), 5)
+    zero = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match="not finite; a zero-terminal-SNR table needs prediction_type=v_prediction"):
+        ns.from_diffusers(zero, 5)
+
+
+def test_where_a_step_with_noise_lands_is_exact():
+    """The noise is known, so its size need not be estimated from numbers that are drawn."""
+    ddpm = ns.from_diffusers(diffusers.DDPMScheduler(), 10)
+    before = [int(label) for label in ddpm.scheduler.timesteps[1:]]
+    for (alpha, sigma), label in zip(ddpm.landed, before, strict=False):
+        kept = float(ddpm.scheduler.alphas_cumprod[label])
+        assert (alpha, sigma) == pytest.approx((kept**0.5, (1 - kept) ** 0.5), rel=1e-5)
+    euler = ns.from_diffusers(diffusers.EulerAncestralDiscreteScheduler(), 10)
+    for (alpha, sigma), wanted in zip(euler.landed, euler.scheduler.sigmas[1:].tolist(), strict=True):
+        assert (alpha, sigma) == pytest.approx((1, wanted), rel=1e-5, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "name", ["DPMSolverMultistepScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler"]
 )

@@ -84,6 +84,42 @@ def test_differences_are_used_but_where_a_network_computes_in_half_precision(pre
     assert differences_hold(model, torch.zeros(1, 1, 28, 28), torch.tensor([0])) == (precision == "fp32")
 
 
+LIKE = torch.zeros(1, 64, dtype=torch.float64)
+
+
+def rounded(x):
+    """To steps of more than a difference's."""
+    return (371 * x).round() / 371
+
+
+@pytest.mark.parametrize(
+    ("name", "denoise", "hold"),
+    [
+        ("smooth", lambda x: torch.tanh(x), True),
+        ("nothing", lambda x: 0 * x, True),
+        ("rounded", rounded, False),
+        (
+            "rounded beyond the first two coordinates",
+            lambda x: torch.cat([x[:, :2], rounded(x[:, 2:])], 1),
+            False,
+        ),
+        ("hardly anything, at random", lambda x: 3e-6 * torch.frac(1e7 * x), False),
+    ],
+)
+def test_differences_hold_where_two_steps_agree_in_all_coordinates(name, denoise, hold):
+    model = ns.wrap(lambda x, t, cond: denoise(x), ns.Linear(), predicts="x0")
+    assert differences_hold(model, LIKE, None) is hold
+
+
+def test_differences_are_tried_on_a_state_of_little_noise():
+    seen = []
+    model = ns.wrap(lambda x, t, cond: seen.append((x, t)) or 0 * x, ns.Linear(), predicts="x0")
+    differences_hold(model, LIKE.expand(1, 64), None)
+    for x, t in seen:
+        assert t.double().unique().tolist() == pytest.approx([0.05])
+        assert float(x[0].std()) == pytest.approx(0.05, rel=0.25)
+
+
 def test_guidance_does_not_change_the_reading():
     model = correlated_mixture().model(ns.Linear())
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
