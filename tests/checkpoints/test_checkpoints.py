@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 
 import pytest
@@ -43,6 +44,52 @@ def test_repa_counts_as_we_do(network, tmp_path):
     with torch.no_grad():
         theirs = network(X, torch.full((2,), 0.3), Y)
     torch.testing.assert_close(model(X, torch.tensor(0.3), Y).velocity, theirs, rtol=1e-4, atol=1e-5)
+
+
+PATHS = {
+    "Linear": (lambda t: (t, 1 - t), lambda t: (1.0, -1.0)),
+    "GVP": (
+        lambda t: (math.sin(t * math.pi / 2), math.cos(t * math.pi / 2)),
+        lambda t: (math.pi / 2 * math.cos(t * math.pi / 2), -math.pi / 2 * math.sin(t * math.pi / 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kept", [argparse.Namespace, dict])
+def test_sit_is_read_by_the_settings_that_its_training_left_in_the_file(network, tmp_path, path, kept):
+    """Its own words for the path and the prediction, beside its own sums (transport/path.py of its repository)."""
+    args = kept(model="SiT-XL/2", path_type=path, prediction="velocity", image_size=256)
+    torch.save({"ema": network.state_dict(), "args": args}, tmp_path / "sit.pt")
+    (tmp_path / "sit.yaml").write_text("heads: 2\n")
+    model = ns.load(tmp_path / "sit.pt").model
+    t = 0.3  # of ours: SiT's is 1 - t
+    alpha, sigma = PATHS[path][0](1 - t)
+    of_alpha, of_sigma = PATHS[path][1](1 - t)
+    with torch.no_grad():
+        velocity = network(X, torch.full((2,), 1 - t), Y)
+    # x = alpha x0 + sigma eps, and its velocity, solved for eps.
+    eps = (alpha * velocity - of_alpha * X) / (alpha * of_sigma - of_alpha * sigma)
+    torch.testing.assert_close(model(X, torch.tensor(t), Y).eps, eps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("args", "family", "words"),
+    [
+        ({"model": "SiT-B/2", "path_type": "VP", "prediction": "score"}, "sit", ("variance-preserving", "score")),
+        ({"model": "SiT-B/2", "path_type": "Linear", "prediction": "noise"}, "sit", ("linear", "epsilon")),
+        ({"model": "DiT-XL/2", "num_classes": 1000}, "dit", ("discrete", "epsilon")),
+    ],
+)
+def test_settings_say_which_of_the_transformers_it_is(network, tmp_path, args, family, words):
+    state = network.state_dict()
+    if family == "dit":
+        for name in ("weight", "bias"):
+            state[f"final_layer.linear.{name}"] = state[f"final_layer.linear.{name}"].repeat_interleave(2, 0)
+    torch.save({"ema": state, "args": argparse.Namespace(**args)}, tmp_path / "x.pt")
+    (tmp_path / "x.yaml").write_text("heads: 2\n")
+    card = ns.load(tmp_path / "x.pt").card
+    assert (card.family, card.schedule["kind"], card.prediction) == (family, *words)
 
 
 def test_dit_is_handed_integer_steps_and_predicts_noise(network, tmp_path):

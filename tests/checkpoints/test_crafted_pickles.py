@@ -3,6 +3,7 @@
 Each is loaded in a process of its own, so that a crash is seen: it must end in one line, or in a model.
 """
 
+import argparse
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import tarfile
 import zipfile
 
 import pytest
+import torch
 
 from noiseshift.checkpoints.unpickling.reader import KNOWN, NESTED, PERSISTENT, SET, TYPED
 
@@ -167,6 +169,9 @@ PLAIN = {
     "attributes of a class": name("collections.OrderedDict") + lit({"__setitem__": None}) + b"b",
     "attributes of a mapping": call("collections.OrderedDict") + row(b"N", lit({"__class__": None})) + b"b",
     "attributes of a Namespace": name("argparse.Namespace") + b")\x81" + row(b"N", lit({"__class__": 1})) + b"b",
+    "settings within themselves": name("argparse.Namespace") + b")\x81q\x40}" + lit("x") + b"h\x40sb",
+    "settings that are no mapping": name("argparse.Namespace") + b")\x81" + lists(60) + b"b",
+    "settings of rows of rows": name("argparse.Namespace") + b")\x81}" + lit("x") + lists(60) + b"sb",
     "a Namespace of code": name("argparse.Namespace") + b")\x81" + lit({"__dict__": 1, "__setstate__": 2}) + b"b",
     "a call of a number": lit(7) + b")R",
     "a call of a call": call("collections.OrderedDict") + b")R",
@@ -326,6 +331,26 @@ BOMBS = {
         name("collections.OrderedDict"),
         b"}(" + b"".join(b"J" + struct.pack("<i", k) + b"N" for k in range(500_000)) + b"u",
     ),
+    "settings again": lambda: archive(
+        b"\x80\x02}("
+        + b"".join(lit(str(k)) + b"N" for k in range(400_000))
+        + b"uq\x40"
+        + name("argparse.Namespace")
+        + b"q\x41"
+        + b"h\x41)\x81h\x40b" * 200_000
+        + b".",
+        packed=True,
+    ),
+    "rows of settings again": lambda: archive(
+        b"\x80\x02]("
+        + b"N" * 2_000_000
+        + b"eq\x40"
+        + name("argparse.Namespace")
+        + b")\x81}("
+        + b"".join(lit(str(k)) + b"h\x40" for k in range(100_000))
+        + b"ub.",
+        packed=True,
+    ),
     "sets again": lambda: again(
         name("builtins.set"), b"](" + b"".join(b"J" + struct.pack("<i", k) for k in range(500_000)) + b"e"
     ),
@@ -449,6 +474,18 @@ def became(tmp_path_factory):
 def outcomes(became):
     """What became of every file."""
     return became({**{key: whole(part) for key, part in (PLAIN | ARGUMENTS | STATES).items()}, **FILES})
+
+
+def test_settings_are_plain_values_and_nothing_else(tmp_path):
+    from noiseshift.checkpoints.files import read_content
+
+    state = {"steps": 1000, "rate": 1e-4, "name": "toy", "flag": True, "none": None, "row": [1, 2], "pair": ("a", 2)}
+    inner = {"inner": argparse.Namespace(beta=0.02), "map": {"a": 1, "b": torch.ones(1)}}
+    state |= inner | {"weights": torch.ones(2), "rows": [[1], [2]], "object": torch.float32}
+    torch.save({"ema": torch.ones(3), "args": argparse.Namespace(**state)}, tmp_path / "x.pt")
+    held = read_content(tmp_path / "x.pt")["args"]
+    kept = ("steps", "rate", "name", "flag", "none", "pair")
+    assert held == {name: state[name] for name in kept} | {"row": (1, 2), "inner": {"beta": 0.02}, "map": {"a": 1}}
 
 
 def test_the_sound_ones_are_read(tmp_path):

@@ -1,5 +1,6 @@
 """The code beside a checkpoint: which class its tensors are of, how it was trained, and the wrapper that this makes."""
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -694,9 +695,11 @@ def test_a_time_that_is_multiplied_before_the_call(here, call, words):
         ),
     ],
 )
-def test_settings_in_the_file_tell_more_than_the_code(here, settings, card):
+@pytest.mark.parametrize("kept", [dict, lambda settings: argparse.Namespace(**settings)], ids=["mapping", "Namespace"])
+def test_settings_in_the_file_tell_more_than_the_code(here, settings, card, kept):
     built = Built(here, "toy_net.py", DDPM)
-    torch.save({"model": built.network.state_dict(), "config": settings, "optimizer": {"beta_start": 5}}, "runs/toy.pt")
+    content = {"model": built.network.state_dict(), "config": kept(settings), "optimizer": {"beta_start": 5}}
+    torch.save(content, "runs/toy.pt")
     written("runs/toy.pt")
     found = ns.load("mine:model").card
     assert {name: getattr(found, name) for name in card} == card

@@ -8,11 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from noiseshift.checkpoints.card import FAMILIES, Card, CheckpointError
+from noiseshift.checkpoints.card import Card, CheckpointError
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.foreign import library_of, refuse_other_parts
 from noiseshift.checkpoints.formats import adm, edm, k_diffusion, lucidrains
-from noiseshift.checkpoints.formats.transformer import is_repa, is_transformer, transformer_model
+from noiseshift.checkpoints.formats.transformer import (
+    card_by_settings,
+    is_repa,
+    is_transformer,
+    repa_card,
+    transformer_model,
+)
 from noiseshift.networks.model import NetworkModel
 
 Content = Mapping[Any, Any]
@@ -54,12 +60,12 @@ def _build_transformer(content: Content, card: Card) -> NetworkModel:
 FORMATS = (
     Format("an EDM pickle", ("edm", "edm2"), edm.recognise, edm.card, edm.build),
     Format("a k-diffusion network", ("k-diffusion",), k_diffusion.recognise, k_diffusion.card_of, k_diffusion.build),
-    Format("a REPA transformer", ("repa",), _repa, lambda content: FAMILIES["repa"], _build_transformer),
+    Format("a REPA transformer", ("repa",), _repa, repa_card, _build_transformer),
     Format(
         "a DiT, SiT or REPA transformer",
         ("sit", "dit", "repa"),
         _transformer,
-        lambda content: None,
+        card_by_settings,
         _build_transformer,
     ),
     Format("an ADM UNet", ("adm", "torchcfm"), adm.recognise, adm.card_of, adm.build),

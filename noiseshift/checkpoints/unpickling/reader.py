@@ -30,6 +30,8 @@ MAGIC = 0x1950A86A20F9469CFC6C
 """What torch's older streams begin with."""
 OBJECTS = 64 * MB
 """Largest pickle beside a zip's tensors."""
+DEEPEST = 4
+"""Levels of mappings in settings."""
 REMEDY = "give a plain state dict or a .safetensors file"
 WHAT = "PyTorch or EDM checkpoint"
 
@@ -39,6 +41,11 @@ class Opaque:
 
     def __init__(self, name: str):
         self.name = name
+
+
+class Settings(dict[str, Any]):
+    """What a training script was called with, an `argparse.Namespace`: its plain values by their names, and nothing else of it, so
+    that none of it is taken for weights."""
 
 
 def _latin(text: Any, encoding: Any = "latin1") -> bytes:
@@ -60,6 +67,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": lambda *_: {},
     "collections.Counter": _mapping,
+    "argparse.Namespace": lambda *_: Settings(),
     "builtins.complex": lambda real=0.0, imaginary=0.0: complex(float(real), float(imaginary)),
     "_codecs.encode": _latin,
     "torch.Size": _sizes,
@@ -90,8 +98,7 @@ def harmless() -> frozenset[str]:
     """Names that are no code: ours, and those that torch's own restricted unpickler lets through."""
     from torch._weights_only_unpickler import _get_allowed_globals
 
-    # Training scripts keep their command line in the file: a Namespace of plain values.
-    return frozenset({*KNOWN, SET, "argparse.Namespace", "numpy.ndarray", *_get_allowed_globals()})
+    return frozenset({*KNOWN, SET, "numpy.ndarray", *_get_allowed_globals()})
 
 
 class Reader(Guarded):
@@ -155,10 +162,33 @@ class Reader(Guarded):
     def build(self, made: Any, state: Any) -> None:
         if isinstance(made, Record | Kind):
             made.build(state)
+        elif isinstance(made, Settings):
+            made |= self._settings_of(state)
         elif type(made) is np.ndarray:
             tensors.fill_array(made, state)
         elif not isinstance(made, Opaque | dict | Tensor):  # whose attributes are not wanted
             raise ValueError(f"it gives a state to a {type(made).__name__}")
+
+    def _settings_of(self, state: Any, depth: int = 0) -> dict[str, Any]:
+        """Plain values, rows of them and settings within settings; what is of another kind is dropped."""
+        if type(state) is not dict:
+            return {}
+        self.allowance.act(len(state))  # a state may be given to as many objects as one likes
+        self.allowance.make(100 * len(state))
+        found: dict[str, Any] = {}
+        for name, value in state.items():
+            if not isinstance(name, str):
+                continue
+            if isinstance(value, dict) and not isinstance(value, Settings) and depth < DEEPEST:
+                found[name] = Settings(self._settings_of(value, depth + 1))
+            elif isinstance(value, list | tuple):
+                self.allowance.act(len(value))
+                self.allowance.make(8 * len(value))
+                if all(isinstance(part, PLAIN) for part in value):
+                    found[name] = tuple(value)
+            elif isinstance(value, (*PLAIN, Settings)):
+                found[name] = value
+        return found
 
     def persistent_load(self, pid: Any) -> Any:
         if self.storages is None or not isinstance(pid, tuple) or pid[:1] != ("storage",):
