@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -104,18 +105,27 @@ def cells(page: Path) -> list[float]:
     return found
 
 
-def known(number: str, values: list[float]) -> bool:
-    """Whether a value rounds to the number as it is written; a share may be written in per cent, a change without its sign."""
+def units(text: str) -> list[float]:
+    """By what cells may be multiplied: a share may be written in per cent, and small numbers in the powers of ten of a head."""
+    powers = {int(found.translate(RAISED)) for found in re.findall(r"10⁻([⁰¹²³⁴-⁹]+)", text)}
+    return [1, 100, *(10.0**power for power in sorted(powers))]
+
+
+RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+
+
+def known(number: str, values: list[float], scales: Sequence[float] = (1, 100)) -> bool:
+    """Whether a value, in one of the units, rounds to the number as it is written; a change may be written without its sign."""
     digits, size = len(number.split(".")[1]), abs(float(number))
     half = 0.5000001 * 10.0**-digits
-    return any(abs(abs(value) * unit - size) <= half for value in values for unit in (1, 100))
+    return any(abs(abs(value) * unit - size) <= half for value in values for unit in scales)
 
 
 def unsourced(page: Path) -> list[str]:
     """Decimals of a page that no linked table holds, and no table of its own whose section names a command."""
     text = page.read_text()
     own = [float(n) for line in text.splitlines() if line.startswith("|") for n in numbers(line)]
-    values = cells(page)
+    values, scales = cells(page), units(text)
     found = []
     for section in re.split(r"^(?=## )", text, flags=re.MULTILINE):
         commanded = COMMAND.search(section) and not LINK.search(section)
@@ -123,7 +133,7 @@ def unsourced(page: Path) -> list[str]:
             if line.startswith("|") and commanded:
                 continue
             allowed = values if line.startswith("|") else [*values, *own]
-            found += [number for number in numbers(line) if not known(number, allowed)]
+            found += [number for number in numbers(line) if not known(number, allowed, scales)]
     return found
 
 

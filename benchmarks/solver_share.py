@@ -204,16 +204,47 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
     }
 
 
+def under_seeds(dim: int, solver: str, steps: int, samples: int, seeds: int) -> pd.DataFrame:
+    """By level, the whole shift of a perfect network under so many seeds: its mean, the standard deviation of (shift - mean) over
+    its own standard error, how often its interval leaves out the mean; and the seeds whose initial noise is largest and smallest, in
+    standard deviations of its mean square."""
+    model, times, found = networks(dim)["perfect"], grid(steps), []
+    for seed in range(seeds):
+        instrument = calibrated(dim, tuple(t for t in TIMES if t in times.tolist()), seed)
+        coarse = next(runs(model, times, solver, samples, seed, dim))
+        found.append(ns.measure(coarse, instrument, content=False).table()[["t", "shift", "low", "high"]])
+    table = pd.concat(found)
+    mean = table.groupby("t")["shift"].transform("mean")
+    table["z"] = (table["shift"] - mean) / ((table.high - table.low) / 3.92)
+    table["left out"] = (table.low > mean) | (table.high < mean)
+    sizes = [initial_noise(dim, samples, seed) for seed in range(seeds)]
+    print(f"initial noise, in standard deviations: {np.sort(sizes).round(2)[[0, 1, -2, -1]]} of {seeds}")
+    return table.groupby("t").agg(shift=("shift", "mean"), z=("z", "std"), left_out=("left out", "mean"))
+
+
+def initial_noise(dim: int, samples: int, seed: int) -> float:
+    """How far the mean square of a run's initial noise is from 1, in its standard deviations."""
+    drawn = torch.randn(samples, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return float((drawn.square().mean() - 1) / (2 / drawn.numel()) ** 0.5)
+
+
 @click.command()
 @click.option("--dims", default="16,64,256,784", show_default=True)
 @click.option("--solvers", default="em,euler,heun,ddpm", show_default=True)
 @click.option("--steps", default="10,20,50", show_default=True)
 @click.option("--samples", default=128, show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--noise", default=0, help="Instead: a perfect network alone, under so many seeds.")
 @click.option("--each", is_flag=True, help="Also print every row that is outside.")
 @click.option("--out", type=click.Path(), help="Add the lines to this CSV, each as soon as it is known.")
-def main(dims: str, solvers: str, steps: str, samples: int, seed: int, each: bool, out: str | None) -> None:
+def main(dims: str, solvers: str, steps: str, samples: int, seed: int, noise: int, each: bool, out: str | None) -> None:
     torch.set_num_threads(1)
+    if noise:
+        for dim, solver, n in itertools.product(
+            map(int, dims.split(",")), solvers.split(","), map(int, steps.split(","))
+        ):
+            print(f"\n{dim} dimensions, {solver}, {n} steps\n{under_seeds(dim, solver, n, samples, noise).round(3)}")
+        return
     totals, heading = [], False
     for dim, solver in itertools.product(map(int, dims.split(",")), solvers.split(",")):
         instrument = calibrated(dim, TIMES, seed)
