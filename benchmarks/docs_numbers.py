@@ -67,7 +67,8 @@ OTHER = {
         **dict.fromkeys(("1.294", "1.407", "1.475", "1.39", "1.45"), "tests/diffusion/test_schedulers.py"),
         **dict.fromkeys(("1.022", "0.981", "0.923", "0.868"), "tests/diffusion/test_samplers.py, DDIM on a Gaussian"),
         **dict.fromkeys(("-.0104", "+.0046"), "an audit of version 0.1"),
-        ".0001": "benchmarks/solver_share.py",
+        **dict.fromkeys((".0001", "93.6"), "benchmarks/solver_share.py"),
+        **dict.fromkeys(("1.9", "3.8", "0.78", "1.16", "2.5", "7.5"), "benchmarks/solver_share.py --noise 40"),
         **dict.fromkeys(
             ("4.6", "4.9", "5.0", "5.2", "5.6", "7.0", "1.3", "1.4", "2.2", "97.2"), "benchmarks/run_answer.py"
         ),
@@ -77,8 +78,18 @@ OTHER = {
         **dict.fromkeys(("0.95", "0.75"), "a level, and an injected error over σ_t"),
         "+0.11": "noiseshift approx --rows 200 --samples 64",
         **dict.fromkeys(
-            ("+.0876", ".0156", ".0185", ".0067"), "noiseshift approx fashion-ddpm --rows 200 --samples 64"
+            ("+.0876", "+.0197", ".0183", ".0212", ".0247", ".0067", "+.063", "+.0008", "-.0003", "+.0019"),
+            "noiseshift approx fashion-ddpm --rows 200 --samples 64 --sampler ddim:20",
         ),
+    },
+    "how-to/checkpoint-variants.md": {"0.68": "a level"},
+    "tutorials/strangers.md": {
+        **dict.fromkeys(
+            ("-8.6", "+3.7", "-7.8", "-7.2", "+5.5", "-5.8"),
+            "benchmarks/wild/table.py: means of the samples in its .npz",
+        ),
+        "7.5": "noiseshift info of the wrapper with beta_max = 20",
+        **dict.fromkeys((".202", ".657"), "noiseshift info of a network written after the tutorial's code"),
     },
     "reports/questions/emoji.md": {"4.0": "a licence"},
     "reports/questions/solver.md": {"0.6": "a level"},

@@ -1,7 +1,8 @@
 """The solver's part of a shift by step refinement, where the truth is known; prints the table of docs/reports/controls.md.
 
-    python benchmarks/solver_share.py                # about four minutes on one core
+    python benchmarks/solver_share.py                # 48 cells, about half an hour on one core
     python benchmarks/solver_share.py --dims 64 --solvers em --steps 20 --each
+    python benchmarks/solver_share.py --dims 784 --solvers heun --steps 20 --noise 40
 
 Gaussian data of spectrum k^-1.5, the exact posterior as estimator, 128 samples. A perfect network: all of the shift is the
 solver's, so the network's part must be 0. Networks of known fault: noise left (its x0 keeps a tenth of the noise),
@@ -206,8 +207,7 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
 
 def under_seeds(dim: int, solver: str, steps: int, samples: int, seeds: int) -> pd.DataFrame:
     """By level, the whole shift of a perfect network under so many seeds: its mean, the standard deviation of (shift - mean) over
-    its own standard error, how often its interval leaves out the mean; and the seeds whose initial noise is largest and smallest, in
-    standard deviations of its mean square."""
+    its own standard error, and how often its interval leaves out the mean. Prints the smallest and the largest initial noise."""
     model, times, found = networks(dim)["perfect"], grid(steps), []
     for seed in range(seeds):
         instrument = calibrated(dim, tuple(t for t in TIMES if t in times.tolist()), seed)
