@@ -157,6 +157,36 @@ def test_a_trainers_file_tells_schedule_and_objective(objective, gamma, tmp_path
     torch.testing.assert_close(found_there.x0, x0, rtol=1e-3, atol=1e-4)
 
 
+def weighted():
+    """A network of three channels that answers with noise, data, and the weights of both."""
+    return lucidrains.Unet(lucidrains.UnetConfig(3, 8, 8, (8, 8, 16), (MEMORY, MEMORY_FULL, MEMORY_FULL)))
+
+
+@pytest.mark.parametrize("objective", ["epsilon", "v_prediction"])
+def test_noise_and_data_are_weighed_as_the_network_says(objective, tmp_path):
+    """WeightedObjectiveGaussianDiffusion; as its p_mean_variance has it, whatever its loss_weight is of."""
+    state = diffusion(objective, network=weighted())
+    torch.save(trainer(state), tmp_path / "model-3.pt")
+    found = ns.load(tmp_path / "model-3.pt", size=8)
+    assert (found.card.prediction, found.shape) == ("x0", (3, 8, 8))
+    assert "WeightedObjectiveGaussianDiffusion" in found.recognised
+    for step in (0, 5, 49):
+        table = state["alphas_cumprod"][step]
+        noise, data, weights = ruled(weighted())(X, torch.full((2,), float(step)), LABEL).split((3, 3, 2), dim=1)
+        first, second = weights.softmax(1).chunk(2, dim=1)
+        x0 = first * (X - (1 - table).sqrt() * noise) / table.sqrt() + second * data
+        t = found.model.snap(torch.tensor((step + 1) / 50, dtype=torch.float64))
+        torch.testing.assert_close(found.model(X, t).x0, x0, rtol=1e-3, atol=1e-4)
+
+
+def test_weighted_answers_alone_take_the_table_that_a_card_says(tmp_path):
+    torch.save(patterned(weighted().state_dict()), tmp_path / "x.pt")
+    assert ns.load(tmp_path / "x.pt", family="lucidrains", size=8).card.family == "lucidrains"
+    card = {"family": "lucidrains", "size": 8, "schedule": {"kind": "linear"}, "time": {"scale": 1000}}
+    with pytest.raises(CheckpointError, match="give a schedule of kind discrete in a card"):
+        ns.load(tmp_path / "x.pt", card=card)
+
+
 def test_the_first_steps_noise_is_not_rounded(tmp_path):
     # 1 - alphas_cumprod of a float32 table is off by 3e-4 at 1,000 linear steps; the betas are exact to 1e-7.
     torch.save(diffusion("epsilon", steps=1000), tmp_path / "x.pt")

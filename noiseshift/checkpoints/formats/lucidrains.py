@@ -19,6 +19,7 @@ from noiseshift.checkpoints.card import Card, CheckpointError, TimeInput
 from noiseshift.checkpoints.files import state_of
 from noiseshift.checkpoints.formats.rebuilt import filled, fitting, model_of, sized
 from noiseshift.checkpoints.weights import chosen
+from noiseshift.diffusion.schedules import Discrete
 from noiseshift.networks.lucidrains import CURRENT, Former, Unet, UnetConfig, config_from_state
 from noiseshift.networks.model import NetworkModel
 
@@ -44,6 +45,8 @@ def recognise(content: Mapping[Any, Any]) -> str | None:
     inputs, outputs = network["init_conv.weight"].shape[1:2], network["final_conv.weight"].shape[:1]
     if outputs and inputs == (2 * outputs[0],):
         shown += "; its self-condition is given zeros"
+    if _is_weighted(network):
+        return shown + "; it answers with noise, data and the weights of both (WeightedObjectiveGaussianDiffusion)"
     if "betas" in state and "loss_weight" not in state:
         shown += "; what it predicts is not in it, and the noise is taken: a card's prediction says another"
     return shown
@@ -61,10 +64,11 @@ def card_of(content: Mapping[Any, Any]) -> Card | None:
         raise CheckpointError("its betas and loss_weight are no schedule: give another file")
     # Not its alphas_cumprod: float32 rounds a number near 1 to what is 0.1 % of the first step's noise.
     table = (1 - betas).cumprod(0)
+    prediction = "x0" if _is_weighted(_network(state)) else _objective(weight, table / (1 - table))
     return Card(
         family="lucidrains",
         schedule={"kind": "discrete", "alphas_cumprod": table.tolist()},
-        prediction=_objective(weight, table / (1 - table)),
+        prediction=prediction,
         time=TimeInput("data", float(len(table)), -1.0),
     )
 
@@ -107,6 +111,8 @@ def build(content: Mapping[Any, Any], card: Card) -> NetworkModel:
         unet = filled(lambda: Unet(config), network)
     if config.fourier and "betas" not in state:
         return _continuous(unet, config, card)
+    if _is_weighted(network):
+        unet, card = _weighted(unet, config, card), replace(card, prediction="x0")
     return model_of(
         unet,
         card,
@@ -176,6 +182,47 @@ class Preconditioned(nn.Module):
         total = (sigma.square() + SIGMA_DATA**2).sqrt()
         answer: Tensor = self.unet(x / total, t, label, known)
         return SIGMA_DATA**2 / total.square() * x + sigma * SIGMA_DATA / total * answer
+
+
+def _is_weighted(network: Mapping[str, Tensor]) -> bool:
+    """Whether it answers with the noise, the data, and two numbers that weigh them."""
+    first, last = network["init_conv.weight"], network["final_conv.weight"]
+    return bool(last.ndim > 1 and last.shape[0] == 2 * first.shape[1] + 2)
+
+
+def _weighted(unet: nn.Module, config: UnetConfig, card: Card) -> nn.Module:
+    schedule = card.build_schedule()
+    if not isinstance(schedule, Discrete):
+        raise CheckpointError(
+            "it answers with noise, data and the weights of both, which takes its table: give a schedule of kind discrete in a card"
+        )
+    return Weighted(unet, config.channels, schedule(schedule.times).alpha.square())
+
+
+class Weighted(nn.Module):
+    """The data, of a network that answers with the noise, the data and two numbers: by softmax of these, the data that follow from
+    the noise and the data themselves, as WeightedObjectiveGaussianDiffusion samples.
+
+    Args:
+        unet: Called with the step as its time.
+        channels: Of a state.
+        alphas_cumprod: (N,) of the steps.
+    """
+
+    alphas_cumprod: Tensor
+
+    def __init__(self, unet: nn.Module, channels: int, alphas_cumprod: Tensor):
+        super().__init__()
+        self.unet = unet
+        self.parts = (channels, channels, 2)
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
+        noise, data, weights = self.unet(x, t, label, known).split(self.parts, dim=1)
+        share = weights.softmax(1)
+        kept = self.alphas_cumprod[t.round().long()].reshape(-1, *[1] * (x.ndim - 1))
+        by_noise = (x - (1 - kept).sqrt().to(x) * noise) / kept.sqrt().to(x)
+        return share[:, :1] * by_noise + share[:, 1:] * data
 
 
 def _linear_log_snr(t: Tensor) -> Tensor:
