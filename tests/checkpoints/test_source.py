@@ -275,6 +275,7 @@ def test_betas_and_steps(here, line):
         ("model(xt, torch.tensor([t]).float() / timesteps)", (1, -1 / 200)),
         ("model(xt, 1 - t / timesteps)", (-1, 1 + 1 / 200)),
         ("model(xt, t)", (200, -1)),
+        ("model(xt, -(t / timesteps - 1))", (-1, 1 + 1 / 200)),
         ("torch.cos(xt, t / timesteps)", (200, -1)),
         ("max(0.0, 1 - t / timesteps)", (200, -1)),
     ],

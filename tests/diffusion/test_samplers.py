@@ -472,6 +472,24 @@ def test_times_that_are_no_falling_row_within_the_ends_are_refused(times):
         next(sample(TARGET.model(ns.Linear()), torch.zeros(2, 8), torch.tensor(times)))
 
 
+def test_a_run_ends_at_its_last_time_and_a_state_that_is_no_number_there_is_named():
+    model, times = TARGET.model(ns.Linear()), torch.tensor([1.0, 0.6, 0.25])
+    x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    steps = list(sample(model, x, times))
+    assert [float(step.t) for step in steps] == pytest.approx([1.0, 0.6, 0.25])
+    assert [step.index for step in steps] == [0, 1, 2]
+    broken = sample(model, x, times, update=lambda move: move.step.x * (1 if move.t_next > 0.5 else math.nan))
+    with pytest.raises(ValueError, match=r"the sampler's state .*0\.25"):
+        list(broken)
+
+
+def test_edms_sampler_is_refused_where_alpha_is_0():
+    steps = sample(TARGET.model(ns.Linear()), torch.ones(2, 8), torch.tensor([1.0, 0.5]), update=ns.edm_heun)
+    next(steps)
+    with pytest.raises(ValueError, match="take heun"):
+        next(steps)
+
+
 def test_refused_times_are_named_and_no_times_are_refused():
     model, x = TARGET.model(ns.Linear()), torch.zeros(2, 8)
     with pytest.raises(ValueError, match=r"got 1.5 … -0.25"):

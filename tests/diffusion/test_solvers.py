@@ -48,6 +48,36 @@ def test_a_solvers_name_is_its_word(solver):
     assert ns.solver(solver) is solver
 
 
+S = ns.solvers
+
+
+@pytest.mark.parametrize(
+    ("solver", "order", "reference", "finer"),
+    [
+        (S.Euler(4), 1, "heun", S.Heun(4)),
+        (S.Euler(5), 1, "heun", S.Heun(5)),
+        (S.Heun(4), 2, "heun", S.Heun(8)),
+        (S.DDIM(4), 1, "heun", S.DDIM(8)),
+        (S.DDIM(4, eta=1.0), 1, None, S.DDIM(8, eta=1.0)),
+        (S.EulerMaruyama(4), 1, "euler_maruyama", S.EulerMaruyama(8)),
+        (S.FlowSDE(4), None, "flow_sde", S.FlowSDE(8)),
+        (S.FlowSDE(4, a=0.0), 1, "flow_sde", S.FlowSDE(8, a=0.0)),
+        (S.CPS(4), None, None, S.CPS(8)),
+        (S.CPS(4, eta=0.0), 1, "heun", S.CPS(8, eta=0.0)),
+        (S.Precise(4), 1, None, S.Precise(8)),
+        (S.Precise(4, eta=0.0), 1, "heun", S.Precise(8, eta=0.0)),
+    ],
+    ids=lambda each: each.name if isinstance(each, S.Solver) else None,
+)
+def test_order_reference_and_finer_run_of_a_solver(solver, order, reference, finer):
+    """What converges to the equation without noise is held against Heun; of what draws, only what has a limit of its own."""
+    assert solver.order == order
+    update = solver.reference()
+    assert (None if update is None else update.__qualname__.split(".")[0]) == reference
+    assert solver.finer(2) == finer
+    assert S.Euler(2).finer(1) == S.Heun(2)
+
+
 def test_words_mean_what_they_say():
     assert ns.solver("heun:25") == ns.solvers.Heun(25)
     assert ns.solver("ddim:50:0") == ns.solvers.DDIM(50)

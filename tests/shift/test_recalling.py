@@ -17,7 +17,7 @@ def words(fn, classes=0, time=None, cond=None):
     model = NetworkModel(
         called, ns.Linear(), "x0", lambda t: 1000 * t, classes=classes, class_dropout=False, noise_dropout=False
     )
-    return better_call(model, STATES, torch.tensor(0.5, dtype=torch.float64), cond)
+    return better_call(model, STATES, torch.tensor(0.5, dtype=torch.float64), cond, classes)
 
 
 def takes(x, t):
@@ -56,7 +56,9 @@ NEEDS = {
 @pytest.mark.parametrize("case", NEEDS)
 def test_the_words_that_are_wanting(case):
     fn, wanted = NEEDS[case]
-    assert words(fn) == wanted
+    assert words(fn) == (None if wanted is None else f"with {wanted} in its card it can")
+    wrapped = better_call(ns.wrap(fn, ns.Linear(), predicts="x0"), STATES, torch.tensor(0.5), None, 0)
+    assert wrapped == (None if wanted is None else f"with {wanted} in ns.wrap it can")
 
 
 def test_the_order_of_three_arguments():
@@ -65,8 +67,19 @@ def test_the_order_of_three_arguments():
             raise TypeError("classes are whole, times are not")
         return takes(x, t)
 
-    assert words(network, classes=4, cond=torch.tensor([0, 1, 3])) == "signature: (x, label, t)"
+    assert words(network, classes=4, cond=torch.tensor([0, 1, 3])) == "with signature: (x, label, t) in its card it can"
+
+
+@pytest.mark.parametrize(("shape", "wanted"), [((3, 1), "column: true"), ((3, 4), "one_hot: true")])
+def test_the_form_of_classes(shape, wanted):
+    def network(x, t, label):
+        if tuple(label.shape) != shape:
+            raise TypeError("classes of another form")
+        return x
+
+    assert words(network, classes=4, cond=torch.tensor([0, 1, 3])) == f"with label: {{{wanted}}} in its card it can"
 
 
 def test_a_model_that_is_no_custom_code_has_no_words():
-    assert better_call(ns.wrap(column, ns.Linear()), STATES, torch.tensor(0.5), None) is None
+    model = ns.targets.Gaussian(torch.zeros(2), torch.ones(2)).model(ns.Linear())
+    assert better_call(model, STATES, torch.tensor(0.5), None, 0) is None
