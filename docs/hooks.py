@@ -9,6 +9,9 @@ from latex2mathml.converter import convert
 from noiseshift.cli import COMMANDS, main
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(?:\\\(|\\\[)(.*?)(?:\\\)|\\\])</\1>', re.DOTALL)
+LETTER = re.compile(r"<mi>(&#x003[0-9A-F]{2};|\w)</mi>")
+"""Browsers take these from a font of mathematical letters, and leave a gap where none is installed."""
+ITALIC = r'<mi mathvariant="normal" style="font-style: italic">\1</mi>'
 WIDTH = 80  # a code block holds no more beside the two menus
 
 
@@ -32,6 +35,6 @@ def on_page_content(content, **_):
 
 
 def _formula(tag, latex):
-    if tag == "span":
-        return convert(latex, display="inline")
-    return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'  # a narrow window scrolls it
+    made = convert(latex, display="inline" if tag == "span" else "block").replace("&#x02223;", "|")
+    made = LETTER.sub(ITALIC, made)
+    return made if tag == "span" else f'<div style="overflow-x: auto">{made}</div>'  # a narrow window scrolls it

@@ -2,8 +2,10 @@
 
 import fnmatch
 import re
+import runpy
 from pathlib import Path
 
+import pytest
 from noiseshift.analysis.page_measure import RESIDUAL_COLUMNS, SHIFT_COLUMNS
 
 ROOT = Path(__file__).parent.parent
@@ -66,3 +68,14 @@ def test_the_first_command_of_the_readme_is_the_one_that_its_figure_is_of():
     assert command in PAGES["index.md"]
     assert "--controls" in command
     assert text.index(command) < text.index("readme-shift.png")
+
+
+def test_formulas_need_no_font_of_mathematical_letters():
+    """Browsers look for italic letters of formulas in one, and leave gaps where none is installed."""
+    pytest.importorskip("latex2mathml")
+    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+    made = hooks["on_page_content"](r'<span class="arithmatex">\(p(t \mid x) = \sigma_t \log w\)</span>')
+    letters = re.findall(r"<mi([^>]*)>([^<]*)</mi>", made)
+    assert [letter for _, letter in letters] == ["p", "t", "x", "&#x003C3;", "t", "log", "w"]
+    assert all(("italic" in style) is (letter != "log") for style, letter in letters)
+    assert "<mo>|</mo>" in made
