@@ -90,6 +90,7 @@ SCHEDULERS = {
     "DPMSolverMultistepScheduler": ({"use_flow_sigmas": True, "prediction_type": FLOW}, Flow, FLOW, 1000),
     "EDMEulerScheduler": ({}, Preconditioned, "epsilon", None),
 }
+CONTINUOUS = {"timestep_type": "continuous", "prediction_type": "v_prediction"}
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -115,6 +116,75 @@ def test_labels_are_the_levels_of_their_states(name):
     family = family_of(scheduler)
     states = torch.tensor([2 * math.log(alpha / sigma) for alpha, sigma in family.states(scheduler)[1:]])
     assert float((family.labelled(scheduler)[1:] - states).abs().max()) < 0.4
+
+
+def test_labels_of_a_continuous_scheduler_are_logarithms_of_its_sigmas():
+    scheduler = diffusers.EulerDiscreteScheduler(**CONTINUOUS)
+    scheduler.set_timesteps(6)
+    family = family_of(scheduler)
+    assert last_label(family, scheduler) is None
+    states = torch.tensor([2 * math.log(alpha / sigma) for alpha, sigma in family.states(scheduler)])
+    torch.testing.assert_close(family.labelled(scheduler).float(), states, rtol=1e-4, atol=1e-4)
+
+
+class Own:
+    """A scheduler of one's own, with what is `given` beside its two methods."""
+
+    def __init__(self, config, **given):
+        self.config = config
+        self.timesteps = torch.tensor([900.0, 500.0, 100.0])
+        vars(self).update(given)
+
+    def set_timesteps(self, steps):
+        pass
+
+    def step(self, model_output, timestep, sample):
+        return (sample,)
+
+
+TABLE = torch.linspace(0.99, 0.01, 1000)
+SIGMAS = torch.tensor([0.9, 0.5, 0.1, 0.0])
+FLOWS = {"num_train_timesteps": 1000}
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "kind"),
+    [
+        ({"prediction_type": "epsilon"}, {"alphas_cumprod": TABLE}, Preserving),
+        (FLOWS, {"sigmas": SIGMAS}, Flow),
+        (FLOWS | {"shift": 3.0}, {"sigmas": SIGMAS + 1e-3}, Flow),
+    ],
+)
+def test_a_scheduler_of_ones_own_is_known_by_its_table_or_its_sigmas(config, given, kind):
+    assert type(family_of(Own(config, **given))) is kind
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "why"),
+    [
+        ({"prediction_type": "epsilon"}, {}, "use a diffusers one"),
+        ({}, {"alphas_cumprod": TABLE}, "use a diffusers one"),
+        ({}, {"sigmas": SIGMAS}, "use a diffusers one"),
+        (FLOWS, {"sigmas": SIGMAS.tolist()}, "use a diffusers one"),
+        (FLOWS, {"sigmas": SIGMAS[:2]}, "use a diffusers one"),
+        (FLOWS, {"sigmas": SIGMAS + 0.01}, "use a diffusers one"),
+        (FLOWS | {"shift": 3.0}, {"sigmas": SIGMAS[:2]}, "use a diffusers one"),
+        (
+            FLOWS | {"shift": 3.0},
+            {"sigmas": torch.tensor([0.9, 0.75, 0.1, 0.0])},
+            r"given 500 where its states have sigma = 0\.75: .* give it sigmas alone",
+        ),
+        (FLOWS, {"sigmas": SIGMAS.flip(0)[1:], "timesteps": torch.tensor([100.0, 500.0, 900.0])}, "from data to noise"),
+    ],
+)
+def test_what_is_no_scheduler_that_is_known_says_why(config, given, why):
+    with pytest.raises(ValueError, match=why):
+        family_of(Own(config, **given))
+
+
+def test_one_step_towards_noise_is_refused_too():
+    with pytest.raises(ValueError, match="it runs from data to noise"):
+        ns.from_diffusers(diffusers.DDIMInverseScheduler(), 1)
 
 
 REFUSED = {

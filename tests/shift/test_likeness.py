@@ -43,18 +43,29 @@ def test_the_spectrum_is_the_largest_ratio_of_powers_in_octaves_without_the_cons
     assert likeness(2 * data, data).spectrum == pytest.approx(math.log(4))
     brighter = data + rows(64, 4, (1, 1, 1))
     assert likeness(brighter, data).spectrum == pytest.approx(0, abs=1e-9)
-    power = torch.fft.fft2(data)
-    power[..., 1, 0] *= 3  # one of the eight of the third octave, at an eighth of the pictures' rate
-    power[..., 7, 0] *= 3
-    coarse = likeness(torch.fft.ifft2(power).real, data).spectrum
-    assert coarse == pytest.approx(math.log(1 + 8 * share(data)), rel=1e-6)
 
 
-def share(data):
-    """The part of the coarsest octave's power that two of its frequencies have."""
+def test_a_picture_that_all_have_in_common_and_how_bright_they_are_do_not_count():
+    data, common = rows(64, 3, (2, 8, 8)), 50 * rows(1, 5, (2, 8, 8))
+    assert likeness(common + 2 * data, common + data).spectrum == pytest.approx(math.log(4))
+    assert likeness(0.02 * data, 0.01 * data).spectrum == pytest.approx(math.log(4))
+    assert math.isfinite(likeness(0 * data[:8], data).spectrum)
+
+
+@pytest.mark.parametrize(("side", "radius"), [(8, 2), (64, 4)])
+def test_the_coarsest_octave_is_below_an_eighth_and_from_there_on_one(side, radius):
+    """Of eight pixels the waves of one a picture, across, down and both; of 64 all waves of less than four a picture."""
+    data = rows(32, 3, (1, side, side))
+    waves = torch.fft.fft2(data)
     power = torch.fft.fft2(data - data.mean(0)).abs().square().mean((0, 1))
-    octave = [(1, 0), (7, 0), (0, 1), (0, 7), (1, 1), (1, 7), (7, 1), (7, 7)]
-    return float((power[1, 0] + power[7, 0]) / sum(power[place] for place in octave))
+    place = torch.fft.fftfreq(side, 1 / side)
+    coarse = (place[:, None].square() + place.square()).sqrt() < radius
+    coarse[0, 0] = False
+    share = float((power[1, 0] + power[-1, 0]) / power[coarse].sum())
+    waves[..., 1, 0] *= 3
+    waves[..., -1, 0] *= 3
+    found = likeness(torch.fft.ifft2(waves).real, data).spectrum
+    assert found == pytest.approx(math.log(1 + 8 * share), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6,), (4, 8), (1, 3, 8), (1, 8, 3)])
