@@ -156,6 +156,11 @@ LIBRARIES: tuple[tuple[frozenset[str], str, str], ...] = (
         "KarrasUnet, KarrasUnet1D or KarrasUnet3D of that library",
     ),
     (
+        frozenset({"time_mlp.0.weights", "vit.layers.0.0.q_scale"}),
+        "a UViT of denoising-diffusion-pytorch",
+        "its simple_diffusion.UViT; schedule: {kind: cosine}, time: {conditioning: log_snr}, prediction: v_prediction or epsilon",
+    ),
+    (
         frozenset({"timestep_embed.weight", "net.0.main.0.weight"}),
         "a network of v-diffusion",
         "its diffusion.get_model; schedule: {kind: cosine}, prediction: v_prediction, and t from 0 to 1",

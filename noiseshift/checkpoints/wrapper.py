@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from noiseshift.checkpoints.foreign import NoDenoiser
 from noiseshift.checkpoints.inspection import Contents
+from noiseshift.checkpoints.libraries import SIZE, Made, body_of, imports_of, made_of
 from noiseshift.checkpoints.source import Beside, beside
 from noiseshift.checkpoints.source.conditioning import LEAST, Handed, Line
 from noiseshift.checkpoints.source.networks import Near, Network
@@ -72,6 +74,9 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
     Raises:
         NoDenoiser: Its class is of something else.
     """
+    library = made_of(contents.tensors)
+    if library is not None:
+        return _of_library(name, contents, library)
     code = code or beside(contents.path, contents.names, contents.prefix)
     if code is not None and code.network is not None:
         _refuse_other_class(contents.path, code.network)
@@ -80,6 +85,30 @@ def wrapper(name: str, contents: Contents, code: Beside | None = None) -> str:
     card = "\n".join(f"        {line}" for line in _packed(_card(contents, network, training)))
     imports = "\n".join(_imports(network, code.near if code else None))
     body = "\n".join(f"    {line}" for line in _body(contents, network, training))
+    return _text(name, contents, imports, body, card)
+
+
+def _of_library(name: str, contents: Contents, made: Made) -> str:
+    """The wrapper of a network whose class and arguments are known."""
+    training = with_settings(NOTHING, contents.settings)
+    usual = _card(replace(contents, tensors={}), None, training)
+    known = [
+        line
+        for line in usual
+        if not line.startswith(('"shape"', '# "signature"')) and not (made.card and _is_said(line))
+    ]
+    classes = f'"classes": {made.classes},' if made.classes else ""
+    lines = _packed([f'"shape": [{made.channels}, {SIZE}, {SIZE}],', *known, *made.card, classes])
+    imports = "\n".join([*imports_of(made), "", f"{SIZE} = 32  {FILL}: pixels a side of its training"])
+    body = "\n".join(f"    {line}" for line in body_of(made))
+    return _text(name, contents, imports, body, "\n".join(f"        {line}" for line in lines))
+
+
+def _is_said(line: str) -> bool:
+    return line.startswith(('"schedule"', '"prediction"', '"time"'))
+
+
+def _text(name: str, contents: Contents, imports: str, body: str, card: str) -> str:
     return f'''"""For `noiseshift info {name}:model --data DATA`, which checks it, then `noiseshift measure` with the same words."""
 
 {imports}

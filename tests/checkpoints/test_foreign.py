@@ -12,6 +12,9 @@ from torch import nn
 
 import noiseshift as ns
 from noiseshift.checkpoints.foreign import NoDenoiser
+from noiseshift.checkpoints.inspection import contents_of
+from noiseshift.checkpoints.libraries import made_of
+from noiseshift.checkpoints.wrapper import write_wrapper
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FILES = {
@@ -106,6 +109,72 @@ def test_networks_of_libraries_are_named(tmp_path):
     torch.save(of("timestep_embed.weight", "net.0.main.0.weight"), tmp_path / "x.pt")
     with pytest.raises(ns.CheckpointError, match=r"v-diffusion.*v_prediction"):
         ns.load(tmp_path / "x.pt")
+
+
+def karras(classes=0):
+    """Names and shapes of a KarrasUnet(image_size=16, dim=16, dim_max=32, channels=3, num_downsamples=1, num_blocks_per_stage=1,
+    attn_res=(8,), fourier_dim=8, attn_dim_head=16), as version 2.3.4 has them, without what tells nothing."""
+    shapes = {
+        "input_block.weight": (16, 4, 3, 3), "output_block.0.weight": (3, 16, 3, 3), "output_block.1.gain": (),
+        "to_time_emb.0.weights": (4,), "to_time_emb.1.weight": (64, 8), "downs.0.block1.1.weight": (16, 16, 3, 3),
+        "downs.1.downsample_conv.weight": (32, 16, 1, 1), "downs.1.block1.1.weight": (32, 32, 3, 3),
+        "downs.1.attn.mem_kv": (2, 2, 4, 16), "downs.1.attn.to_qkv.weight": (96, 32, 1, 1),
+        "downs.2.block1.1.weight": (32, 32, 3, 3), "downs.2.attn.to_qkv.weight": (96, 32, 1, 1),
+    }  # fmt: skip
+    shapes |= {"to_class_emb.weight": (64, classes)} if classes else {}
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def uvit():
+    """Of a UViT(16, dim_mults=(1, 2), channels=3, vit_depth=1), likewise."""
+    shapes = {
+        "init_conv.weight": (16, 3, 7, 7), "time_mlp.0.weights": (8,), "time_mlp.1.weight": (64, 17),
+        "downs.0.0.block1.proj.weight": (16, 16, 3, 3), "downs.0.3.1.weight": (16, 64, 1, 1),
+        "downs.1.0.block1.proj.weight": (16, 16, 3, 3), "downs.1.3.1.weight": (32, 64, 1, 1),
+        "vit.layers.0.0.q_scale": (32,), "vit.layers.0.0.to_qkv.weight": (384, 32), "final_conv.weight": (3, 16, 1, 1),
+    }  # fmt: skip
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+KARRAS = (
+    "KarrasUnet(image_size=SIZE, channels=3, dim=16, dim_max=32, num_downsamples=1, num_blocks_per_stage=1, "
+    "attn_res=(SIZE // 2,), attn_dim_head=16, fourier_dim=8, num_classes={}, self_condition=False)"
+)
+UVIT = (
+    "UViT(dim=16, init_dim=16, channels=3, dim_mults=(1, 2), downsample_factor=(2, 2), vit_depth=1, attn_dim_head=32, "
+    "attn_heads=4, learned_sinusoidal_dim=16)"
+)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "made", "also"),
+    [
+        (karras(), KARRAS.format(None), ["from denoising_diffusion_pytorch.karras_unet import KarrasUnet"]),
+        (karras(10), KARRAS.format(10), ['"classes": 10,', "lambda x, t, label: network(x, t, class_labels=label)"]),
+        (uvit(), UVIT, ['"schedule": {"kind": "cosine"}, "time": {"conditioning": "log_snr"},']),
+    ],
+    ids=["Karras UNet", "with classes", "UViT"],
+)
+def test_a_wrapper_of_a_librarys_network_has_what_its_tensors_show(tmp_path, tensors, made, also):
+    torch.save(tensors, tmp_path / "x.pt")
+    written = write_wrapper(tmp_path / "mine.py", contents_of(tmp_path / "x.pt")).read_text()
+    compile(written, "mine.py", "exec")
+    for line in (made, '"shape": [3, SIZE, SIZE],', "SIZE = 32  # fill in: pixels a side of its training", *also):
+        assert line in written
+    assert "my_network" not in written
+    assert "signature" not in written
+
+
+def test_those_networks_are_still_made_so():
+    """With the library itself, where it is installed."""
+    karras_unet = pytest.importorskip("denoising_diffusion_pytorch.karras_unet")
+    simple = pytest.importorskip("denoising_diffusion_pytorch.simple_diffusion")
+    options = {"dim": 16, "dim_max": 32, "num_downsamples": 1, "num_blocks_per_stage": 1, "attn_res": (8,)}
+    theirs = karras_unet.KarrasUnet(image_size=16, channels=3, fourier_dim=8, attn_dim_head=16, **options)
+    other = simple.UViT(16, dim_mults=(1, 2), channels=3, vit_depth=1)
+    for found, ours in ((theirs.state_dict(), karras()), (other.state_dict(), uvit())):
+        assert {name: found[name].shape for name in ours} == {name: value.shape for name, value in ours.items()}
+        assert made_of(found) == made_of(ours)
 
 
 def saved(path, network, **beside):
