@@ -50,9 +50,6 @@ OTHER = {
         **dict.fromkeys(("1.7", "1.8", "2.3", "1.9"), "versions of a library"),
         **dict.fromkeys(("6.5", "1.009", "0.995", "1.042"), "benchmarks/observe_overhead.py"),
     },
-    "reports/corrections/perfect.md": dict.fromkeys(
-        (".0191", ".0146", ".0164", ".0122", ".0071"), "noiseshift correct --exact, its other two distributions"
-    ),
     "reports/corrections/training.md": {".0151": "docs/data/corrections-bundled-em20.csv"},
     "reports/findings.md": {
         **dict.fromkeys(("0.95", "0.54"), "benchmarks/findings.py, the slope in its tables"),
