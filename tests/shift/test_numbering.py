@@ -83,6 +83,14 @@ def test_exchanged_classes_need_other_rows():
     assert numbering(model, x0[:64], cond[:64], 10, more=(x0[64:], cond[64:])).passed
 
 
+@pytest.mark.parametrize(("rows", "passes"), [(7, True), (8, False)])
+def test_eight_other_rows_of_two_classes_say_that_they_are_exchanged(rows, passes):
+    model, x0, cond = drawn(10, 400)
+    given = torch.tensor([1, 0, *range(2, 10)])[cond]
+    pair = torch.cat([torch.where(cond[64:] < 2)[0][:rows], torch.where(cond[64:] > 1)[0]]) + 64
+    assert numbering(model, x0[:64], given[:64], 10, more=(x0[pair], given[pair])).passed is passes
+
+
 def test_exchanged_classes_are_found_where_no_other_class_tells_anything():
     """Of ten classes eight are one: hardly a row's own class is better than another, and too few rows say that two are wrong."""
     apart = torch.zeros(10, 4, dtype=torch.float64)

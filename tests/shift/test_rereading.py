@@ -5,7 +5,7 @@ import torch
 
 import noiseshift as ns
 from noiseshift.diffusion.predictions import Prediction
-from noiseshift.shift.rereading import better_reading
+from noiseshift.shift.rereading import _spread, better_reading
 
 PEAKS, WIDTH = torch.tensor([-0.6, 0.6], dtype=torch.float64), 0.1
 
@@ -52,6 +52,39 @@ def found(schedule=None, time=lambda u: u, factor=1.0, offset=0.0, predicts="vel
 
 def test_a_right_reading_is_left():
     assert found() is None
+
+
+def test_a_network_that_denoises_in_no_way_is_left():
+    model = ns.wrap(lambda x, u, cond: 0 * x + u[:, None].sin(), ns.Linear(), predicts="velocity")
+    assert better_reading(model, ROWS[4:], ROWS[:4], None) is None
+
+
+def test_a_reading_no_better_than_the_linear_denoiser_is_not_named():
+    """The network is that denoiser, read with time the other way: far worse than it could be, but it could be no more."""
+    own, spread = ns.Linear(), float(ROWS.var(0).mean().sqrt())
+
+    def network(x, u, cond):
+        level = own(1 - u.double()).like(x)
+        x0 = level.alpha * spread**2 / (level.alpha**2 * spread**2 + level.sigma**2) * x
+        return Prediction.from_x0(x0, x, level).velocity
+
+    assert better_reading(ns.wrap(network, own, predicts="velocity"), ROWS[4:], ROWS[:4], None) is None
+
+
+def test_the_spread_is_that_over_rows():
+    assert _spread(ROWS + 5 * torch.arange(64)) == pytest.approx(_spread(ROWS))
+    assert _spread(ROWS) == pytest.approx(float(ROWS.var(0).mean().sqrt()))
+
+
+def test_the_time_of_a_card_is_that_of_the_reading_as_it_is():
+    own = ns.Linear()
+
+    def network(x, u, cond):
+        level = own(u.double() / 70).like(x)
+        return Prediction.from_x0(denoised(x, level, 1.0, 0.0), x, level).eps
+
+    model = ns.wrap(network, own, predicts="velocity", time={"scale": 70.0})
+    assert better_reading(model, ROWS[4:], ROWS[:4], None).parts == {"prediction": "epsilon"}
 
 
 def test_a_model_without_a_network_of_its_own_is_left():
