@@ -119,7 +119,9 @@ def command(given: Given) -> None:
     noiseshift correct --exact --sampler em:20 --method projection
     """
     places.folder(given.out, "correct")
-    chosen = [*parse.guided_methods(given.nag, given.cfg or ()), *given.methods]
+    from noiseshift.correction.methods import each_once
+
+    chosen = each_once([*parse.guided_methods(given.nag, given.cfg or ()), *given.methods])
     if given.exact:
         _exact(given, chosen)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,22 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """What it is, in plain values: its name, and the hash of how it is made, with all of its scales and windows."""
         return {"name": self.name, "make": identity(self.make)}
+
+
+def each_once(methods: Iterable[Method]) -> list[Method]:
+    """The methods, those that are named again left out.
+
+    Args:
+        methods: in their order.
+
+    Raises:
+        ValueError: for two of one name that are not made alike: rows and files are known by their names.
+    """
+    found: dict[str, Method] = {}
+    for each in methods:
+        if found.setdefault(each.name, each).describe() != each.describe():
+            raise ValueError(f"two different methods are called {each.name}: give one of them another name")
+    return list(found.values())
 
 
 def unguided() -> Method:

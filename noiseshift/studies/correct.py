@@ -18,7 +18,7 @@ from torch import Tensor
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.correction.alternatives import EstimatedLevel
 from noiseshift.correction.counting import CountingLevel, CountingModel
-from noiseshift.correction.methods import Method, MethodContext, unguided
+from noiseshift.correction.methods import Method, MethodContext, each_once, unguided
 from noiseshift.correction.words import method
 from noiseshift.data import Images
 from noiseshift.diffusion.schedules import describe
@@ -87,7 +87,7 @@ def run(
     started = time.perf_counter()
     protocol = protocol.bound(checkpoint)
     _require(checkpoint, protocol, data, extractor, reference, small)
-    chosen = [unguided(), *(m for m in map(method, methods) if m.name != "none")]
+    chosen = each_once([unguided(), *(m for m in map(method, methods) if m.name != "none")])
     about = _manifest(checkpoint, protocol, chosen, data, extractor, measured, against)
     checkpoint = checkpoint.to(protocol.device, protocol.precision)
     kept = [None if shards is None else shards[each.name] for each in chosen]

@@ -1,11 +1,14 @@
 """Methods by word, and what each does to the bundled model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from reports import report_of
 
 import noiseshift as ns
+from noiseshift.correction import methods
 from noiseshift.correction.methods import MethodContext
 
 
@@ -123,3 +126,13 @@ def test_an_interval_that_is_none_is_refused_in_one_line(word):
     with pytest.raises(ValueError, match="is no method") as caught:
         ns.method(word)
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_is_named_again_is_run_once():
+    words = ["nag=0.5", "projection", "nag=0.5", "nag=0.5@0:0.6", "dcw=0.01", "dcw=0.01:0.01"]
+    found = methods.each_once([ns.method(word) for word in words])
+    assert [each.name for each in found] == [ns.method(word).name for word in dict.fromkeys(words)]
+    assert len({each.name for each in found}) == 5
+    other = replace(methods.guided_method(nag=1.0), name=found[0].name)
+    with pytest.raises(ValueError, match=r"two different methods are called nag=0\.5: give one of them another name"):
+        methods.each_once([*found, other])
