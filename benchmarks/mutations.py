@@ -237,6 +237,9 @@ def examine(module: str, tests: Sequence[str], slowest: float, end: float) -> bo
         run_tests(tests, watch)
         os.dup2(kept[0], 1)
         os.dup2(kept[1], 2)
+    if not watch.found:  # without one every mutant would count as killed
+        print(f"{module}: no test of {' '.join(tests)} passes", flush=True)
+        return False
     every, score = mutants(source), {"killed": 0, "survived": 0, "slow": 0}
     print(
         f"{module}: {len(every)} mutants, {len(watch.found)} tests, traced in {time.time() - started:.0f} s", flush=True

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import noiseshift as ns
+from noiseshift.calling import CodeError
 from noiseshift.checkpoints.custom_code import Called
 from noiseshift.diffusion.conventions import Calling, TimeInput
 from noiseshift.networks.model import NetworkModel
-from noiseshift.shift.recalling import better_call
+from noiseshift.shift.recalling import better_call, remedied
 
 STATES = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
 
@@ -78,6 +79,24 @@ def test_the_form_of_classes(shape, wanted):
         return x
 
     assert words(network, classes=4, cond=torch.tensor([0, 1, 3])) == f"with label: {{{wanted}}} in its card it can"
+
+
+def test_a_network_of_our_own_has_no_words():
+    model = NetworkModel(
+        torch.nn.Identity(), ns.Linear(), "x0", lambda t: t, classes=0, class_dropout=False, noise_dropout=False
+    )
+    assert better_call(model, STATES, torch.tensor(0.5), None, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("fn", "said"),
+    [(column, "no answer; with time: {column: true} in ns.wrap it can"), (lambda x, t: 1 / 0, "no answer")],
+)
+def test_an_error_says_also_how_the_network_can_be_called(fn, said):
+    model = ns.wrap(fn, ns.Linear(), predicts="x0")
+    with pytest.raises(CodeError) as raised, remedied(model, STATES, torch.tensor(0.5), None, 0):
+        raise CodeError("no answer")
+    assert str(raised.value) == said
 
 
 def test_a_model_that_is_no_custom_code_has_no_words():
