@@ -76,7 +76,7 @@ MODULES = {
     "noiseshift/checkpoints/diffusers/caching.py": "tests/studies/test_variants.py",
     "noiseshift/diffusion/scheduler_steps.py": "tests/diffusion/test_scheduler_steps.py",
     "noiseshift/diffusion/scheduler_tables.py": "tests/diffusion/test_scheduler_tables.py",
-    "noiseshift/shift/denoising.py": "tests/shift/test_denoising.py tests/shift/test_detail.py tests/shift/test_contrast.py",
+    "noiseshift/shift/denoising.py": "tests/shift/test_denoising.py",
     "noiseshift/shift/contrast.py": "tests/shift/test_contrast.py",
     "noiseshift/shift/retiming.py": "tests/shift/test_retiming.py",
     "noiseshift/shift/rereading.py": "tests/shift/test_rereading.py",

@@ -59,7 +59,9 @@ def undisturbed() -> Iterator[None]:
     afterwards what they were."""
     import torch
 
-    here, dtype, gradients = os.getcwd(), torch.get_default_dtype(), torch.is_grad_enabled()
+    here = os.getcwd()
+    dtype = torch.get_default_dtype()
+    gradients = torch.is_grad_enabled()
     try:
         yield
     finally:

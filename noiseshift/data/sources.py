@@ -129,7 +129,8 @@ def _stacked(root: str, files: Sequence[File], limits: Range) -> tuple[Tensor, t
 
 def _read_all(root: str, files: Sequence[File]) -> list[Picture]:
     """Every file decoded. Raises ValueError naming the damaged ones."""
-    found, damaged, largest = [], [], 0
+    found, damaged = [], []
+    largest = 0
     for number, file in enumerate(files):
         try:
             with file.open() as content:

@@ -62,7 +62,8 @@ def require_time(call: NetworkCall, label: float, count: int | None) -> None:
     value = torch.as_tensor(time).detach().flatten().cpu()
     if not len(value) or bool((value != value[0]).any()):
         return
-    handed, scale = float(value[0]), float(count or 1)
+    handed = float(value[0])
+    scale = float(count or 1)
     off = min(abs(way - label) for way in _units(handed, count))
     if off > _rounding(value.dtype, label, scale) and not (count and off > UNKNOWN * scale):
         raise ValueError(f"the network was called at {handed:g} where the scheduler's label is {label:g}")

@@ -237,7 +237,10 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, config: AttentionConfig):
         super().__init__()
-        self.heads, self.memory, self.former, self.axes = config.heads, config.memory, config.former, config.axes
+        self.heads = config.heads
+        self.memory = config.memory
+        self.former = config.former
+        self.axes = config.axes
         self.norm = self._norm(channels)
         if config.memory:
             self.mem_kv = nn.Parameter(torch.randn(self._memory(config.heads, config.inner // config.heads)))
@@ -395,8 +398,9 @@ def config_from_state(state: Mapping[str, Tensor], *, heads: int | None = None, 
 
 def _shapes(state: Mapping[str, Tensor], heads: int | None, former: Former) -> UnetConfig:
     levels = len({key.split(".")[1] for key in state if key.startswith("downs.")})
-    first, out = state["init_conv.weight"], state["final_conv.weight"].shape[0]
-    inputs, axes = first.shape[1], first.ndim - 2
+    first = state["init_conv.weight"]
+    inputs, out = first.shape[1], state["final_conv.weight"].shape[0]
+    axes = first.ndim - 2
     if axes not in CONVOLUTIONS:
         raise ValueError(f"not this UNet's state dict: its first convolution has {axes} spatial axes")
     coarse = [state["mid_block1.block1.proj.weight"].shape[1]]

@@ -103,7 +103,9 @@ def _count_long_keys(root: Any) -> None:
     others."""
     import yaml
 
-    found, seen, waiting = 0, set(), [root]
+    found = 0
+    seen = set()
+    waiting = [root]
     while waiting:
         node = waiting.pop()
         if id(node) in seen:

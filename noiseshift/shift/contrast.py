@@ -59,7 +59,8 @@ def contrast(scales: Array, slopes: Array, worse: bool, *, filled: bool = True) 
     common, power = slopes[:, judged, 0], slopes[:, judged, 1]
     slope = common.sum(0) / power.sum(0)
     rows = ((common - slope * power) / power.mean(0)).mean(1)
-    middle, error = float(slope.mean()), max(float(rows.std(ddof=1)) / math.sqrt(len(rows)), 1e-12)
+    middle = float(slope.mean())
+    error = max(float(rows.std(ddof=1)) / math.sqrt(len(rows)), 1e-12)
     text = f"slope of these data over what the network makes of them {middle:.3f} ± {2 * error:.3f} (1 is right)"
     apart = (middle - 1) / error
     dimmed = not filled and apart < -ENOUGH

@@ -177,7 +177,8 @@ class _Tried:
 
         The least of those tried is approached by parabolas, each closer around the last one's least: errors are no parabola."""
         values, rows = self._curve(times, change, tried)
-        middle, width = _vertex(values, rows.mean(1)), abs(float(values[-1] - values[0])) / 4
+        middle = _vertex(values, rows.mean(1))
+        width = abs(float(values[-1] - values[0])) / 4
         for _ in range(CLOSER):
             near = [middle - width, middle, middle + width]
             # At a time that cannot be moved so far, the least is not seen.

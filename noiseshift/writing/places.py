@@ -148,7 +148,8 @@ def _refuse_closed(parent: Path, given: str) -> None:
 
 def _refuse_anothers(place: Path, given: str | Path) -> None:
     """Something of another user's in a folder of everybody's (as /tmp is), from where only its owner may take it away."""
-    parent, me = place.parent.stat(), os.geteuid() if hasattr(os, "geteuid") else 0
+    parent = place.parent.stat()
+    me = os.geteuid() if hasattr(os, "geteuid") else 0
     if parent.st_mode & stat.S_ISVTX and me not in (0, parent.st_uid, place.stat().st_uid):
         raise PlaceError(f"{given} is another user's, who alone may replace it there: give another place")
 

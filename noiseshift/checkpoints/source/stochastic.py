@@ -127,7 +127,8 @@ def _grows_from_none(node: ast.AST) -> bool:
     """sigma ** (2 * t) - 1."""
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)):
         return False
-    power, one = _power(node.left), literal(node.right, {})
+    power = _power(node.left)
+    one = literal(node.right, {})
     if power is None or one is None or one[0] != 1 or not NUMBERS["sigma"].fullmatch(_word(power[0])):
         return False
     return any(isinstance(part, ast.Constant) and part.value == 2 for part in ast.walk(power[1]))

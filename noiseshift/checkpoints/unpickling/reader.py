@@ -279,7 +279,8 @@ def read_stream(stream: Bounded, outer: Allowance | None = None) -> Any:
         EOFError: It ends before what it claims.
         Exception: It is damaged; the kind depends on the damage, and callers turn it into one line by `reading`.
     """
-    nested, allowance = outer is not None, outer or Allowance(stream.left)
+    nested = outer is not None
+    allowance = outer or Allowance(stream.left)
     first = Reader(stream, nested=nested, allowance=allowance).load()
     if first != MAGIC or type(first) is not int:
         return first
