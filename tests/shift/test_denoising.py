@@ -68,3 +68,11 @@ def test_a_table_has_a_row_a_level():
     assert made.errors.shape == (40, len(SCALES))
     assert made.slopes.shape == (40, len(SCALES), 2)
     assert table.slope.isna().all()
+
+
+def test_a_table_of_pictures_has_their_slope_and_its_error():
+    pictures = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = ns.wrap(lambda x, t, cond: pictures[: len(x)], ns.Linear(), predicts="x0")
+    table = denoised(model, pictures, pictures).table
+    assert table.slope.tolist() == pytest.approx([1.0] * len(SCALES))
+    assert table.slope_error.tolist() == pytest.approx([0.0] * len(SCALES), abs=1e-9)
