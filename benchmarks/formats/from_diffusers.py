@@ -9,30 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from job import PROMPTS, SIDE, Job, chosen
+from job import LARGE, PROMPTS, SIDE, Job, chosen
 from torch import Tensor, nn
 
 import noiseshift as ns
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
-PATIENCE = 5
-"""Pipelines are as small as tests need them (20,000 weights), fast and slow to learn."""
+WIDER: dict[str, dict[str, Any]] = {
+    "UNet2DModel": {"block_out_channels": (32, 64), "norm_num_groups": 8, "attention_head_dim": 16},
+    "UNet2DConditionModel": {"block_out_channels": (32, 64), "norm_num_groups": 8, "attention_head_dim": 4},
+    "DiTTransformer2DModel": {"num_layers": 4, "num_attention_heads": 4, "attention_head_dim": 16},
+    "SD3Transformer2DModel": {
+        "num_layers": 4,
+        "num_attention_heads": 4,
+        "attention_head_dim": 16,
+        "caption_projection_dim": 64,
+    },
+    "FluxTransformer2DModel": {"num_layers": 2, "num_single_layers": 2, "num_attention_heads": 4},
+}
+"""In place of what tests need, which is too small to learn anything (20,000 weights)."""
 
 
-def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> list[str]:
+def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False, times: float = 1) -> list[str]:
     """A pipeline that diffusers builds, trained in its states, its network put back and saved by diffusers."""
     from noiseshift.checkpoints.diffusers.conditions import Conditions
 
     path, options, words = job.folder / "pipeline", {}, [str(job.folder / "pipeline")]
-    pipe = build(path)
-    images = chosen(job.images) if text else job.images
+    pipe = widened(build(path))
+    pipe.save_pretrained(path)
+    latent = any(hasattr(pipe, name) for name in ("vae", "vqvae"))
+    images = job.large if latent else job.images
     if text:
-        bank = ns.load(path, prompts=list(PROMPTS), size=SIDE).model.network.bank
+        images = chosen(images)
+        bank = ns.load(path, prompts=list(PROMPTS), size=LARGE).model.network.bank
         # Not the hundreds of places that T5's prompts are filled up with.
         Conditions(bank.hidden[:, :16], bank.pooled, len(PROMPTS)).save(job.folder / "prompts.safetensors")
-        options = {"embeddings": job.folder / "prompts.safetensors", "size": SIDE}
-        words += ["--embeddings", str(job.folder / "prompts.safetensors"), "--size", str(SIDE)]
+        options = {"embeddings": job.folder / "prompts.safetensors", "size": LARGE}
+        words += ["--embeddings", str(job.folder / "prompts.safetensors"), "--size", str(LARGE)]
     for coder in (getattr(pipe, name, None) for name in ("vae", "vqvae")):
         if coder is not None:  # untrained: its latents are given unit variance
             spread = float(ns.load(path, **options).encode(images[:256]).floats.std())
@@ -43,9 +57,18 @@ def folder_of(job: Job, build: Callable[[Path], Any], text: bool = False) -> lis
     call = called(pipe, network, getattr(checkpoint.model.network, "bank", None))
     flow = "Flow" in type(pipe.scheduler).__name__
     loss = flow_loss(call) if flow else table_loss(call, pipe.scheduler)
-    job.fit(network, loss, checkpoint.encode(images), times=PATIENCE)
+    job.fit(network, loss, checkpoint.encode(images), times)
     pipe.save_pretrained(path)
     return [*words, "--sampler", "own:20"]
+
+
+def widened(pipe: Any) -> Any:
+    """The pipeline with a network that can learn."""
+    name = "transformer" if hasattr(pipe, "transformer") else "unet"
+    former = getattr(pipe, name)
+    torch.manual_seed(0)
+    setattr(pipe, name, type(former).from_config({**former.config, **WIDER[type(former).__name__]}))
+    return pipe
 
 
 def called(pipe: Any, network: Any, bank: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -59,7 +82,7 @@ def called(pipe: Any, network: Any, bank: Any) -> Callable[[Tensor, Tensor, Tens
         if bank is None:
             return network(x, t).sample
         hidden, pooled = conditions(y)
-        sizes = torch.tensor([[SIDE, SIDE, 0, 0, SIDE, SIDE]]).expand(len(x), -1)
+        sizes = torch.tensor([[LARGE, LARGE, 0, 0, LARGE, LARGE]]).expand(len(x), -1)
         added = None if pooled is None else {"text_embeds": pooled, "time_ids": sizes}  # SDXL's only
         return network(x, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
 
@@ -112,7 +135,7 @@ def pixel_unet(path: Path) -> Any:
 
     torch.manual_seed(0)
     unet = diffusers.UNet2DModel(
-        sample_size=SIDE, layers_per_block=1, block_out_channels=(32, 64), norm_num_groups=8, attention_head_dim=16,
+        sample_size=SIDE, layers_per_block=1, block_out_channels=(16, 16), norm_num_groups=8,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
     pipe = diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler(clip_sample=False))
@@ -126,7 +149,7 @@ def class_transformer(path: Path) -> Any:
 
     torch.manual_seed(0)
     network = diffusers.DiTTransformer2DModel(
-        num_attention_heads=4, attention_head_dim=16, in_channels=4, out_channels=8, num_layers=4, sample_size=SIDE // 2,
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=LARGE // 2,
         patch_size=2, num_embeds_ada_norm=10, norm_num_groups=4,
     )  # fmt: skip
     coder = autoencoder(scaling_factor=0.18215)
@@ -135,12 +158,12 @@ def class_transformer(path: Path) -> Any:
     return pipe
 
 
-def tiny(name: str, text: bool = False, **options: Any) -> Callable[[Job], list[str]]:
+def tiny(name: str, text: bool = False, times: float = 1, **options: Any) -> Callable[[Job], list[str]]:
     """A pipeline of the tests' own."""
 
     def make(job: Job) -> list[str]:
         import tiny_pipelines
 
-        return folder_of(job, partial(getattr(tiny_pipelines, name), **options), text)
+        return folder_of(job, partial(getattr(tiny_pipelines, name), **options), text, times)
 
     return make

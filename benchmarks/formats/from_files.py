@@ -17,12 +17,17 @@ from torch import Tensor, nn
 
 sys.path += [str(Path(__file__).parents[2] / "tests"), str(Path(__file__).parents[1] / "imagenet")]
 
+WIDTH = 128
+LONGER = 4
+"""Transformers take so many times the steps of a UNet."""
+
 UNET = {"dim": (3, SIDE, SIDE), "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
 
 
 def own(job: Job) -> list[str]:
     data = write(job.folder / "train.npz", job.images)
-    run(job.folder, "train", data, "--out", "run", "--steps", job.steps, "--width", 64, "--depth", 4, "--no-progress")  # fmt: skip
+    shown = ["--width", 64, "--depth", 4, "--no-progress"]
+    run(job.folder, "train", data, "--out", "run", "--steps", LONGER * job.steps, *shown)
     return [str(next((job.folder / "run").glob("*.safetensors"))), "--sampler", "euler:20"]
 
 
@@ -36,22 +41,24 @@ def latents_of(family: str) -> Callable[[Job], list[str]]:
         from noiseshift.checkpoints.diffusers.autoencoder import Autoencoder
 
         coder = tiny_pipelines.autoencoder(scaling_factor=1.0)
-        spread = float(Autoencoder(coder).encode(job.images[:256].floats).std())
+        spread = float(Autoencoder(coder).encode(job.large[:256].floats).std())
         coder.register_to_config(scaling_factor=1 / spread)
         coder.save_pretrained(job.folder / "vae")
-        states = Autoencoder(coder).encode(job.images[:10000].floats)
-        assert job.images.labels is not None
-        np.savez(job.folder / "latents.npz", latents=states.numpy(), labels=job.images.labels[:10000].numpy())
+        states = Autoencoder(coder).encode(job.large.floats)
+        assert job.large.labels is not None
+        np.savez(job.folder / "latents.npz", latents=states.numpy(), labels=job.large.labels.numpy())
         path = job.folder / "model.pt"
-        standin.write_checkpoint(family, job.folder / "latents.npz", path, job.steps)
+        standin.write_checkpoint(family, job.folder / "latents.npz", path, LONGER * job.steps, WIDTH)
         if family == "repa":  # its trainer leaves the projectors in the file
             content = torch.load(path, weights_only=False)
             content["ema"] |= {"projectors.0.0.weight": torch.randn(64, 384), "projectors.0.0.bias": torch.zeros(64)}
             torch.save(content, path)
-        options = [] if family == "repa" else ["--family", family]
+        # No official width, so heads are not known; a REPA file is known by its projectors.
+        path.with_suffix(".yaml").write_text(
+            f"heads: {WIDTH // 64}\n" + (f"family: {family}\n" if family != "repa" else "")
+        )
         return [
             str(path),
-            *options,
             "--vae",
             str(job.folder / "vae"),
             "--sampler",
@@ -67,13 +74,13 @@ def lucidrains(job: Job) -> list[str]:
 
     place = job.folder / "pictures"
     place.mkdir(exist_ok=True)
-    for i, pixels in enumerate(job.images.pixels[:2000]):
+    for i, pixels in enumerate(job.images.pixels[:10000]):
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(place / f"{i}.png")
     diffusion = GaussianDiffusion(Unet(32, dim_mults=(1, 2)), image_size=SIDE, sampling_timesteps=10)
     Trainer(
-        diffusion, str(place), train_batch_size=64, gradient_accumulate_every=1, train_lr=1e-3, ema_decay=0.98,
+        diffusion, str(place), train_batch_size=64, gradient_accumulate_every=1, train_lr=1e-3, ema_decay=0.99,
         ema_update_every=1,
-        train_num_steps=job.steps, save_and_sample_every=job.steps, num_samples=4, calculate_fid=False,
+        train_num_steps=2 * job.steps, save_and_sample_every=2 * job.steps, num_samples=4, calculate_fid=False,
         results_folder=str(job.folder), augment_horizontal_flip=False,
     ).train()  # fmt: skip
     return [str(job.folder / "model-1.pt"), "--size", str(SIDE), "--sampler", "ddim:20"]
@@ -91,7 +98,7 @@ def adm(job: Job) -> list[str]:
         t = torch.randint(1000, (len(x),))
         return diffusion.training_losses(network, x, t)["loss"].mean()
 
-    torch.save(job.fit(network, loss).state_dict(), job.folder / "ema.pt")
+    torch.save(job.fit(network, loss, times=2).state_dict(), job.folder / "ema.pt")
     (job.folder / "ema.yaml").write_text(f"family: adm\nheads: 4\nsize: {SIDE}\n")
     # Not from the last step of its table, where a poor network's error reaches x0 157-fold: as its own respacing starts.
     return [str(job.folder / "ema.pt"), "--sampler", "diffusers/DDIMScheduler:20"]
@@ -133,7 +140,7 @@ def k_diffusion(kind: str, **model: Any) -> Callable[[Job], list[str]]:
         network = theirs.config.make_model(config)
         denoiser = theirs.config.make_denoiser_wrapper(config)(network)
         density = theirs.config.make_sample_density(config["model"])
-        job.fit(denoiser, lambda x, y: denoiser.loss(x, torch.randn_like(x), density([len(x)])).mean())
+        job.fit(denoiser, lambda x, y: denoiser.loss(x, torch.randn_like(x), density([len(x)])).mean(), times=2)
         content = {
             "config": config,
             "model": network.state_dict(),
@@ -156,7 +163,7 @@ def edm(which: str) -> Callable[[Job], list[str]]:
         if second:
             loss_of: Any = importlib.import_module("training.training_loop").EDM2Loss()
             network = module.Precond(
-                SIDE, 3, 10, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8]
+                SIDE, 3, 10, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4]
             )
         else:
             loss_of = importlib.import_module("training.loss").EDMLoss()
@@ -168,9 +175,12 @@ def edm(which: str) -> Callable[[Job], list[str]]:
                 model_channels=32,
                 channel_mult=[1, 2],
                 num_blocks=1,
-                attn_resolutions=[8],
+                attn_resolutions=[4],
             )
-        job.fit(network, lambda x, y: loss_of(network, x, nn.functional.one_hot(y, 10).float()).mean())
+        rate = 1e-2 if second else 2e-3  # its weights are normalised, so that steps turn them only
+        job.fit(
+            network, lambda x, y: loss_of(network, x, nn.functional.one_hot(y, 10).float()).mean(), times=4, rate=rate
+        )
         network.requires_grad_(False)
         content = {"ema": network.half() if second else network, "dataset_kwargs": {"path": "fashion-mnist"}}
         (job.folder / f"{which}.pkl").write_bytes(pickle.dumps(content))

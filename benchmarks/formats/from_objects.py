@@ -15,10 +15,10 @@ MODULES = {
 import noiseshift as ns, torch
 from smalldiffusion import Scaled, ScheduleDDPM, Unet
 def made():
-    return Scaled(Unet)(16, 3, 3, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,), dropout=0.0), ScheduleDDPM(1000)
+    return Scaled(Unet)(8, 3, 3, ch=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), dropout=0.0), ScheduleDDPM(1000)
 def model():
     network, schedule = made()
-    return ns.adapters.smalldiffusion(ns.adapters.weights("small.pth", network), schedule), {"shape": [3, 16, 16]}
+    return ns.adapters.smalldiffusion(ns.adapters.weights("small.pth", network), schedule), {"shape": [3, 8, 8]}
 """,
     "flow": """
 import noiseshift as ns, torch
@@ -26,11 +26,11 @@ from torchcfm.models.unet.unet import UNetModelWrapper
 class Velocity(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.unet = UNetModelWrapper(dim=(3, 16, 16), num_channels=32, num_res_blocks=1, channel_mult=(1, 2))
+        self.unet = UNetModelWrapper(dim=(3, 8, 8), num_channels=32, num_res_blocks=1, channel_mult=(1, 2))
     def forward(self, x, t):
         return self.unet(t, x)
 def model():
-    return ns.adapters.flow_matching(ns.adapters.weights("flow.pth", Velocity())), {"shape": [3, 16, 16]}
+    return ns.adapters.flow_matching(ns.adapters.weights("flow.pth", Velocity())), {"shape": [3, 8, 8]}
 """,
     "azul": """
 import noiseshift as ns, torch
@@ -40,13 +40,13 @@ from torchcfm.models.unet.unet import UNetModelWrapper
 class Backbone(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.unet = UNetModelWrapper(dim=(3, 16, 16), num_channels=32, num_res_blocks=1, channel_mult=(1, 2))
+        self.unet = UNetModelWrapper(dim=(3, 8, 8), num_channels=32, num_res_blocks=1, channel_mult=(1, 2))
     def forward(self, x, time):
         return self.unet(time, x)
 def made():
     return KarrasDenoiser(Backbone(), VPSchedule())
 def model():
-    return ns.adapters.azula(ns.adapters.weights("azul.pth", made())), {"shape": [3, 16, 16]}
+    return ns.adapters.azula(ns.adapters.weights("azul.pth", made())), {"shape": [3, 8, 8]}
 """,
 }
 
@@ -67,7 +67,7 @@ def smalldiffusion(job: Job) -> list[str]:
         x0, sigma, noise, _ = generate_train_sample(x, schedule)
         return network.get_loss(x0, sigma, noise)
 
-    torch.save(job.fit(network, loss).state_dict(), job.folder / "small.pth")
+    torch.save(job.fit(network, loss, times=2).state_dict(), job.folder / "small.pth")
     return ["small:model", "--sampler", "edm:18"]
 
 
@@ -87,6 +87,7 @@ def flow_matching(job: Job) -> list[str]:
 def azula(job: Job) -> list[str]:
     denoiser = code_of(job, "azul").made()
     torch.save(
-        job.fit(denoiser, lambda x, y: denoiser.loss(x, torch.rand(len(x)))).state_dict(), job.folder / "azul.pth"
+        job.fit(denoiser, lambda x, y: denoiser.loss(x, torch.rand(len(x))), times=2).state_dict(),
+        job.folder / "azul.pth",
     )
     return ["azul:model", "--sampler", "ddim:20"]

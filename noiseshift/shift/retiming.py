@@ -104,7 +104,10 @@ def retiming(
     said = f"conditioned on {lower} noise than its states have, the network denoises these data better: {best.words}"
     if not best.beyond_habit:
         return Check(NAME, None, f"{said}; networks with a right card are seen to prefer as much by themselves")
-    remedy = "correct time in its card (data of less or more contrast than in training look so too)"
+    remedy = (
+        "correct time in its card (data of less or more contrast than in training look so too, and a network that was trained "
+        "little may prefer another time by itself)"
+    )
     return Check(NAME, False, f"{said}; {remedy}")
 
 
