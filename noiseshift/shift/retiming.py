@@ -192,10 +192,9 @@ class _Tried:
             before, middle = middle, _vertex(values, rows.mean(1))
             if abs(middle - before) < 0.9 * width:  # else it lies further on
                 width = max(width / 4, change.step * self._entry())
-        count = rows.shape[1]
         best = _vertex(values, rows.mean(1))
-        others = [_vertex(values, np.delete(rows, i, 1).mean(1)) for i in range(count)]
-        spread = 2 * math.sqrt((count - 1) * float(np.var(others)))
+        others = [_vertex(values, np.delete(rows, i, 1).mean(1)) for i in range(rows.shape[1])]
+        spread = 2 * _jackknifed(others)
         return _Best(best, best - spread, best + spread)
 
     def _curve(self, times: Tensor, change: _Change, wanted: Sequence[float]) -> tuple[Array, Array]:
@@ -252,6 +251,11 @@ class _Better:
 
     words: str
     beyond_habit: bool
+
+
+def _jackknifed(without: Sequence[float]) -> float:
+    """The standard error of an estimate, from what it is without each of the rows in turn."""
+    return math.sqrt((len(without) - 1) * float(np.var(without)))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The code beside a checkpoint: which class its tensors are of, how it was trained, and the wrapper that this makes."""
 
 import argparse
+import ast
 import dataclasses
 import json
 import sys
@@ -16,6 +17,7 @@ from torch import nn
 import noiseshift as ns
 from noiseshift.checkpoints.inspection import contents_of
 from noiseshift.checkpoints.source import beside
+from noiseshift.checkpoints.source.conditioning import handed
 from noiseshift.checkpoints.source.settings import settings_in, with_settings
 from noiseshift.checkpoints.source.stochastic import Stochastic, in_settings
 from noiseshift.checkpoints.source.training import Training
@@ -808,3 +810,16 @@ def test_a_wrong_way_to_call_is_named(here):
         assert f"with {says}" in " ".join(result.output.split()), result.output
     mine.model = lambda: ((lambda t, x: torch.cat([x, t[:, None]], 1)[:, :3]), card)
     assert "with signature: (t, x)" in " ".join(CliRunner().invoke(main, ["info", "mine:model"]).output.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def sample(net, x, t):\n    return net(x, t / 1000)", ["t / 1000"]),
+        ("class Net:\n    def forward(self, x, t):\n        return self.embed(x, t / 1000)", []),
+        ("class Net:\n    def forward(self, x, y):\n        return self.embed(x, t / 1000)", ["t / 1000"]),
+        ("class Net:\n    def loss(self, x, t):\n        return self.net(x, t / 1000)", ["t / 1000"]),
+    ],
+)
+def test_what_a_network_does_with_its_own_step_is_no_call_of_a_network(code, found):
+    assert [each.text for each in handed(ast.parse(code))] == found

@@ -1,10 +1,11 @@
 """Classes that are numbered otherwise than in training are found, and networks that know no classes are not blamed."""
 
+import numpy as np
 import pytest
 import torch
 
 import noiseshift as ns
-from noiseshift.shift.numbering import FEWEST, NAME, _Tried, numbering, numbering_calls
+from noiseshift.shift.numbering import FEWEST, NAME, _by_class, _Tried, numbering, numbering_calls
 from noiseshift.shift.preflight import preflight
 
 DATA = ns.data.reference()[:48]
@@ -149,3 +150,15 @@ def test_preflight_says_it():
     images = ns.data.reference()[:256]
     wrong = ns.data.Images(images.pixels, (images.labels + 1) % 10)
     assert [check.name for check in preflight(ns.load(), wrong, samples=0).failures] == [NAME]
+
+
+def test_a_class_of_one_row_says_nothing():
+    """What the others of its class choose is nothing there: the first class would be taken, which may hide what all others say."""
+    cond = np.append(np.repeat([0, 1], 12), 2)
+    errors = 1 + 0.01 * np.random.default_rng(0).normal(size=(25, 3))
+    errors[np.arange(24), cond[:24]] -= 0.5  # the network's own class errs less
+    errors[24] = [5.0, 5.0, 0.5]
+    assert _by_class(errors, cond) is None
+    said = _by_class(errors[:, [1, 0, 2]], cond)
+    assert said is not None
+    assert said.startswith("class 0 is denoised best as 1, 1 is denoised best as 0")

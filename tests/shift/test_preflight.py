@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -248,3 +249,13 @@ def test_a_network_that_is_right_passes_where_its_steps_diverge(error, said):
     assert ("without" in check.sentence) is bool(said)
     _, check = _its_data(model, 2 * data + 1, None, 48, ENERGY)
     assert check.passed is False
+
+
+def test_averages_in_other_files_are_said_with_data_and_without():
+    beside = ("ema_0.99.pt", "ema_0.999.pt", "ema_0.9999.pt", "ema_1.pt")
+    made = replace(ns.load(), averages_beside=beside)
+    for found in (preflight(made, None), preflight(made, Images(torch.zeros(4, 1, 8, 8)))):
+        check = found.checks[0]
+        assert (check.name, check.passed) == ("weights", None)
+        assert check.sentence.endswith("their averages: ema_0.99.pt, ema_0.999.pt, ema_0.9999.pt")
+    assert preflight(ns.load(), None).checks[0].name == "data"

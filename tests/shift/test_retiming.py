@@ -11,7 +11,7 @@ import noiseshift as ns
 from noiseshift.data import ASSETS
 from noiseshift.shift.denoising import denoised
 from noiseshift.shift.preflight import preflight
-from noiseshift.shift.retiming import _MOVED, NAME, OFFSETS, _Tried, _vertex, retiming
+from noiseshift.shift.retiming import _MOVED, NAME, OFFSETS, _jackknifed, _Tried, _vertex, retiming
 
 DIM = 256
 SCHEDULE = ns.Linear()
@@ -148,3 +148,9 @@ def test_preflight_says_it_and_names_the_units_of_the_card():
     found = preflight(ns.load(ASSETS / "fashion-ddpm.safetensors", card=card), ns.data.reference(), samples=0)
     assert [check.name for check in found.failures] == [NAME]
     assert re.search(r"-(9\.\d+|10|10\.\d+) in its own numbers", found.failures[0].sentence)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    rows = np.random.default_rng(0).normal(size=16)
+    without = [float(np.delete(rows, i).mean()) for i in range(16)]
+    assert _jackknifed(without) == pytest.approx(rows.std(ddof=1) / 4, rel=1e-12)
