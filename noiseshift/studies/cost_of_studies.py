@@ -24,7 +24,7 @@ from noiseshift.studies.calls import BlankModel, calls_a_sample
 from noiseshift.studies.cost import Cost, Part, calls_a_reading, estimate, one_call, seconds_of, weight_of
 from noiseshift.studies.folders import pictures_of
 from noiseshift.studies.grid import Cell
-from noiseshift.studies.kept_parts import kept_parts
+from noiseshift.studies.kept_parts import keepable, kept_parts
 from noiseshift.studies.protocol import Protocol
 from noiseshift.studies.readers import RESIDUAL_ROWS, SLOPE_ROWS, read_times
 from noiseshift.studies.sampling import labels, sampler_run
@@ -90,16 +90,19 @@ def correction_cost(
 
 
 def comparison_cost(cells: Sequence[Cell], extractor: Extractor | None = None) -> Mapping[str, Cost]:
-    """Of every run of a grid by its name, as if none of them were there. What other runs left in the cache folder is not counted.
+    """Of every run of a grid by its name, as if none of them were there. What other runs left in the cache folder is not counted,
+    nor what a run before leaves there: checks of one checkpoint are made once.
 
     Args:
         cells: the runs of the grid.
         extractor: what computes features, or None.
     """
     found = {}
+    planned: set[str] = set()
     for cell in cells:
         cost = estimate(cell.checkpoint, cell.protocol, None if cell.data is None else len(cell.data))
-        cost = cost.without(kept_parts(cell.checkpoint, cell.protocol, cell.data))
+        cost = cost.without(kept_parts(cell.checkpoint, cell.protocol, cell.data, planned))
+        planned.update(entry.identity for entry in keepable(cell.checkpoint, cell.protocol, cell.data))
         if extractor is not None:
             weight = _feature_seconds(cell.checkpoint, extractor) / cost.seconds
             cost = replace(cost, parts=(*cost.parts, Part("features", cell.protocol.samples, weight)))

@@ -48,7 +48,7 @@ def kept_or_made(
         name: of the estimator.
         made: calibrates it.
     """
-    about = _about_calibration(checkpoint, protocol, data, times, name)
+    about = about_calibration(checkpoint, protocol, data, times, name)
     if about is None:
         return made()
     limit = protocol.estimators[name]
@@ -65,22 +65,6 @@ def kept_or_made(
     return instrument
 
 
-def is_calibrated(checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str) -> bool:
-    """Whether `kept_or_made`, which has the arguments, will find the instrument.
-
-    Args:
-        checkpoint: whose network the estimator uses.
-        protocol: says on how many images it is calibrated, and with which noise.
-        data: the real images, all that are for it.
-        times: (K,) the conditioning times that are read.
-        name: of the estimator.
-    """
-    about = _about_calibration(checkpoint, protocol, data, times, name)
-    if about is None:
-        return False
-    return kept.load("calibration", about) is not None or shipped.load("calibration", about) is not None
-
-
 def kept_or_checked(
     checkpoint: Checkpoint, data: Images | None, device: str, samples: int, made: Callable[[], Preflight]
 ) -> Preflight:
@@ -93,7 +77,7 @@ def kept_or_checked(
         samples: how many are drawn.
         made: makes the checks.
     """
-    about = _about_checks(checkpoint, data, device, samples)
+    about = about_checks(checkpoint, data, device, samples)
     if about is None:
         return made()
     found = kept.load("preflight", about)
@@ -104,23 +88,18 @@ def kept_or_checked(
     return checks
 
 
-def is_checked(checkpoint: Checkpoint, data: Images | None, device: str, samples: int) -> bool:
-    """Whether `kept_or_checked`, which has the arguments, will find the checks.
-
-    Args:
-        checkpoint: what is checked.
-        data: real images, or None.
-        device: where the network computes.
-        samples: how many are drawn.
-    """
-    about = _about_checks(checkpoint, data, device, samples)
-    return about is not None and kept.load("preflight", about) is not None
-
-
-def _about_calibration(
+def about_calibration(
     checkpoint: Checkpoint, protocol: Protocol, data: Images, times: Tensor, name: str
 ) -> dict[str, Any] | None:
-    """Everything that decides a calibration; None where none is kept."""
+    """Everything that decides a calibration; None where none is kept.
+
+    Args:
+        checkpoint: whose network the estimator uses.
+        protocol: says on how many images it is calibrated, and with which noise.
+        data: the real images, all that are for it.
+        times: (K,) the conditioning times that are read.
+        name: of the estimator.
+    """
     if name not in KEPT or not comparable(checkpoint) or kept.folder() is None:
         return None
     about = _described(checkpoint, data) | {"device": torch.device(protocol.device).type}
@@ -128,8 +107,15 @@ def _about_calibration(
     return about | {"seed": protocol.seed, "rows": protocol.rows, "limit": protocol.estimators[name]}
 
 
-def _about_checks(checkpoint: Checkpoint, data: Images | None, device: str, samples: int) -> dict[str, Any] | None:
-    """Everything that decides the checks; None where none are kept."""
+def about_checks(checkpoint: Checkpoint, data: Images | None, device: str, samples: int) -> dict[str, Any] | None:
+    """Everything that decides the checks; None where none are kept.
+
+    Args:
+        checkpoint: what is checked.
+        data: real images, or None.
+        device: where the network computes.
+        samples: how many are drawn.
+    """
     if data is None or not comparable(checkpoint) or kept.folder() is None:
         return None
     return {**_described(checkpoint, data), "device": torch.device(device).type, "samples": min(samples, SAMPLES)}

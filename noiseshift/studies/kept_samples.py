@@ -48,7 +48,7 @@ def kept_or_sampled(
         indices: which samples; they go through the network together, which decides their rounding.
         made: samples them: (len(indices), …).
     """
-    about = _about(checkpoint, protocol, finer, indices, _rows_at_once(checkpoint))
+    about = about_samples(checkpoint, protocol, finer, indices, _rows_at_once(checkpoint))
     if about is None:
         return made()
     arrays = kept.load("samples", about) or shipped.load("samples", about)
@@ -60,24 +60,18 @@ def kept_or_sampled(
     return final
 
 
-def are_sampled(checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, rows: int | None) -> bool:
-    """Whether `kept_or_sampled`, which has the arguments, will find the samples.
+def about_samples(
+    checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, rows: int | None
+) -> dict[str, Any] | None:
+    """Everything that decides final samples of the finer run; None where none are kept.
 
     Args:
         checkpoint: what is sampled.
         protocol: with its guidance and seed.
         finer: the solver of more steps.
         indices: which samples.
-        rows: how many will go through the network at once; None: all that it is given.
+        rows: how many go through the network at once; None: all that it is given.
     """
-    about = _about(checkpoint, protocol, finer, indices, rows)
-    return about is not None and (kept.load("samples", about) or shipped.load("samples", about)) is not None
-
-
-def _about(
-    checkpoint: Checkpoint, protocol: Protocol, finer: Solver, indices: range, rows: int | None
-) -> dict[str, Any] | None:
-    """Everything that decides the samples; None where none are kept."""
     if not _kept(checkpoint, len(indices)):
         return None
     found = fingerprint(checkpoint, replace(protocol, solver=finer))

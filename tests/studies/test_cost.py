@@ -217,6 +217,30 @@ def test_what_an_earlier_correction_left_is_not_counted(tmp_path, monkeypatch):
         assert stated == spent
 
 
+def test_what_a_run_of_a_grid_keeps_for_the_next_is_counted_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path / "kept"))
+    checkpoint, data = tiny()
+    protocol = Protocol("euler:3", samples=6, estimators={"residual": None}, points=2, batch=4)
+    named = {
+        "first": protocol,
+        "other levels": replace(protocol, solver=ns.solver("em:4")),  # the same checks, another calibration
+        "guided": replace(protocol, guidance=ns.noise_awareness(0.5)),  # the same calibration, samples of its own
+        "other seed": replace(protocol, seed=1),
+    }
+    cells = [Cell(name, checkpoint, each, data) for name, each in named.items()]
+    costs = comparison_cost(cells)
+    calibration, content = "residual: calibrating", "content control"
+    assert [set(cost.kept) for cost in costs.values()] == [
+        set(),
+        {"preflight"},
+        {"preflight", calibration},
+        {"preflight"},
+    ]
+    stated = sum(network_calls(cost) for cost in costs.values())
+    assert stated == counted_calls(monkeypatch, checkpoint, lambda: run_grid(cells, tmp_path / "grid"))
+    assert all(content in [part.name for part in cost.parts] for cost in costs.values())
+
+
 def test_what_ships_with_the_package_is_said_to_be_there(tmp_path, monkeypatch):
     monkeypatch.setenv("NOISESHIFT_CACHE", str(tmp_path))
     result = CliRunner().invoke(main, ["measure", "--dry-run", "--out", str(tmp_path / "run")])
