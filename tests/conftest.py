@@ -4,6 +4,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 # Several processes share the cores: one thread each, also in what they start. Read when torch is first imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background job starts with Ctrl-C ignored, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What runs keep for each other lies apart from the user's own. Processes that this one starts use the same folder.
 if "NOISESHIFT_CACHE" not in os.environ:
