@@ -5,7 +5,15 @@ anything is unpacked.
 """
 
 from noiseshift.reading.archives import check_zip, gunzip
-from noiseshift.reading.arrays import fill, names_in_arrays, read_array, read_arrays, read_safetensors, read_table
+from noiseshift.reading.arrays import (
+    fill,
+    names_in_arrays,
+    read_array,
+    read_arrays,
+    read_at_once,
+    read_safetensors,
+    read_table,
+)
 from noiseshift.reading.boundary import (
     MB,
     MissingFile,
@@ -41,6 +49,7 @@ __all__ = [
     "opened",
     "read_array",
     "read_arrays",
+    "read_at_once",
     "read_csv",
     "read_json",
     "read_safetensors",

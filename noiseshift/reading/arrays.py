@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Collection
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from noiseshift.reading.archives import check_zip
@@ -168,6 +169,15 @@ def read_safetensors(
             return load(content), _words_of(content)
         with named_while_open(file, path) as name, safe_open(name, "pt") as mapped:
             return {name: mapped.get_tensor(name) for name in mapped.keys()}, dict(mapped.metadata() or {})
+
+
+def read_at_once(folder: Path) -> bool:
+    """Whether a library shall read a folder's .safetensors files as a whole, as `read_safetensors` does, where it would map them.
+
+    Args:
+        folder: Its files.
+    """
+    return sum(each.stat().st_size for each in folder.glob("*.safetensors")) <= AT_ONCE
 
 
 def _words_of(content: bytes) -> dict[str, str]:

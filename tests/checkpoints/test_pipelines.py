@@ -508,6 +508,28 @@ def test_what_takes_the_place_of_a_folder_s_files_is_not_read(kind, saved, tmp_p
     assert torch.equal(found.decode(x), wanted.decode(x))
 
 
+@pytest.mark.parametrize("most", [None, 0], ids=["small", "large"])
+def test_small_weights_of_a_folder_are_read_as_a_whole_and_no_bar_is_shown(most, saved, monkeypatch, capfd):
+    """A file that is cut off while it is mapped into memory would end the process."""
+    import safetensors.torch
+
+    modeling = pytest.importorskip("transformers.modeling_utils")
+    folder = saved("stable_diffusion")[1]
+    capfd.readouterr()  # of saving it
+    mapped = []
+    if most is not None:
+        monkeypatch.setattr("noiseshift.reading.arrays.AT_ONCE", most)
+    for module, name in ((safetensors.torch, "load_file"), (modeling, "safe_open")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *given, real=real, **more: mapped.append(given) or real(*given, **more)
+        )
+    ns.load(folder, prompts=PROMPTS, size=2 * tiny.SIDE)
+    assert len(mapped) == (0 if most is None else 3), "the network, the autoencoder and the text encoder"
+    assert capfd.readouterr().err == ""
+    assert modeling.logging.is_progress_bar_enabled()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_a_pipe_in_a_network_s_folder_is_refused_by_name(saved, tmp_path):
     folder = shutil.copytree(saved("ldm")[1], tmp_path / "pipe")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from noiseshift.checkpoints.card import CheckpointError
 from noiseshift.checkpoints.diffusers.parts import require_all
+from noiseshift.checkpoints.diffusers.reading_weights import quietly, without_mapping
 from noiseshift.reading import folder_while_open, read_arrays, read_safetensors, reading
 from noiseshift.writing import replaced_file, write_tensors
 from noiseshift.writing.signatures import PROMPTS, signed_prompts
@@ -206,10 +207,16 @@ def _text_part(path: Path, entry: Sequence[Any]) -> Any:
             "prompts are encoded by transformers: pip install 'noiseshift[text]', or give --embeddings FILE"
         ) from None
     missing: Collection[str] = ()
+    kind = getattr(transformers, name)
     options = {"use_safetensors": True, "output_loading_info": True} if name in ENCODERS else {}
     try:
-        with folder_while_open(path, name, "save the pipeline again", CheckpointError) as folder:
-            part = getattr(transformers, name).from_pretrained(folder, local_files_only=True, **options)
+        with (
+            folder_while_open(path, name, "save the pipeline again", CheckpointError) as folder,
+            quietly(transformers),
+        ):
+            if name in ENCODERS:
+                options |= without_mapping(kind, folder)
+            part = kind.from_pretrained(folder, local_files_only=True, **options)
         if name in ENCODERS:
             part, info = part
             missing = info["missing_keys"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from noiseshift import reading
 from noiseshift.checkpoints.card import CheckpointError
+from noiseshift.checkpoints.diffusers.reading_weights import quietly, without_mapping
 
 
 def config_of(path: Path) -> dict[str, Any]:
@@ -49,13 +50,16 @@ def load_part(path: Path, kind: str) -> Any:
     import diffusers
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    weights = weights_in(path)
+    options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+    variant = _variant(weights_in(path))
     _require_plausible(path)
+    network = getattr(diffusers, kind)
     try:
-        with reading.folder_while_open(path, "network", "save the pipeline again", CheckpointError) as name:
-            made, info = getattr(diffusers, kind).from_pretrained(
-                name, use_safetensors=True, low_cpu_mem_usage=False, variant=_variant(weights), output_loading_info=True
-            )
+        with (
+            reading.folder_while_open(path, "network", "save the pipeline again", CheckpointError) as name,
+            quietly(diffusers),
+        ):
+            made, info = network.from_pretrained(name, variant=variant, **options, **without_mapping(network, name))
     except CheckpointError:
         raise
     except Exception as error:  # diffusers raises many kinds for damaged folders
