@@ -23,7 +23,7 @@ from noiseshift.reading import require_room
 PLAIN = (str, bytes, int, float, complex, bool, type(None))
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules as Python 2 called them, and old protocols do."""
-VALUES = 5_000_000
+VALUES = 2_000_000
 """Most instructions of a file's pickles, each of which makes a value at most, and most values of what it makes, counted as often
 as they are referred to."""
 ROOM = 256 << 20
