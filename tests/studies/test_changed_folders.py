@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from noiseshift.analysis.report import read_folder
 from noiseshift.cli import main
+from reports import report_of
 
 import noiseshift as ns
 from noiseshift.evaluation import Features
@@ -21,7 +22,6 @@ from noiseshift.studies.grid import Cell, run_grid
 from noiseshift.writing import ADDED, SENTENCE, added, adopt, changed
 from noiseshift.writing.digests import OPTIONAL, digests
 from noiseshift.writing.marks import MARK, read_mark, write_mark
-from tests.reports import report_of
 
 CHANGED = "was changed after noiseshift wrote it"
 
