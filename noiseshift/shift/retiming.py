@@ -119,7 +119,7 @@ class _Tried:
         self.x0 = x0
         self.cond = cond
         self.eps = normal(generators(range(len(x0)), seed=0, stream=PREFLIGHT), x0.shape[1:]).to(x0)
-        self._now: dict[float, float] = {}
+        self._errors: dict[tuple[float, float], Array] = {}
 
     def gains(self, t: Tensor, own: Array) -> Array | None:
         """(N, 2) what is gained of the error `own` (N,) by conditioning on less noise, and more; None without such levels."""
@@ -152,6 +152,12 @@ class _Tried:
 
     def errors(self, t: Tensor, given: Tensor) -> Array:
         """(N,) mean squared error of the noise in states of level t, where the network is conditioned on another one."""
+        pair = float(t), float(given)
+        if pair not in self._errors:  # tables are coarse: a search comes back to the same entries
+            self._errors[pair] = self._measured(t, given)
+        return self._errors[pair]
+
+    def _measured(self, t: Tensor, given: Tensor) -> Array:
         level = self.model.schedule(t).like(self.x0)
         other = copy.copy(self.model)
         other.time_input = lambda _: self.model.time_input(given)  # type: ignore[method-assign]
@@ -207,10 +213,7 @@ class _Tried:
 
     def now(self, times: Tensor) -> Array:
         """(T,) the error under the card's own times."""
-        for t in times:
-            if float(t) not in self._now:
-                self._now[float(t)] = float(self.errors(t, t).mean())
-        return np.array([self._now[float(t)] for t in times])
+        return np.array([float(self.errors(t, t).mean()) for t in times])
 
     def _entry(self) -> float:
         """The distance of two levels of the network's table; 0 of one that has none."""

@@ -54,6 +54,23 @@ def test_a_time_that_is_off_is_named_with_its_interval(entries):
     assert units == pytest.approx(-entries, abs=2)
 
 
+def test_no_call_of_a_search_is_made_twice():
+    """Of a table that is coarse: what is tried comes back to the same entries. Its first look, by other rows, has its own calls."""
+    model, handed = exact().model(SCHEDULE), []
+
+    def predicted(x, t, cond):
+        handed.append((len(x), float(t[0]), float(x.double().sum())))
+        return model(x, ((t + 6) / 100).clamp(1e-4, 1 - 1e-4), cond).x0
+
+    found = ns.wrap(predicted, SCHEDULE, predicts="x0", time={"scale": 100, "offset": -1, "integer": True})
+    x0 = exact().sample(288, torch.Generator().manual_seed(0)).float()
+    errors = denoised(found, x0[32:], x0[:32])
+    handed.clear()
+    assert retiming(found, x0[:32], torch.tensor(errors.table.t), errors.errors).passed is False
+    assert len(handed) > 30
+    assert len(set(handed)) == len(handed)
+
+
 def test_a_time_that_is_multiplied_is_named():
     found = checked(network(lambda n: n / 1100))
     assert found.passed is False
