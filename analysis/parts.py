@@ -106,12 +106,14 @@ def _cell(row: pd.Series) -> str:
 
 
 def _furthest(rows: pd.DataFrame) -> list[str]:
-    """Names of the parts to show, in their order."""
+    """Names of the parts to show, in their order: those of the largest significant shifts, then those nearest to be significant."""
     names = list(dict.fromkeys(rows.part))
     if len(names) <= MOST:
         return names
-    reach = ((rows["shift"] - 0).abs() / rows.floor).fillna(0).groupby(rows.part).max()
-    chosen = set(reach.nlargest(MOST).index)
+    size = rows["shift"].abs()
+    ranks = pd.DataFrame({"significant": size.where(rows.significant.astype(bool), 0), "reach": size / rows.floor})
+    furthest = ranks.fillna(0).groupby(rows.part).max().sort_values(["significant", "reach"], ascending=False)
+    chosen = set(furthest.index[:MOST])
     return [name for name in names if name in chosen]
 
 

@@ -131,6 +131,8 @@ class Correction:
         table = self.table()
         distance = self.outcomes[0].quality.metric.iloc[0]
         better = table[table["change high"] < 0]
+        if len(table) > 1 and table["change high"][1:].isna().all():
+            return "none", f"of so few samples no change of {distance} has an interval, so that no gain can be shown"
         if better.empty:
             return "none", f"no method lowers {distance} by more than its paired 95 % interval"
         best = better.loc[better[distance].idxmin()]

@@ -1,13 +1,14 @@
 """`measure` by band, region, frame and group: from the command line to the folder, the page and back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
-from noiseshift.analysis.parts import figures, lines
+from noiseshift.analysis.parts import figures, lines, tables
 from noiseshift.analysis.report import page
 from noiseshift.cli import main
 from PIL import Image
@@ -47,6 +48,21 @@ ALL = {"bands": True, "mask": Mask(INSIDE), "by": "class"}
 @pytest.fixture(scope="module")
 def measured():
     return run(checkpoint(), protocol(**ALL), images())
+
+
+def test_the_largest_part_that_the_sentence_names_is_in_the_table(measured):
+    """Also where other parts are further from 0 in their own floors, and there are more than a terminal shows."""
+    names = [f"part {i}" for i in range(12)]
+    many = pd.concat(
+        [measured.parts[measured.parts.kind == "class"].iloc[:2].assign(part=name) for name in names], ignore_index=True
+    )
+    many = many.assign(shift=0.01, floor=0.001, significant=True, joint_low=0.009, joint_high=0.011)
+    many.loc[many.part == "part 7", ["shift", "floor", "joint_high"]] = [0.02, 0.015, 0.03]
+    run = replace(measured, parts=many)
+    assert "in part 7 at" in lines(run)[0]
+    shown = next(iter(tables(run)))
+    assert len(shown.columns) == 9
+    assert "part 7" in [str(column.header) for column in shown.columns]
 
 
 def test_parts_are_read_beside_other_estimators(nothing_kept):

@@ -122,7 +122,12 @@ def test_domain_guidance_and_autoguidance_evaluate_the_other_model_too(tmp_path)
     words += " --json --cfg 1 --method dog=1 --method autoguidance=1"
     result = CliRunner().invoke(main, [*words.split(), "--out", str(tmp_path / "x")])
     assert result.exit_code == 0, result.output
-    table = pd.DataFrame(json.loads(result.stdout)["methods"]).set_index("method")
+    said = json.loads(result.stdout)
+    assert said["chosen"] == [
+        "none",
+        "of so few samples no change of FD-fashion has an interval, so that no gain can be shown",
+    ]
+    table = pd.DataFrame(said["methods"]).set_index("method")
     assert list(table.nfe) == [3, 6, 6, 6]
     # Against itself domain guidance is CFG, and autoguidance is nothing.
     assert table.loc["dog=1", "FD-fashion"] == pytest.approx(table.loc["cfg=1", "FD-fashion"], rel=1e-4)
