@@ -3,7 +3,7 @@
     python benchmarks/final_noise.py          # wavelet and constant coordinates
     python benchmarks/final_noise.py level    # the exact level estimator too, which takes ten times as long
 
-320 repeats on exact distributions: Gaussian fields of the spectrum of pictures, with a dark rim, 64 samples against 128 real ones,
+1,000 repeats on exact distributions: Gaussian fields of the spectrum of pictures, with a dark rim, 64 samples against 128 real,
 both drawn anew in every repeat. Prints, by reader and by the noise that was added, the share that is called "noise" or "smoother"
 (at 0: the error rate, 5 % is nominal), the share of intervals that hold the truth (95 % is nominal), and the median of sigma.
 """
@@ -21,7 +21,7 @@ from test_final_noise import Exact, noisy, textured
 import noiseshift as ns
 from noiseshift.shift.final_noise import LevelReader, default_readers
 
-REPEATS, SAMPLES, REAL = 320, 64, 128
+REPEATS, SAMPLES, REAL = 1000, 64, 128
 
 
 def repeat(k, sigma, level):
