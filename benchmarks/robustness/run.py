@@ -1,7 +1,7 @@
 """All robustness benchmarks in a row, and one table: tried, survived, at fault.
 
     python benchmarks/robustness/run.py                                    about half an hour on one core
-    python benchmarks/robustness/run.py --kills 20 --files 200 --lines 50 --runs 20 --rounds 1 --steps 2      about 20 minutes
+    python benchmarks/robustness/run.py --kills 20 --files 200 --lines 50 --runs 20 --rounds 1 --steps 2      some minutes
 
 Each part is a script of this folder in a process of its own; what it prints is shown as it comes. A part of size 0 is left out.
 Exit code 1 where anything was lost, mixed, a traceback, a hang or a crash.
