@@ -14,7 +14,7 @@ RESIDUAL_COLUMNS: tuple[Column, ...] = (
     (
         "reader",
         "reader",
-        "wavelet: finest Haar band; constant-pixel: coordinates that never vary",
+        "wavelet: finest Haar band; constant-pixel: coordinates that never vary; level: the level estimator, of re-noised samples",
     ),
     ("sigma", "σ end", "standard deviation of the noise that is left, in the data's units"),
     ("low", "95 % from", "lower end of its interval"),

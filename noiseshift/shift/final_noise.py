@@ -1,4 +1,4 @@
-"""What is left in the finished picture: the noise of final samples, sigma_end, in the data's units.
+"""What is left in the finished picture: the noise of final samples, sigma end, in the data's units.
 
 A reader takes one number off each sample, which rises with the noise in it and also with texture. So it is read off held-out real
 data too, and off the same data with known noise added: the difference of the samples' mean from the real data's is looked up on
@@ -89,8 +89,8 @@ class ConstantCoordinates:
 class LevelReader:
     """The level that an estimator reads off samples re-noised to a small t: they look noisier by what they hold already.
 
-    On exact distributions its intervals hold the truth as the others' do (`benchmarks/final_noise.py level`). No command uses
-    it: it reads what a network makes of samples, whose content may be new to it.
+    On exact distributions its intervals hold the truth as the others' do (`benchmarks/final_noise.py level`). A network reads the
+    content of samples too, where that is new to it.
 
     Attributes:
         estimator: what reads.

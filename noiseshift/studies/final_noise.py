@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noiseshift.checkpoints import Checkpoint
 from noiseshift.data import Images
-from noiseshift.shift.final_noise import COLUMNS, Reader, default_readers, residual_noise
+from noiseshift.shift.final_noise import COLUMNS, LevelReader, Reader, default_readers, residual_noise
 from noiseshift.studies.protocol import Protocol
 
 log = logging.getLogger(__name__)
@@ -21,11 +21,12 @@ REAL, DECODED = 256, 64
 
 
 def finished(checkpoint: Checkpoint, protocol: Protocol, final: Tensor, real: Images) -> pd.DataFrame:
-    """The residual noise of final states, against real data of the half that calibrates.
+    """The residual noise of final states, against real data of the half that calibrates. A run with controls reads it by the
+    checkpoint's level estimator too, where that is one of its estimators: it costs as much as sampling a few states.
 
     Args:
         checkpoint: on the protocol's device.
-        protocol: its seed.
+        protocol: its seed, and what reads.
         final: (n, …) final states.
         real: held-out data as states.
 
@@ -33,7 +34,10 @@ def finished(checkpoint: Checkpoint, protocol: Protocol, final: Tensor, real: Im
         The rows of `residual_noise` with a column `space`: "pictures", or "latents" and, where there is an autoencoder, "decoded".
     """
     states = real.floats[:REAL]
-    frame = _read(final, states, default_readers(states), None if checkpoint.latent else 2.0, protocol.seed)
+    readers = default_readers(states)
+    if protocol.controls and "network" in protocol.estimators:
+        readers["level"] = LevelReader(checkpoint.level_estimator(), device=protocol.device, seed=protocol.seed)
+    frame = _read(final, states, readers, None if checkpoint.latent else 2.0, protocol.seed)
     frame.insert(0, "space", "latents" if checkpoint.latent else "pictures")
     if not checkpoint.latent or checkpoint.autoencoder is None:
         return frame

@@ -144,6 +144,21 @@ def test_what_cannot_be_read_is_refused_in_a_line(samples, real, line):
         ns.residual_noise(samples, real)
 
 
+def test_the_level_network_reads_what_is_left_where_a_run_has_controls():
+    from noiseshift.studies.final_noise import finished
+
+    checkpoint, data = ns.load(), ns.data.reference()
+    final = noisy(data.floats[1000:1064], 0.05)
+    for controls, readers in ((False, {"wavelet", "constant-pixel"}), (True, {"wavelet", "constant-pixel", "level"})):
+        protocol = ns.Protocol("em:4", 64, estimators={"network": None}, controls=controls)
+        found = finished(checkpoint, protocol, final, data[:128]).set_index("reader")
+        assert {*found.index} == readers
+    assert found.sigma.level == pytest.approx(0.05, rel=0.15)
+    assert found.low.level < 0.05 < found.high.level
+    without = ns.Protocol("em:4", 64, estimators={"residual": None}, controls=True)
+    assert "level" not in [*finished(checkpoint, without, final, data[:128]).reader]
+
+
 def test_a_run_says_and_keeps_what_is_left(tmp_path, capsys):
     from noiseshift.analysis.tables import print_run
 
