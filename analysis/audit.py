@@ -9,6 +9,7 @@ import pandas as pd
 from noiseshift.analysis.names import in_figure, plain
 
 from noiseshift.audit import Audit, Finding
+from noiseshift.audit.report import TOLERANCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,8 @@ def plot_audit(audit: Audit, *, ax: Axes | None = None) -> Axes:
         place = rows.step / max(rows.step.max(), 1)
         ax.plot(place, rows.off_log_snr, "o", markersize=3.5, color=colour, label=f"{steps} steps")
         ax.plot(place, rows.lands_off_log_snr, "x", markersize=4.5, color=colour)
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -TOLERANCE), max(high, TOLERANCE))  # or rounding of 1e-7 would fill the figure as a shift does
     ax.set(xlabel="share of the run (noise to data)", ylabel="difference in log-SNR")
     ax.set_title(f"{in_figure(audit.name)}\n● state − label   × landing − next label", fontsize=9)
     ax.legend(frameon=False, fontsize=8)

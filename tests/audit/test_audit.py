@@ -230,6 +230,23 @@ def test_a_scheduler_is_left_as_it_was_and_the_package_is_called_like_the_functi
     assert callable(sys.modules["noiseshift.audit"])
 
 
+def test_a_figure_of_levels_that_agree_does_not_show_rounding_as_a_shift():
+    import matplotlib.pyplot as plt
+    from noiseshift.analysis.audit import plot_audit
+
+    agree, apart = plot_audit(audit(DDIM(), 10)), plot_audit(audit(DDIM(timestep_spacing="linspace"), 13))
+    assert agree.get_ylim() == (-0.02, 0.02)
+    assert apart.get_ylim()[0] < -2.6
+    plt.close("all")
+
+
+def test_a_label_that_moves_is_named_as_moved_where_its_log_snr_stays():
+    near_noise = audit(FLOW(shift=1e5), 4, sigmas=[1, 0.75, 0.5, 0.25], dtype="bf16").findings
+    sentence = next(finding.sentence for finding in near_noise if finding.name == "half-precision")
+    label, handed = sentence.split("from ")[1].split(" to ")
+    assert float(label) != float(handed)
+
+
 def test_the_command_says_it_saves_it_and_exits_by_the_tolerance(tmp_path, capsys):
     from noiseshift.cli import main
 
