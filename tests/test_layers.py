@@ -158,3 +158,9 @@ def test_seconds_are_not_of_a_clock_that_can_be_set():
         if re.search(r"\btime\.time(_ns)?\(|\bfrom time import .*\btime\b", line)
     ]
     assert not calls
+
+
+def test_data_and_noise_are_mixed_in_one_place():
+    mixed = re.compile(r"\.alpha \* [\w.]+ \+ (\w+\.)?sigma \* [\w.]*eps")
+    found = [path.name for path in LIBRARY if mixed.search(path.read_text())]
+    assert found == ["schedules.py"]

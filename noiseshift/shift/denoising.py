@@ -66,7 +66,7 @@ def _answers(
     for t in times:
         level = model.schedule(t).like(x0)
         with torch.no_grad():
-            yield eps, model(level.alpha * x0 + level.sigma * eps, t, cond)
+            yield eps, model(level.mix(x0, eps), t, cond)
 
 
 def _squared(rows: Tensor) -> Array:

@@ -127,7 +127,7 @@ class _Trial:
         data = (factor * self.x0 + offset).repeat(len(times), *[1] * (noise.ndim - 1))
         t = times.repeat_interleave(len(noise))
         level = schedule(t).like(eps)
-        return t, (level.alpha * data + level.sigma * eps).to(eps), eps, level
+        return t, level.mix(data, eps).to(eps), eps, level
 
     def _answer(self, x: Tensor, time: Tensor) -> Tensor | None:
         labels = None if self.cond is None else self.cond.repeat(len(x) // len(self.cond))
@@ -182,7 +182,7 @@ def _linear_errors(fitted: Tensor, x0: Tensor) -> Array:
     errors = []
     for t in times:
         level = schedule(t).like(x0)
-        errors.append(float((model(level.alpha * x0 + level.sigma * eps, t).eps - eps).double().square().mean()))
+        errors.append(float((model(level.mix(x0, eps), t).eps - eps).double().square().mean()))
     return np.array(errors)
 
 

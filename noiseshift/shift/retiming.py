@@ -162,7 +162,7 @@ class _Tried:
         other = copy.copy(self.model)
         other.time_input = lambda _: self.model.time_input(given)  # type: ignore[method-assign]
         with torch.no_grad():
-            said = other(level.alpha * self.x0 + level.sigma * self.eps, t, self.cond)
+            said = other(level.mix(self.x0, self.eps), t, self.cond)
         return (said.eps - self.eps).double().square().flatten(1).mean(1).cpu().numpy()
 
     def better(self, times: Tensor, side: int) -> _Better:
