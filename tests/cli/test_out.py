@@ -19,6 +19,7 @@ FOLDERS = {
     "compare": ["compare", "--sampler", "euler:3"],
     "train": ["train"],
     "finetune": ["finetune"],
+    "audit": ["audit", "diffusers/DDIMScheduler:10"],
 }
 FILES = {
     "sample": ["sample"],
