@@ -26,6 +26,7 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dty
 INCIDENTAL = {"_use_default_values", "_diffusers_version", "_name_or_path", "__doc__", "__module__", "__dict__"}
 INCIDENTAL |= {"__weakref__", "__firstlineno__", "__static_attributes__", "__annotations__", "__annotate_func__"}
 INCIDENTAL |= {"__annotations_cache__", "_abc_impl", "__abstractmethods__", "__qualname__"}
+INCIDENTAL |= {"_is_torch_compile", "_compiled_call_impl"}  # torch leaves them on a network that it compiled
 """Keys that say where and how a thing was made, not what it does."""
 
 

@@ -284,3 +284,14 @@ def test_libraries_are_known_by_name_wherever_they_lie(monkeypatch):
     before = identity(network)
     monkeypatch.setattr(torch, "__file__", "/home/someone/libraries/torch/__init__.py")
     assert identity(network) == before
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_network_that_was_compiled_is_still_what_it_was(in_place):
+    network = torch.nn.Linear(2, 2)
+    before = identity(network)
+    made = network if in_place else torch.compile(network, backend="eager")  # its attributes are those of the network
+    if in_place:
+        network.compile(backend="eager")
+    made(torch.zeros(1, 2))
+    assert identity(network) == before
