@@ -112,7 +112,7 @@ def verdicts(found: dict[str, Any]) -> dict[str, str]:
 
 
 def checked_again(folder: Path) -> dict[str, str]:
-    """A row that is there, with the verdicts of the code as it is now."""
+    """A row that is there, with the verdicts of the code as it is now; that on the run's own samples needs a run."""
     words = json.loads((folder / "made.json").read_text())
     place = words.index("--sampler")
     shown = run(folder, "info", *words[:place], *words[place + 2 :], "--data", "real.npz", "--json")
@@ -125,7 +125,7 @@ def checked_again(folder: Path) -> dict[str, str]:
                 flush=True,
             )
     row: dict[str, str] = json.loads((folder / "row.json").read_text())
-    return {key: value for key, value in row.items() if key not in CHECKS} | verdicts(found)
+    return {key: value for key, value in row.items() if key not in CHECKS or key == "samples"} | verdicts(found)
 
 
 def made(name: str, job: Job) -> dict[str, str]:
