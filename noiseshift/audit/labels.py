@@ -76,9 +76,8 @@ def moved(levels: Levels) -> Finding | None:
     by = (rows.handed - rows.label).abs()
     if not (by > 1e-3).any():
         return None
-    row = rows.loc[
-        (off if off.any() else by).idxmax()
-    ]  # labels near the table's end may move without a change in log-SNR
+    # Labels near the table's end may move without a change in log-SNR.
+    row = rows.loc[(off if off.any() else by).idxmax()]
     what = f"a network that gets its time as {levels.handed_as}" if levels.handed_as else "a cast to half precision"
     half = not levels.handed_as or float(by.max()) <= _rounding(levels)
     return Finding(

@@ -257,9 +257,8 @@ class Curve:
         """The variances that move the mean so far: below the curve by its first slope, as negative values; infinite above it."""
         from scipy.interpolate import PchipInterpolator
 
-        curve = PchipInterpolator(
-            self.moved, self.variances
-        )  # rises as the curve does; straight lines read a bent one high
+        # Rises as the readings do; straight lines read a bent curve high.
+        curve = PchipInterpolator(self.moved, self.variances)
         inside = curve(np.clip(moved, 0.0, self.moved[-1]))
         below = np.minimum(moved, 0.0) * self.variances[1] / self.moved[1]
         return [math.inf if m > self.moved[-1] else float(v) for m, v in zip(moved, inside + below, strict=True)]
